@@ -1,0 +1,292 @@
+"""The files of compose, Prometheus and Grafana fit together and fit the server.
+
+Nothing is started here; ``scripts/verify_compose`` does that.
+"""
+
+import itertools
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parent.parent
+GRAFANA = ROOT / "monitoring" / "grafana"
+DASHBOARDS = sorted((GRAFANA / "dashboards").glob("*.json"))
+
+# Levels are read from the database at each scrape, so every replica reports
+# the same ones: a sum over replicas would count each seat several times.
+LEVELS = {"licenses_total", "licenses_borrowed", "licenses_available"}
+HISTOGRAMS = {"license_borrow_duration_seconds"}
+EXPORTED = (
+    LEVELS
+    | {f"{name}_{part}" for name in HISTOGRAMS for part in ("bucket", "sum", "count")}
+    | {
+        "up",  # Prometheus' own
+        "licenseserver_build_info",
+        "license_borrow_attempts_total",
+        "license_borrow_success_total",
+        "license_borrow_failure_total",
+        "license_returns_total",
+        "django_http_responses_total_by_status_total",
+    }
+)
+
+PROMQL_WORDS = {"and", "or", "unless", "by", "without", "on", "ignoring", "group_left", "group_right", "bool", "offset"}
+
+
+def read_yaml(path: str) -> Any:
+    return yaml.safe_load((ROOT / path).read_text())
+
+
+def read_dashboard(path: Path) -> dict[str, Any]:
+    dashboard: dict[str, Any] = json.loads(path.read_text())
+    return dashboard
+
+
+def panels(dashboard: dict[str, Any]) -> list[dict[str, Any]]:
+    """The panels that show something: all but the row titles."""
+    return [panel for panel in dashboard["panels"] if panel["type"] != "row"]
+
+
+def expressions(dashboard: dict[str, Any]) -> Iterator[str]:
+    for panel in panels(dashboard):
+        for target in panel["targets"]:
+            yield target["expr"]
+
+
+def metrics_in(expression: str) -> set[str]:
+    """The names of the metrics that a PromQL expression asks for."""
+    bare = re.sub(r'"[^"]*"', "", expression)
+    bare = re.sub(r"\{[^}]*\}|\[[^\]]*\]|\b(by|without|on|ignoring)\s*\([^)]*\)", " ", bare)
+    return set(re.findall(r"\b[a-zA-Z_:][\w:]*\b(?!\s*\()", bare)) - PROMQL_WORDS
+
+
+@pytest.fixture(params=DASHBOARDS, ids=lambda path: path.stem)
+def dashboard(request: pytest.FixtureRequest) -> dict[str, Any]:
+    return read_dashboard(request.param)
+
+
+@pytest.fixture(scope="module")
+def compose() -> dict[str, Any]:
+    document: dict[str, Any] = read_yaml("docker-compose.yml")
+    return document
+
+
+@pytest.fixture(scope="module")
+def services(compose: dict[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = compose["services"]
+    return found
+
+
+# --- Dashboards -------------------------------------------------------------
+
+
+def test_there_is_an_overview() -> None:
+    assert "overview" in {path.stem for path in DASHBOARDS}
+
+
+def test_every_dashboard_has_a_uid_of_its_own() -> None:
+    uids = [read_dashboard(path)["uid"] for path in DASHBOARDS]
+    assert all(re.fullmatch(r"licenseserver-[a-z-]{1,26}", uid) for uid in uids), "a uid that links can rely on"
+    assert len(set(uids)) == len(uids)
+
+
+def test_a_dashboard_has_no_number_of_another_grafana(dashboard: dict[str, Any]) -> None:
+    assert dashboard["id"] is None
+    assert "__inputs" not in dashboard
+    assert "${DS_" not in json.dumps(dashboard)
+
+
+def test_every_panel_says_what_it_shows_and_in_which_unit(dashboard: dict[str, Any]) -> None:
+    for panel in panels(dashboard):
+        assert panel["title"], panel["id"]
+        assert panel["description"], panel["title"]
+        assert panel["fieldConfig"]["defaults"]["unit"], panel["title"]
+
+
+def test_every_panel_asks_something(dashboard: dict[str, Any]) -> None:
+    assert panels(dashboard)
+    for panel in panels(dashboard):
+        assert panel["targets"], panel["title"]
+        assert all(target["expr"].strip() for target in panel["targets"]), panel["title"]
+        references = [target["refId"] for target in panel["targets"]]
+        assert len(set(references)) == len(references), panel["title"]
+
+
+def test_everything_asks_the_provisioned_datasource(dashboard: dict[str, Any]) -> None:
+    (source,) = read_yaml("monitoring/grafana/provisioning/datasources/prometheus.yml")["datasources"]
+    expected = {"type": source["type"], "uid": source["uid"]}
+    for panel in panels(dashboard):
+        for asker in [panel, *panel["targets"]]:
+            assert asker["datasource"] == expected, panel["title"]
+    for variable in dashboard["templating"]["list"]:
+        if variable["type"] == "query":
+            assert variable["datasource"] == expected, variable["name"]
+
+
+def test_a_panel_covers_no_other(dashboard: dict[str, Any]) -> None:
+    numbers = [panel["id"] for panel in dashboard["panels"]]
+    assert len(set(numbers)) == len(numbers)
+    for one, other in itertools.combinations(dashboard["panels"], 2):
+        a, b = one["gridPos"], other["gridPos"]
+        beside = a["x"] + a["w"] <= b["x"] or b["x"] + b["w"] <= a["x"]
+        above = a["y"] + a["h"] <= b["y"] or b["y"] + b["h"] <= a["y"]
+        assert beside or above, f"{one['title']} and {other['title']}"
+        assert a["x"] + a["w"] <= 24, one["title"]
+
+
+def test_every_metric_asked_for_is_one_the_server_exports(dashboard: dict[str, Any]) -> None:
+    for expression in expressions(dashboard):
+        assert metrics_in(expression), expression
+        assert metrics_in(expression) <= EXPORTED, expression
+
+
+def test_one_can_choose_the_tool(dashboard: dict[str, Any]) -> None:
+    variables = {variable["name"]: variable for variable in dashboard["templating"]["list"]}
+    assert variables["tool"]["multi"]
+    assert variables["tool"]["includeAll"]
+    for expression in expressions(dashboard):
+        for metric, matchers in re.findall(r"\b(licenses?_\w+)(\{[^}]*\})?", expression):
+            assert 'tool=~"$tool"' in matchers, f"{metric} in {expression}"
+
+
+def test_every_variable_used_is_defined(dashboard: dict[str, Any]) -> None:
+    defined = {variable["name"] for variable in dashboard["templating"]["list"]}
+    for expression in expressions(dashboard):
+        used = set(re.findall(r"\$\{?(\w+)", expression))
+        assert used <= defined | {"__rate_interval", "__range"}, expression
+
+
+def test_a_rate_spans_enough_scrapes_at_every_zoom(dashboard: dict[str, Any]) -> None:
+    for expression in expressions(dashboard):
+        for window in re.findall(r"\brate\([^\[]*\[([^\]]*)\]", expression):
+            assert window == "$__rate_interval", expression
+
+
+def test_several_replicas_count_no_seat_twice(dashboard: dict[str, Any]) -> None:
+    for expression in expressions(dashboard):
+        for level in LEVELS & metrics_in(expression):
+            mentions = len(re.findall(rf"\b{level}\b", expression))
+            assert len(re.findall(rf"max by \(tool\) \({level}\b", expression)) == mentions, expression
+
+
+def test_a_percentile_keeps_the_buckets_apart(dashboard: dict[str, Any]) -> None:
+    for expression in expressions(dashboard):
+        if "_bucket" in expression:
+            assert re.search(r"histogram_quantile\([\d.]+, sum by \([^)]*\ble\b", expression), expression
+
+
+# --- Provisioning -----------------------------------------------------------
+
+
+def test_grafana_finds_prometheus_where_compose_puts_it(services: dict[str, Any]) -> None:
+    (source,) = read_yaml("monitoring/grafana/provisioning/datasources/prometheus.yml")["datasources"]
+    assert source["isDefault"]
+    assert source["url"] == "http://prometheus:9090"
+    assert "prometheus" in services
+
+
+def test_grafana_s_rate_interval_follows_the_scrape_interval() -> None:
+    (source,) = read_yaml("monitoring/grafana/provisioning/datasources/prometheus.yml")["datasources"]
+    prometheus = read_yaml("monitoring/prometheus/prometheus.yml")
+    assert source["jsonData"]["timeInterval"] == prometheus["global"]["scrape_interval"]
+
+
+def test_grafana_looks_for_dashboards_where_compose_mounts_them(services: dict[str, Any]) -> None:
+    (provider,) = read_yaml("monitoring/grafana/provisioning/dashboards/licenseserver.yml")["providers"]
+    folder = provider["options"]["path"]
+    assert f"./monitoring/grafana/dashboards:{folder}:ro" in services["grafana"]["volumes"]
+    home = services["grafana"]["environment"]["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"]
+    assert Path(home).parent == Path(folder)
+    assert (GRAFANA / "dashboards" / Path(home).name).is_file()
+
+
+def test_a_change_made_in_the_browser_can_not_shadow_the_files() -> None:
+    (provider,) = read_yaml("monitoring/grafana/provisioning/dashboards/licenseserver.yml")["providers"]
+    assert provider["allowUiUpdates"] is False
+
+
+# --- Prometheus -------------------------------------------------------------
+
+
+def test_prometheus_scrapes_the_server_under_a_name_that_it_answers_to(services: dict[str, Any]) -> None:
+    jobs = {job["job_name"]: job for job in read_yaml("monitoring/prometheus/prometheus.yml")["scrape_configs"]}
+    assert set(jobs) == {"licenseserver", "prometheus"}
+    ((target,),) = [config["targets"] for config in jobs["licenseserver"]["static_configs"]]
+    host, port = target.split(":")
+    assert host in services
+    assert port == "8000"
+    assert host in services[host]["environment"]["ALLOWED_HOSTS"].split("$")[0].split(",")
+
+
+# --- Compose ----------------------------------------------------------------
+
+
+def one_off(service: dict[str, Any]) -> bool:
+    return bool(service.get("restart") == "no")
+
+
+def test_every_service_that_stays_up_tells_its_health(services: dict[str, Any]) -> None:
+    for name, service in services.items():
+        assert one_off(service) or service["healthcheck"]["test"][0] == "CMD", name
+
+
+def test_every_service_that_stays_up_comes_back_by_itself(services: dict[str, Any]) -> None:
+    for name, service in services.items():
+        assert one_off(service) or service["restart"] == "unless-stopped", name
+
+
+def test_nothing_starts_before_what_it_needs_is_ready(services: dict[str, Any]) -> None:
+    for name, service in services.items():
+        for needed, how in service.get("depends_on", {}).items():
+            ready = "service_completed_successfully" if one_off(services[needed]) else "service_healthy"
+            assert how == {"condition": ready}, f"{name} needs {needed}"
+
+
+def test_the_server_starts_after_the_migrations(services: dict[str, Any]) -> None:
+    assert one_off(services["migrate"])
+    assert "migrate" in services["api"]["depends_on"]
+    assert "migrate" not in " ".join(services["api"].get("command", []))
+
+
+def test_what_must_outlive_a_container_is_in_a_named_volume(compose: dict[str, Any]) -> None:
+    for name, folder in {
+        "postgres": "/var/lib/postgresql/data",
+        "prometheus": "/prometheus",
+        "grafana": "/var/lib/grafana",
+    }.items():
+        assert f"{name}:{folder}" in compose["services"][name]["volumes"]
+        assert name in compose["volumes"]
+
+
+def test_every_file_that_is_mounted_is_there_and_read_only(services: dict[str, Any]) -> None:
+    mounts = [mount for service in services.values() for mount in service.get("volumes", []) if mount.startswith(".")]
+    assert mounts
+    for mount in mounts:
+        source, _, mode = mount.split(":")
+        assert (ROOT / source).exists(), mount
+        assert mode == "ro", mount
+
+
+def test_no_image_changes_under_its_name_from_one_major_version_to_the_next(services: dict[str, Any]) -> None:
+    for name, service in services.items():
+        if "build" not in service:
+            assert re.search(r":v?\d[\w.-]*$", service["image"]), name
+
+
+def test_no_service_has_privileges(services: dict[str, Any]) -> None:
+    for name, service in services.items():
+        assert service["cap_drop"] == ["ALL"], name
+        assert "no-new-privileges:true" in service["security_opt"], name
+        assert not service.get("privileged"), name
+
+
+def test_the_demo_passwords_are_not_offered_to_the_network(services: dict[str, Any]) -> None:
+    ports = [port for service in services.values() for port in service.get("ports", [])]
+    assert {port.rsplit(":", 1)[1] for port in ports} == {"8080", "9090", "3000"}
+    for port in ports:
+        assert port.startswith("${LISTEN_ADDRESS:-127.0.0.1}:"), port
