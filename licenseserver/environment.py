@@ -1,0 +1,87 @@
+"""The one reader of environment variables.
+
+Every value is typed and checked when the settings load, so that a wrong one
+stops the start with one line that names the variable instead of surfacing
+later as a strange failure.
+"""
+
+import logging
+import os
+import sys
+from collections.abc import Collection
+
+from django.core.exceptions import ImproperlyConfigured
+
+
+class SettingError(ImproperlyConfigured):
+    """An environment variable is missing or has a value that can't be used."""
+
+
+def settings_or_exit() -> None:
+    """Load the settings; on a wrong value print one line and exit with 2.
+
+    For the doors of the program (manage.py, gunicorn), where a traceback
+    would hide the message.
+    """
+    from django.conf import settings
+
+    try:
+        settings._setup()  # type: ignore[misc]
+    except SettingError as error:
+        print(f"licenseserver: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+def text(name: str, default: str | None = None) -> str:
+    """The variable as it is; without a default it must be set and not empty."""
+    value = os.environ.get(name, "")
+    if value:
+        return value
+    if default is None:
+        raise SettingError(f"{name} is not set, and there is no safe default for it.")
+    return default
+
+
+def boolean(name: str, default: bool) -> bool:
+    """``true`` or ``false`` (also 1/0, yes/no, on/off), in any case."""
+    value = os.environ.get(name, "").strip().lower()
+    if not value:
+        return default
+    if value in {"true", "1", "yes", "on"}:
+        return True
+    if value in {"false", "0", "no", "off"}:
+        return False
+    raise SettingError(f"{name} must be true or false, not {value!r}.")
+
+
+def integer(name: str, default: int, *, minimum: int, maximum: int) -> int:
+    """A whole number between ``minimum`` and ``maximum``, both allowed."""
+    value = os.environ.get(name, "").strip()
+    if not value:
+        return default
+    try:
+        number = int(value)
+    except ValueError:
+        raise SettingError(f"{name} must be a whole number, not {value!r}.") from None
+    if not minimum <= number <= maximum:
+        raise SettingError(f"{name} must be between {minimum} and {maximum}, not {number}.")
+    return number
+
+
+def choice(name: str, default: str, *, among: Collection[str]) -> str:
+    """One of the given words, in any case; returned as it is listed."""
+    value = os.environ.get(name, "").strip()
+    if not value:
+        return default
+    for word in among:
+        if word.lower() == value.lower():
+            return word
+    raise SettingError(f"{name} must be one of {', '.join(among)}, not {value!r}.")
+
+
+def words(name: str, default: str = "") -> list[str]:
+    """A comma-separated list; blanks around the words are dropped."""
+    return [word.strip() for word in os.environ.get(name, default).split(",") if word.strip()]
+
+
+LOG_LEVELS = [name for name in logging.getLevelNamesMapping() if name not in {"NOTSET", "WARN", "FATAL"}]

@@ -1,0 +1,87 @@
+"""gunicorn's settings; start with
+``gunicorn --config licenseserver/gunicorn.conf.py licenseserver.wsgi``.
+"""
+
+import multiprocessing
+import os
+import pathlib
+import shutil
+import sys
+import tempfile
+from typing import Any
+
+# gunicorn runs this file by path, which puts its folder, not the project's, first.
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "licenseserver.settings")
+
+from licenseserver import environment  # noqa: E402
+
+try:
+    workers = environment.integer(
+        "WEB_CONCURRENCY", min(2 * multiprocessing.cpu_count(), 8), minimum=1, maximum=512
+    )
+except environment.SettingError as error:
+    sys.exit(f"licenseserver: {error}")
+bind = environment.text("BIND", "0.0.0.0:8000")
+
+# Counters live in files that all workers share, one folder a server. What an
+# earlier server left there would come back as counts that never happened, so
+# it is wiped, but only once: a HUP runs this file again in the same process.
+if os.environ.get("LICENSESERVER_METRICS_OWNER") != str(os.getpid()):
+    metrics_dir = pathlib.Path(
+        os.environ.setdefault(
+            "PROMETHEUS_MULTIPROC_DIR", str(pathlib.Path(tempfile.gettempdir()) / f"licenseserver-metrics-{os.getpid()}")
+        )
+    )
+    metrics_dir.mkdir(parents=True, exist_ok=True)
+    for stale in metrics_dir.glob("*.db"):
+        stale.unlink()
+    os.environ["LICENSESERVER_METRICS_OWNER"] = str(os.getpid())
+
+environment.settings_or_exit()
+
+# Load once, fork many: workers start fast and share memory.
+preload_app = True
+worker_class = "gthread"
+threads = 4
+timeout = 30
+graceful_timeout = 25
+keepalive = 5
+# The heartbeat file of a worker must not wait for a disk.
+worker_tmp_dir = "/dev/shm" if os.path.isdir("/dev/shm") else None  # noqa: S108
+# gunicorn would open a control socket in the home directory, which a
+# read-only container doesn't have.
+control_socket_disable = True
+limit_request_line = 4094
+limit_request_fields = 100
+limit_request_field_size = 8190
+
+
+def on_starting(server: Any) -> None:
+    """Seed the default tools where the environment asks for it."""
+    from django.conf import settings
+    from django.core.management import call_command
+    from django.db import DatabaseError, connections
+
+    if settings.LICENSE_DB_SEED:
+        try:
+            call_command("seed")
+        except DatabaseError as error:
+            sys.exit(f"licenseserver: can't seed, is the database migrated? ({str(error).splitlines()[0]})")
+        finally:
+            # Workers must not inherit the connection.
+            connections.close_all()
+
+
+def child_exit(server: Any, worker: Any) -> None:
+    """Drop the live gauges of a worker that is gone."""
+    from prometheus_client import multiprocess
+
+    multiprocess.mark_process_dead(worker.pid)
+
+
+def on_exit(server: Any) -> None:
+    """Leave no folder behind that this server made itself."""
+    folder = pathlib.Path(os.environ["PROMETHEUS_MULTIPROC_DIR"])
+    if folder.name == f"licenseserver-metrics-{os.getpid()}":
+        shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,223 @@
+"""Settings, all of them: read from the environment, each with a type.
+
+The table in README.md lists every variable; keep the two together.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import dj_database_url
+
+from licenseserver import __version__, environment
+from licenseserver.environment import SettingError
+
+BASE_DIR = Path(__file__).resolve().parent.parent
+VERSION = __version__
+
+# --- Security ---------------------------------------------------------------
+
+DEBUG = environment.boolean("DEBUG", False)
+SECRET_KEY = environment.text("SECRET_KEY")
+if len(SECRET_KEY) < 32:
+    raise SettingError("SECRET_KEY must have at least 32 characters.")
+SECRET_KEY_FALLBACKS = environment.words("SECRET_KEY_FALLBACKS")
+ALLOWED_HOSTS = environment.words("ALLOWED_HOSTS", "localhost,127.0.0.1,[::1]")
+CSRF_TRUSTED_ORIGINS = environment.words("CSRF_TRUSTED_ORIGINS")
+for origin in CSRF_TRUSTED_ORIGINS:
+    if "://" not in origin:
+        raise SettingError(f"CSRF_TRUSTED_ORIGINS: {origin!r} must begin with http:// or https://.")
+
+# Plain HTTP is for `make run` and compose on one's own machine only.
+SECURE_SSL = environment.boolean("SECURE_SSL", not DEBUG)
+SECURE_SSL_REDIRECT = SECURE_SSL
+# Probes and Prometheus come from inside, past the proxy that ends TLS.
+SECURE_REDIRECT_EXEMPT = [r"^livez$", r"^readyz$", r"^metrics$"]
+SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https") if environment.boolean("TRUST_PROXY", False) else None
+SECURE_HSTS_SECONDS = 31_536_000 if SECURE_SSL else 0
+SECURE_HSTS_INCLUDE_SUBDOMAINS = SECURE_SSL
+SECURE_HSTS_PRELOAD = SECURE_SSL
+SECURE_CONTENT_TYPE_NOSNIFF = True
+SECURE_REFERRER_POLICY = "same-origin"
+SESSION_COOKIE_SECURE = SECURE_SSL
+SESSION_COOKIE_AGE = 8 * 3600
+CSRF_COOKIE_SECURE = SECURE_SSL
+X_FRAME_OPTIONS = "DENY"
+
+# --- Applications -----------------------------------------------------------
+
+INSTALLED_APPS = [
+    "licenses",
+    "django.contrib.admin",
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django.contrib.sessions",
+    "django.contrib.messages",
+    "django.contrib.staticfiles",
+    "django_prometheus",
+    "django_filters",
+    "rest_framework",
+    "drf_spectacular",
+    "drf_spectacular_sidecar",
+]
+
+MIDDLEWARE = [
+    "django_prometheus.middleware.PrometheusBeforeMiddleware",
+    "django.middleware.security.SecurityMiddleware",
+    "whitenoise.middleware.WhiteNoiseMiddleware",
+    "licenses.api.middleware.BodyLimitMiddleware",
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.middleware.common.CommonMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django.contrib.messages.middleware.MessageMiddleware",
+    "django.middleware.clickjacking.XFrameOptionsMiddleware",
+    "django_prometheus.middleware.PrometheusAfterMiddleware",
+]
+
+ROOT_URLCONF = "licenseserver.urls"
+WSGI_APPLICATION = "licenseserver.wsgi.application"
+APPEND_SLASH = True
+
+TEMPLATES = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "APP_DIRS": True,
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.contrib.auth.context_processors.auth",
+                "django.contrib.messages.context_processors.messages",
+            ],
+        },
+    },
+]
+
+AUTH_PASSWORD_VALIDATORS = [
+    {"NAME": f"django.contrib.auth.password_validation.{name}"}
+    for name in (
+        "UserAttributeSimilarityValidator",
+        "MinimumLengthValidator",
+        "CommonPasswordValidator",
+        "NumericPasswordValidator",
+    )
+]
+
+# --- Database ---------------------------------------------------------------
+
+
+def sqlite(path: str) -> dict[str, Any]:
+    """SQLite as a server's database.
+
+    IMMEDIATE, because a transaction that reads first and writes later is
+    thrown out with "database is locked" without any wait; WAL, so that reads
+    go on beside the one writer; FULL, so that a committed borrow survives a
+    power cut.
+    """
+    return {
+        "ENGINE": "django_prometheus.db.backends.sqlite3",
+        "NAME": path,
+        "OPTIONS": {
+            "transaction_mode": "IMMEDIATE",
+            "timeout": 20,
+            "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL;",
+        },
+        "TEST": {"NAME": environment.text("LICENSE_TEST_DB_PATH", str(BASE_DIR / "build" / "test.db"))},
+    }
+
+
+def postgresql(url: str) -> dict[str, Any]:
+    """PostgreSQL from a URL, with the time limits that keep a stuck client
+    from holding a tool's lock: lock < statement < gunicorn's timeout.
+
+    A URL with its own ``?options=`` replaces the limits; PgBouncer needs that
+    (it refuses start-up options), and the limits set on the role instead.
+    """
+    try:
+        config: dict[str, Any] = dict(dj_database_url.parse(url))
+    except (ValueError, KeyError):
+        raise SettingError("DATABASE_URL is not a database URL (postgresql://user:password@host:port/name).") from None
+    if config.get("ENGINE") != "django.db.backends.postgresql" or not config.get("NAME"):
+        raise SettingError("DATABASE_URL must be postgresql://user:password@host:port/name.")
+    statement_timeout = environment.integer("DATABASE_STATEMENT_TIMEOUT", 5, minimum=0, maximum=86_400)
+    config |= {
+        "ENGINE": "django_prometheus.db.backends.postgresql",
+        # No health check: it would cost every request a round trip. A stale
+        # connection is noticed at the first statement, and that one is tried again.
+        "CONN_MAX_AGE": 60,
+        # Server-side cursors don't survive PgBouncer's transaction pooling.
+        "DISABLE_SERVER_SIDE_CURSORS": True,
+    }
+    limits = (
+        f"-c statement_timeout={statement_timeout}s -c lock_timeout=3s -c idle_in_transaction_session_timeout=10s "
+        # Under REPEATABLE READ a count after the lock would be a stale one.
+        "-c default_transaction_isolation=read\\ committed"
+    )
+    config["OPTIONS"] = {"connect_timeout": 5, "options": limits} | config.get("OPTIONS", {})
+    return config
+
+
+DATABASE_URL = environment.text("DATABASE_URL", "")
+DATABASES = {
+    "default": postgresql(DATABASE_URL)
+    if DATABASE_URL
+    else sqlite(environment.text("LICENSE_DB_PATH", str(BASE_DIR / "licenses.db")))
+}
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+PROMETHEUS_EXPORT_MIGRATIONS = False
+
+# --- The product ------------------------------------------------------------
+
+# Seed the default tools when the server starts.
+LICENSE_DB_SEED = environment.boolean("LICENSE_DB_SEED", False)
+# Largest body of an API call, in bytes. The largest honest one is a borrow of
+# a dozen tools, far below.
+API_BODY_LIMIT = 64 * 1024
+
+REST_FRAMEWORK: dict[str, Any] = {
+    "DEFAULT_AUTHENTICATION_CLASSES": [],
+    "DEFAULT_PERMISSION_CLASSES": [],
+    "UNAUTHENTICATED_USER": None,
+    "DEFAULT_PARSER_CLASSES": ["licenses.api.parsers.StrictJSONParser"],
+    "DEFAULT_RENDERER_CLASSES": [
+        "rest_framework.renderers.JSONRenderer",
+        "rest_framework.renderers.BrowsableAPIRenderer",
+    ],
+    "DEFAULT_FILTER_BACKENDS": ["django_filters.rest_framework.DjangoFilterBackend"],
+    "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
+    "EXCEPTION_HANDLER": "licenses.api.problems.handle_exception",
+    "URL_FORMAT_OVERRIDE": None,
+}
+
+SPECTACULAR_SETTINGS: dict[str, Any] = {
+    "TITLE": "Floating-licence server",
+    "DESCRIPTION": "Borrow a seat of a tool, work, return it.",
+    "VERSION": VERSION,
+    "SERVE_INCLUDE_SCHEMA": False,
+    "SWAGGER_UI_DIST": "SIDECAR",
+    "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
+    "COMPONENT_SPLIT_REQUEST": True,
+}
+
+# --- Language, time, files --------------------------------------------------
+
+LANGUAGE_CODE = "en-us"
+TIME_ZONE = "UTC"
+USE_I18N = False
+USE_TZ = True
+STATIC_URL = "static/"
+STATIC_ROOT = BASE_DIR / "staticfiles"
+
+# --- Logs -------------------------------------------------------------------
+
+LOG_LEVEL = environment.choice("LOG_LEVEL", "INFO", among=environment.LOG_LEVELS)
+LOGGING = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "formatters": {"line": {"format": "%(asctime)s %(levelname)s %(name)s: %(message)s"}},
+    "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "line"}},
+    "root": {"handlers": ["console"], "level": LOG_LEVEL},
+    "loggers": {
+        # Refused requests are counted and answered; they are no event of ours.
+        "django.request": {"level": "ERROR"},
+    },
+}

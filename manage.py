@@ -1,0 +1,20 @@
+#!/usr/bin/env python
+"""Django's command line for the licence server."""
+
+import os
+import sys
+
+
+def main() -> None:
+    """Run one management command; a wrong setting ends it with one line."""
+    os.environ.setdefault("DJANGO_SETTINGS_MODULE", "licenseserver.settings")
+    from licenseserver.environment import settings_or_exit
+
+    settings_or_exit()
+    from django.core.management import execute_from_command_line
+
+    execute_from_command_line(sys.argv)
+
+
+if __name__ == "__main__":
+    main()
