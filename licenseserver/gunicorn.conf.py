@@ -14,12 +14,10 @@ from typing import Any
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "licenseserver.settings")
 
-from licenseserver import environment  # noqa: E402
+from licenseserver import environment
 
 try:
-    workers = environment.integer(
-        "WEB_CONCURRENCY", min(2 * multiprocessing.cpu_count(), 8), minimum=1, maximum=512
-    )
+    workers = environment.integer("WEB_CONCURRENCY", min(2 * multiprocessing.cpu_count(), 8), minimum=1, maximum=512)
 except environment.SettingError as error:
     sys.exit(f"licenseserver: {error}")
 bind = environment.text("BIND", "0.0.0.0:8000")
@@ -30,7 +28,8 @@ bind = environment.text("BIND", "0.0.0.0:8000")
 if os.environ.get("LICENSESERVER_METRICS_OWNER") != str(os.getpid()):
     metrics_dir = pathlib.Path(
         os.environ.setdefault(
-            "PROMETHEUS_MULTIPROC_DIR", str(pathlib.Path(tempfile.gettempdir()) / f"licenseserver-metrics-{os.getpid()}")
+            "PROMETHEUS_MULTIPROC_DIR",
+            str(pathlib.Path(tempfile.gettempdir()) / f"licenseserver-metrics-{os.getpid()}"),
         )
     )
     metrics_dir.mkdir(parents=True, exist_ok=True)

@@ -7,9 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import dj_database_url
+import django_stubs_ext
 
 from licenseserver import __version__, environment
 from licenseserver.environment import SettingError
+
+# Django's generic classes (ModelAdmin[Tool]) take their parameter only while
+# types are checked; this lets them take it at run time.
+django_stubs_ext.monkeypatch()
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 VERSION = __version__

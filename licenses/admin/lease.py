@@ -1,0 +1,75 @@
+"""Leases in the admin: facts to read, and one thing to do: take a seat back."""
+
+from typing import Any
+
+from django import forms
+from django.contrib import admin, messages
+from django.contrib.admin.helpers import ActionForm
+from django.contrib.admin.models import CHANGE, LogEntry
+from django.db.models import QuerySet
+from django.http import HttpRequest
+
+from licenses import leasing
+from licenses.errors import Refusal
+from licenses.models import EndReason, Lease
+
+
+class ForceReturnForm(ActionForm):
+    reason = forms.CharField(required=False, max_length=200, label="Reason (for force return)")
+
+
+class StateFilter(admin.SimpleListFilter):
+    title = "state"
+    parameter_name = "state"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        return [("active", "Active"), ("ended", "Ended")]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Lease]) -> QuerySet[Lease]:
+        if self.value() in {"active", "ended"}:
+            return queryset.filter(ended_at__isnull=self.value() == "active")
+        return queryset
+
+
+@admin.register(Lease)
+class LeaseAdmin(admin.ModelAdmin[Lease]):
+    list_display = ["id", "tool", "user", "host", "seats", "borrowed_at", "ended_at", "end_reason", "end_note"]
+    list_filter = ["tool", StateFilter, "end_reason", "borrowed_at"]
+    list_select_related = ["tool"]
+    search_fields = ["user", "host", "tool__name"]
+    actions = ["force_return"]
+    action_form = ForceReturnForm
+    show_full_result_count = False
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        return False
+
+    def has_delete_permission(self, request: HttpRequest, obj: Lease | None = None) -> bool:
+        return False
+
+    def get_readonly_fields(self, request: HttpRequest, obj: Lease | None = None) -> list[str]:
+        return [field.name for field in Lease._meta.fields]
+
+    @admin.action(description="Force return", permissions=["change"])
+    def force_return(self, request: HttpRequest, leases: QuerySet[Lease]) -> None:
+        note = request.POST.get("reason", "").strip()[:200]
+        if not note:
+            self.message_user(request, "A force return needs a reason; nothing was returned.", messages.ERROR)
+            return
+        ended = 0
+        for lease in leases.filter(ended_at__isnull=True):
+            try:
+                lease = leasing.force_return(lease_id=lease.pk, note=note)
+            except Refusal as refusal:
+                self.message_user(request, f"{lease}: {refusal.detail}", messages.ERROR)
+                continue
+            if lease.end_reason == EndReason.FORCED and lease.end_note == note:
+                ended += 1
+                LogEntry.objects.log_actions(
+                    user_id=request.user.pk,
+                    queryset=[lease],
+                    action_flag=CHANGE,
+                    change_message=f"Force return: {note}",
+                    single_object=True,
+                )
+        self.message_user(request, f"{ended} lease(s) force-returned.", messages.SUCCESS)

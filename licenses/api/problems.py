@@ -1,0 +1,136 @@
+"""Problem documents (RFC 9457): the one form of every error of the API."""
+
+import json
+import logging
+from typing import Any
+
+from django.core.exceptions import PermissionDenied
+from django.db import DatabaseError, InterfaceError
+from django.http import Http404, HttpRequest, HttpResponse
+from django.views import defaults
+from rest_framework import exceptions
+from rest_framework.response import Response
+
+from licenses.errors import Busy, Disabled, Exhausted, Expired, NotStarted, Refusal, UnknownLease, UnknownTool
+
+logger = logging.getLogger(__name__)
+
+CONTENT_TYPE = "application/problem+json"
+STATUS: dict[type[Refusal], int] = {
+    UnknownTool: 404,
+    UnknownLease: 404,
+    Exhausted: 409,
+    Disabled: 409,
+    NotStarted: 409,
+    Expired: 409,
+    Busy: 503,
+}
+TITLES = {
+    400: "Bad request",
+    401: "Not signed in",
+    403: "Not allowed",
+    404: "Not found",
+    405: "Method not allowed",
+    406: "Not acceptable",
+    415: "Unsupported media type",
+    429: "Too many requests",
+}
+
+
+def is_api_path(path: str) -> bool:
+    """Whether errors at this path are for a program rather than a person."""
+    return path.startswith(("/licenses/", "/borrows", "/api/"))
+
+
+def problem(
+    *, status: int, code: str, title: str, detail: str, headers: dict[str, str] | None = None, **facts: Any
+) -> HttpResponse:
+    """A problem document as a response; ``facts`` become members of it."""
+    body = {"type": "about:blank", "title": title, "status": status, "code": code, "detail": detail} | facts
+    return HttpResponse(json.dumps(body), status=status, content_type=CONTENT_TYPE, headers=headers)
+
+
+def from_refusal(refusal: Refusal) -> HttpResponse:
+    """The problem document of a refusal of the domain."""
+    headers = {"Retry-After": str(refusal.retry_after)} if refusal.retry_after else None
+    return problem(
+        status=STATUS[type(refusal)],
+        code=refusal.code,
+        title=refusal.title,
+        detail=refusal.detail,
+        headers=headers,
+        **refusal.facts,
+    )
+
+
+def handle_exception(error: Exception, context: dict[str, Any]) -> Response | HttpResponse | None:
+    """DRF's exception handler: refusals, DRF's own errors, and a database
+    that is away; anything else is a defect and is left to Django."""
+    if isinstance(error, Refusal):
+        return from_refusal(error)
+    if isinstance(error, (DatabaseError, InterfaceError)):
+        logger.error("The database failed: %s", error)
+        return from_refusal(Busy())
+    if isinstance(error, Http404):
+        error = exceptions.NotFound()
+    elif isinstance(error, PermissionDenied):
+        error = exceptions.PermissionDenied()
+    if not isinstance(error, exceptions.APIException):
+        return None
+    headers = {}
+    if allow := getattr(error, "auth_header", None):
+        headers["WWW-Authenticate"] = allow
+    if wait := getattr(error, "wait", None):
+        headers["Retry-After"] = str(int(wait))
+    if isinstance(error, exceptions.MethodNotAllowed):
+        headers["Allow"] = ", ".join(context["view"].allowed_methods)
+    title = TITLES.get(error.status_code, "Request failed")
+    if isinstance(error, exceptions.ValidationError):
+        return problem(
+            status=error.status_code,
+            code="invalid",
+            title=title,
+            detail="; ".join(_sentences(error.detail)),
+            headers=headers,
+            errors=error.detail,
+        )
+    return problem(
+        status=error.status_code,
+        code=str(getattr(error.detail, "code", error.default_code)),
+        title=title,
+        detail=str(error.detail),
+        headers=headers,
+    )
+
+
+def _sentences(detail: Any, field: str = "") -> list[str]:
+    if isinstance(detail, dict):
+        return [sentence for key, value in detail.items() for sentence in _sentences(value, str(key))]
+    if isinstance(detail, list):
+        return [sentence for value in detail for sentence in _sentences(value, field)]
+    return [f"{field}: {detail}" if field and field != "non_field_errors" else str(detail)]
+
+
+# Django's own handlers, for what fails outside a DRF view.
+
+
+def bad_request(request: HttpRequest, exception: Exception) -> HttpResponse:
+    if not is_api_path(request.path_info):
+        return defaults.bad_request(request, exception)
+    return problem(status=400, code="bad_request", title=TITLES[400], detail="The request can't be read.")
+
+
+def not_found(request: HttpRequest, exception: Exception) -> HttpResponse:
+    if not is_api_path(request.path_info):
+        return defaults.page_not_found(request, exception)
+    return problem(
+        status=404, code="not_found", title=TITLES[404], detail="There is nothing here. /api/docs/ lists the calls."
+    )
+
+
+def server_error(request: HttpRequest) -> HttpResponse:
+    if not is_api_path(request.path_info):
+        return defaults.server_error(request)
+    return problem(
+        status=500, code="internal", title="Server error", detail="The server failed; the error was logged there."
+    )

@@ -1,0 +1,26 @@
+"""Addresses of the API. The /licenses/ calls have no trailing slash: clients exist."""
+
+from django.urls import include, path
+from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerView
+from rest_framework.routers import DefaultRouter
+
+from . import views
+
+router = DefaultRouter()
+router.register("tools", views.ToolViewSet)
+router.register("leases", views.LeaseViewSet)
+
+urlpatterns = [
+    path("licenses/status", views.LicensesViewSet.as_view({"get": "status"})),
+    path("licenses/borrow", views.LicensesViewSet.as_view({"post": "borrow"})),
+    path("licenses/return", views.LicensesViewSet.as_view({"post": "give_back"})),
+    path("licenses/<str:tool>/status", views.LicensesViewSet.as_view({"get": "tool_status"})),
+    path("borrows", views.BorrowsViewSet.as_view({"get": "list"})),
+    path("api/v1/", include(router.urls)),
+    path("api/schema/", SpectacularAPIView.as_view(), name="schema"),
+    path("api/docs/", SpectacularSwaggerView.as_view(url_name="schema"), name="docs"),
+    path("metrics", views.prometheus),
+    path("livez", views.livez),
+    path("readyz", views.readyz),
+    path("version", views.version),
+]

