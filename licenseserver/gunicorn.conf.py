@@ -47,7 +47,7 @@ timeout = 30
 graceful_timeout = 25
 keepalive = 5
 # The heartbeat file of a worker must not wait for a disk.
-worker_tmp_dir = "/dev/shm" if os.path.isdir("/dev/shm") else None  # noqa: S108
+worker_tmp_dir = "/dev/shm" if pathlib.Path("/dev/shm").is_dir() else None  # noqa: S108
 # gunicorn would open a control socket in the home directory, which a
 # read-only container doesn't have.
 control_socket_disable = True

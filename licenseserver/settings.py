@@ -126,7 +126,6 @@ def sqlite(path: str) -> dict[str, Any]:
             "timeout": 20,
             "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL;",
         },
-        "TEST": {"NAME": environment.text("LICENSE_TEST_DB_PATH", str(BASE_DIR / "build" / "test.db"))},
     }
 
 

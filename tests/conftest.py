@@ -1,0 +1,181 @@
+"""Factories and servers that the tests share."""
+
+import logging
+import os
+import socket
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psycopg
+import pytest
+from django.conf import settings
+from django.test import Client
+
+from licenses.models import Tool
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+# One line a request would bury a failure.
+logging.getLogger("httpx").setLevel(logging.WARNING)
+
+
+@pytest.fixture
+def make_tool(db: None) -> Callable[..., Tool]:
+    """Makes a tool: ``make_tool("cad", capacity=5)``."""
+
+    def make(name: str = "cad", **values: Any) -> Tool:
+        return Tool.objects.create(name=name, **({"capacity": 1} | values))
+
+    return make
+
+
+@dataclass
+class Api:
+    """The API as a client program sees it."""
+
+    client: Client
+
+    def post(self, path: str, body: Any) -> Any:
+        return self.client.post(path, body, content_type="application/json")
+
+    def borrow(self, tool: str = "cad", user: str = "ana", **more: Any) -> Any:
+        return self.post("/licenses/borrow", {"tool": tool, "user": user, **more})
+
+    def give_back(self, lease_id: str) -> Any:
+        return self.post("/licenses/return", {"id": lease_id})
+
+    def status(self, tool: str = "cad") -> Any:
+        return self.client.get(f"/licenses/{tool}/status").json()
+
+
+@pytest.fixture
+def api(db: None) -> Api:
+    return Api(Client(raise_request_exception=False))
+
+
+@dataclass
+class Server:
+    """gunicorn, as deployed, on a database of its own."""
+
+    url: str
+    environment: dict[str, str]
+    process: subprocess.Popen[bytes]
+
+    def manage(self, *arguments: str) -> str:
+        """Run a management command against the server's database."""
+        return subprocess.run(
+            [sys.executable, "manage.py", *arguments],
+            cwd=ROOT,
+            env=self.environment,
+            check=True,
+            capture_output=True,
+            text=True,
+        ).stdout
+
+
+@contextmanager
+def own_database(folder: Path) -> Iterator[dict[str, str]]:
+    """The variables that name a new, empty database of the suite's kind."""
+    url = os.environ.get("DATABASE_URL")
+    if not url:
+        yield {"LICENSE_DB_PATH": str(folder / "licenses.db")}
+        return
+    name = f"live_{uuid.uuid4().hex}"
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute(f'CREATE DATABASE "{name}"')
+    config = psycopg.conninfo.conninfo_to_dict(url)
+    own = settings_url(config | {"dbname": name})
+    try:
+        yield {"DATABASE_URL": own}
+    finally:
+        with psycopg.connect(url, autocommit=True) as connection:
+            connection.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
+
+
+def settings_url(config: dict[str, Any]) -> str:
+    """The parts of a connection as a DATABASE_URL."""
+    import urllib.parse
+
+    quote = urllib.parse.quote
+    password = f":{quote(str(config['password']), safe='')}" if config.get("password") else ""
+    host = quote(str(config.get("host", "localhost")), safe="")
+    port = f":{config['port']}" if config.get("port") else ""
+    return f"postgresql://{quote(str(config['user']), safe='')}{password}@{host}{port}/{config['dbname']}"
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    """A server with four workers and the default tools."""
+    with own_database(tmp_path) as database:
+        inherited = {name: value for name, value in os.environ.items() if name != "DATABASE_URL"}
+        port = free_port()
+        (tmp_path / "metrics").mkdir()
+        environment = (
+            inherited
+            | database
+            | {
+                "DJANGO_SETTINGS_MODULE": "licenseserver.settings",
+                "SECRET_KEY": settings.SECRET_KEY,
+                "SECURE_SSL": "false",
+                "LICENSE_DB_SEED": "true",
+                "WEB_CONCURRENCY": "4",
+                "BIND": f"127.0.0.1:{port}",
+                "PROMETHEUS_MULTIPROC_DIR": str(tmp_path / "metrics"),
+            }
+        )
+        subprocess.run(
+            [sys.executable, "manage.py", "migrate", "--verbosity", "0"], cwd=ROOT, env=environment, check=True
+        )
+        log = (tmp_path / "server.log").open("wb")
+        process = subprocess.Popen(
+            [
+                sys.executable,
+                "-m",
+                "gunicorn",
+                "--config",
+                "licenseserver/gunicorn.conf.py",
+                "licenseserver.wsgi:application",
+            ],
+            cwd=ROOT,
+            env=environment,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
+        try:
+            running = Server(f"http://127.0.0.1:{port}", environment, process)
+            wait_until_ready(running, tmp_path / "server.log")
+            yield running
+        finally:
+            process.terminate()
+            process.wait(30)
+            log.close()
+
+
+def wait_until_ready(server: Server, log: Path) -> None:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        if server.process.poll() is not None:
+            raise RuntimeError(f"the server did not start:\n{log.read_text()}")
+        try:
+            if httpx.get(f"{server.url}/readyz").status_code == 200:
+                return
+        except httpx.TransportError:
+            pass
+        time.sleep(0.05)
+    raise RuntimeError(f"the server is not ready:\n{log.read_text()}")
