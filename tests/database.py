@@ -32,7 +32,7 @@ def _start_postgres() -> str:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_load_initial_conftests() -> None:
-    os.environ.setdefault("SECRET_KEY", secrets.token_urlsafe(48))
+    os.environ["SECRET_KEY"] = os.environ.get("SECRET_KEY") or secrets.token_urlsafe(48)
     os.environ["SECURE_SSL"] = "false"
     database = os.environ.get("TEST_DATABASE", "sqlite")
     if database == "sqlite":
