@@ -63,6 +63,10 @@ lint: $(VENV)/development ## style, types, architecture, deployment checks
 	$(BIN)/actionlint
 	$(BIN)/yamllint --strict --config-data "$(YAML_RULES)" .github docker-compose.yml monitoring
 
+.PHONY: bench
+bench: $(VENV)/development ## measure the server on PostgreSQL (wrk and pgbench are used where present)
+	$(BIN)/python -m benchmarks
+
 .PHONY: lock
 lock: $(VENV)/development ## pin the dependencies anew, with hashes
 	$(BIN)/uv pip compile --quiet --universal --generate-hashes --python-version 3.11 \

@@ -2,7 +2,6 @@
 ``gunicorn --config licenseserver/gunicorn.conf.py licenseserver.wsgi``.
 """
 
-import multiprocessing
 import os
 import pathlib
 import shutil
@@ -16,10 +15,6 @@ os.environ.setdefault("DJANGO_SETTINGS_MODULE", "licenseserver.settings")
 
 from licenseserver import environment
 
-try:
-    workers = environment.integer("WEB_CONCURRENCY", min(2 * multiprocessing.cpu_count(), 8), minimum=1, maximum=512)
-except environment.SettingError as error:
-    sys.exit(f"licenseserver: {error}")
 bind = environment.text("BIND", "0.0.0.0:8000")
 
 # Counters live in files that all workers share, one folder a server. What an
@@ -38,6 +33,9 @@ if os.environ.get("LICENSESERVER_METRICS_OWNER") != str(os.getpid()):
     os.environ["LICENSESERVER_METRICS_OWNER"] = str(os.getpid())
 
 environment.settings_or_exit()
+from django.conf import settings  # noqa: E402
+
+workers = settings.WEB_CONCURRENCY
 
 # Load once, fork many: workers start fast and share memory.
 preload_app = True
@@ -58,7 +56,6 @@ limit_request_field_size = 8190
 
 def on_starting(server: Any) -> None:
     """Seed the default tools where the environment asks for it."""
-    from django.conf import settings
     from django.core.management import call_command
     from django.db import DatabaseError, connections
 

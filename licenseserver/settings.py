@@ -3,6 +3,7 @@
 The table in README.md lists every variable; keep the two together.
 """
 
+import multiprocessing
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +110,9 @@ AUTH_PASSWORD_VALIDATORS = [
 
 # --- Database ---------------------------------------------------------------
 
+# Seconds; 0 is none, for migrations.
+STATEMENT_TIMEOUT = environment.integer("DATABASE_STATEMENT_TIMEOUT", 5, minimum=0, maximum=86_400)
+
 
 def sqlite(path: str) -> dict[str, Any]:
     """SQLite as a server's database.
@@ -142,7 +146,6 @@ def postgresql(url: str) -> dict[str, Any]:
         raise SettingError("DATABASE_URL is not a database URL (postgresql://user:password@host:port/name).") from None
     if config.get("ENGINE") != "django.db.backends.postgresql" or not config.get("NAME"):
         raise SettingError("DATABASE_URL must be postgresql://user:password@host:port/name.")
-    statement_timeout = environment.integer("DATABASE_STATEMENT_TIMEOUT", 5, minimum=0, maximum=86_400)
     config |= {
         "ENGINE": "django_prometheus.db.backends.postgresql",
         # No health check: it would cost every request a round trip. A stale
@@ -152,7 +155,7 @@ def postgresql(url: str) -> dict[str, Any]:
         "DISABLE_SERVER_SIDE_CURSORS": True,
     }
     limits = (
-        f"-c statement_timeout={statement_timeout}s -c lock_timeout=3s -c idle_in_transaction_session_timeout=10s "
+        f"-c statement_timeout={STATEMENT_TIMEOUT}s -c lock_timeout=3s -c idle_in_transaction_session_timeout=10s "
         # Under REPEATABLE READ a count after the lock would be a stale one.
         "-c default_transaction_isolation=read\\ committed"
     )
@@ -168,6 +171,13 @@ DATABASES = {
 }
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 PROMETHEUS_EXPORT_MIGRATIONS = False
+
+# --- Server ------------------------------------------------------------------
+
+# gunicorn's worker processes.
+WEB_CONCURRENCY = environment.integer(
+    "WEB_CONCURRENCY", min(2 * multiprocessing.cpu_count(), 8), minimum=1, maximum=512
+)
 
 # --- The product ------------------------------------------------------------
 

@@ -1,0 +1,106 @@
+"""The browsable API, its schema, and the addresses for machines."""
+
+import json
+from collections.abc import Callable
+from datetime import timedelta
+
+from django.core.management import call_command
+from django.db import connection
+from django.utils import timezone
+
+from licenses.models import Lease, Tool
+
+from .conftest import Api
+
+
+def test_tools_are_listed_and_shown(api: Api, make_tool: Callable[..., Tool]) -> None:
+    make_tool("cad", capacity=5, vendor="ACME")
+    api.borrow("cad", seats=2)
+    assert [tool["name"] for tool in api.client.get("/api/v1/tools/").json()] == ["cad"]
+    tool = api.client.get("/api/v1/tools/cad/").json()
+    assert (tool["capacity"], tool["borrowed"], tool["available"], tool["vendor"]) == (5, 2, 3, "ACME")
+    assert api.client.get("/api/v1/tools/cad/status/").json() == api.status("cad")
+
+
+def test_a_name_with_dots_has_its_own_page(api: Api, make_tool: Callable[..., Tool]) -> None:
+    make_tool("solver.v2-beta_1")
+    assert api.client.get("/api/v1/tools/solver.v2-beta_1/").status_code == 200
+    assert api.status("solver.v2-beta_1")["total"] == 1
+
+
+def test_leases_are_filtered(api: Api, make_tool: Callable[..., Tool]) -> None:
+    make_tool("cad", capacity=9)
+    make_tool("sim", capacity=9)
+    old, _new, other = api.borrow("cad", "ana").json(), api.borrow("cad", "ben").json(), api.borrow("sim", "ana").json()
+    api.give_back(old["id"])
+    Lease.objects.filter(pk=old["id"]).update(borrowed_at=timezone.now() - timedelta(days=2))
+
+    def found(query: str) -> list[str]:
+        return [lease["id"] for lease in api.client.get(f"/api/v1/leases/?{query}").json()["results"]]
+
+    yesterday = (timezone.now() - timedelta(days=1)).strftime("%Y-%m-%dT%H:%M:%SZ")
+    assert found("tool=sim") == [other["id"]]
+    assert found("user=ana") == [other["id"], old["id"]]
+    assert found("state=ended") == [old["id"]]
+    assert old["id"] not in found("state=active")
+    assert found(f"borrowed_before={yesterday}") == [old["id"]]
+    assert old["id"] not in found(f"borrowed_after={yesterday}")
+
+
+def test_pages_of_leases_stay_put_while_leases_come(api: Api, make_tool: Callable[..., Tool]) -> None:
+    make_tool("cad", capacity=50)
+    made = [api.borrow().json()["id"] for _ in range(7)]
+    seen, url = [], "/api/v1/leases/?page_size=3"
+    while url:
+        page = api.client.get(url).json()
+        seen += [lease["id"] for lease in page["results"]]
+        url = page["next"]
+        api.borrow()
+    assert seen == made[::-1]
+
+
+def test_a_person_can_browse(api: Api, make_tool: Callable[..., Tool]) -> None:
+    make_tool("cad")
+    for path in ("/api/v1/", "/api/v1/tools/", "/api/v1/leases/"):
+        page = api.client.get(path, HTTP_ACCEPT="text/html")
+        assert page["Content-Type"].startswith("text/html")
+
+
+def test_the_schema_is_valid_and_knows_the_client_calls(api: Api) -> None:
+    call_command("spectacular", "--validate", "--fail-on-warn", "--file", "/dev/null")
+    schema = json.loads(api.client.get("/api/schema/", HTTP_ACCEPT="application/json").content)
+    assert {
+        "/licenses/status",
+        "/licenses/{tool}/status",
+        "/licenses/borrow",
+        "/licenses/return",
+        "/borrows",
+        "/api/v1/tools/",
+        "/api/v1/leases/{id}/",
+    } <= set(schema["paths"])
+
+
+def test_the_documentation_needs_no_network(api: Api) -> None:
+    page = api.client.get("/api/docs/").content.decode()
+    assert "swagger-ui" in page
+    assert "https://" not in page
+
+
+def test_a_slash_is_not_forced_on_the_client_calls(api: Api, make_tool: Callable[..., Tool]) -> None:
+    make_tool("cad")
+    assert api.client.get("/licenses/status").status_code == 200
+    assert api.client.get("/borrows").status_code == 200
+
+
+def test_probes_answer(api: Api) -> None:
+    for path in ("/livez", "/readyz", "/version"):
+        assert api.client.get(path).status_code == 200
+
+
+def test_a_server_with_pending_migrations_is_not_ready(api: Api) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute("DELETE FROM django_migrations WHERE app = 'licenses'")
+    answer = api.client.get("/readyz")
+    assert answer.status_code == 503
+    assert "Migrations" in answer.json()["detail"]
+    assert api.client.get("/livez").status_code == 200

@@ -1,0 +1,101 @@
+"""What Prometheus sees."""
+
+from collections.abc import Callable
+
+import httpx
+from prometheus_client.parser import text_string_to_metric_families
+
+from licenses.models import Tool
+
+from .conftest import Api, Server
+
+Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
+
+
+def parse(text: str) -> Samples:
+    return {
+        (sample.name, frozenset(sample.labels.items())): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+def value(samples: Samples, name: str, **labels: str) -> float:
+    return samples[(name, frozenset(labels.items()))]
+
+
+def scrape(api: Api) -> Samples:
+    return parse(api.client.get("/metrics").content.decode())
+
+
+def test_a_known_tool_starts_at_zero(api: Api, make_tool: Callable[..., Tool]) -> None:
+    make_tool("never_borrowed", capacity=7)
+    samples = scrape(api)
+    for name in ("license_borrow_attempts_total", "license_borrow_success_total"):
+        assert value(samples, name, tool="never_borrowed") == 0
+    assert value(samples, "license_borrow_failure_total", tool="never_borrowed", reason="exhausted") == 0
+    assert value(samples, "license_returns_total", tool="never_borrowed", reason="returned") == 0
+    assert value(samples, "license_borrow_duration_seconds_count", tool="never_borrowed") == 0
+    assert value(samples, "licenses_total", tool="never_borrowed") == 7
+
+
+def test_levels_follow_the_seats(api: Api, make_tool: Callable[..., Tool]) -> None:
+    make_tool("levels", capacity=3)
+    lease = api.borrow("levels", seats=2).json()
+    during = scrape(api)
+    api.give_back(lease["id"])
+    after = scrape(api)
+    assert value(during, "licenses_borrowed", tool="levels") == 2
+    assert value(during, "licenses_available", tool="levels") == 1
+    assert value(after, "licenses_borrowed", tool="levels") == 0
+
+
+def test_attempts_are_successes_and_failures(api: Api, make_tool: Callable[..., Tool]) -> None:
+    tool = make_tool("summed", capacity=2)
+    for _ in range(5):
+        api.borrow("summed")
+    Tool.objects.filter(pk=tool.pk).update(enabled=False)
+    api.borrow("summed")
+    samples = scrape(api)
+    failures = sum(
+        amount
+        for (name, labels), amount in samples.items()
+        if name == "license_borrow_failure_total" and ("tool", "summed") in labels
+    )
+    assert value(samples, "license_borrow_attempts_total", tool="summed") == 6
+    assert value(samples, "license_borrow_success_total", tool="summed") == 2
+    assert failures == 4
+    assert value(samples, "license_borrow_failure_total", tool="summed", reason="disabled") == 1
+
+
+def test_unknown_names_add_no_series(api: Api) -> None:
+    api.borrow("nobody0")
+    before = scrape(api)
+    for number in range(200):
+        api.borrow(f"nobody{number}")
+    after = scrape(api)
+    assert {key for key in after if key[0].startswith("license")} == {
+        key for key in before if key[0].startswith("license")
+    }
+    name, reason = "license_borrow_failure_total", "unknown_tool"
+    assert value(after, name, tool="unknown", reason=reason) == value(before, name, tool="unknown", reason=reason) + 200
+
+
+def test_a_repeated_return_is_counted_once(api: Api, make_tool: Callable[..., Tool]) -> None:
+    make_tool("twice")
+    lease = api.borrow("twice").json()
+    for _ in range(3):
+        api.give_back(lease["id"])
+    assert value(scrape(api), "license_returns_total", tool="twice", reason="returned") == 1
+
+
+def test_four_workers_answer_with_the_same_counts(server: Server) -> None:
+    for _ in range(12):
+        httpx.post(f"{server.url}/licenses/borrow", json={"tool": "cad_tool", "user": "ana"})
+    for _ in range(12):
+        samples = parse(httpx.get(f"{server.url}/metrics").text)
+        assert value(samples, "license_borrow_attempts_total", tool="cad_tool") == 12
+        assert value(samples, "license_borrow_success_total", tool="cad_tool") == 5
+        assert value(samples, "licenses_borrowed", tool="cad_tool") == 5
+    assert any(name.startswith("django_http_responses_total_by_status") for name, _ in samples)
+    assert any(name == "licenseserver_build_info" for name, _ in samples)
