@@ -10,6 +10,7 @@ import os
 import platform
 from collections.abc import Callable, Iterable, Iterator
 
+from django.db import DatabaseError, InterfaceError
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.multiprocess import MultiProcessCollector
@@ -67,13 +68,25 @@ def returned(tool: str, reason: str) -> None:
 
 
 class Levels(Collector):
-    """The state of the tools now, from one query a scrape."""
+    """The state of the tools now, from one query a scrape; None is a database
+    that doesn't answer, and gives no levels rather than old ones."""
 
-    def __init__(self, tools: Iterable[Tool], version: str) -> None:
-        self.tools = list(tools)
+    def __init__(self, tools: list[Tool] | None, version: str) -> None:
+        self.tools = tools
         self.version = version
 
     def collect(self) -> Iterator[Metric]:
+        yield GaugeMetricFamily(
+            "licenseserver_database_up", "1 if the database answered this scrape.", value=self.tools is not None
+        )
+        yield from self._seats(self.tools or [])
+        build = GaugeMetricFamily(
+            "licenseserver_build_info", "What is running; always 1.", labels=["version", "python"]
+        )
+        build.add_metric([self.version, platform.python_version()], 1)
+        yield build
+
+    def _seats(self, tools: list[Tool]) -> Iterator[Metric]:
         levels: list[tuple[str, str, Callable[[Tool], int]]] = [
             ("licenses_total", "Seats bought.", lambda tool: tool.capacity),
             ("licenses_borrowed", "Seats that are out.", lambda tool: tool.in_use),
@@ -81,14 +94,9 @@ class Levels(Collector):
         ]
         for name, documentation, level in levels:
             family = GaugeMetricFamily(name, documentation, labels=["tool"])
-            for tool in self.tools:
+            for tool in tools:
                 family.add_metric([tool.name], level(tool))
             yield family
-        build = GaugeMetricFamily(
-            "licenseserver_build_info", "What is running; always 1.", labels=["version", "python"]
-        )
-        build.add_metric([self.version, platform.python_version()], 1)
-        yield build
 
 
 def start_at_zero(tools: Iterable[Tool]) -> None:
@@ -113,8 +121,12 @@ def exposition(version: str) -> bytes:
     django-prometheus' own view leaves out custom collectors in multiprocess
     mode, hence this one.
     """
-    tools = list(Tool.objects.order_by("name"))
-    start_at_zero(tools)
+    try:
+        tools = list(Tool.objects.order_by("name"))
+    except (DatabaseError, InterfaceError):
+        # The counters are wanted most while the database is away.
+        tools = None
+    start_at_zero(tools or [])
     levels = CollectorRegistry()
     levels.register(Levels(tools, version))
     counters: CollectorRegistry = REGISTRY

@@ -36,8 +36,6 @@ for origin in CSRF_TRUSTED_ORIGINS:
 # Plain HTTP is for `make run` and compose on one's own machine only.
 SECURE_SSL = environment.boolean("SECURE_SSL", not DEBUG)
 SECURE_SSL_REDIRECT = SECURE_SSL
-# Probes and Prometheus come from inside, past the proxy that ends TLS.
-SECURE_REDIRECT_EXEMPT = [r"^livez$", r"^readyz$", r"^metrics$"]
 SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https") if environment.boolean("TRUST_PROXY", False) else None
 SECURE_HSTS_SECONDS = 31_536_000 if SECURE_SSL else 0
 SECURE_HSTS_INCLUDE_SUBDOMAINS = SECURE_SSL
@@ -68,6 +66,7 @@ INSTALLED_APPS = [
 
 MIDDLEWARE = [
     "django_prometheus.middleware.PrometheusBeforeMiddleware",
+    "licenses.api.middleware.ProbeMiddleware",
     "django.middleware.security.SecurityMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "licenses.api.middleware.BodyLimitMiddleware",

@@ -147,6 +147,11 @@ def test_an_unknown_host_is_refused() -> None:
     assert Client(raise_request_exception=False).get("/licenses/status", HTTP_HOST="evil.example").status_code == 400
 
 
+def test_probes_answer_whatever_host_they_were_asked_by(db: None) -> None:
+    for path in ("/livez", "/readyz", "/metrics"):
+        assert Client().get(path, HTTP_HOST="10.1.2.3:8000").status_code == 200
+
+
 def test_a_broken_server_says_so_without_its_insides(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(**values: Any) -> None:
         raise RuntimeError("secret insides")

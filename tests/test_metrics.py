@@ -1,13 +1,17 @@
 """What Prometheus sees."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
 from licenses.models import Tool
 
-from .conftest import Api, Server
+from .conftest import ROOT, Api, Server
 
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
@@ -79,6 +83,32 @@ def test_unknown_names_add_no_series(api: Api) -> None:
     }
     name, reason = "license_borrow_failure_total", "unknown_tool"
     assert value(after, name, tool="unknown", reason=reason) == value(before, name, tool="unknown", reason=reason) + 200
+
+
+def test_counters_are_there_while_the_database_is_away(tmp_path: Path) -> None:
+    """A process of its own, with a database that can't be opened."""
+    program = (
+        "import django; django.setup();"
+        "from licenses import metrics; metrics.know('cad'); metrics.borrow_failed('cad', 'busy', 3.0);"
+        "print(metrics.exposition('test').decode())"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "DATABASE_URL"}
+    output = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=ROOT,
+        env=environment
+        | {
+            "DJANGO_SETTINGS_MODULE": "licenseserver.settings",
+            "LICENSE_DB_PATH": str(tmp_path / "missing" / "licenses.db"),
+        },
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout
+    samples = parse(output)
+    assert value(samples, "license_borrow_failure_total", tool="cad", reason="busy") == 1
+    assert value(samples, "licenseserver_database_up") == 0
+    assert not any(name.startswith("licenses_") for name, _ in samples)
 
 
 def test_a_repeated_return_is_counted_once(api: Api, make_tool: Callable[..., Tool]) -> None:

@@ -1,16 +1,31 @@
-"""A limit on request bodies, before anything reads them."""
+"""What happens before Django looks at a request: probes, and a limit on bodies."""
 
 from collections.abc import Callable
 
 from django.conf import settings
 from django.http import HttpRequest, HttpResponseBase
 
+from . import views
 from .problems import is_api_path, problem
 
 # A body that nobody read makes the kernel reset the connection, and the client
 # would never see the answer; so up to this much is read and thrown away.
 DISCARD_LIMIT = 16 * 1024 * 1024
 CHUNK = 64 * 1024
+
+
+class ProbeMiddleware:
+    """Answers the addresses for machines, whatever host they were asked by:
+    Kubernetes and Prometheus come by the pod's address, over plain HTTP, which
+    is in no list of allowed hosts."""
+
+    probes = {"/livez": views.livez, "/readyz": views.readyz, "/metrics": views.prometheus}
+
+    def __init__(self, get_response: Callable[[HttpRequest], HttpResponseBase]) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponseBase:
+        return self.probes.get(request.path_info, self.get_response)(request)
 
 
 class BodyLimitMiddleware:

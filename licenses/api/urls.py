@@ -19,8 +19,5 @@ urlpatterns = [
     path("api/v1/", include(router.urls)),
     path("api/schema/", SpectacularAPIView.as_view(), name="schema"),
     path("api/docs/", SpectacularSwaggerView.as_view(url_name="schema"), name="docs"),
-    path("metrics", views.prometheus),
-    path("livez", views.livez),
-    path("readyz", views.readyz),
     path("version", views.version),
 ]
