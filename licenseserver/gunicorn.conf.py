@@ -17,6 +17,11 @@ from licenseserver import environment
 
 bind = environment.text("BIND", "0.0.0.0:8000")
 
+environment.settings_or_exit()
+from django.conf import settings  # noqa: E402
+
+workers = settings.WEB_CONCURRENCY
+
 # Counters live in files that all workers share, one folder a server. What an
 # earlier server left there would come back as counts that never happened, so
 # it is wiped, but only once: a HUP runs this file again in the same process.
@@ -32,10 +37,6 @@ if os.environ.get("LICENSESERVER_METRICS_OWNER") != str(os.getpid()):
         stale.unlink()
     os.environ["LICENSESERVER_METRICS_OWNER"] = str(os.getpid())
 
-environment.settings_or_exit()
-from django.conf import settings  # noqa: E402
-
-workers = settings.WEB_CONCURRENCY
 
 # Load once, fork many: workers start fast and share memory.
 preload_app = True
