@@ -4,19 +4,24 @@ The codes are part of the API and of the metrics' ``reason`` label: add, never
 rename.
 """
 
-from datetime import datetime
-from typing import Any, ClassVar
+from datetime import datetime, timedelta
+from typing import Any, ClassVar, Self
 
 
 class Refusal(Exception):
     """A request that was understood and is not granted.
 
-    ``facts`` are the numbers behind the refusal, for the client's program;
+    ``facts`` are the numbers behind the refusal, for the client's program, and
+    are JSON; ``tool`` is the tool that stood in the way, if one did;
     ``retry_after`` is in seconds, where trying again makes sense.
     """
 
-    code: ClassVar[str]
-    title: ClassVar[str]
+    code: str
+    title: str
+    # Whether somebody was denied a seat, as opposed to asking for nonsense.
+    denial: ClassVar[bool] = False
+    # Whether other people's returns would help, so that waiting makes sense.
+    passes: bool = False
     retry_after: int | None = None
 
     def __init__(self, detail: str, **facts: Any) -> None:
@@ -24,13 +29,28 @@ class Refusal(Exception):
         self.detail = detail
         self.facts = facts
 
+    @property
+    def tool(self) -> str | None:
+        tool: str | None = self.facts.get("tool")
+        return tool
+
+    @classmethod
+    def again(cls, detail: str, facts: dict[str, Any]) -> Self:
+        """The same refusal once more, from what was kept of it."""
+        refusal = cls.__new__(cls)
+        Refusal.__init__(refusal, detail, **facts)
+        return refusal
+
 
 class UnknownTool(Refusal):
     code = "unknown_tool"
     title = "No such tool"
 
-    def __init__(self) -> None:
-        super().__init__("There is no tool of this name. GET /licenses/status lists the tools.")
+    def __init__(self, *, tool: str = "") -> None:
+        name = f"called {tool}" if tool else "of this name"
+        super().__init__(
+            f"There is no tool {name}. GET /licenses/status lists the tools.", **({"tool": tool} if tool else {})
+        )
 
 
 class UnknownLease(Refusal):
@@ -41,28 +61,126 @@ class UnknownLease(Refusal):
         super().__init__("There is no lease with this id. GET /borrows?user=NAME lists what somebody holds.")
 
 
+class UnknownTicket(Refusal):
+    code = "unknown_ticket"
+    title = "No such ticket"
+
+    def __init__(self) -> None:
+        super().__init__("There is no ticket with this id. A borrow with wait_seconds gives one.")
+
+
+class TtlTooLong(Refusal):
+    code = "ttl_too_long"
+    title = "Lease too long"
+
+    def __init__(self, *, tool: str, asked: timedelta, maximum: timedelta) -> None:
+        longest = maximum.total_seconds()
+        super().__init__(
+            f"A lease of {tool} lasts {longest:g} seconds at most without a heartbeat. "
+            f"Ask for that or less, and renew it while you work.",
+            tool=tool,
+            ttl_seconds=asked.total_seconds(),
+            max_ttl_seconds=longest,
+        )
+
+
+class KeyReused(Refusal):
+    code = "key_reused"
+    title = "Idempotency key used for something else"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "This Idempotency-Key came with another request before. A retry repeats the same request; "
+            "a new request needs a new key."
+        )
+
+
+class LeaseEnded(Refusal):
+    """A lease that is over. Its code is the reason it ended with."""
+
+    title = "Lease has ended"
+    WHY: ClassVar[dict[str, str]] = {
+        "returned": "It was returned.",
+        "expired": "No heartbeat came in time, so its seat was free for others.",
+        "forced": "An administrator took it back.",
+        "revoked": "The tool's licence ended.",
+    }
+
+    def __init__(self, *, reason: str, note: str, ended_at: datetime) -> None:
+        why = self.WHY[reason] + (f" Reason given: {note}" if note else "")
+        super().__init__(
+            f"This lease ended at {ended_at:%Y-%m-%d %H:%M:%S} UTC. {why} It can't be renewed; borrow anew.",
+            end_reason=reason,
+            note=note,
+            ended_at=ended_at.isoformat(),
+        )
+        self.code = reason
+
+
 class Exhausted(Refusal):
     code = "exhausted"
     title = "No seat left"
+    denial = True
     retry_after = 10
 
-    def __init__(self, *, tool: str, total: int, borrowed: int, seats: int) -> None:
-        available = max(total - borrowed, 0)
-        asked = "a seat was" if seats == 1 else f"{seats} seats were"
+    def __init__(self, *, tool: str, total: int, borrowed: int, set_aside: int, seats: int) -> None:
+        self.passes = seats <= total
+        asked = "A seat was" if seats == 1 else f"{seats} seats were"
+        waiting = f" and {set_aside} are wanted by those who wait" if set_aside else ""
+        if not self.passes:
+            advice = "There will never be enough."
+        else:
+            advice = "Try again later, or wait in the queue with wait_seconds; GET /borrows shows who holds them."
         super().__init__(
-            f"{asked.capitalize()} asked for, but {borrowed} of {total} seats of {tool} are out. "
-            f"Try again later; GET /borrows shows who holds them.",
+            f"{asked} asked for, but {borrowed} of {total} seats of {tool} are out{waiting}. {advice}",
             tool=tool,
             total=total,
             borrowed=borrowed,
-            available=available,
+            available=max(total - borrowed - set_aside, 0),
             seats=seats,
         )
+
+
+class QueueEnded(Refusal):
+    """A wait that is over without a seat."""
+
+    def __init__(self, *, tool: str) -> None:
+        super().__init__(self.why, tool=tool)
+
+    why: ClassVar[str]
+
+
+class QueueTimeout(QueueEnded):
+    code = "queue_timeout"
+    title = "Waited in vain"
+    denial = True
+    why = "The time that this request was ready to wait is over, and no seat came free."
+
+
+class QueueDropped(QueueEnded):
+    code = "queue_dropped"
+    title = "Dropped from the queue"
+    why = "This ticket wasn't asked about for too long, so its place went to the next. Poll every poll_after seconds."
+
+
+class QueueLeft(QueueEnded):
+    code = "queue_left"
+    title = "Left the queue"
+    why = "This ticket has left the queue."
+
+
+class AlreadyGranted(Refusal):
+    code = "granted"
+    title = "Ticket has become a lease"
+
+    def __init__(self, *, lease: str) -> None:
+        super().__init__("This ticket has become a lease meanwhile. Return that, if it isn't wanted.", lease=lease)
 
 
 class Disabled(Refusal):
     code = "disabled"
     title = "Tool is disabled"
+    denial = True
 
     def __init__(self, *, tool: str) -> None:
         super().__init__(f"{tool} is switched off by its administrators and grants no seats.", tool=tool)
@@ -71,6 +189,7 @@ class Disabled(Refusal):
 class NotStarted(Refusal):
     code = "not_started"
     title = "Licence not yet valid"
+    denial = True
 
     def __init__(self, *, tool: str, valid_from: datetime) -> None:
         super().__init__(
@@ -83,6 +202,7 @@ class NotStarted(Refusal):
 class Expired(Refusal):
     code = "expired"
     title = "Licence has expired"
+    denial = True
 
     def __init__(self, *, tool: str, valid_until: datetime) -> None:
         super().__init__(
@@ -104,5 +224,10 @@ class Busy(Refusal):
         super().__init__("The database did not answer in time. Try again in a moment.")
 
 
+# What a borrow may be refused with, all of it kept under an idempotency key.
+BORROW_REFUSALS: dict[str, type[Refusal]] = {
+    refusal.code: refusal
+    for refusal in (UnknownTool, TtlTooLong, Exhausted, Disabled, NotStarted, Expired, QueueTimeout)
+}
 # The reasons a borrow can fail with, for metrics that start at 0.
-BORROW_FAILURE_REASONS = (Exhausted.code, Disabled.code, NotStarted.code, Expired.code, Busy.code, "error")
+BORROW_FAILURE_REASONS = (*(code for code in BORROW_REFUSALS if code != UnknownTool.code), Busy.code, "error")

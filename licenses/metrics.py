@@ -1,7 +1,8 @@
 """Prometheus metrics of the domain.
 
 Events are counters that the processes keep and gunicorn's workers share by
-files (``PROMETHEUS_MULTIPROC_DIR``). Levels are never counted up and down in a
+files (``PROMETHEUS_MULTIPROC_DIR``), but for the ends of leases, which also
+other programs bring about: those the database counts. Levels are never counted up and down in a
 process, which would drift with every crash: they are read from the database
 when Prometheus asks.
 """
@@ -11,13 +12,14 @@ import platform
 from collections.abc import Callable, Iterable, Iterator
 
 from django.db import DatabaseError, InterfaceError
+from django.utils import timezone
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Histogram, generate_latest
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
 from .errors import BORROW_FAILURE_REASONS, UnknownTool
-from .models import EndReason, Tool
+from .models import EndReason, Ticket, TicketState, Tool
 from .models.tool import UNKNOWN_TOOL_LABEL
 
 BORROW_ATTEMPTS = Counter("license_borrow_attempts_total", "Borrows asked for.", ["tool"])
@@ -29,7 +31,14 @@ BORROW_DURATION = Histogram(
     ["tool"],
     buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5),
 )
-RETURNS = Counter("license_returns_total", "Leases ended, by reason.", ["tool", "reason"])
+BORROW_REPLAYS = Counter("license_borrow_replays_total", "Borrows sent again under the same key.", ["tool"])
+WAITS = Counter("license_queue_waits_total", "Waits in the queue that ended, by outcome.", ["tool", "outcome"])
+WAIT_DURATION = Histogram(
+    "license_queue_wait_seconds",
+    "Time from the place in the queue to the seat.",
+    ["tool"],
+    buckets=(1, 5, 15, 60, 300, 900, 1800, 3600, 4 * 3600, 12 * 3600),
+)
 
 # Names that were once found in the table. A name from a client is a label only
 # if it is here, so that nobody can add series by asking for tools that don't exist.
@@ -62,9 +71,17 @@ def borrow_failed(name: str, reason: str, seconds: float) -> None:
     BORROW_DURATION.labels(tool).observe(seconds)
 
 
-def returned(tool: str, reason: str) -> None:
-    """Count a lease that really ended; a repeated return is none."""
-    RETURNS.labels(tool, reason).inc()
+def borrow_replayed(name: str) -> None:
+    """Count a call that was answered from its idempotency key."""
+    BORROW_REPLAYS.labels(label(name)).inc()
+
+
+def wait_ended(name: str, ticket: Ticket) -> None:
+    """Count a wait that is over."""
+    tool = label(name)
+    WAITS.labels(tool, ticket.state).inc()
+    if ticket.state == TicketState.GRANTED and ticket.closed_at is not None:
+        WAIT_DURATION.labels(tool).observe((ticket.closed_at - ticket.created_at).total_seconds())
 
 
 class Levels(Collector):
@@ -87,16 +104,29 @@ class Levels(Collector):
         yield build
 
     def _seats(self, tools: list[Tool]) -> Iterator[Metric]:
-        levels: list[tuple[str, str, Callable[[Tool], int]]] = [
+        now = timezone.now()
+        levels: list[tuple[str, str, Callable[[Tool], float]]] = [
             ("licenses_total", "Seats bought.", lambda tool: tool.capacity),
-            ("licenses_borrowed", "Seats that are out.", lambda tool: tool.in_use),
-            ("licenses_available", "Seats that are free.", lambda tool: tool.available),
+            ("licenses_borrowed", "Seats that are out.", lambda tool: tool.borrowed),
+            ("licenses_available", "Seats that a newcomer can have.", lambda tool: tool.available),
+            ("licenses_set_aside", "Seats that are free, but for those who wait.", lambda tool: tool.set_aside),
+            ("license_queue_length", "Requests that wait.", lambda tool: tool.queued),
+            (
+                "license_queue_oldest_seconds",
+                "For how long the first of them waits.",
+                lambda tool: tool.oldest_wait_seconds(now),
+            ),
         ]
         for name, documentation, level in levels:
             family = GaugeMetricFamily(name, documentation, labels=["tool"])
             for tool in tools:
                 family.add_metric([tool.name], level(tool))
             yield family
+        returns = CounterMetricFamily("license_returns", "Leases ended, by reason.", labels=["tool", "reason"])
+        for tool in tools:
+            for reason in EndReason.values:
+                returns.add_metric([tool.name, reason], getattr(tool, f"{reason}_total"))
+        yield returns
 
 
 def start_at_zero(tools: Iterable[Tool]) -> None:
@@ -109,8 +139,11 @@ def start_at_zero(tools: Iterable[Tool]) -> None:
         BORROW_DURATION.labels(tool.name)
         for reason in BORROW_FAILURE_REASONS:
             BORROW_FAILURE.labels(tool.name, reason)
-        for reason in EndReason.values:
-            RETURNS.labels(tool.name, reason)
+        BORROW_REPLAYS.labels(tool.name)
+        WAIT_DURATION.labels(tool.name)
+        for outcome in TicketState.values:
+            if outcome != TicketState.WAITING:
+                WAITS.labels(tool.name, outcome)
     BORROW_ATTEMPTS.labels(UNKNOWN_TOOL_LABEL)
     BORROW_FAILURE.labels(UNKNOWN_TOOL_LABEL, UnknownTool.code)
 
@@ -122,7 +155,7 @@ def exposition(version: str) -> bytes:
     mode, hence this one.
     """
     try:
-        tools = list(Tool.objects.order_by("name"))
+        tools = list(Tool.objects.with_levels().order_by("name"))
     except (DatabaseError, InterfaceError):
         # The counters are wanted most while the database is away.
         tools = None

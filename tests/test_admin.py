@@ -80,7 +80,7 @@ def test_a_seat_is_not_taken_back_without_a_reason(
     make_tool("cad")
     lease = api.borrow().json()
     force_return(admin_client, lease["id"], "  ")
-    assert Lease.objects.get(pk=lease["id"]).active
+    assert Lease.objects.get(pk=lease["id"]).ended_at is None
 
 
 def test_leases_are_facts_that_nobody_edits(api: Api, admin_client: Client, make_tool: Callable[..., Tool]) -> None:

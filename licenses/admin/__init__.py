@@ -1,3 +1,3 @@
 """The Django admin of the server, one file a subject."""
 
-from . import lease, tool  # noqa: F401
+from . import denial, lease, tool, waiting  # noqa: F401

@@ -7,6 +7,7 @@ from django.contrib import admin, messages
 from django.contrib.admin.helpers import ActionForm
 from django.contrib.admin.models import CHANGE, LogEntry
 from django.db.models import QuerySet
+from django.db.models.functions import Now
 from django.http import HttpRequest
 
 from licenses import leasing
@@ -27,13 +28,25 @@ class StateFilter(admin.SimpleListFilter):
 
     def queryset(self, request: HttpRequest, queryset: QuerySet[Lease]) -> QuerySet[Lease]:
         if self.value() in {"active", "ended"}:
-            return queryset.filter(ended_at__isnull=self.value() == "active")
+            leases = Lease.objects.active(Now()) if self.value() == "active" else Lease.objects.ended(Now())
+            return queryset & leases
         return queryset
 
 
 @admin.register(Lease)
 class LeaseAdmin(admin.ModelAdmin[Lease]):
-    list_display = ["id", "tool", "user", "host", "seats", "borrowed_at", "ended_at", "end_reason", "end_note"]
+    list_display = [
+        "id",
+        "tool",
+        "user",
+        "host",
+        "seats",
+        "borrowed_at",
+        "expires_at",
+        "ended_at",
+        "end_reason",
+        "end_note",
+    ]
     list_filter = ["tool", StateFilter, "end_reason", "borrowed_at"]
     list_select_related = ["tool"]
     search_fields = ["user", "host", "tool__name"]
@@ -57,14 +70,15 @@ class LeaseAdmin(admin.ModelAdmin[Lease]):
             self.message_user(request, "A force return needs a reason; nothing was returned.", messages.ERROR)
             return
         ended = 0
-        for lease in leases.filter(ended_at__isnull=True):
+        for public_id in {lease.public_id: None for lease in leases.filter(ended_at__isnull=True)}:
             try:
-                lease = leasing.force_return(lease_id=lease.pk, note=note)
+                together = leasing.force_return(lease_id=public_id, note=note)
             except Refusal as refusal:
-                self.message_user(request, f"{lease}: {refusal.detail}", messages.ERROR)
+                self.message_user(request, f"{public_id}: {refusal.detail}", messages.ERROR)
                 continue
-            if lease.end_reason == EndReason.FORCED and lease.end_note == note:
-                ended += 1
+            forced = [lease for lease in together if lease.end_reason == EndReason.FORCED and lease.end_note == note]
+            ended += len(forced)
+            for lease in forced:
                 LogEntry.objects.log_actions(
                     user_id=request.user.pk or 0,
                     queryset=[lease],

@@ -11,19 +11,28 @@ from django.views import defaults
 from rest_framework import exceptions
 from rest_framework.response import Response
 
-from licenses.errors import Busy, Disabled, Exhausted, Expired, NotStarted, Refusal, UnknownLease, UnknownTool
+from licenses import errors
+from licenses.errors import Busy, Refusal
 
 logger = logging.getLogger(__name__)
 
 CONTENT_TYPE = "application/problem+json"
 STATUS: dict[type[Refusal], int] = {
-    UnknownTool: 404,
-    UnknownLease: 404,
-    Exhausted: 409,
-    Disabled: 409,
-    NotStarted: 409,
-    Expired: 409,
-    Busy: 503,
+    errors.TtlTooLong: 400,
+    errors.UnknownTool: 404,
+    errors.UnknownLease: 404,
+    errors.UnknownTicket: 404,
+    errors.Exhausted: 409,
+    errors.Disabled: 409,
+    errors.NotStarted: 409,
+    errors.Expired: 409,
+    errors.AlreadyGranted: 409,
+    errors.LeaseEnded: 410,
+    errors.QueueTimeout: 410,
+    errors.QueueDropped: 410,
+    errors.QueueLeft: 410,
+    errors.KeyReused: 422,
+    errors.Busy: 503,
 }
 TITLES = {
     400: "Bad request",

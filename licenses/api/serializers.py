@@ -1,13 +1,24 @@
 """What the API takes and gives. No rule of the domain is decided here."""
 
+import math
 import unicodedata
 import uuid
+from datetime import datetime, timedelta
 from typing import Any
 
+from django.utils import timezone
+from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
-from licenses.models import EndReason, Lease, Tool
-from licenses.models.tool import MAX_CAPACITY
+from licenses.leasing import Asked, Granted
+from licenses.models import Denial, EndReason, Lease, Tool
+from licenses.models.tool import MAX_CAPACITY, MAX_TTL, MIN_TTL
+from licenses.policy import Item
+from licenses.queueing import Waiting
+
+MAX_ITEMS = 32
+MAX_ALTERNATIVES = 16
+MAX_WAIT_SECONDS = 7 * 24 * 3600
 
 # Control, format (invisible, text direction), lone surrogates, private use,
 # line and paragraph separators: nothing that belongs in a name, and all of it
@@ -67,15 +78,94 @@ class StrictSerializer(serializers.Serializer[Any]):
         return super().to_internal_value(data)
 
 
-class BorrowRequest(StrictSerializer):
+class ItemRequest(StrictSerializer):
+    """So many seats of one tool."""
+
     tool = CleanTextField(max_length=64)
-    user = CleanTextField(max_length=64)
     seats = StrictIntegerField(default=1, min_value=1, max_value=MAX_CAPACITY)
+
+
+class ItemsField(serializers.ListField):
+    """A set of tools, each once."""
+
+    child = ItemRequest()
+
+    def to_internal_value(self, data: Any) -> list[dict[str, Any]]:
+        items: list[dict[str, Any]] = super().to_internal_value(data)
+        names = [item["tool"] for item in items]
+        if len(set(names)) < len(names):
+            raise serializers.ValidationError("A tool stands twice in a set; ask for more seats of it instead.")
+        return items
+
+
+class BorrowRequest(StrictSerializer):
+    """One of ``tool``, ``items`` or ``alternatives`` says what is wanted."""
+
+    user = CleanTextField(max_length=64)
     host = CleanTextField(default="", max_length=255, allow_blank=True)
+    tool = CleanTextField(required=False, max_length=64)
+    seats = StrictIntegerField(required=False, min_value=1, max_value=MAX_CAPACITY, help_text="Of `tool`; 1 if absent.")
+    items = ItemsField(
+        required=False, allow_empty=False, max_length=MAX_ITEMS, help_text="Seats of several tools, all or none."
+    )
+    alternatives = serializers.ListField(
+        child=ItemsField(allow_empty=False, max_length=MAX_ITEMS),
+        required=False,
+        allow_empty=False,
+        max_length=MAX_ALTERNATIVES,
+        help_text="Sets of items, the preferred one first; the first that fits is granted.",
+    )
+    ttl_seconds = StrictIntegerField(
+        required=False,
+        min_value=int(MIN_TTL.total_seconds()),
+        max_value=int(MAX_TTL.total_seconds()),
+        help_text="The lease ends so long after the last heartbeat; the tool's default if absent.",
+    )
+    wait_seconds = StrictIntegerField(
+        default=0, min_value=0, max_value=MAX_WAIT_SECONDS, help_text="Stand in the queue for so long if need be."
+    )
+
+    def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
+        wanted = [name for name in ("tool", "items", "alternatives") if name in attrs]
+        if not wanted:
+            raise serializers.ValidationError({"tool": ["This field is required."]})
+        if len(wanted) > 1:
+            raise serializers.ValidationError({wanted[1]: [f"Not together with {wanted[0]}."]})
+        if "seats" in attrs and "tool" not in attrs:
+            raise serializers.ValidationError({"seats": ["Each item has its own seats."]})
+        return attrs
+
+    def asked(self) -> Asked:
+        """The request as the service takes it."""
+        data = self.validated_data
+        if "tool" in data:
+            sets = [[{"tool": data["tool"], "seats": data.get("seats", 1)}]]
+        else:
+            sets = data.get("alternatives") or [data["items"]]
+        ttl = data.get("ttl_seconds")
+        return Asked(
+            user=data["user"],
+            host=data["host"],
+            alternatives=tuple(tuple(Item(**item) for item in items) for items in sets),
+            ttl=timedelta(seconds=ttl) if ttl is not None else None,
+            wait=timedelta(seconds=data["wait_seconds"]),
+        )
 
 
-class ReturnRequest(StrictSerializer):
+class IdempotencyKey(serializers.Serializer[Any]):
+    """The header of the same name."""
+
+    key = serializers.RegexField(
+        r"^[!-~]{1,255}\Z", trim_whitespace=False, error_messages={"invalid": "1 to 255 visible ASCII characters."}
+    )
+
+
+class LeaseRequest(StrictSerializer):
     id = StrictUUIDField()
+
+
+class ForceReturnRequest(StrictSerializer):
+    reason = CleanTextField(max_length=200, help_text="Told to the holder, and kept.")
 
 
 class ReturnAnswer(serializers.Serializer[Any]):
@@ -89,24 +179,153 @@ class ToolStatus(serializers.Serializer[Any]):
     tool = serializers.CharField(source="name", help_text="The tool's name.")
     display_name = serializers.CharField()
     total = serializers.IntegerField(source="capacity", help_text="Seats bought.")
-    borrowed = serializers.IntegerField(source="in_use", help_text="Seats that are out.")
-    available = serializers.IntegerField(help_text="Seats that are free; never below 0.")
+    borrowed = serializers.IntegerField(help_text="Seats that are out.")
+    available = serializers.IntegerField(help_text="Seats that a newcomer can have; never below 0.")
+    set_aside = serializers.IntegerField(help_text="Seats that are free, but for those who wait.")
+    queued = serializers.IntegerField(help_text="Requests that wait.")
+    oldest_wait_seconds = serializers.SerializerMethodField(help_text="For how long the first of them waits.")
     enabled = serializers.BooleanField()
 
+    def get_oldest_wait_seconds(self, tool: Tool) -> float:
+        return round(tool.oldest_wait_seconds(timezone.now()), 1)
 
-class LeaseSerializer(serializers.ModelSerializer[Lease]):
+
+class LeaseItem(serializers.ModelSerializer[Lease]):
+    """The seats of one tool in a lease."""
+
     tool = serializers.CharField(source="tool.name")
-    end_reason = serializers.ChoiceField(choices=["", *EndReason.values], help_text="Empty while the lease is active.")
 
     class Meta:
         model = Lease
-        fields = ["id", "tool", "user", "host", "seats", "borrowed_at", "ended_at", "end_reason", "end_note"]
+        fields = ["tool", "seats", "fence"]
+        read_only_fields = fields
+
+
+class LeaseSerializer(serializers.ModelSerializer[Lease]):
+    """A borrow, by its head, at the database's time ``now`` of the context.
+    ``tool``, ``seats`` and ``fence`` are those of its first item."""
+
+    tool = serializers.CharField(source="tool.name")
+    end_reason = serializers.ChoiceField(choices=["", *EndReason.values], help_text="Empty while the lease is active.")
+    heartbeat_seconds = serializers.SerializerMethodField(
+        help_text="Renew so often; null for a lease without an end of its own."
+    )
+    server_time = serializers.SerializerMethodField(help_text="To tell the time left without a clock of one's own.")
+    items = serializers.SerializerMethodField()
+
+    class Meta:
+        model = Lease
+        fields = [
+            "id",
+            "tool",
+            "user",
+            "host",
+            "seats",
+            "borrowed_at",
+            "expires_at",
+            "heartbeat_seconds",
+            "server_time",
+            "fence",
+            "items",
+            "ended_at",
+            "end_reason",
+            "end_note",
+        ]
+        read_only_fields = fields
+
+    @extend_schema_field(LeaseItem(many=True))
+    def get_items(self, lease: Lease) -> list[Any]:
+        return [{"tool": item.tool.name, "seats": item.seats, "fence": item.fence} for item in self.leases_of(lease)]
+
+    def leases_of(self, head: Lease) -> list[Lease]:
+        return head.items
+
+    def get_heartbeat_seconds(self, lease: Lease) -> float | None:
+        # A third: two heartbeats may get lost before the lease ends.
+        return round(lease.ttl.total_seconds() / 3, 3) if lease.ttl is not None else None
+
+    def get_server_time(self, lease: Lease) -> datetime:
+        now: datetime = self.context["now"]
+        return now
+
+    def to_representation(self, instance: Lease) -> dict[str, Any]:
+        instance.end_when_over(self.context["now"])
+        return super().to_representation(instance)
+
+
+class GrantedSerializer(LeaseSerializer):
+    """A lease as the answer to a borrow."""
+
+    alternative = serializers.SerializerMethodField(help_text="Which of the alternatives it is, from 0.")
+
+    class Meta(LeaseSerializer.Meta):
+        fields = [*LeaseSerializer.Meta.fields, "alternative"]
+        read_only_fields = fields
+
+    def __init__(self, granted: Granted | None = None, **kwargs: Any) -> None:
+        if granted is not None:
+            super().__init__(granted.head, context={"now": granted.now, "granted": granted})
+        else:
+            super().__init__(**kwargs)
+
+    def get_alternative(self, lease: Lease) -> int:
+        granted: Granted = self.context["granted"]
+        return granted.alternative
+
+    def leases_of(self, head: Lease) -> list[Lease]:
+        granted: Granted = self.context["granted"]
+        return granted.leases
+
+
+class WaitingSerializer(serializers.Serializer[Waiting]):
+    """A place in the queue."""
+
+    ticket = serializers.UUIDField(source="ticket.id")
+    position = serializers.IntegerField(help_text="1 is the next.")
+    eta_seconds = serializers.SerializerMethodField(
+        help_text="Expected from how long seats were held of late; null if that is unknown."
+    )
+    poll_after = serializers.SerializerMethodField(
+        help_text="Ask again in so many seconds; who doesn't for twice as long is dropped."
+    )
+    deadline = serializers.DateTimeField(source="ticket.deadline")
+
+    def get_eta_seconds(self, waiting: Waiting) -> int | None:
+        return round(waiting.eta.total_seconds()) if waiting.eta is not None else None
+
+    def get_poll_after(self, waiting: Waiting) -> int:
+        return math.ceil(waiting.poll_after.total_seconds())
+
+
+class DenialSerializer(serializers.ModelSerializer[Denial]):
+    """An episode of refusals of one kind."""
+
+    tool = serializers.CharField(source="tool.name")
+    resolved_by = serializers.UUIDField(source="resolved_by_id", allow_null=True, help_text="The lease that ended it.")
+
+    class Meta:
+        model = Denial
+        fields = [
+            "id",
+            "tool",
+            "user",
+            "host",
+            "code",
+            "seats",
+            "first_at",
+            "last_at",
+            "attempts",
+            "resolved_at",
+            "resolved_by",
+        ]
         read_only_fields = fields
 
 
 class ToolSerializer(serializers.ModelSerializer[Tool]):
-    borrowed = serializers.IntegerField(source="in_use", help_text="Seats that are out.")
-    available = serializers.IntegerField(help_text="Seats that are free; never below 0.")
+    borrowed = serializers.IntegerField(help_text="Seats that are out.")
+    available = serializers.IntegerField(help_text="Seats that a newcomer can have; never below 0.")
+    default_ttl_seconds = serializers.SerializerMethodField(help_text="Null: leases last until they're returned.")
+    max_ttl_seconds = serializers.SerializerMethodField(help_text="Null: as long as anybody asks for.")
 
     class Meta:
         model = Tool
@@ -117,11 +336,19 @@ class ToolSerializer(serializers.ModelSerializer[Tool]):
             "capacity",
             "borrowed",
             "available",
+            "default_ttl_seconds",
+            "max_ttl_seconds",
             "enabled",
             "valid_from",
             "valid_until",
         ]
         read_only_fields = fields
+
+    def get_default_ttl_seconds(self, tool: Tool) -> float | None:
+        return tool.default_ttl.total_seconds() if tool.default_ttl is not None else None
+
+    def get_max_ttl_seconds(self, tool: Tool) -> float | None:
+        return tool.max_ttl.total_seconds() if tool.max_ttl is not None else None
 
 
 class Problem(serializers.Serializer[Any]):

@@ -9,11 +9,14 @@ from . import views
 router = DefaultRouter()
 router.register("tools", views.ToolViewSet)
 router.register("leases", views.LeaseViewSet)
+router.register("denials", views.DenialViewSet)
 
 urlpatterns = [
     path("licenses/status", views.LicensesViewSet.as_view({"get": "status"})),
     path("licenses/borrow", views.LicensesViewSet.as_view({"post": "borrow"})),
+    path("licenses/renew", views.LicensesViewSet.as_view({"post": "renew"})),
     path("licenses/return", views.LicensesViewSet.as_view({"post": "give_back"})),
+    path("licenses/queue/<str:ticket>", views.QueueViewSet.as_view({"get": "retrieve", "delete": "destroy"})),
     path("licenses/<str:tool>/status", views.LicensesViewSet.as_view({"get": "tool_status"})),
     path("borrows", views.BorrowsViewSet.as_view({"get": "list"})),
     path("api/v1/", include(router.urls)),

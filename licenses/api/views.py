@@ -1,6 +1,7 @@
 """HTTP in, service, HTTP out."""
 
 import re
+import uuid
 from datetime import UTC, datetime
 from typing import Any
 
@@ -9,34 +10,46 @@ from django.conf import settings
 from django.core.exceptions import ValidationError
 from django.db import DatabaseError, connection
 from django.db.migrations.executor import MigrationExecutor
+from django.db.models.functions import Now
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.utils.dateparse import parse_datetime
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_safe
+from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiParameter, OpenApiResponse, extend_schema
 from rest_framework import mixins, viewsets
+from rest_framework.authentication import BasicAuthentication, SessionAuthentication
 from rest_framework.decorators import action
 from rest_framework.exceptions import NotFound
+from rest_framework.exceptions import ValidationError as SerializerValidationError
 from rest_framework.pagination import CursorPagination
+from rest_framework.permissions import BasePermission
 from rest_framework.renderers import JSONRenderer
 from rest_framework.request import Request
 from rest_framework.response import Response
 
 from licenses import leasing, metrics
-from licenses.errors import UnknownTool
-from licenses.models import Lease, Tool
+from licenses.clock import database_now
+from licenses.errors import Refusal, UnknownTicket, UnknownTool
+from licenses.models import Denial, Lease, Tool
 from licenses.models.tool import TOOL_NAME_PATTERN
+from licenses.queueing import Waiting
 
 from .serializers import (
     BorrowRequest,
     CleanTextField,
+    DenialSerializer,
+    ForceReturnRequest,
+    GrantedSerializer,
+    IdempotencyKey,
+    LeaseRequest,
     LeaseSerializer,
     Problem,
     ReturnAnswer,
-    ReturnRequest,
     StrictSerializer,
     ToolSerializer,
     ToolStatus,
+    WaitingSerializer,
     clean_text,
 )
 
@@ -47,10 +60,32 @@ def problem_response(description: str) -> OpenApiResponse:
 
 def find_tool(name: str) -> Tool:
     """The tool of this name; raises UnknownTool, also for what can't be one."""
-    tool = Tool.objects.filter(name=name).first() if re.fullmatch(TOOL_NAME_PATTERN, name) else None
+    tool = Tool.objects.with_levels().filter(name=name).first() if re.fullmatch(TOOL_NAME_PATTERN, name) else None
     if tool is None:
         raise UnknownTool
     return tool
+
+
+def find_uuid(value: str, unknown: type[Refusal]) -> uuid.UUID:
+    """The id in a path; what is no UUID names nothing, and raises ``unknown``."""
+    try:
+        return uuid.UUID(value)
+    except ValueError:
+        raise unknown from None
+
+
+def lease_answer(granted: leasing.Granted) -> Response:
+    headers = {"Idempotent-Replayed": "true"} if granted.replayed else None
+    return Response(GrantedSerializer(granted).data, headers=headers)
+
+
+def borrow_answer(outcome: leasing.Granted | Waiting) -> Response:
+    """200 with the lease, or 202 with the place in the queue."""
+    if isinstance(outcome, leasing.Granted):
+        return lease_answer(outcome)
+    data = WaitingSerializer(outcome).data
+    headers = {"Location": f"/licenses/queue/{outcome.ticket.id}", "Retry-After": str(data["poll_after"])}
+    return Response(data, status=202, headers=headers)
 
 
 class LicensesViewSet(viewsets.ViewSet):
@@ -61,7 +96,7 @@ class LicensesViewSet(viewsets.ViewSet):
     @extend_schema(responses={200: ToolStatus(many=True)})
     def status(self, request: Request) -> Response:
         """The seats of every tool, by name."""
-        return Response(ToolStatus(Tool.objects.order_by("name"), many=True).data)
+        return Response(ToolStatus(Tool.objects.with_levels().order_by("name"), many=True).data)
 
     @extend_schema(responses={200: ToolStatus, 404: problem_response("`unknown_tool`")})
     def tool_status(self, request: Request, tool: str) -> Response:
@@ -70,22 +105,57 @@ class LicensesViewSet(viewsets.ViewSet):
 
     @extend_schema(
         request=BorrowRequest,
+        parameters=[
+            OpenApiParameter(
+                "Idempotency-Key",
+                str,
+                OpenApiParameter.HEADER,
+                description="The same for every retry of one borrow, another for every other borrow of this user: "
+                "a retry gets the first call's answer and takes no second seat.",
+            )
+        ],
         responses={
-            200: LeaseSerializer,
-            400: problem_response("`invalid`, `parse_error`"),
+            200: GrantedSerializer,
+            202: WaitingSerializer,
+            400: problem_response("`invalid`, `parse_error`, `ttl_too_long`"),
             404: problem_response("`unknown_tool`"),
             409: problem_response("`exhausted`, `disabled`, `not_started`, `expired`"),
+            410: problem_response("`queue_timeout`, `queue_left`, `queue_dropped`: of a retried borrow that waited"),
+            422: problem_response("`key_reused`"),
             503: problem_response("`busy`"),
         },
     )
     def borrow(self, request: Request) -> Response:
-        """Take seats of a tool."""
-        asked = BorrowRequest(data=request.data)
-        asked.is_valid(raise_exception=True)
-        return Response(LeaseSerializer(leasing.borrow(**asked.validated_data)).data)
+        """Take seats of a tool, or of several at once; or wait for them."""
+        body = BorrowRequest(data=request.data)
+        body.is_valid(raise_exception=True)
+        asked = body.asked()
+        retry = None
+        if "Idempotency-Key" in request.headers:
+            header = IdempotencyKey(data={"key": request.headers["Idempotency-Key"]})
+            if not header.is_valid():
+                raise SerializerValidationError({"Idempotency-Key": header.errors["key"]})
+            retry = leasing.Retry(caller=asked.user, key=header.validated_data["key"])
+        return borrow_answer(leasing.borrow(asked, retry=retry))
 
     @extend_schema(
-        request=ReturnRequest,
+        request=LeaseRequest,
+        responses={
+            200: GrantedSerializer,
+            400: problem_response("`invalid`, `parse_error`"),
+            404: problem_response("`unknown_lease`"),
+            410: problem_response("`expired`, `forced`, `returned`, `revoked`: why the lease has ended"),
+            503: problem_response("`busy`"),
+        },
+    )
+    def renew(self, request: Request) -> Response:
+        """Extend a live lease by its time to live: the heartbeat."""
+        asked = LeaseRequest(data=request.data)
+        asked.is_valid(raise_exception=True)
+        return lease_answer(leasing.renew(lease_id=asked.validated_data["id"]))
+
+    @extend_schema(
+        request=LeaseRequest,
         responses={
             200: ReturnAnswer,
             400: problem_response("`invalid`, `parse_error`"),
@@ -95,14 +165,50 @@ class LicensesViewSet(viewsets.ViewSet):
     )
     def give_back(self, request: Request) -> Response:
         """Return a lease's seats. Harmless if it is returned already."""
-        asked = ReturnRequest(data=request.data)
+        asked = LeaseRequest(data=request.data)
         asked.is_valid(raise_exception=True)
-        lease = leasing.give_back(lease_id=asked.validated_data["id"])
-        return Response({"status": "ok", "tool": lease.tool.name})
+        leases = leasing.give_back(lease_id=asked.validated_data["id"])
+        return Response({"status": "ok", "tool": leases[0].tool.name})
+
+
+class QueueViewSet(viewsets.ViewSet):
+    """Waiting for a seat."""
+
+    renderer_classes = [JSONRenderer]
+    ticket = OpenApiParameter("ticket", OpenApiTypes.UUID, OpenApiParameter.PATH)
+
+    @extend_schema(
+        parameters=[ticket],
+        responses={
+            200: GrantedSerializer,
+            202: WaitingSerializer,
+            404: problem_response("`unknown_ticket`"),
+            410: problem_response("`queue_timeout`, `queue_left`, `queue_dropped`"),
+            503: problem_response("`busy`"),
+        },
+    )
+    def retrieve(self, request: Request, ticket: str) -> Response:
+        """Ask for the seats that a ticket waits for: the lease, or the place in the queue."""
+        return borrow_answer(leasing.poll(ticket_id=find_uuid(ticket, UnknownTicket)))
+
+    @extend_schema(
+        parameters=[ticket],
+        responses={
+            204: None,
+            404: problem_response("`unknown_ticket`"),
+            409: problem_response("`granted`: there is a lease now, whose id is in `lease`"),
+            503: problem_response("`busy`"),
+        },
+    )
+    def destroy(self, request: Request, ticket: str) -> Response:
+        """Leave the queue."""
+        leasing.leave(ticket_id=find_uuid(ticket, UnknownTicket))
+        return Response(status=204)
 
 
 class BorrowsQuery(StrictSerializer):
     user = CleanTextField(required=False, max_length=64)
+    host = CleanTextField(required=False, max_length=255)
 
 
 class BorrowsViewSet(viewsets.ViewSet):
@@ -111,23 +217,29 @@ class BorrowsViewSet(viewsets.ViewSet):
     renderer_classes = [JSONRenderer]
 
     @extend_schema(
-        parameters=[OpenApiParameter("user", str, description="Only this user's leases.")],
+        parameters=[
+            OpenApiParameter("user", str, description="Only this user's leases."),
+            OpenApiParameter("host", str, description="Only leases borrowed from this host."),
+        ],
         responses={200: LeaseSerializer(many=True), 400: problem_response("`invalid`")},
     )
     def list(self, request: Request) -> Response:
         """The active leases, newest first."""
         query = BorrowsQuery(data=request.query_params.dict())
         query.is_valid(raise_exception=True)
-        leases = Lease.objects.active().newest_first().select_related("tool")
+        now = database_now()
+        leases = Lease.objects.active(now).heads().newest_first().with_items()
         if user := query.validated_data.get("user"):
             leases = leases.held_by(user)
-        return Response(LeaseSerializer(leases, many=True).data)
+        if host := query.validated_data.get("host"):
+            leases = leases.filter(host=host)
+        return Response(LeaseSerializer(leases, many=True, context={"now": now}).data)
 
 
 class ToolViewSet(viewsets.ReadOnlyModelViewSet[Tool]):
     """Tools and their seats."""
 
-    queryset = Tool.objects.order_by("name")
+    queryset = Tool.objects.with_levels().order_by("name")
     serializer_class = ToolSerializer
     lookup_field = "name"
     lookup_value_regex = TOOL_NAME_PATTERN
@@ -151,7 +263,7 @@ def within_calendar(moment: datetime) -> None:
 class LeaseFilter(django_filters.FilterSet):
     """Filters of the list of leases; times are ISO 8601."""
 
-    tool = django_filters.CharFilter(field_name="tool__name", max_length=64, validators=[clean_text])
+    tool = django_filters.CharFilter(max_length=64, validators=[clean_text], method="filter_tool")
     user = django_filters.CharFilter(max_length=64, validators=[clean_text])
     state = django_filters.ChoiceFilter(choices=[("active", "active"), ("ended", "ended")], method="filter_state")
     borrowed_after = django_filters.IsoDateTimeFilter(
@@ -165,8 +277,11 @@ class LeaseFilter(django_filters.FilterSet):
         model = Lease
         fields: list[str] = []
 
+    def filter_tool(self, leases: Any, name: str, value: str) -> Any:
+        return leases.of_tool(value)
+
     def filter_state(self, leases: Any, name: str, value: str) -> Any:
-        return leases.filter(ended_at__isnull=value == "active")
+        return leases.active(Now()) if value == "active" else leases.ended(Now())
 
 
 def _is_time(value: Any) -> bool:
@@ -176,10 +291,9 @@ def _is_time(value: Any) -> bool:
         return False
 
 
-class LeasePagination(CursorPagination):
-    """Pages that stay put while leases come and go."""
+class StablePagination(CursorPagination):
+    """Pages that stay put while rows come and go; ``ordering`` begins with a time."""
 
-    ordering = ("-borrowed_at", "-id")
     page_size = 50
     page_size_query_param = "page_size"
     max_page_size = 200
@@ -191,14 +305,97 @@ class LeasePagination(CursorPagination):
         return cursor
 
 
+class LeasePagination(StablePagination):
+    ordering = ("-borrowed_at", "-id")
+
+
+class DenialPagination(StablePagination):
+    ordering = ("-last_at", "-id")
+
+
+class MayForceReturn(BasePermission):
+    """Administrators who may change leases."""
+
+    def has_permission(self, request: Request, view: Any) -> bool:
+        return bool(request.user and request.user.is_staff and request.user.has_perm("licenses.change_lease"))
+
+
 class LeaseViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, viewsets.GenericViewSet[Lease]):
     """Every lease there ever was, newest first."""
 
-    queryset = Lease.objects.select_related("tool").newest_first()
+    queryset = Lease.objects.heads().with_items().newest_first()
     serializer_class = LeaseSerializer
     filterset_class = LeaseFilter
     pagination_class = LeasePagination
     lookup_value_converter = "uuid"
+
+    def get_serializer_context(self) -> dict[str, Any]:
+        return {**super().get_serializer_context(), "now": database_now()}
+
+    @extend_schema(
+        request=None,
+        responses={
+            200: GrantedSerializer,
+            404: problem_response("`unknown_lease`"),
+            410: problem_response("`expired`, `forced`, `returned`, `revoked`: why the lease has ended"),
+            503: problem_response("`busy`"),
+        },
+    )
+    @action(detail=True, methods=["post"])
+    def renew(self, request: Request, pk: uuid.UUID) -> Response:
+        """Extend a live lease by its time to live, as /licenses/renew does."""
+        return lease_answer(leasing.renew(lease_id=pk))
+
+    @extend_schema(
+        request=ForceReturnRequest,
+        responses={
+            200: LeaseSerializer,
+            400: problem_response("`invalid`, `parse_error`"),
+            401: problem_response("`not_authenticated`, `authentication_failed`"),
+            403: problem_response("`permission_denied`"),
+            404: problem_response("`unknown_lease`"),
+            503: problem_response("`busy`"),
+        },
+    )
+    @action(
+        detail=True,
+        methods=["post"],
+        url_path="force-return",
+        authentication_classes=[BasicAuthentication, SessionAuthentication],
+        permission_classes=[MayForceReturn],
+    )
+    def force_return(self, request: Request, pk: uuid.UUID) -> Response:
+        """Take the seats back from their holder; for administrators. A lease
+        that has ended stays as it is."""
+        asked = ForceReturnRequest(data=request.data)
+        asked.is_valid(raise_exception=True)
+        leasing.force_return(lease_id=pk, note=asked.validated_data["reason"])
+        return Response(self.get_serializer(self.get_object()).data)
+
+
+class DenialFilter(django_filters.FilterSet):
+    """Filters of the list of denials; times are ISO 8601."""
+
+    tool = django_filters.CharFilter(field_name="tool__name", max_length=64, validators=[clean_text])
+    user = django_filters.CharFilter(max_length=64, validators=[clean_text])
+    code = django_filters.CharFilter(max_length=32, validators=[clean_text])
+    resolved = django_filters.BooleanFilter(field_name="resolved_at", lookup_expr="isnull", exclude=True)
+    after = django_filters.IsoDateTimeFilter(field_name="last_at", lookup_expr="gte", validators=[within_calendar])
+    before = django_filters.IsoDateTimeFilter(field_name="first_at", lookup_expr="lt", validators=[within_calendar])
+
+    class Meta:
+        model = Denial
+        fields: list[str] = []
+
+
+class DenialViewSet(viewsets.ReadOnlyModelViewSet[Denial]):
+    """Who was refused a seat: one row an episode, the latest first."""
+
+    queryset = Denial.objects.select_related("tool").order_by("-last_at", "-id")
+    serializer_class = DenialSerializer
+    filterset_class = DenialFilter
+    pagination_class = DenialPagination
+    lookup_value_converter = "int"
 
 
 # Plain views: probes must answer without anything that could be in the way.

@@ -1,6 +1,9 @@
 """Tables and their constraints, one file a subject."""
 
+from .denial import Denial
 from .lease import EndReason, Lease
+from .retry import BorrowKey
 from .tool import Tool
+from .waiting import Ticket, TicketClaim, TicketState
 
-__all__ = ["EndReason", "Lease", "Tool"]
+__all__ = ["BorrowKey", "Denial", "EndReason", "Lease", "Ticket", "TicketClaim", "TicketState", "Tool"]

@@ -1,11 +1,13 @@
 """The licensable thing: a pool of seats with a capacity."""
 
 from collections.abc import Iterable
+from datetime import datetime, timedelta
 
 from django.core.exceptions import ValidationError
 from django.core.validators import MaxValueValidator, RegexValidator
 from django.db import models
-from django.db.models import F, Q
+from django.db.models import Count, F, Min, OuterRef, Q, Subquery, Sum
+from django.db.models.functions import Coalesce, Now
 
 from licenses.policy import Pool
 
@@ -13,6 +15,9 @@ from licenses.policy import Pool
 # nor a dash (a command line would take it for an option).
 TOOL_NAME_PATTERN = r"[a-z0-9_][a-z0-9_.-]{0,63}"
 MAX_CAPACITY = 1_000_000
+DEFAULT_TTL = timedelta(hours=8)
+MIN_TTL = timedelta(seconds=1)
+MAX_TTL = timedelta(days=366)
 # The metrics' label for every name that isn't in the table.
 UNKNOWN_TOOL_LABEL = "unknown"
 
@@ -34,11 +39,34 @@ class ToolQuerySet(models.QuerySet["Tool"]):
         """
         return self.select_for_update(no_key=True).filter(name__in=list(names)).order_by("pk")
 
+    def with_levels(self) -> "ToolQuerySet":
+        """Each tool with what the row alone doesn't tell, as of now:
+
+        ``overdue``, seats of leases whose time is over but that nobody has
+        closed yet; ``queued``, how many wait; ``wanted``, the seats they wait
+        for; ``oldest_wait``, since when the first of them waits.
+        """
+        from .lease import Lease
+        from .waiting import TicketClaim
+
+        overdue = Lease.objects.overdue(Now()).filter(tool=OuterRef("pk")).order_by().values("tool")
+        claims = TicketClaim.objects.live(Now()).filter(tool=OuterRef("pk")).order_by().values("tool")
+        return self.annotate(  # type: ignore[no-redef]
+            overdue=Coalesce(Subquery(overdue.annotate(level=Sum("seats")).values("level")), 0),
+            queued=Coalesce(Subquery(claims.annotate(level=Count("pk")).values("level")), 0),
+            wanted=Coalesce(Subquery(claims.annotate(level=Sum("seats")).values("level")), 0),
+            oldest_wait=Subquery(claims.annotate(level=Min("ticket__created_at")).values("level")),
+        )
+
 
 class Tool(models.Model):
-    """A pool of seats. ``in_use`` is changed by ``licenses.leasing`` alone,
-    under this row's lock, and always equals the seats of the tool's leases
-    that haven't ended."""
+    """A pool of seats.
+
+    ``in_use`` and the fields down to ``revoked_total`` are changed under this
+    row's lock, by ``licenses.leasing`` and ``licenses.queueing`` alone. ``in_use`` always equals the seats of the
+    tool's leases that nobody has closed, ``waiting`` the number of open tickets
+    that claim seats of it.
+    """
 
     name = models.CharField(
         max_length=64,
@@ -58,6 +86,27 @@ class Tool(models.Model):
         help_text="Seats bought. Lowering it takes no seat from anyone; nothing is granted until it drains.",
     )
     in_use = models.PositiveIntegerField(default=0, editable=False)
+    last_fence = models.PositiveBigIntegerField(default=0, db_default=0, editable=False)
+    waiting = models.PositiveIntegerField(default=0, db_default=0, editable=False)
+    # About when somebody was last denied a seat: whether a borrow needs to look
+    # for an episode that it ends.
+    denied_at = models.DateTimeField(null=True, editable=False)
+    # Leases ended, by reason. Counted here and not in a process, since more
+    # than the server's processes end leases.
+    returned_total = models.PositiveBigIntegerField(default=0, db_default=0, editable=False)
+    expired_total = models.PositiveBigIntegerField(default=0, db_default=0, editable=False)
+    forced_total = models.PositiveBigIntegerField(default=0, db_default=0, editable=False)
+    revoked_total = models.PositiveBigIntegerField(default=0, db_default=0, editable=False)
+    default_ttl = models.DurationField(
+        null=True,
+        blank=True,
+        default=DEFAULT_TTL,
+        db_default=DEFAULT_TTL,
+        help_text="How long a lease lasts without a heartbeat, where the borrower doesn't say; empty = for ever.",
+    )
+    max_ttl = models.DurationField(
+        null=True, blank=True, help_text="The longest that a borrower may ask for; empty = no limit but a year."
+    )
     enabled = models.BooleanField(default=True, help_text="A disabled tool grants nothing.")
     valid_from = models.DateTimeField(null=True, blank=True, help_text="UTC. Nothing is granted before.")
     valid_until = models.DateTimeField(null=True, blank=True, help_text="UTC. Nothing is granted from then on.")
@@ -71,6 +120,17 @@ class Tool(models.Model):
             models.CheckConstraint(
                 condition=Q(capacity__gte=0, capacity__lte=MAX_CAPACITY), name="tool_capacity_in_range"
             ),
+            models.CheckConstraint(
+                condition=(Q(default_ttl__isnull=True) | Q(default_ttl__gte=MIN_TTL))
+                & (Q(max_ttl__isnull=True) | Q(max_ttl__gte=MIN_TTL)),
+                name="tool_ttl_at_least_a_second",
+                violation_error_message="A lease lasts a second at least.",
+            ),
+            models.CheckConstraint(
+                condition=Q(default_ttl__isnull=True) | Q(max_ttl__isnull=True) | Q(max_ttl__gte=F("default_ttl")),
+                name="tool_default_ttl_within_maximum",
+                violation_error_message="The default may not be longer than the longest.",
+            ),
             models.CheckConstraint(condition=Q(in_use__gte=0), name="tool_in_use_not_negative"),
             models.CheckConstraint(
                 condition=Q(valid_from__isnull=True) | Q(valid_until__isnull=True) | Q(valid_until__gt=F("valid_from")),
@@ -82,17 +142,39 @@ class Tool(models.Model):
     def __str__(self) -> str:
         return self.name
 
+    # What with_levels() adds.
+    overdue: int
+    queued: int
+    wanted: int
+    oldest_wait: datetime | None
+
+    @property
+    def borrowed(self) -> int:
+        """Seats that are out."""
+        return self.in_use - self.overdue
+
+    @property
+    def set_aside(self) -> int:
+        """Seats that are free, but for those who wait."""
+        return min(max(self.capacity - self.borrowed, 0), self.wanted)
+
     @property
     def available(self) -> int:
-        """Seats that are free now; 0 while more are out than were bought."""
-        return max(self.capacity - self.in_use, 0)
+        """Seats that a newcomer can have; 0 while more are out than were bought."""
+        return max(self.capacity - self.borrowed, 0) - self.set_aside
 
-    def pool(self) -> Pool:
+    def oldest_wait_seconds(self, now: datetime) -> float:
+        """How long the first in the queue waits; 0 if nobody does."""
+        return max((now - self.oldest_wait).total_seconds(), 0) if self.oldest_wait else 0
+
+    def pool(self, *, set_aside: int = 0) -> Pool:
         """What the policy needs to know; call it on a locked row."""
         return Pool(
             tool=self.name,
             capacity=self.capacity,
             in_use=self.in_use,
+            set_aside=set_aside,
+            max_ttl=self.max_ttl,
             enabled=self.enabled,
             valid_from=self.valid_from,
             valid_until=self.valid_until,

@@ -1,0 +1,14 @@
+"""The queue in the admin."""
+
+from django.contrib import admin
+
+from licenses.models import Ticket
+
+from .facts import FactsAdmin
+
+
+@admin.register(Ticket)
+class TicketAdmin(FactsAdmin):
+    list_display = ["number", "user", "host", "alternatives", "state", "created_at", "alive_until", "deadline", "lease"]
+    list_filter = ["state", "created_at"]
+    search_fields = ["user", "host"]

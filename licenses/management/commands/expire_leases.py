@@ -1,0 +1,50 @@
+"""Close what is over: leases, tickets; delete old idempotency keys."""
+
+import signal
+import threading
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.db import DatabaseError, InterfaceError, close_old_connections
+
+from licenses import leasing
+from licenses.errors import Busy
+
+
+class Command(BaseCommand):
+    help = (
+        "Close leases and queue tickets whose time is over, and delete idempotency keys that nobody can use any more. "
+        "Seats come free without it; it keeps the tables tidy. Any number may run at once."
+    )
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.add_argument("--loop", action="store_true", help="go on until SIGTERM or SIGINT")
+        parser.add_argument("--every", type=float, default=15, metavar="SECONDS", help="pause of --loop; 15")
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        if options["every"] <= 0:
+            raise CommandError("--every takes a number of seconds above 0.")
+        if not options["loop"]:
+            try:
+                self._tidy()
+            except Busy as busy:
+                raise CommandError(busy.detail) from busy
+            return
+        stopped = threading.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: stopped.set())
+        while True:
+            try:
+                close_old_connections()
+                self._tidy(quiet=True)
+            except (Busy, DatabaseError, InterfaceError) as error:
+                # The next round may find the database again.
+                self.stderr.write(f"Not tidied: {error}")
+            if stopped.wait(options["every"]):
+                return
+
+    def _tidy(self, *, quiet: bool = False) -> None:
+        done = leasing.tidy()
+        if not quiet or done.leases or done.tickets or done.keys:
+            self.stdout.write(f"{done.leases} lease(s), {done.tickets} ticket(s), {done.keys} key(s)")
+            self.stdout.flush()

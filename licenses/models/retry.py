@@ -1,0 +1,73 @@
+"""Idempotency keys: what a borrow was answered, for the same call sent again."""
+
+import uuid
+from datetime import datetime, timedelta
+from typing import Any
+
+from django.core.serializers.json import DjangoJSONEncoder
+from django.db import models
+from django.db.models import Q
+from django.db.models.functions import Now
+
+from .lease import Lease
+from .waiting import Ticket
+
+# How long a key is kept after it was used, and after its lease has ended.
+KEPT = timedelta(days=1)
+
+
+class BorrowKeyQuerySet(models.QuerySet["BorrowKey"]):
+    def take(self, *, caller: str, key: str, fingerprint: str) -> tuple["BorrowKey", bool]:
+        """The row of this caller's key, and whether it was new.
+
+        Where another transaction is at work with the same key, this waits for
+        it: of two calls sent at once the second finds the first one's answer.
+        """
+        mine = BorrowKey(caller=caller, key=key, fingerprint=fingerprint)
+        self.bulk_create([mine], ignore_conflicts=True)
+        kept = self.select_related("ticket").get(caller=caller, key=key)
+        return kept, kept.pk == mine.pk
+
+    def outdated(self, now: datetime) -> "BorrowKeyQuerySet":
+        """Keys that no client can come back with any more."""
+        long_ago = now - KEPT
+        return self.filter(created_at__lt=long_ago).filter(
+            Q(refusal__gt="")
+            | Q(lease__ended_at__lt=long_ago)
+            | Q(ticket__closed_at__lt=long_ago, ticket__lease__isnull=True)
+            | Q(ticket__lease__ended_at__lt=long_ago)
+        )
+
+
+class BorrowKey(models.Model):
+    """The outcome of one borrow: a lease, a ticket or a refusal. Written in the
+    transaction that decided it; a refusal too, or a first attempt that was held
+    up on its way could take a seat after its retry was refused."""
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    caller = models.CharField(max_length=128)
+    key = models.CharField(max_length=255)
+    fingerprint = models.CharField(max_length=64, help_text="SHA-256 of the request.")
+    created_at = models.DateTimeField(db_default=Now())
+    lease = models.ForeignKey(Lease, null=True, on_delete=models.PROTECT, related_name="+", db_index=False)
+    # As they were when the lease was granted.
+    alternative = models.PositiveSmallIntegerField(default=0)
+    expires_at = models.DateTimeField(null=True)
+    ticket = models.ForeignKey(Ticket, null=True, on_delete=models.PROTECT, related_name="+", db_index=False)
+    refusal = models.CharField(max_length=32, blank=True, help_text="The refusal's code.")
+    detail = models.TextField(blank=True)
+    facts: "models.JSONField[Any, Any]" = models.JSONField(default=dict, encoder=DjangoJSONEncoder)
+
+    objects = BorrowKeyQuerySet.as_manager()
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(fields=["caller", "key"], name="borrowkey_once_a_caller"),
+        ]
+        indexes = [
+            # What the sweeper deletes.
+            models.Index(fields=["created_at"], name="borrowkey_by_age"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.caller}: {self.key}"

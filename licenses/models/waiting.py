@@ -1,0 +1,116 @@
+"""The queue: who waits for which seats, in the order of the tickets' numbers."""
+
+import uuid
+from datetime import datetime
+from typing import Any
+
+from django.core.serializers.json import DjangoJSONEncoder
+from django.core.validators import MinValueValidator
+from django.db import models
+from django.db.models import F, Q
+from django.db.models.functions import Now
+
+from .lease import Lease
+from .tool import Tool
+
+
+class TicketState(models.TextChoices):
+    WAITING = "waiting"
+    GRANTED = "granted"
+    TIMED_OUT = "timed_out"  # waited as long as it wanted to
+    DROPPED = "dropped"  # stopped asking
+    LEFT = "left"  # said that it no longer waits
+
+
+class TicketQuerySet(models.QuerySet["Ticket"]):
+    # ``now`` is the database's time: a moment that was read there, or Now().
+
+    def waiting(self) -> "TicketQuerySet":
+        """Tickets that nobody has closed; their time may be over all the same."""
+        return self.filter(state=TicketState.WAITING)
+
+    def dead(self, now: datetime | Now) -> "TicketQuerySet":
+        """Tickets that nobody has closed though their time is over."""
+        return self.waiting().filter(alive_until__lte=now)
+
+
+class Ticket(models.Model):
+    """One waiting borrow.
+
+    It lives until ``alive_until``: each poll moves that on, up to the
+    ``deadline``. A dead ticket stands in nobody's way, closed or not.
+    """
+
+    # The order in the queue. Drawn under the locks of the ticket's tools, so
+    # that the numbers of two tickets for one tool follow the order of arrival.
+    number = models.BigAutoField(primary_key=True)
+    id = models.UUIDField(unique=True, default=uuid.uuid4, editable=False)
+    user = models.CharField(max_length=64)
+    host = models.CharField(max_length=255, blank=True)
+    ttl = models.DurationField(null=True)
+    # Sets of {"tool", "seats"}, the preferred one first.
+    alternatives: "models.JSONField[Any, Any]" = models.JSONField(encoder=DjangoJSONEncoder)
+    state = models.CharField(max_length=16, choices=TicketState, default=TicketState.WAITING)
+    created_at = models.DateTimeField()
+    alive_until = models.DateTimeField()
+    deadline = models.DateTimeField()
+    closed_at = models.DateTimeField(null=True)
+    lease = models.ForeignKey(Lease, null=True, on_delete=models.PROTECT, related_name="+", db_index=False)
+    alternative = models.PositiveSmallIntegerField(default=0)
+
+    objects = TicketQuerySet.as_manager()
+
+    class Meta:
+        ordering = ["number"]
+        constraints = [
+            models.CheckConstraint(
+                condition=Q(alive_until__lte=F("deadline")), name="ticket_lives_to_its_deadline_at_most"
+            ),
+            models.CheckConstraint(
+                condition=Q(state=TicketState.WAITING, closed_at__isnull=True)
+                | (~Q(state=TicketState.WAITING) & Q(closed_at__isnull=False)),
+                name="ticket_is_open_while_waiting",
+            ),
+            models.CheckConstraint(
+                condition=Q(state=TicketState.GRANTED, lease__isnull=False)
+                | (~Q(state=TicketState.GRANTED) & Q(lease__isnull=True)),
+                name="ticket_granted_has_a_lease",
+            ),
+        ]
+        indexes = [
+            # What the sweeper closes.
+            models.Index(fields=["alive_until"], condition=Q(state="waiting"), name="ticket_open_by_life"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.user}, number {self.number}"
+
+
+class TicketClaimQuerySet(models.QuerySet["TicketClaim"]):
+    def live(self, now: datetime | Now) -> "TicketClaimQuerySet":
+        """Claims of tickets that still wait at ``now``, the database's time."""
+        return self.filter(ticket__state=TicketState.WAITING, ticket__alive_until__gt=now)
+
+
+class TicketClaim(models.Model):
+    """The seats of one tool that an open ticket wants; deleted when it closes,
+    so that the table is as long as the queue."""
+
+    ticket = models.ForeignKey(Ticket, on_delete=models.CASCADE, related_name="claims", db_index=False)
+    tool = models.ForeignKey(Tool, on_delete=models.PROTECT, related_name="+", db_index=False)
+    seats = models.PositiveIntegerField(validators=[MinValueValidator(1)])
+
+    objects = TicketClaimQuerySet.as_manager()
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(fields=["ticket", "tool"], name="ticketclaim_one_a_tool"),
+            models.CheckConstraint(condition=Q(seats__gte=1), name="ticketclaim_seats_at_least_one"),
+        ]
+        indexes = [
+            # Who is ahead in a tool's queue.
+            models.Index(fields=["tool", "ticket"], name="ticketclaim_queue"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.seats} x {self.tool_id} for {self.ticket_id}"

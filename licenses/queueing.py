@@ -1,0 +1,191 @@
+"""The queue for seats. Everything here is part of the caller's transaction,
+which holds the locks of the tools in question.
+
+Nobody hands out seats: a waiter asks about its ticket, and gets its seats then,
+if enough are free beside those that the live tickets ahead of it want. So the
+seats that come free are set aside for the first in the queue until it asks, or
+until it hasn't asked for ``PATIENCE``. A newcomer comes after all tickets; so
+nobody is overtaken, and the first waits for no more than returns.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from django.db.models import F, Sum
+
+from .errors import QueueDropped, QueueEnded, QueueLeft, QueueTimeout
+from .models import Denial, Lease, Ticket, TicketClaim, TicketState, Tool
+from .policy import Item
+
+# How often a waiter is told to ask, and how long one that doesn't keeps its place.
+POLL_AFTER = timedelta(seconds=10)
+PATIENCE = 2 * POLL_AFTER
+# As many of a tool's latest leases tell how long its seats are held.
+RECENT_LEASES = 50
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """A borrow that waits: its place in the queue (1 is the next), and in how
+    long it may expect its seats; None if nothing is known about that."""
+
+    ticket: Ticket
+    position: int
+    eta: timedelta | None
+    poll_after: timedelta
+
+
+def seats_ahead(tools: Iterable[Tool], now: datetime, *, of: Ticket | None = None) -> dict[int, int]:
+    """How many seats of each tool (by its key) the live tickets ahead of one
+    want; ahead of a newcomer are all."""
+    queued = [tool for tool in tools if tool.waiting]
+    if not queued:
+        return {}
+    claims = TicketClaim.objects.live(now).filter(tool__in=queued)
+    if of is not None:
+        claims = claims.filter(ticket__lt=of.number)
+    return dict(claims.order_by().values_list("tool").annotate(Sum("seats")))
+
+
+def enqueue(
+    *,
+    user: str,
+    host: str,
+    ttl: timedelta | None,
+    alternatives: Iterable[Iterable[Item]],
+    wait: timedelta,
+    tools: dict[str, Tool],
+    now: datetime,
+) -> Ticket:
+    """Put a borrow at the end of the queue, for at most ``wait``."""
+    close_dead(tools.values(), now)
+    wanted: dict[str, int] = {}
+    for items in alternatives:
+        for item in items:
+            # One of the alternatives will be taken: the most of each tool is enough.
+            wanted[item.tool] = max(item.seats, wanted.get(item.tool, 0))
+    ticket = Ticket.objects.create(
+        user=user,
+        host=host,
+        ttl=ttl,
+        alternatives=[[{"tool": item.tool, "seats": item.seats} for item in items] for items in alternatives],
+        created_at=now,
+        alive_until=now + min(PATIENCE, wait),
+        deadline=now + wait,
+    )
+    TicketClaim.objects.bulk_create(
+        TicketClaim(ticket=ticket, tool=tools[name], seats=seats) for name, seats in wanted.items()
+    )
+    _change_waiting([tools[name] for name in wanted], +1)
+    return ticket
+
+
+def asked_for(ticket: Ticket) -> tuple[tuple[Item, ...], ...]:
+    """The sets of items that a ticket waits for."""
+    return tuple(tuple(Item(**item) for item in items) for items in ticket.alternatives)
+
+
+def keep_alive(ticket: Ticket, now: datetime) -> None:
+    """The waiter has asked about its ticket."""
+    ticket.alive_until = min(now + PATIENCE, ticket.deadline)
+    ticket.save(update_fields=["alive_until"])
+
+
+def place(ticket: Ticket, tools: Iterable[Tool], now: datetime) -> Waiting:
+    """Where a ticket stands."""
+    tools = list(tools)
+    ahead = (
+        Ticket.objects.waiting()
+        .filter(alive_until__gt=now, number__lt=ticket.number, claims__tool__in=tools)
+        .distinct()
+        .count()
+    )
+    left = ticket.deadline - now
+    return Waiting(ticket, ahead + 1, _eta(ticket, tools, now), max(min(POLL_AFTER, left), timedelta(seconds=1)))
+
+
+def _eta(ticket: Ticket, tools: Iterable[Tool], now: datetime) -> timedelta | None:
+    """When enough seats will have come back if they are held for as long as of
+    late: ``need`` seats of ``in_use`` take need / in_use of a holding time."""
+    by_name = {tool.name: tool for tool in tools}
+    ahead = seats_ahead(by_name.values(), now, of=ticket)
+    held = {tool.name: _holding_time(tool) for tool in by_name.values()}
+    expected = []
+    for items in asked_for(ticket):
+        waits = []
+        for item in items:
+            tool = by_name[item.tool]
+            need = tool.in_use + ahead.get(tool.pk, 0) + item.seats - tool.capacity
+            time = held[item.tool]
+            if need <= 0:
+                waits.append(timedelta(0))
+            elif time is not None and tool.in_use:
+                waits.append(time * need / tool.in_use)
+            else:
+                break
+        else:
+            expected.append(max(waits))
+    return min(expected, default=None)
+
+
+def _holding_time(tool: Tool) -> timedelta | None:
+    """The mean time from borrow to end of the tool's latest leases."""
+    ended = Lease.objects.filter(tool=tool, ended_at__isnull=False).newest_first()
+    times = [end - start for start, end in ended.values_list("borrowed_at", "ended_at")[:RECENT_LEASES] if end]
+    return sum(times, timedelta(0)) / len(times) if times else None
+
+
+def close(
+    ticket: Ticket, state: TicketState, now: datetime, *, lease: Lease | None = None, alternative: int = 0
+) -> None:
+    """End a wait. All tools of the ticket are locked, and it is open."""
+    ticket.state = state
+    ticket.closed_at = now
+    ticket.lease = lease
+    ticket.alternative = alternative
+    ticket.save(update_fields=["state", "closed_at", "lease", "alternative"])
+    _change_waiting([claim.tool for claim in ticket.claims.select_related("tool")], -1)
+    ticket.claims.all().delete()
+    if state == TicketState.TIMED_OUT:
+        first = asked_for(ticket)[0][0]
+        tool = Tool.objects.get(name=first.tool)
+        Denial.objects.record(
+            tool=tool, user=ticket.user, host=ticket.host, code=QueueTimeout.code, seats=first.seats, now=now
+        )
+        Tool.objects.filter(pk=tool.pk).update(denied_at=now)
+
+
+def close_as_dead(ticket: Ticket, now: datetime) -> None:
+    """Close a ticket whose time is over: it has waited to its deadline, or
+    stopped asking before."""
+    close(ticket, TicketState.TIMED_OUT if ticket.alive_until >= ticket.deadline else TicketState.DROPPED, now)
+
+
+def close_dead(tools: Iterable[Tool], now: datetime) -> None:
+    """Close the dead tickets that want nothing but these, locked, tools."""
+    queued = [tool for tool in tools if tool.waiting]
+    if not queued:
+        return
+    elsewhere = TicketClaim.objects.exclude(tool__in=queued)
+    dead = Ticket.objects.dead(now).filter(claims__tool__in=queued).exclude(pk__in=elsewhere.values("ticket"))
+    for ticket in dead.distinct():
+        close_as_dead(ticket, now)
+
+
+def ended(ticket: Ticket) -> QueueEnded:
+    """What a waiter without a seat is told."""
+    refusals: dict[Any, type[QueueEnded]] = {
+        TicketState.TIMED_OUT: QueueTimeout,
+        TicketState.DROPPED: QueueDropped,
+        TicketState.LEFT: QueueLeft,
+    }
+    return refusals[ticket.state](tool=asked_for(ticket)[0][0].tool)
+
+
+def _change_waiting(tools: Iterable[Tool], change: int) -> None:
+    tools = list(tools)
+    Tool.objects.filter(pk__in=[tool.pk for tool in tools]).update(waiting=F("waiting") + change)
+    for tool in tools:
+        tool.waiting += change
