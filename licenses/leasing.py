@@ -198,19 +198,18 @@ def _decide(asked: Asked) -> Outcome:
         if refusal is None:
             return Granted(_grant(asked, items, tools, now), number, now)
         refusals.append(refusal)
-    if asked.wait and (
-        waitable := [items for items, why in zip(asked.alternatives, refusals, strict=True) if why.passes]
-    ):
+    waitable = {number: asked.alternatives[number] for number, why in enumerate(refusals) if why.passes}
+    if asked.wait and waitable:
         ticket = queueing.enqueue(
             user=asked.user,
             host=asked.host,
             ttl=asked.ttl,
             alternatives=waitable,
             wait=asked.wait,
-            tools={item.tool: tools[item.tool] for items in waitable for item in items},
+            tools=tools,
             now=now,
         )
-        return queueing.place(ticket, tools.values(), now)
+        return queueing.place(ticket, tools, now)
     _record_denial(asked, refusals[0], tools, now)
     return refusals[0]
 
@@ -304,7 +303,7 @@ def _keep(kept: BorrowKey, outcome: Outcome) -> None:
     else:
         kept.refusal = outcome.code
         kept.detail = outcome.detail
-        kept.facts = outcome.facts
+        kept.facts = json.dumps(outcome.facts)
     kept.save(update_fields=["lease", "alternative", "expires_at", "ticket", "refusal", "detail", "facts"])
 
 
@@ -319,7 +318,7 @@ def _recall(kept: BorrowKey, asked: Asked) -> Outcome | Ticket:
     if kept.ticket is not None:
         return kept.ticket
     if kept.lease_id is None:
-        return BORROW_REFUSALS[kept.refusal].again(kept.detail, kept.facts)
+        return BORROW_REFUSALS[kept.refusal].again(kept.detail, json.loads(kept.facts))
     leases = list(Lease.objects.borrowed_as(kept.lease_id).select_related("tool"))
     for lease in leases:
         lease.expires_at = kept.expires_at
@@ -340,7 +339,7 @@ def poll(*, ticket_id: uuid.UUID) -> Granted | Waiting:
     start = time.perf_counter()
     outcome, closed = _poll(ticket_id=ticket_id)
     if closed is not None:
-        tool = outcome.head.tool.name if isinstance(outcome, Granted) else queueing.asked_for(closed)[0][0].tool
+        tool = outcome.head.tool.name if isinstance(outcome, Granted) else queueing.first_item(closed).tool
         metrics.wait_ended(tool, closed)
         # Now the borrow is decided. One that was given up never was.
         if isinstance(outcome, Granted | QueueTimeout):
@@ -363,14 +362,15 @@ def _poll(*, ticket_id: uuid.UUID) -> tuple[Outcome, Ticket | None]:
         queueing.close_as_dead(ticket, now)
         return queueing.ended(ticket), ticket
     ahead = queueing.seats_ahead(tools.values(), now, of=ticket)
-    asked = Asked(user=ticket.user, alternatives=queueing.asked_for(ticket), host=ticket.host, ttl=ticket.ttl)
-    for number, items in enumerate(asked.alternatives):
+    alternatives = queueing.asked_for(ticket)
+    asked = Asked(user=ticket.user, alternatives=tuple(alternatives.values()), host=ticket.host, ttl=ticket.ttl)
+    for number, items in alternatives.items():
         if _refusal(items, asked.ttl, tools, ahead, now) is None:
             leases = _grant(asked, items, tools, now)
             queueing.close(ticket, TicketState.GRANTED, now, lease=leases[0], alternative=number)
             return Granted(leases, number, now), ticket
     queueing.keep_alive(ticket, now)
-    return queueing.place(ticket, tools.values(), now), None
+    return queueing.place(ticket, tools, now), None
 
 
 def leave(*, ticket_id: uuid.UUID) -> None:
@@ -380,7 +380,7 @@ def leave(*, ticket_id: uuid.UUID) -> None:
     """
     closed = _leave(ticket_id=ticket_id)
     if closed is not None:
-        metrics.wait_ended(queueing.asked_for(closed)[0][0].tool, closed)
+        metrics.wait_ended(queueing.first_item(closed).tool, closed)
 
 
 @_transaction
@@ -402,7 +402,7 @@ def _lock_ticket(ticket_id: uuid.UUID) -> tuple[Ticket, dict[str, Tool], datetim
     if ticket.state != TicketState.WAITING:
         return ticket, {}, database_now()
     # A ticket never changes what it asks for, so that may be read before the lock.
-    tools, now = _lock({item.tool for items in queueing.asked_for(ticket) for item in items})
+    tools, now = _lock({item.tool for items in queueing.asked_for(ticket).values() for item in items})
     ticket.refresh_from_db()
     return ticket, tools, now
 

@@ -8,7 +8,7 @@ until it hasn't asked for ``PATIENCE``. A newcomer comes after all tickets; so
 nobody is overtaken, and the first waits for no more than returns.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -54,15 +54,16 @@ def enqueue(
     user: str,
     host: str,
     ttl: timedelta | None,
-    alternatives: Iterable[Iterable[Item]],
+    alternatives: Mapping[int, Sequence[Item]],
     wait: timedelta,
     tools: dict[str, Tool],
     now: datetime,
 ) -> Ticket:
-    """Put a borrow at the end of the queue, for at most ``wait``."""
+    """Put a borrow at the end of the queue, for at most ``wait``. The
+    alternatives go by their numbers in the borrow, of which they may be some."""
     close_dead(tools.values(), now)
     wanted: dict[str, int] = {}
-    for items in alternatives:
+    for items in alternatives.values():
         for item in items:
             # One of the alternatives will be taken: the most of each tool is enough.
             wanted[item.tool] = max(item.seats, wanted.get(item.tool, 0))
@@ -70,7 +71,10 @@ def enqueue(
         user=user,
         host=host,
         ttl=ttl,
-        alternatives=[[{"tool": item.tool, "seats": item.seats} for item in items] for items in alternatives],
+        alternatives=[
+            {"number": number, "items": [{"tool": item.tool, "seats": item.seats} for item in items]}
+            for number, items in alternatives.items()
+        ],
         created_at=now,
         alive_until=now + min(PATIENCE, wait),
         deadline=now + wait,
@@ -82,9 +86,14 @@ def enqueue(
     return ticket
 
 
-def asked_for(ticket: Ticket) -> tuple[tuple[Item, ...], ...]:
-    """The sets of items that a ticket waits for."""
-    return tuple(tuple(Item(**item) for item in items) for items in ticket.alternatives)
+def asked_for(ticket: Ticket) -> dict[int, tuple[Item, ...]]:
+    """The sets of items that a ticket waits for, by their numbers."""
+    return {entry["number"]: tuple(Item(**item) for item in entry["items"]) for entry in ticket.alternatives}
+
+
+def first_item(ticket: Ticket) -> Item:
+    """What a ticket wants first of all."""
+    return next(iter(asked_for(ticket).values()))[0]
 
 
 def keep_alive(ticket: Ticket, now: datetime) -> None:
@@ -93,12 +102,12 @@ def keep_alive(ticket: Ticket, now: datetime) -> None:
     ticket.save(update_fields=["alive_until"])
 
 
-def place(ticket: Ticket, tools: Iterable[Tool], now: datetime) -> Waiting:
-    """Where a ticket stands."""
-    tools = list(tools)
+def place(ticket: Ticket, tools: dict[str, Tool], now: datetime) -> Waiting:
+    """Where a ticket stands; ``tools`` are at least those it waits for."""
+    wanted = [tools[item.tool] for items in asked_for(ticket).values() for item in items]
     ahead = (
         Ticket.objects.waiting()
-        .filter(alive_until__gt=now, number__lt=ticket.number, claims__tool__in=tools)
+        .filter(alive_until__gt=now, number__lt=ticket.number, claims__tool__in=wanted)
         .distinct()
         .count()
     )
@@ -106,27 +115,21 @@ def place(ticket: Ticket, tools: Iterable[Tool], now: datetime) -> Waiting:
     return Waiting(ticket, ahead + 1, _eta(ticket, tools, now), max(min(POLL_AFTER, left), timedelta(seconds=1)))
 
 
-def _eta(ticket: Ticket, tools: Iterable[Tool], now: datetime) -> timedelta | None:
+def _eta(ticket: Ticket, tools: dict[str, Tool], now: datetime) -> timedelta | None:
     """When enough seats will have come back if they are held for as long as of
     late: ``need`` seats of ``in_use`` take need / in_use of a holding time."""
-    by_name = {tool.name: tool for tool in tools}
-    ahead = seats_ahead(by_name.values(), now, of=ticket)
-    held = {tool.name: _holding_time(tool) for tool in by_name.values()}
+    ahead = seats_ahead(tools.values(), now, of=ticket)
     expected = []
-    for items in asked_for(ticket):
+    for items in asked_for(ticket).values():
         waits = []
         for item in items:
-            tool = by_name[item.tool]
+            tool = tools[item.tool]
             need = tool.in_use + ahead.get(tool.pk, 0) + item.seats - tool.capacity
-            time = held[item.tool]
-            if need <= 0:
-                waits.append(timedelta(0))
-            elif time is not None and tool.in_use:
-                waits.append(time * need / tool.in_use)
-            else:
-                break
-        else:
-            expected.append(max(waits))
+            held = _holding_time(tool) if need > 0 and tool.in_use else None
+            waits.append(held * need / tool.in_use if held is not None else None if need > 0 else timedelta(0))
+        known = [wait for wait in waits if wait is not None]
+        if len(known) == len(waits):
+            expected.append(max(known))
     return min(expected, default=None)
 
 
@@ -149,7 +152,7 @@ def close(
     _change_waiting([claim.tool for claim in ticket.claims.select_related("tool")], -1)
     ticket.claims.all().delete()
     if state == TicketState.TIMED_OUT:
-        first = asked_for(ticket)[0][0]
+        first = first_item(ticket)
         tool = Tool.objects.get(name=first.tool)
         Denial.objects.record(
             tool=tool, user=ticket.user, host=ticket.host, code=QueueTimeout.code, seats=first.seats, now=now
@@ -181,7 +184,7 @@ def ended(ticket: Ticket) -> QueueEnded:
         TicketState.DROPPED: QueueDropped,
         TicketState.LEFT: QueueLeft,
     }
-    return refusals[ticket.state](tool=asked_for(ticket)[0][0].tool)
+    return refusals[ticket.state](tool=first_item(ticket).tool)
 
 
 def _change_waiting(tools: Iterable[Tool], change: int) -> None:

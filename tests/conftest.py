@@ -7,16 +7,19 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import httpx
 import psycopg
 import pytest
+from django.apps import apps
 from django.conf import settings
+from django.db.models import DateTimeField, F
 from django.test import Client
 
 from licenses.models import Tool
@@ -38,20 +41,65 @@ def make_tool(db: None) -> Callable[..., Tool]:
     return make
 
 
+def as_items(items: Iterable[tuple[str, int]]) -> list[dict[str, Any]]:
+    return [{"tool": tool, "seats": seats} for tool, seats in items]
+
+
+@pytest.fixture
+def pass_time(db: None) -> Callable[..., None]:
+    """Makes time go by for all that is in the database: ``pass_time(hours=8)``.
+
+    Every moment that is written down moves into the past; the clock that the
+    server decides by stays the database's own.
+    """
+
+    def pass_time(**span: float) -> None:
+        for model in apps.get_app_config("licenses").get_models():
+            moments = [field.name for field in model._meta.fields if isinstance(field, DateTimeField)]
+            if moments:
+                model._default_manager.update(**{name: F(name) - timedelta(**span) for name in moments})
+
+    return pass_time
+
+
 @dataclass
 class Api:
     """The API as a client program sees it."""
 
     client: Client
 
-    def post(self, path: str, body: Any) -> Any:
-        return self.client.post(path, body, content_type="application/json")
+    def post(self, path: str, body: Any, **headers: str) -> Any:
+        return self.client.post(path, body, content_type="application/json", headers=headers)
 
-    def borrow(self, tool: str = "cad", user: str = "ana", **more: Any) -> Any:
-        return self.post("/licenses/borrow", {"tool": tool, "user": user, **more})
+    def borrow(self, tool: str = "cad", user: str = "ana", key: str | None = None, **more: Any) -> Any:
+        headers = {"Idempotency-Key": key} if key is not None else {}
+        return self.post("/licenses/borrow", {"tool": tool, "user": user, **more}, **headers)
+
+    def borrow_set(self, *items: tuple[str, int], user: str = "ana", **more: Any) -> Any:
+        return self.post("/licenses/borrow", {"user": user, "items": as_items(items), **more})
+
+    def borrow_first_of(self, *alternatives: list[tuple[str, int]], user: str = "ana", **more: Any) -> Any:
+        sets = [as_items(items) for items in alternatives]
+        return self.post("/licenses/borrow", {"user": user, "alternatives": sets, **more})
+
+    def renew(self, lease_id: str) -> Any:
+        return self.post("/licenses/renew", {"id": lease_id})
 
     def give_back(self, lease_id: str) -> Any:
         return self.post("/licenses/return", {"id": lease_id})
+
+    def wait(self, tool: str = "cad", user: str = "ben", seconds: int = 600, **more: Any) -> str:
+        """Stand in the queue; the ticket."""
+        answer = self.borrow(tool, user, wait_seconds=seconds, **more)
+        assert answer.status_code == 202, answer.content
+        ticket: str = answer.json()["ticket"]
+        return ticket
+
+    def poll(self, ticket: str) -> Any:
+        return self.client.get(f"/licenses/queue/{ticket}")
+
+    def leave(self, ticket: str) -> Any:
+        return self.client.delete(f"/licenses/queue/{ticket}")
 
     def status(self, tool: str = "cad") -> Any:
         return self.client.get(f"/licenses/{tool}/status").json()

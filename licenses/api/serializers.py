@@ -72,8 +72,8 @@ class StrictSerializer(serializers.Serializer[Any]):
     an effect that it hasn't."""
 
     def to_internal_value(self, data: Any) -> Any:
-        unknown = set(data) - set(self.fields)
-        if unknown:
+        # What is no object is told so by DRF.
+        if isinstance(data, dict) and (unknown := data.keys() - self.fields.keys()):
             raise serializers.ValidationError({name: ["There is no such field."] for name in sorted(unknown)})
         return super().to_internal_value(data)
 

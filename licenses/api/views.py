@@ -379,13 +379,16 @@ class DenialFilter(django_filters.FilterSet):
     tool = django_filters.CharFilter(field_name="tool__name", max_length=64, validators=[clean_text])
     user = django_filters.CharFilter(max_length=64, validators=[clean_text])
     code = django_filters.CharFilter(max_length=32, validators=[clean_text])
-    resolved = django_filters.BooleanFilter(field_name="resolved_at", lookup_expr="isnull", exclude=True)
+    resolved = django_filters.ChoiceFilter(choices=[("true", "true"), ("false", "false")], method="filter_resolved")
     after = django_filters.IsoDateTimeFilter(field_name="last_at", lookup_expr="gte", validators=[within_calendar])
     before = django_filters.IsoDateTimeFilter(field_name="first_at", lookup_expr="lt", validators=[within_calendar])
 
     class Meta:
         model = Denial
         fields: list[str] = []
+
+    def filter_resolved(self, denials: Any, name: str, value: str) -> Any:
+        return denials.filter(resolved_at__isnull=value == "false")
 
 
 class DenialViewSet(viewsets.ReadOnlyModelViewSet[Denial]):

@@ -2,9 +2,7 @@
 
 import uuid
 from datetime import datetime, timedelta
-from typing import Any
 
-from django.core.serializers.json import DjangoJSONEncoder
 from django.db import models
 from django.db.models import Q
 from django.db.models.functions import Now
@@ -56,7 +54,8 @@ class BorrowKey(models.Model):
     ticket = models.ForeignKey(Ticket, null=True, on_delete=models.PROTECT, related_name="+", db_index=False)
     refusal = models.CharField(max_length=32, blank=True, help_text="The refusal's code.")
     detail = models.TextField(blank=True)
-    facts: "models.JSONField[Any, Any]" = models.JSONField(default=dict, encoder=DjangoJSONEncoder)
+    # JSON as text: PostgreSQL's JSON type would put the members into an order of its own.
+    facts = models.TextField(blank=True)
 
     objects = BorrowKeyQuerySet.as_manager()
 

@@ -48,7 +48,7 @@ class Ticket(models.Model):
     user = models.CharField(max_length=64)
     host = models.CharField(max_length=255, blank=True)
     ttl = models.DurationField(null=True)
-    # Sets of {"tool", "seats"}, the preferred one first.
+    # [{"number": 0, "items": [{"tool": ..., "seats": ...}, ...]}, ...], the preferred one first.
     alternatives: "models.JSONField[Any, Any]" = models.JSONField(encoder=DjangoJSONEncoder)
     state = models.CharField(max_length=16, choices=TicketState, default=TicketState.WAITING)
     created_at = models.DateTimeField()
