@@ -251,6 +251,7 @@ def _grant(asked: Asked, items: Sequence[Item], tools: dict[str, Tool], now: dat
             Lease(
                 tool=tool,
                 part_of=leases[0] if leases else None,
+                place=len(leases),
                 fence=tool.last_fence,
                 user=asked.user,
                 host=asked.host,

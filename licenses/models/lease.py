@@ -44,7 +44,7 @@ class LeaseQuerySet(models.QuerySet["Lease"]):
     def borrowed_as(self, lease_id: uuid.UUID) -> "LeaseQuerySet":
         """All leases of the one borrow that this id was given for, its head first."""
         together = Q(pk=lease_id, part_of__isnull=True) | Q(part_of=lease_id)
-        return self.filter(together).order_by(F("part_of").asc(nulls_first=True), "pk")
+        return self.filter(together).order_by("place")
 
     def of_tool(self, name: str) -> "LeaseQuerySet":
         """Heads of the borrows that seats of this tool are part of."""
@@ -75,6 +75,9 @@ class Lease(models.Model):
     user = models.CharField(max_length=64)
     part_of = models.ForeignKey(
         "self", null=True, blank=True, editable=False, on_delete=models.PROTECT, related_name="parts", db_index=False
+    )
+    place = models.PositiveSmallIntegerField(
+        default=0, db_default=0, editable=False, help_text="Which item of its borrow it is, from 0, the head."
     )
     fence = models.PositiveBigIntegerField(
         null=True, editable=False, help_text="Increases with every lease of the tool; the newer holder has the higher."
@@ -135,7 +138,7 @@ class Lease(models.Model):
     @property
     def items(self) -> list["Lease"]:
         """The leases of the borrow that this one is the head of."""
-        return [self, *sorted(self.parts.all(), key=lambda part: part.tool_id)]
+        return [self, *sorted(self.parts.all(), key=lambda part: part.place)]
 
     def is_over(self, now: datetime) -> bool:
         """Whether the seats are free for others at ``now``."""
