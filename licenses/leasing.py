@@ -82,19 +82,24 @@ class Retry:
 
 
 @dataclass(frozen=True, slots=True)
-class Granted:
-    """A borrow that was granted, as it is at ``now``: one lease a tool, the
-    head first, for the set that is number ``alternative`` of those asked for,
-    counted from 0. ``replayed`` if it was granted to an earlier call."""
+class Held:
+    """A borrow as it is at ``now``: one lease a tool, the head first."""
 
     leases: list[Lease]
-    alternative: int
     now: datetime
-    replayed: bool = False
 
     @property
     def head(self) -> Lease:
         return self.leases[0]
+
+
+@dataclass(frozen=True, slots=True)
+class Granted(Held):
+    """A borrow that was granted: the set that is number ``alternative`` of
+    those asked for, from 0. ``replayed`` if an earlier call was granted it."""
+
+    alternative: int
+    replayed: bool = False
 
 
 Outcome = Granted | Waiting | Refusal
@@ -196,7 +201,7 @@ def _decide(asked: Asked) -> Outcome:
     for number, items in enumerate(asked.alternatives):
         refusal = _refusal(items, asked.ttl, tools, ahead, now)
         if refusal is None:
-            return Granted(_grant(asked, items, tools, now), number, now)
+            return Granted(_grant(asked, items, tools, now), now, number)
         refusals.append(refusal)
     waitable = {number: asked.alternatives[number] for number, why in enumerate(refusals) if why.passes}
     if asked.wait and waitable:
@@ -325,7 +330,7 @@ def _recall(kept: BorrowKey, asked: Asked) -> Outcome | Ticket:
         lease.expires_at = kept.expires_at
         lease.ended_at = None
         lease.end_reason = lease.end_note = ""
-    return Granted(leases, kept.alternative, leases[0].borrowed_at, replayed=True)
+    return Granted(leases, leases[0].borrowed_at, kept.alternative, replayed=True)
 
 
 # --- Waiting ----------------------------------------------------------------
@@ -356,7 +361,7 @@ def _poll(*, ticket_id: uuid.UUID) -> tuple[Outcome, Ticket | None]:
     ticket, tools, now = _lock_ticket(ticket_id)
     if ticket.lease_id is not None:
         leases = list(Lease.objects.borrowed_as(ticket.lease_id).select_related("tool"))
-        return Granted(leases, ticket.alternative, now), None
+        return Granted(leases, now, ticket.alternative), None
     if ticket.state != TicketState.WAITING:
         return queueing.ended(ticket), None
     if ticket.alive_until <= now:
@@ -369,7 +374,7 @@ def _poll(*, ticket_id: uuid.UUID) -> tuple[Outcome, Ticket | None]:
         if _refusal(items, asked.ttl, tools, ahead, now) is None:
             leases = _grant(asked, items, tools, now)
             queueing.close(ticket, TicketState.GRANTED, now, lease=leases[0], alternative=number)
-            return Granted(leases, number, now), ticket
+            return Granted(leases, now, number), ticket
     queueing.keep_alive(ticket, now)
     return queueing.place(ticket, tools, now), None
 
@@ -412,7 +417,7 @@ def _lock_ticket(ticket_id: uuid.UUID) -> tuple[Ticket, dict[str, Tool], datetim
 
 
 @_transaction
-def renew(*, lease_id: uuid.UUID) -> Granted:
+def renew(*, lease_id: uuid.UUID) -> Held:
     """Extend a live lease by its ttl, counted from now; the heartbeat.
 
     Locks no tool. A lease whose time is over is never revived, closed or not:
@@ -431,7 +436,7 @@ def renew(*, lease_id: uuid.UUID) -> Granted:
             raise _ended(_find(lease_id), database_now())
         for lease in leases:
             lease.expires_at = expires_at
-    return Granted(leases, 0, now)
+    return Held(leases, now)
 
 
 def _find(lease_id: uuid.UUID) -> list[Lease]:

@@ -10,7 +10,7 @@ from django.utils import timezone
 from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
-from licenses.leasing import Asked, Granted
+from licenses.leasing import Asked
 from licenses.models import Denial, EndReason, Lease, Tool
 from licenses.models.tool import MAX_CAPACITY, MAX_TTL, MIN_TTL
 from licenses.policy import Item
@@ -202,8 +202,11 @@ class LeaseItem(serializers.ModelSerializer[Lease]):
 
 
 class LeaseSerializer(serializers.ModelSerializer[Lease]):
-    """A borrow, by its head, at the database's time ``now`` of the context.
-    ``tool``, ``seats`` and ``fence`` are those of its first item."""
+    """A borrow, by its head, at the database's time ``now`` of the context;
+    ``leases`` there are its leases, if they are at hand.
+
+    ``tool``, ``seats`` and ``fence`` are those of its first item.
+    """
 
     tool = serializers.CharField(source="tool.name")
     end_reason = serializers.ChoiceField(choices=["", *EndReason.values], help_text="Empty while the lease is active.")
@@ -235,10 +238,11 @@ class LeaseSerializer(serializers.ModelSerializer[Lease]):
 
     @extend_schema_field(LeaseItem(many=True))
     def get_items(self, lease: Lease) -> list[Any]:
-        return [{"tool": item.tool.name, "seats": item.seats, "fence": item.fence} for item in self.leases_of(lease)]
+        return [{"tool": item.tool.name, "seats": item.seats, "fence": item.fence} for item in self._leases(lease)]
 
-    def leases_of(self, head: Lease) -> list[Lease]:
-        return head.items
+    def _leases(self, head: Lease) -> list[Lease]:
+        leases: list[Lease] | None = self.context.get("leases")
+        return leases if leases is not None else head.items
 
     def get_heartbeat_seconds(self, lease: Lease) -> float | None:
         # A third: two heartbeats may get lost before the lease ends.
@@ -262,19 +266,9 @@ class GrantedSerializer(LeaseSerializer):
         fields = [*LeaseSerializer.Meta.fields, "alternative"]
         read_only_fields = fields
 
-    def __init__(self, granted: Granted | None = None, **kwargs: Any) -> None:
-        if granted is not None:
-            super().__init__(granted.head, context={"now": granted.now, "granted": granted})
-        else:
-            super().__init__(**kwargs)
-
     def get_alternative(self, lease: Lease) -> int:
-        granted: Granted = self.context["granted"]
-        return granted.alternative
-
-    def leases_of(self, head: Lease) -> list[Lease]:
-        granted: Granted = self.context["granted"]
-        return granted.leases
+        alternative: int = self.context["alternative"]
+        return alternative
 
 
 class WaitingSerializer(serializers.Serializer[Waiting]):

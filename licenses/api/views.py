@@ -74,15 +74,16 @@ def find_uuid(value: str, unknown: type[Refusal]) -> uuid.UUID:
         raise unknown from None
 
 
-def lease_answer(granted: leasing.Granted) -> Response:
-    headers = {"Idempotent-Replayed": "true"} if granted.replayed else None
-    return Response(GrantedSerializer(granted).data, headers=headers)
+def lease_answer(held: leasing.Held) -> Response:
+    return Response(LeaseSerializer(held.head, context={"now": held.now, "leases": held.leases}).data)
 
 
 def borrow_answer(outcome: leasing.Granted | Waiting) -> Response:
     """200 with the lease, or 202 with the place in the queue."""
     if isinstance(outcome, leasing.Granted):
-        return lease_answer(outcome)
+        context = {"now": outcome.now, "leases": outcome.leases, "alternative": outcome.alternative}
+        headers = {"Idempotent-Replayed": "true"} if outcome.replayed else None
+        return Response(GrantedSerializer(outcome.head, context=context).data, headers=headers)
     data = WaitingSerializer(outcome).data
     headers = {"Location": f"/licenses/queue/{outcome.ticket.id}", "Retry-After": str(data["poll_after"])}
     return Response(data, status=202, headers=headers)
@@ -141,7 +142,7 @@ class LicensesViewSet(viewsets.ViewSet):
     @extend_schema(
         request=LeaseRequest,
         responses={
-            200: GrantedSerializer,
+            200: LeaseSerializer,
             400: problem_response("`invalid`, `parse_error`"),
             404: problem_response("`unknown_lease`"),
             410: problem_response("`expired`, `forced`, `returned`, `revoked`: why the lease has ended"),
@@ -335,7 +336,7 @@ class LeaseViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, viewsets.Ge
     @extend_schema(
         request=None,
         responses={
-            200: GrantedSerializer,
+            200: LeaseSerializer,
             404: problem_response("`unknown_lease`"),
             410: problem_response("`expired`, `forced`, `returned`, `revoked`: why the lease has ended"),
             503: problem_response("`busy`"),

@@ -2,6 +2,7 @@
 
 import signal
 import threading
+from pathlib import Path
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
@@ -19,6 +20,9 @@ class Command(BaseCommand):
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("--loop", action="store_true", help="go on until SIGTERM or SIGINT")
+        parser.add_argument(
+            "--alive", type=Path, metavar="FILE", help="a file to touch after each round of --loop, for health checks"
+        )
         parser.add_argument("--every", type=float, default=15, metavar="SECONDS", help="pause of --loop; 15")
 
     def handle(self, *args: Any, **options: Any) -> None:
@@ -37,6 +41,8 @@ class Command(BaseCommand):
             try:
                 close_old_connections()
                 self._tidy(quiet=True)
+                if options["alive"]:
+                    options["alive"].touch()
             except (Busy, DatabaseError, InterfaceError) as error:
                 # The next round may find the database again.
                 self.stderr.write(f"Not tidied: {error}")
