@@ -52,7 +52,7 @@ test-postgres: $(VENV)/development ## the suite on PostgreSQL: DATABASE_URL's, o
 lint: $(VENV)/development ## style, types, architecture, deployment checks
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/lint-imports
+	PYTHONPATH=client/src $(BIN)/lint-imports
 	SECRET_KEY=$$($(PYTHON) -c "import secrets; print(secrets.token_urlsafe(48))") sh -ec ' \
 	  $(BIN)/mypy; \
 	  $(BIN)/python manage.py check --deploy --fail-level WARNING; \

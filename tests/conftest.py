@@ -2,6 +2,7 @@
 
 import logging
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -116,7 +117,55 @@ class Server:
 
     url: str
     environment: dict[str, str]
-    process: subprocess.Popen[bytes]
+    log: Path
+    process: "subprocess.Popen[bytes] | None" = None
+
+    def start(self) -> None:
+        """Start it, and wait until it is ready."""
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [
+                    sys.executable,
+                    "-m",
+                    "gunicorn",
+                    "--config",
+                    "licenseserver/gunicorn.conf.py",
+                    "licenseserver.wsgi:application",
+                ],
+                cwd=ROOT,
+                env=self.environment,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        self._wait_until_ready(self.process)
+
+    def stop(self) -> None:
+        """End it as an operator does."""
+        if self.process is not None:
+            self.process.terminate()
+            self.process.wait(30)
+            self.process = None
+
+    def kill(self) -> None:
+        """End it as a power cut does: master and workers at once."""
+        if self.process is not None:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait(30)
+            self.process = None
+
+    def _wait_until_ready(self, process: "subprocess.Popen[bytes]") -> None:
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            if process.poll() is not None:
+                raise RuntimeError(f"the server did not start:\n{self.log.read_text()}")
+            try:
+                if httpx.get(f"{self.url}/readyz").status_code == 200:
+                    return
+            except httpx.TransportError:
+                pass
+            time.sleep(0.05)
+        raise RuntimeError(f"the server is not ready:\n{self.log.read_text()}")
 
     def manage(self, *arguments: str) -> str:
         """Run a management command against the server's database."""
@@ -167,13 +216,13 @@ def free_port() -> int:
         return port
 
 
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[Server]:
-    """A server with four workers and the default tools."""
-    with own_database(tmp_path) as database:
+@contextmanager
+def running_server(folder: Path) -> Iterator[Server]:
+    """A server with four workers and the default tools; keeps its files in a folder."""
+    with own_database(folder) as database:
         inherited = {name: value for name, value in os.environ.items() if name != "DATABASE_URL"}
         port = free_port()
-        (tmp_path / "metrics").mkdir()
+        (folder / "metrics").mkdir()
         environment = (
             inherited
             | database
@@ -184,46 +233,22 @@ def server(tmp_path: Path) -> Iterator[Server]:
                 "LICENSE_DB_SEED": "true",
                 "WEB_CONCURRENCY": "4",
                 "BIND": f"127.0.0.1:{port}",
-                "PROMETHEUS_MULTIPROC_DIR": str(tmp_path / "metrics"),
+                "PROMETHEUS_MULTIPROC_DIR": str(folder / "metrics"),
             }
         )
         subprocess.run(
             [sys.executable, "manage.py", "migrate", "--verbosity", "0"], cwd=ROOT, env=environment, check=True
         )
-        log = (tmp_path / "server.log").open("wb")
-        process = subprocess.Popen(
-            [
-                sys.executable,
-                "-m",
-                "gunicorn",
-                "--config",
-                "licenseserver/gunicorn.conf.py",
-                "licenseserver.wsgi:application",
-            ],
-            cwd=ROOT,
-            env=environment,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-        )
+        running = Server(f"http://127.0.0.1:{port}", environment, folder / "server.log")
         try:
-            running = Server(f"http://127.0.0.1:{port}", environment, process)
-            wait_until_ready(running, tmp_path / "server.log")
+            running.start()
             yield running
         finally:
-            process.terminate()
-            process.wait(30)
-            log.close()
+            running.stop()
 
 
-def wait_until_ready(server: Server, log: Path) -> None:
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        if server.process.poll() is not None:
-            raise RuntimeError(f"the server did not start:\n{log.read_text()}")
-        try:
-            if httpx.get(f"{server.url}/readyz").status_code == 200:
-                return
-        except httpx.TransportError:
-            pass
-        time.sleep(0.05)
-    raise RuntimeError(f"the server is not ready:\n{log.read_text()}")
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    """A server of the test's own."""
+    with running_server(tmp_path) as running:
+        yield running

@@ -1,0 +1,71 @@
+"""Which server, as whom: from flags, the environment, or a file, in this order."""
+
+import getpass
+import os
+import sys
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+DEFAULT_SERVER = "http://localhost:8000"
+KEYS = {"server", "token", "user"}
+
+
+class ConfigError(Exception):
+    """The configuration can't be used; says why."""
+
+
+@dataclass(frozen=True)
+class Config:
+    server: str
+    token: str | None
+    user: str
+
+
+def load(
+    *,
+    server: str | None = None,
+    token: str | None = None,
+    user: str | None = None,
+    file: str | None = None,
+    environment: Mapping[str, str] = os.environ,
+) -> Config:
+    """The configuration: arguments, then ``LICENCE_SERVER``, ``LICENCE_TOKEN``
+    and ``LICENCE_USER``, then the file, then the defaults: a server on this
+    machine, no token, the name that one is logged in with.
+
+    The file is TOML with the same names in lower case, at ``file``, at
+    ``LICENCE_CONFIG``, or in the platform's usual place; the latter may be
+    absent. Raises ConfigError.
+    """
+    given = file or environment.get("LICENCE_CONFIG")
+    path = Path(given) if given else usual_place(environment)
+    kept = _read(path) if given or path.exists() else {}
+    return Config(
+        server=server or environment.get("LICENCE_SERVER") or kept.get("server") or DEFAULT_SERVER,
+        token=token or environment.get("LICENCE_TOKEN") or kept.get("token"),
+        user=user or environment.get("LICENCE_USER") or kept.get("user") or getpass.getuser(),
+    )
+
+
+def usual_place(environment: Mapping[str, str]) -> Path:
+    """Where the file is if nobody says otherwise."""
+    if sys.platform == "win32":
+        home = environment.get("APPDATA") or str(Path.home() / "AppData" / "Roaming")
+    else:
+        home = environment.get("XDG_CONFIG_HOME") or str(Path.home() / ".config")
+    return Path(home) / "licence" / "config.toml"
+
+
+def _read(path: Path) -> dict[str, str]:
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"{path}: {error}") from None
+    for name, value in values.items():
+        if name not in KEYS:
+            raise ConfigError(f"{path}: there is no setting {name!r}; there are {', '.join(sorted(KEYS))}")
+        if not isinstance(value, str):
+            raise ConfigError(f"{path}: {name} must be a text")
+    return values

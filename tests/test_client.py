@@ -1,0 +1,513 @@
+"""The command-line client against the real server, as its users run it."""
+
+import contextlib
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from licence import Client, Item, Lease, Licence, Refused, Unreachable
+from licence.config import ConfigError, load
+from licence.units import item, seconds
+
+from .conftest import ROOT, Server, running_server
+
+PATIENCE = 60
+
+
+class Shell:
+    """Runs ``licence`` against a server."""
+
+    def __init__(self, server: Server, home: Path) -> None:
+        self.server = server
+        self.environment = {
+            "PATH": os.environ["PATH"],
+            "PYTHONPATH": str(ROOT / "client" / "src"),
+            "PYTHONUNBUFFERED": "1",
+            "HOME": str(home),
+            "LICENCE_SERVER": server.url,
+            "LICENCE_USER": "ci",
+            "NO_PROXY": "*",
+        }
+
+    def command(self, *arguments: str) -> list[str]:
+        return [sys.executable, "-m", "licence", *arguments]
+
+    def __call__(self, *arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
+        return subprocess.run(
+            self.command(*arguments),
+            env=self.environment | environment,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+        )
+
+    def start(self, *arguments: str, **more: Any) -> "subprocess.Popen[str]":
+        return subprocess.Popen(
+            self.command(*arguments),
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            **more,
+        )
+
+    def leases(self) -> int:
+        """How many there ever were."""
+        found = httpx.get(f"{self.server.url}/api/v1/leases/?page_size=200").json()
+        assert found["next"] is None
+        return len(found["results"])
+
+    def borrowed(self, tool: str = "cad_tool") -> int:
+        return int(httpx.get(f"{self.server.url}/licenses/{tool}/status").json()["borrowed"])
+
+
+@pytest.fixture(scope="module")
+def shared_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with running_server(tmp_path_factory.mktemp("server")) as running:
+        yield running
+
+
+@pytest.fixture
+def shell(shared_server: Server, tmp_path: Path) -> Shell:
+    """A shell at a server that runs and has all its seats."""
+    if shared_server.process is None:
+        shared_server.start()
+    for lease in httpx.get(f"{shared_server.url}/borrows").json():
+        httpx.post(f"{shared_server.url}/licenses/return", json={"id": lease["id"]}).raise_for_status()
+    return Shell(shared_server, tmp_path)
+
+
+def until(condition: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.05)
+
+
+def line_of(process: "subprocess.Popen[str]") -> str:
+    """The next line that a started command's program prints: it is at work."""
+    assert process.stdout is not None
+    return process.stdout.readline().strip()
+
+
+# --- run ----------------------------------------------------------------------
+
+
+def test_run_holds_a_seat_for_as_long_as_the_command_runs(shell: Shell) -> None:
+    address = f"{shell.server.url}/licenses/cad_tool/status"
+    look = f"import urllib.request; print(urllib.request.urlopen('{address}').read().decode())"
+    done = shell("run", "--tool", "cad_tool:2", "--", sys.executable, "-c", look)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert json.loads(done.stdout)["borrowed"] == 2
+    assert shell.borrowed() == 0
+
+
+def test_run_exits_with_the_commands_own_code_and_returns_the_seat(shell: Shell) -> None:
+    assert shell("run", "--tool", "cad_tool", "--", "sh", "-c", "exit 7").returncode == 7
+    assert shell("run", "--tool", "cad_tool", "--", "sh", "-c", "kill -9 $$").returncode == 137
+    assert shell.borrowed() == 0
+
+
+def test_the_command_is_told_of_its_lease(shell: Shell) -> None:
+    done = shell("run", "--tool", "cad_tool", "--", "sh", "-c", "echo $LICENCE_TOOL $LICENCE_LEASE_ID $LICENCE_FENCE")
+    tool, lease, fence = done.stdout.split()
+    found = httpx.get(f"{shell.server.url}/api/v1/leases/{lease}/").json()
+    assert (tool, found["user"], found["fence"], found["end_reason"]) == ("cad_tool", "ci", int(fence), "returned")
+
+
+def test_several_tools_are_one_lease_and_alternatives_are_tried_in_turn(shell: Shell) -> None:
+    tools = ["--tool", "cad_tool:5", "--tool", "simulation", "--or", "--tool", "analysis"]
+    first = shell.start("run", *tools, "--", "sh", "-c", "echo up; read line", stdin=subprocess.PIPE)
+    assert line_of(first) == "up"
+    assert (shell.borrowed("cad_tool"), shell.borrowed("simulation"), shell.borrowed("analysis")) == (5, 1, 0)
+    second = shell("run", *tools, "--", "sh", "-c", "echo $LICENCE_TOOL")
+    assert second.stdout.strip() == "analysis"
+    first.communicate("\n", timeout=PATIENCE)
+    assert (first.returncode, shell.borrowed("cad_tool"), shell.borrowed("simulation")) == (0, 0, 0)
+
+
+def test_without_a_seat_the_command_is_not_run(shell: Shell, tmp_path: Path) -> None:
+    shell("borrow", "analysis:2")
+    done = shell("run", "--tool", "analysis", "--", "touch", str(tmp_path / "ran"))
+    assert done.returncode == 75
+    assert "2 of 2 seats of analysis are out" in done.stderr
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_command_that_is_not_there_takes_no_seat(shell: Shell, tmp_path: Path) -> None:
+    (tmp_path / "text").write_text("no program")
+    before = shell.leases()
+    assert shell("run", "--tool", "cad_tool", "--", "no-such-command").returncode == 127
+    assert shell("run", "--tool", "cad_tool", "--", str(tmp_path / "text")).returncode == 126
+    assert shell.leases() == before
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_signals_reach_the_command_and_the_seat_comes_back(shell: Shell, number: signal.Signals) -> None:
+    script = (
+        "import signal, sys, time\n"
+        f"signal.signal({int(number)}, lambda *_: sys.exit(42))\n"
+        "print('up', flush=True)\n"
+        "time.sleep(300)\n"
+    )
+    process = shell.start("run", "--tool", "cad_tool", "--", sys.executable, "-c", script, start_new_session=True)
+    assert line_of(process) == "up"
+    process.send_signal(number)
+    assert process.wait(PATIENCE) == 42
+    assert shell.borrowed() == 0
+
+
+def test_a_killed_clients_seat_comes_back_by_itself(shell: Shell) -> None:
+    process = shell.start(
+        "run", "--tool", "analysis:2", "--ttl", "2s", "--", "sh", "-c", "echo up; read line", stdin=subprocess.PIPE
+    )
+    assert line_of(process) == "up"
+    assert shell("run", "--tool", "analysis", "--", "true").returncode == 75
+    process.kill()
+    process.communicate(timeout=PATIENCE)
+    until(lambda: shell("run", "--tool", "analysis", "--", "true").returncode == 0, "the seat comes back")
+
+
+def test_heartbeats_keep_the_lease_for_longer_than_its_ttl(shell: Shell) -> None:
+    process = shell.start(
+        "run",
+        "--tool",
+        "cad_tool",
+        "--ttl",
+        "1s",
+        "--",
+        "sh",
+        "-c",
+        "echo $LICENCE_LEASE_ID; read line",
+        stdin=subprocess.PIPE,
+    )
+    lease = line_of(process)
+    address = f"{shell.server.url}/api/v1/leases/{lease}/"
+    first = httpx.get(address).json()["expires_at"]
+    until(lambda: bool(httpx.get(address).json()["server_time"] > first), "the first ttl is over")
+    assert httpx.get(address).json()["end_reason"] == ""
+    process.communicate("\n", timeout=PATIENCE)
+    assert httpx.get(address).json()["end_reason"] == "returned"
+
+
+def test_a_server_that_was_killed_and_came_back_costs_no_lease(shell: Shell) -> None:
+    process = shell.start(
+        "run",
+        "--tool",
+        "cad_tool",
+        "--ttl",
+        "30s",
+        "--",
+        "sh",
+        "-c",
+        "echo $LICENCE_LEASE_ID; read line",
+        stdin=subprocess.PIPE,
+    )
+    lease = line_of(process)
+    shell.server.kill()
+    with pytest.raises(httpx.TransportError):
+        httpx.get(f"{shell.server.url}/livez")
+    shell.server.start()
+    assert shell.borrowed() == 1
+    before = httpx.get(f"{shell.server.url}/api/v1/leases/{lease}/").json()["expires_at"]
+    until(
+        lambda: bool(httpx.get(f"{shell.server.url}/api/v1/leases/{lease}/").json()["expires_at"] > before),
+        "heartbeats go on",
+    )
+    _, errors = process.communicate("\n", timeout=PATIENCE)
+    assert (process.returncode, errors) == (0, "")
+    assert httpx.get(f"{shell.server.url}/api/v1/leases/{lease}/").json()["end_reason"] == "returned"
+
+
+def test_a_seat_is_returned_when_the_server_comes_back(shell: Shell) -> None:
+    process = shell.start("run", "--tool", "cad_tool", "--", "sh", "-c", "echo up; read line", stdin=subprocess.PIPE)
+    assert line_of(process) == "up"
+    shell.server.kill()
+    assert process.stdin is not None
+    process.stdin.write("\n")
+    process.stdin.flush()
+    shell.server.start()
+    process.communicate(timeout=PATIENCE)
+    assert (process.returncode, shell.borrowed()) == (0, 0)
+
+
+@pytest.mark.parametrize(("choice", "code"), [("continue", 0), ("kill", 128 + signal.SIGTERM)])
+def test_a_lost_lease_is_said_loudly(shell: Shell, choice: str, code: int) -> None:
+    process = shell.start(
+        "run",
+        "--tool",
+        "cad_tool",
+        "--ttl",
+        "1s",
+        "--on-lost",
+        choice,
+        "--",
+        "sh",
+        "-c",
+        "echo $LICENCE_LEASE_ID; exec cat",
+        stdin=subprocess.PIPE,
+    )
+    lease = line_of(process)
+    shell("return", lease)
+    assert process.stderr is not None
+    said = process.stderr.readline()
+    assert "THE LEASE IS LOST" in said
+    assert "It was returned" in said
+    process.communicate(timeout=PATIENCE)
+    assert process.returncode == code
+
+
+# --- waiting ------------------------------------------------------------------
+
+
+def test_run_waits_its_turn(shell: Shell) -> None:
+    held = shell("borrow", "analysis:2").stdout.strip()
+    process = shell.start("run", "--tool", "analysis", "--wait", "5m", "--", "echo", "got it")
+    assert process.stderr is not None
+    assert process.stderr.readline().startswith("licence: waiting, place 1")
+    shell("return", held)
+    output, _ = process.communicate(timeout=PATIENCE)
+    assert (process.returncode, output) == (0, "got it\n")
+    assert shell.borrowed("analysis") == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_who_is_interrupted_while_waiting_leaves_the_queue(shell: Shell, number: signal.Signals) -> None:
+    shell("borrow", "analysis:2")
+    process = shell.start("run", "--tool", "analysis", "--wait", "5m", "--", "true")
+    assert process.stderr is not None
+    process.stderr.readline()
+    process.send_signal(number)
+    process.communicate(timeout=PATIENCE)
+    assert process.returncode == 128 + number
+    assert httpx.get(f"{shell.server.url}/licenses/analysis/status").json()["queued"] == 0
+
+
+def test_a_wait_in_vain_ends(shell: Shell) -> None:
+    shell("borrow", "analysis:2")
+    done = shell("run", "--tool", "analysis", "--wait", "1s", "--", "true")
+    assert done.returncode == 75
+    assert "time that this request was ready to wait is over" in done.stderr
+
+
+def test_the_wait_is_one_line_on_a_terminal(shell: Shell) -> None:
+    shell("borrow", "analysis:2")
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        shell.command("run", "--tool", "analysis", "--wait", "1s", "--", "true"),
+        env=shell.environment,
+        stdout=subprocess.DEVNULL,
+        stderr=theirs,
+        stdin=theirs,
+        start_new_session=True,
+    )
+    os.close(theirs)
+    seen = b""
+    # At its end the other side of a terminal is an I/O error on Linux.
+    with contextlib.suppress(OSError):
+        while chunk := os.read(ours, 4096):
+            seen += chunk
+    os.close(ours)
+    assert process.wait(PATIENCE) == 75
+    waiting, _, rest = seen.partition(b"licence: waiting, place 1")
+    assert waiting == b"\r\x1b[K"
+    assert b"\r\x1b[K" in rest
+
+
+# --- the other commands -------------------------------------------------------
+
+
+def test_borrow_renew_list_and_return(shell: Shell) -> None:
+    lease = shell("borrow", "cad_tool:2", "--ttl", "1h", "--host", "ws1").stdout.strip()
+    renewed = json.loads(shell("renew", lease, "--json").stdout)
+    assert (renewed["id"], renewed["heartbeat_seconds"], renewed["host"]) == (lease, 1200, "ws1")
+    assert lease in shell("list").stdout
+    assert lease not in shell("list", "--user", "somebody").stdout
+    assert [entry["id"] for entry in json.loads(shell("list", "--all", "--json").stdout)] == [lease]
+    assert json.loads(shell("list", "--here", "--json").stdout) == []
+    assert shell("return", lease).returncode == 0
+    assert json.loads(shell("return", lease, "--json").stdout) == {"status": "ok", "id": lease}
+    over = shell("renew", lease, "--json")
+    assert (over.returncode, json.loads(over.stderr)["code"]) == (75, "returned")
+
+
+def test_status_is_for_people_and_for_programs(shell: Shell) -> None:
+    assert shell("status").stdout.splitlines()[0].split() == ["TOOL", "TOTAL", "BORROWED", "AVAILABLE", "QUEUED"]
+    assert shell("status", "cad_tool").stdout.splitlines()[1].split() == ["cad_tool", "5", "0", "5", "0"]
+    assert [tool["tool"] for tool in json.loads(shell("status", "--json").stdout)] == [
+        "analysis",
+        "cad_tool",
+        "simulation",
+    ]
+    assert json.loads(shell("status", "cad_tool", "--json").stdout)["total"] == 5
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (["status", "no_such_tool"], 65),
+        (["return", "not-an-id"], 65),
+        (["run", "--", "true"], 64),
+        (["run", "--tool", "cad_tool", "--or", "--", "true"], 64),
+        (["run", "--tool", "cad_tool:0", "--", "true"], 64),
+        (["run", "--tool", "cad_tool", "--wait", "soon", "--", "true"], 64),
+        (["run", "--tool", "cad_tool"], 64),
+        (["run", "--tool", "cad_tool:6", "--wait", "1m", "--", "true"], 75),
+        (["fly"], 64),
+        ([], 64),
+        (["status", "--server", "licences.example.com"], 64),
+        (["status", "--config", "/nowhere/config.toml"], 78),
+    ],
+)
+def test_every_failure_has_its_exit_code(shell: Shell, arguments: list[str], code: int) -> None:
+    done = shell(*arguments)
+    assert done.returncode == code
+    assert done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_server_that_is_away_is_tried_for_a_while(shell: Shell) -> None:
+    before = shell.leases()
+    shell.server.kill()
+    done = shell("run", "--tool", "cad_tool", "--patience", "1s", "--", "true")
+    assert done.returncode == 69
+    assert "can't be reached" in done.stderr
+    process = shell.start("run", "--tool", "cad_tool", "--", "echo", "done")
+    shell.server.start()
+    assert process.communicate(timeout=PATIENCE)[0] == "done\n"
+    assert shell.leases() == before + 1
+
+
+# --- from Python --------------------------------------------------------------
+
+
+def test_a_block_of_python_holds_a_seat(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LICENCE_SERVER", shell.server.url)
+    with Licence("cad_tool", seats=2, user="ana") as holding:
+        assert shell.borrowed() == 2
+        assert holding.lease.tools == "2 x cad_tool"
+    assert shell.borrowed() == 0
+
+    def fail_in_a_block() -> None:
+        with Licence(items=[Item("cad_tool"), Item("analysis")], user="ana"):
+            assert (shell.borrowed(), shell.borrowed("analysis")) == (1, 1)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail_in_a_block()
+    assert (shell.borrowed(), shell.borrowed("analysis")) == (0, 0)
+    with pytest.raises(Refused) as refused, Licence("cad_tool", seats=6, user="ana"):
+        pass
+    assert (refused.value.code, refused.value.facts["total"]) == ("exhausted", 5)
+
+
+def test_a_block_is_told_when_its_seat_is_lost(shell: Shell) -> None:
+    told: list[str] = []
+    with Licence("cad_tool", ttl=1, server=shell.server.url, user="ana", on_lost=told.append) as holding:
+        Client(shell.server.url).give_back(holding.lease.id)
+        assert holding.lost.wait(PATIENCE)
+    assert told == [holding.reason]
+
+
+def test_a_heartbeat_that_never_arrives_loses_the_seat_at_its_end(shell: Shell) -> None:
+    with Licence("cad_tool", ttl=2, server=shell.server.url, user="ana") as holding:
+        shell.server.kill()
+        assert holding.lost.wait(PATIENCE)
+        assert holding.lease.ends is not None
+        assert time.monotonic() >= holding.lease.ends
+    shell.server.start()
+    assert shell.borrowed() == 0
+
+
+def test_a_lost_reply_takes_no_second_seat(shell: Shell) -> None:
+    client = Client(shell.server.url)
+    leases = [client.borrow([[Item("cad_tool")]], user="ana", key="one") for _ in range(2)]
+    assert all(isinstance(lease, Lease) for lease in leases)
+    assert leases[0].id == leases[1].id
+    client.give_back(leases[0].id)
+    with pytest.raises(Refused) as refused:
+        client.borrow([[Item("cad_tool")]], user="ana", key="one")
+    assert (refused.value.status, refused.value.code) == (410, "returned")
+
+
+def test_something_that_is_no_licence_server_is_said_to_be_none() -> None:
+    import http.server
+
+    class Elsewhere(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            if self.path == "/licenses/status":
+                self.send_response(302)
+                self.send_header("Location", "http://127.0.0.1:1/")
+                self.end_headers()
+            else:
+                self.send_response(200)
+                self.end_headers()
+                self.wfile.write(b"<html>")
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Elsewhere) as other:
+        thread = threading.Thread(target=other.serve_forever)
+        thread.start()
+        try:
+            client = Client(f"http://127.0.0.1:{other.server_port}", token="secret", patience=0)
+            with pytest.raises(Refused) as redirected:
+                client.status()
+            assert redirected.value.status == 302
+            with pytest.raises(Unreachable, match="no JSON"):
+                client.status("cad_tool")
+        finally:
+            other.shutdown()
+            thread.join()
+
+
+# --- words --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "value"), [("90", 90), ("90s", 90), ("30m", 1800), ("1.5h", 5400), ("2d", 172800), (5, 5), (0.5, 0.5)]
+)
+def test_durations(text: str | float, value: float) -> None:
+    assert seconds(text) == value
+
+
+@pytest.mark.parametrize("text", ["", "m", "-1", "1w", "1 h", "1h30m", "inf", "nan", -1])
+def test_what_is_no_duration(text: str | float) -> None:
+    with pytest.raises(ValueError, match="duration"):
+        seconds(text)
+
+
+def test_items() -> None:
+    assert (item("cad"), item("cad:12")) == (Item("cad"), Item("cad", 12))
+    for text in ("", ":1", "cad:", "cad:0", "cad:-1", "cad:x", "cad:1.5", "cad:1:2"):
+        with pytest.raises(ValueError, match="no tool"):
+            item(text)
+
+
+def test_flags_win_over_the_environment_and_that_over_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "licence" / "config.toml"
+    file.parent.mkdir()
+    file.write_text('server = "http://file"\ntoken = "file"\nuser = "file"\n')
+    environment = {"XDG_CONFIG_HOME": str(tmp_path), "LICENCE_TOKEN": "environment", "LICENCE_USER": "environment"}
+    config = load(user="flag", environment=environment)
+    assert (config.server, config.token, config.user) == ("http://file", "environment", "flag")
+    assert load(environment={"XDG_CONFIG_HOME": "/nowhere"}).server == "http://localhost:8000"
+
+
+@pytest.mark.parametrize("text", ["server = ", "port = 1", "server = 1", "\xff"])
+def test_a_wrong_file_is_said_to_be_wrong(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "config.toml"
+    file.write_bytes(text.encode("latin-1"))
+    with pytest.raises(ConfigError, match=r"config\.toml"):
+        load(file=str(file), environment={})
