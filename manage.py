@@ -11,6 +11,8 @@ def main() -> None:
     from licenseserver.environment import settings_or_exit
 
     settings_or_exit()
+    # The server's workers share their counters there; a command has none to share.
+    os.environ.pop("PROMETHEUS_MULTIPROC_DIR", None)
     from django.core.management import execute_from_command_line
 
     execute_from_command_line(sys.argv)

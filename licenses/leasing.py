@@ -7,6 +7,7 @@ slow happens under a lock, and events are counted only after the commit.
 
 import hashlib
 import json
+import logging
 import time
 import uuid
 from collections.abc import Callable, Iterable, Sequence
@@ -19,7 +20,7 @@ from django.db import InterfaceError, OperationalError, transaction
 from django.db.models import F, QuerySet
 from django.db.models.functions import Now
 
-from . import metrics, policy, queueing
+from . import metrics, policy, queueing, statements
 from .clock import database_now
 from .errors import (
     BORROW_REFUSALS,
@@ -37,6 +38,8 @@ from .models import BorrowKey, Denial, EndReason, Lease, Ticket, TicketState, To
 from .models.denial import EPISODE_WINDOW
 from .policy import Item
 from .queueing import Waiting
+
+logger = logging.getLogger(__name__)
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -124,6 +127,7 @@ def _transaction(service: Callable[P, R]) -> Callable[P, R]:
                     return service(*args, **kwargs)
             except (OperationalError, InterfaceError) as error:
                 if getattr(error.__cause__, "sqlstate", None) not in TRY_AGAIN or tries == TRIES:
+                    logger.warning("Answered busy: %s", error)
                     raise Busy from error
 
     return run
@@ -131,7 +135,8 @@ def _transaction(service: Callable[P, R]) -> Callable[P, R]:
 
 def _lock(names: Iterable[str]) -> tuple[dict[str, Tool], datetime]:
     """The tools that there are of these names, locked, and the time since."""
-    return {tool.name: tool for tool in Tool.objects.locked(names)}, database_now()
+    tools, now = statements.lock(names)
+    return {tool.name: tool for tool in tools}, now
 
 
 # --- Borrowing --------------------------------------------------------------
@@ -252,26 +257,22 @@ def _grant(asked: Asked, items: Sequence[Item], tools: dict[str, Tool], now: dat
         tool = tools[item.tool]
         tool.last_fence += 1
         tool.in_use += item.seats
-        leases.append(
-            Lease(
-                tool=tool,
-                part_of=leases[0] if leases else None,
-                place=len(leases),
-                fence=tool.last_fence,
-                user=asked.user,
-                host=asked.host,
-                seats=item.seats,
-                borrowed_at=now,
-                ttl=ttl,
-                expires_at=expires_at,
-            )
+        lease = Lease(
+            tool=tool,
+            part_of=leases[0] if leases else None,
+            place=len(leases),
+            fence=tool.last_fence,
+            user=asked.user,
+            host=asked.host,
+            seats=item.seats,
+            borrowed_at=now,
+            ttl=ttl,
+            expires_at=expires_at,
         )
-        Tool.objects.filter(pk=tool.pk).update(in_use=tool.in_use, last_fence=tool.last_fence)
-    Lease.objects.bulk_create(leases)
-    denied = [
-        tool for tool in tools.values() if tool.denied_at and tool.denied_at > now - EPISODE_WINDOW - DENIED_AT_STEP
-    ]
-    if denied:
+        statements.write_lease(lease, tool=tool)
+        leases.append(lease)
+    since = now - EPISODE_WINDOW - DENIED_AT_STEP
+    if denied := [tool for tool in tools.values() if tool.denied_at is not None and tool.denied_at > since]:
         Denial.objects.resolve(tools=denied, user=asked.user, lease=leases[0], now=now)
     return leases
 
@@ -478,18 +479,21 @@ def force_return(*, lease_id: uuid.UUID, note: str) -> list[Lease]:
 
 
 def _end(lease_id: uuid.UUID, reason: EndReason, note: str = "") -> list[Lease]:
-    # A lease never changes its tool, so that may be read before the lock.
-    tools, now = _lock(lease.tool.name for lease in _find(lease_id))
-    leases = _find(lease_id)
+    found, now = statements.lock_for_return(lease_id)
+    if not found:
+        raise UnknownLease
+    tools = {tool.pk: tool for tool in found}
+    # Read after the lock was got, under which alone they end.
+    leases = statements.borrowed_as(lease_id)
     for lease in leases:
+        lease.tool = tools[lease.tool_id]
         if lease.ended_at is not None:
             continue
         lease.end_when_over(now)
         if lease.ended_at is None:
             # A clock that was set back must not end a lease before it began.
             lease.ended_at, lease.end_reason, lease.end_note = max(now, lease.borrowed_at), reason, note
-        lease.save(update_fields=["ended_at", "end_reason", "end_note"])
-        _free(tools[lease.tool.name], seats=lease.seats, ended={EndReason(lease.end_reason): 1})
+        statements.write_end(lease, tool=lease.tool)
     return leases
 
 

@@ -18,6 +18,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
+from . import statements
 from .errors import BORROW_FAILURE_REASONS, UnknownTool
 from .models import EndReason, Ticket, TicketState, Tool
 from .models.tool import UNKNOWN_TOOL_LABEL
@@ -155,7 +156,7 @@ def exposition(version: str) -> bytes:
     mode, hence this one.
     """
     try:
-        tools = list(Tool.objects.with_levels().order_by("name"))
+        tools = statements.tools_with_levels()
     except (DatabaseError, InterfaceError):
         # The counters are wanted most while the database is away.
         tools = None

@@ -28,7 +28,7 @@ from rest_framework.renderers import JSONRenderer
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from licenses import leasing, metrics
+from licenses import leasing, metrics, statements
 from licenses.clock import database_now
 from licenses.errors import Refusal, UnknownTicket, UnknownTool
 from licenses.models import Denial, Lease, Tool
@@ -60,10 +60,10 @@ def problem_response(description: str) -> OpenApiResponse:
 
 def find_tool(name: str) -> Tool:
     """The tool of this name; raises UnknownTool, also for what can't be one."""
-    tool = Tool.objects.with_levels().filter(name=name).first() if re.fullmatch(TOOL_NAME_PATTERN, name) else None
-    if tool is None:
+    tools = statements.tools_with_levels(name) if re.fullmatch(TOOL_NAME_PATTERN, name) else []
+    if not tools:
         raise UnknownTool
-    return tool
+    return tools[0]
 
 
 def find_uuid(value: str, unknown: type[Refusal]) -> uuid.UUID:
@@ -97,7 +97,7 @@ class LicensesViewSet(viewsets.ViewSet):
     @extend_schema(responses={200: ToolStatus(many=True)})
     def status(self, request: Request) -> Response:
         """The seats of every tool, by name."""
-        return Response(ToolStatus(Tool.objects.with_levels().order_by("name"), many=True).data)
+        return Response(ToolStatus(statements.tools_with_levels(), many=True).data)
 
     @extend_schema(responses={200: ToolStatus, 404: problem_response("`unknown_tool`")})
     def tool_status(self, request: Request, tool: str) -> Response:

@@ -1,0 +1,1 @@
+"""How the figures in docs/performance.md are made: ``make bench``."""

@@ -1,0 +1,164 @@
+"""The statements of the borrow, the return and the status, compiled once.
+
+The ORM takes several times as long to write these statements as PostgreSQL
+takes to run them, and every one of them is a round trip, some under the lock
+that all borrowers of a tool wait for. So the queries are written by the ORM
+once and kept as text, and what is written together is sent together. The
+figures are in docs/performance.md.
+"""
+
+import uuid
+from collections.abc import Callable, Iterable, Sequence
+from datetime import datetime
+from functools import cache
+from typing import Any, Generic, TypeVar
+
+from django.db import connection, models
+from django.db.models.query import QuerySet
+from django.utils import timezone
+
+from .models import EndReason, Lease, Tool
+
+M = TypeVar("M", bound=models.Model)
+
+
+class Compiled(Generic[M]):
+    """A query of whole rows, with annotations or not. ``stand_ins``, distinct
+    names or UUIDs, stand for its parameters; what else it has is constant.
+
+    Made at its first use: a lock can be compiled within a transaction only.
+    """
+
+    def __init__(self, build: Callable[..., QuerySet[M]], *stand_ins: Any, with_clock: bool = False) -> None:
+        queryset = build(*stand_ins)
+        self.compiler = queryset.query.get_compiler(connection=connection)
+        self.sql, parameters = self.compiler.as_sql()
+        known = {_parameter(value): number for number, value in enumerate(stand_ins)}
+        self.numbers = [known.get(parameter) for parameter in parameters]
+        self.constants = parameters
+        self.model = queryset.model
+        self.names = [field.attname for field in self.model._meta.concrete_fields]
+        self.annotations = self.compiler.annotation_col_map or {}
+        self.converters = self.compiler.get_converters([expression for expression, _, _ in self.compiler.select])
+        self.with_clock = with_clock and connection.vendor == "postgresql"
+        if self.with_clock:
+            # Read after each row's lock was got: in the locking query itself it
+            # would be stale by the wait.
+            self.sql = f"WITH locked AS MATERIALIZED ({self.sql}) SELECT *, clock_timestamp() FROM locked"  # noqa: S608
+
+    def rows(self, *values: Any) -> tuple[list[M], datetime]:
+        """The rows, and the database's time if it was asked for and there is a
+        row, else this process's."""
+        parameters = [
+            constant if number is None else _parameter(values[number])
+            for number, constant in zip(self.numbers, self.constants, strict=True)
+        ]
+        with connection.cursor() as cursor:
+            cursor.execute(self.sql, parameters)
+            found = cursor.fetchall()
+        # The rows are locked one after the other: the last one's time is after all waits.
+        now = found[-1][-1] if found and self.with_clock else timezone.now()
+        rows: Iterable[Sequence[Any]] = found
+        if self.converters:
+            rows = self.compiler.apply_converters(found, self.converters)
+        return [self._made(row) for row in rows], now
+
+    def _made(self, row: Sequence[Any]) -> M:
+        made = self.model.from_db(connection.alias, self.names, row[: len(self.names)])
+        for name, column in self.annotations.items():
+            setattr(made, name, row[column])
+        return made
+
+
+def _parameter(value: Any) -> Any:
+    if isinstance(value, uuid.UUID) and not connection.features.has_native_uuid_field:
+        return value.hex
+    return value
+
+
+SOME_ID = uuid.UUID(int=0)
+
+
+@cache
+def _locked(names: int) -> Compiled[Tool]:
+    stand_ins = [f"name {number}" for number in range(names)]
+    return Compiled(lambda *names: Tool.objects.locked(names), *stand_ins, with_clock=True)
+
+
+@cache
+def _locked_for_return() -> Compiled[Tool]:
+    return Compiled(Tool.objects.locked_for_return, SOME_ID, with_clock=True)
+
+
+@cache
+def _borrowed_as() -> Compiled[Lease]:
+    return Compiled(Lease.objects.borrowed_as, SOME_ID)
+
+
+@cache
+def _with_levels(named: bool) -> Compiled[Tool]:
+    tools = Tool.objects.with_levels().order_by("name")
+    return Compiled(lambda name: tools.filter(name=name), "name") if named else Compiled(lambda: tools)
+
+
+def tools_with_levels(name: str | None = None) -> list[Tool]:
+    """All tools (``Tool.objects.with_levels``) by name, or the one of a name."""
+    tools, _ = _with_levels(named=False).rows() if name is None else _with_levels(named=True).rows(name)
+    return tools
+
+
+def lock(names: Iterable[str]) -> tuple[list[Tool], datetime]:
+    """The tools that there are of these names, locked (``Tool.objects.locked``),
+    and the database's time since. Part of the caller's transaction."""
+    wanted = sorted(names)
+    return _locked(len(wanted)).rows(*wanted)
+
+
+def lock_for_return(lease_id: uuid.UUID) -> tuple[list[Tool], datetime]:
+    """The tools of one borrow, locked, and the database's time since."""
+    return _locked_for_return().rows(lease_id)
+
+
+def borrowed_as(lease_id: uuid.UUID) -> list[Lease]:
+    """The leases of one borrow (``Lease.objects.borrowed_as``)."""
+    leases, _ = _borrowed_as().rows(lease_id)
+    return leases
+
+
+def write_lease(lease: Lease, *, tool: Tool) -> None:
+    """Insert a lease, and write what the locked tool counts."""
+    fields = Lease._meta.concrete_fields
+    columns = ", ".join(connection.ops.quote_name(str(field.column)) for field in fields)
+    values = [field.get_db_prep_save(getattr(lease, field.attname), connection) for field in fields]
+    _together(
+        (f"INSERT INTO licenses_lease ({columns}) VALUES ({', '.join(['%s'] * len(fields))})", values),  # noqa: S608
+        (
+            "UPDATE licenses_tool SET in_use = %s, last_fence = %s WHERE id = %s",
+            [tool.in_use, tool.last_fence, tool.pk],
+        ),
+    )
+
+
+def write_end(lease: Lease, *, tool: Tool) -> None:
+    """Write a lease's end, and take its seats from what the locked tool counts."""
+    total = f"{EndReason(lease.end_reason)}_total"
+    columns = ("ended_at", "end_reason", "end_note", "id")
+    fields = {field.column: field for field in Lease._meta.concrete_fields}
+    values = [fields[column].get_db_prep_save(getattr(lease, column), connection) for column in columns]
+    _together(
+        ("UPDATE licenses_lease SET ended_at = %s, end_reason = %s, end_note = %s WHERE id = %s", values),
+        (
+            f"UPDATE licenses_tool SET in_use = in_use - %s, {total} = {total} + 1 WHERE id = %s",  # noqa: S608
+            [lease.seats, tool.pk],
+        ),
+    )
+
+
+def _together(first: tuple[str, list[Any]], second: tuple[str, list[Any]]) -> None:
+    """Two writes, in one round trip where the database can."""
+    with connection.cursor() as cursor:
+        if connection.vendor == "postgresql":
+            cursor.execute(f"WITH first AS ({first[0]}) {second[0]}", [*first[1], *second[1]])
+        else:
+            cursor.execute(*first)
+            cursor.execute(*second)
