@@ -34,7 +34,7 @@ from .errors import (
     UnknownTicket,
     UnknownTool,
 )
-from .models import BorrowKey, Denial, EndReason, Lease, Ticket, TicketState, Tool
+from .models import BorrowKey, Denial, EndReason, Lease, Sweep, Ticket, TicketState, Tool
 from .models.denial import EPISODE_WINDOW
 from .policy import Item
 from .queueing import Waiting
@@ -561,6 +561,7 @@ def tidy() -> Tidied:
         _tidy_ticket(ticket_id=ticket) for ticket in list(Ticket.objects.dead(now).values_list("id", flat=True))
     )
     keys, _ = BorrowKey.objects.outdated(now).delete()
+    Sweep.objects.finished()
     return Tidied(leases, tickets, keys)
 
 

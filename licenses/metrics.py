@@ -10,6 +10,7 @@ when Prometheus asks.
 import os
 import platform
 from collections.abc import Callable, Iterable, Iterator
+from datetime import datetime
 
 from django.db import DatabaseError, InterfaceError
 from django.utils import timezone
@@ -20,7 +21,7 @@ from prometheus_client.registry import Collector
 
 from . import statements
 from .errors import BORROW_FAILURE_REASONS, UnknownTool
-from .models import EndReason, Ticket, TicketState, Tool
+from .models import EndReason, Sweep, Ticket, TicketState, Tool
 from .models.tool import UNKNOWN_TOOL_LABEL
 
 BORROW_ATTEMPTS = Counter("license_borrow_attempts_total", "Borrows asked for.", ["tool"])
@@ -86,11 +87,12 @@ def wait_ended(name: str, ticket: Ticket) -> None:
 
 
 class Levels(Collector):
-    """The state of the tools now, from one query a scrape; None is a database
+    """The state of the tools now, as read for this scrape; None is a database
     that doesn't answer, and gives no levels rather than old ones."""
 
-    def __init__(self, tools: list[Tool] | None, version: str) -> None:
+    def __init__(self, tools: list[Tool] | None, swept_at: datetime | None, version: str) -> None:
         self.tools = tools
+        self.swept_at = swept_at
         self.version = version
 
     def collect(self) -> Iterator[Metric]:
@@ -98,6 +100,12 @@ class Levels(Collector):
             "licenseserver_database_up", "1 if the database answered this scrape.", value=self.tools is not None
         )
         yield from self._seats(self.tools or [])
+        if self.swept_at is not None:
+            yield GaugeMetricFamily(
+                "licenseserver_sweeper_last_run_timestamp_seconds",
+                "When expire_leases was last done.",
+                value=self.swept_at.timestamp(),
+            )
         build = GaugeMetricFamily(
             "licenseserver_build_info", "What is running; always 1.", labels=["version", "python"]
         )
@@ -123,6 +131,15 @@ class Levels(Collector):
             for tool in tools:
                 family.add_metric([tool.name], level(tool))
             yield family
+        ends = GaugeMetricFamily(
+            "license_valid_until_timestamp_seconds",
+            "When the licence ends, for tools whose licence does.",
+            labels=["tool"],
+        )
+        for tool in tools:
+            if tool.valid_until is not None:
+                ends.add_metric([tool.name], tool.valid_until.timestamp())
+        yield ends
         returns = CounterMetricFamily("license_returns", "Leases ended, by reason.", labels=["tool", "reason"])
         for tool in tools:
             for reason in EndReason.values:
@@ -157,12 +174,13 @@ def exposition(version: str) -> bytes:
     """
     try:
         tools = statements.tools_with_levels()
+        swept_at = Sweep.objects.values_list("finished_at", flat=True).first()
     except (DatabaseError, InterfaceError):
         # The counters are wanted most while the database is away.
-        tools = None
+        tools = swept_at = None
     start_at_zero(tools or [])
     levels = CollectorRegistry()
-    levels.register(Levels(tools, version))
+    levels.register(Levels(tools, swept_at, version))
     counters: CollectorRegistry = REGISTRY
     if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
         counters = CollectorRegistry()

@@ -4,9 +4,12 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from datetime import UTC, datetime
+from io import StringIO
 from pathlib import Path
 
 import httpx
+from django.core.management import call_command
 from prometheus_client.parser import text_string_to_metric_families
 
 from licenses.models import Tool
@@ -129,3 +132,23 @@ def test_four_workers_answer_with_the_same_counts(server: Server) -> None:
         assert value(samples, "licenses_borrowed", tool="cad_tool") == 5
     assert any(name.startswith("django_http_responses_total_by_status") for name, _ in samples)
     assert any(name == "licenseserver_build_info" for name, _ in samples)
+
+
+def test_the_sweepers_last_run_and_the_end_of_licences_are_seen(api: Api, make_tool: Callable[..., Tool]) -> None:
+    until = datetime(2030, 1, 1, tzinfo=UTC)
+    make_tool("ends", valid_until=until)
+    make_tool("endless")
+
+    def metrics() -> Samples:
+        return parse(api.client.get("/metrics").content.decode())
+
+    ends = "license_valid_until_timestamp_seconds"
+    swept = ("licenseserver_sweeper_last_run_timestamp_seconds", frozenset[tuple[str, str]]())
+    found = metrics()
+    assert found[ends, frozenset({("tool", "ends")})] == until.timestamp()
+    assert (ends, frozenset({("tool", "endless")})) not in found
+    assert swept not in found
+    started = datetime.now(UTC).timestamp()
+    for _ in range(2):
+        call_command("expire_leases", stdout=StringIO())
+        assert started - 60 < metrics()[swept] < started + 60

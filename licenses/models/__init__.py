@@ -3,7 +3,8 @@
 from .denial import Denial
 from .lease import EndReason, Lease
 from .retry import BorrowKey
+from .sweep import Sweep
 from .tool import Tool
 from .waiting import Ticket, TicketClaim, TicketState
 
-__all__ = ["BorrowKey", "Denial", "EndReason", "Lease", "Ticket", "TicketClaim", "TicketState", "Tool"]
+__all__ = ["BorrowKey", "Denial", "EndReason", "Lease", "Sweep", "Ticket", "TicketClaim", "TicketState", "Tool"]

@@ -1,0 +1,24 @@
+"""When the sweeper was last at work."""
+
+from django.db import models
+from django.db.models.functions import Now
+
+
+class SweepManager(models.Manager["Sweep"]):
+    def finished(self) -> None:
+        """A tidying has come to its end."""
+        self.update_or_create(pk=1, defaults={"finished_at": Now()})
+
+
+class Sweep(models.Model):
+    """One row: whichever copy of the sweeper was last writes it."""
+
+    finished_at = models.DateTimeField()
+
+    objects = SweepManager()
+
+    class Meta:
+        constraints = [models.CheckConstraint(condition=models.Q(pk=1), name="sweep_is_one_row")]
+
+    def __str__(self) -> str:
+        return f"{self.finished_at}"
