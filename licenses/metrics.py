@@ -173,7 +173,7 @@ def exposition(version: str) -> bytes:
     mode, hence this one.
     """
     try:
-        tools = statements.tools_with_levels()
+        tools: list[Tool] | None = statements.tools_with_levels()
         swept_at = Sweep.objects.values_list("finished_at", flat=True).first()
     except (DatabaseError, InterfaceError):
         # The counters are wanted most while the database is away.

@@ -24,6 +24,12 @@ from .conftest import ROOT, Server, running_server
 PATIENCE = 60
 
 
+def heed_signals() -> None:
+    """As in a shell, also where the suite runs in the background."""
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT):
+        signal.signal(number, signal.SIG_DFL)
+
+
 class Shell:
     """Runs ``licence`` against a server."""
 
@@ -58,6 +64,7 @@ class Shell:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            preexec_fn=heed_signals,
             **more,
         )
 
