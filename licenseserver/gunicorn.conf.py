@@ -5,6 +5,7 @@
 import os
 import pathlib
 import shutil
+import signal
 import sys
 import tempfile
 from typing import Any
@@ -68,6 +69,16 @@ def on_starting(server: Any) -> None:
         finally:
             # Workers must not inherit the connection.
             connections.close_all()
+
+
+def post_worker_init(worker: Any) -> None:
+    """Leave Ctrl-C to the master, which tells the workers to quit.
+
+    A terminal sends it to every process. A worker that gets both signals at
+    once can lock itself up in gunicorn's handler, and is killed only after
+    ``graceful_timeout``.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def child_exit(server: Any, worker: Any) -> None:
