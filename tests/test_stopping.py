@@ -1,0 +1,29 @@
+"""A server stops when it is told to."""
+
+import os
+import signal
+
+import pytest
+
+from .conftest import Server
+
+
+def test_an_impatient_ctrl_c_stops_a_server_in_order(server: Server) -> None:
+    assert server.process is not None
+    # So often that a worker which minds it is hit while it deals with the last one.
+    for _ in range(20_000):
+        # As a terminal does: to the master and to all of its workers.
+        os.killpg(server.process.pid, signal.SIGINT)
+    assert server.process.wait(60) == 0
+    log = server.log.read_text()
+    assert log.count("Worker exiting") == 4
+    assert "SIGKILL" not in log
+    assert "Traceback" not in log
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGQUIT])
+def test_a_signal_to_the_master_is_enough(server: Server, number: signal.Signals) -> None:
+    assert server.process is not None
+    server.process.send_signal(number)
+    assert server.process.wait(60) == 0
+    assert "SIGKILL" not in server.log.read_text()
