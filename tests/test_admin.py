@@ -87,12 +87,29 @@ def test_leases_are_facts_that_nobody_edits(api: Api, admin_client: Client, make
     make_tool("cad")
     lease = api.borrow(user="ana").json()
     page = f"/admin/licenses/lease/{lease['id']}/change/"
+    assert b'type="submit" value="Save' not in admin_client.get(page).content
     admin_client.post(page, {"user": "ben", "seats": "9"})
     row = Lease.objects.get()
     assert (row.user, row.seats) == ("ana", 1)
     assert admin_client.get(f"/admin/licenses/lease/{lease['id']}/delete/").status_code == 403
     assert admin_client.get("/admin/licenses/lease/add/").status_code == 403
     assert admin_client.get("/admin/licenses/lease/?state=active&q=ana").status_code == 200
+
+
+def test_leases_are_filtered_by_their_user(api: Api, admin_client: Client, make_tool: Callable[..., Tool]) -> None:
+    make_tool("analysis", capacity=3)
+    of_ana, of_anabel = (api.borrow("analysis", user=user).json()["id"] for user in ("ana", "anabel"))
+    page = admin_client.get("/admin/licenses/lease/?state=active&user=ana").content.decode()
+    assert of_ana in page
+    assert Lease.objects.get(pk=of_ana).borrowed_at.strftime("%Y-%m-%d %H:%M:%S") in page
+    assert of_anabel not in page
+    # The form of the filter keeps the other filters.
+    assert '<input type="hidden" name="state" value="active">' in page
+
+
+def test_a_user_that_nobody_can_be_called_is_not_looked_for(admin_client: Client) -> None:
+    answer = admin_client.get("/admin/licenses/lease/?user=%00")
+    assert (answer.status_code, answer["Location"]) == (302, "/admin/licenses/lease/?e=1")
 
 
 def test_a_tool_with_history_is_not_deleted(api: Api, admin_client: Client, make_tool: Callable[..., Tool]) -> None:

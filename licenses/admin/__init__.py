@@ -1,3 +1,9 @@
 """The Django admin of the server, one file a subject."""
 
+from django.contrib import admin
+
 from . import denial, lease, tool, waiting  # noqa: F401
+
+admin.site.site_header = admin.site.site_title = "Floating-licence server"
+# The lists are wide, and there is little to navigate.
+admin.site.enable_nav_sidebar = False

@@ -1,14 +1,18 @@
 """Leases in the admin: facts to read, and one thing to do: take a seat back."""
 
+from collections.abc import Iterator
 from typing import Any
 
 from django import forms
 from django.contrib import admin, messages
 from django.contrib.admin.helpers import ActionForm
 from django.contrib.admin.models import CHANGE, LogEntry
+from django.contrib.admin.options import IncorrectLookupParameters
+from django.contrib.admin.views.main import ChangeList
+from django.core.exceptions import ValidationError
 from django.db.models import QuerySet
 from django.db.models.functions import Now
-from django.http import HttpRequest
+from django.http import HttpRequest, HttpResponse
 
 from licenses import leasing
 from licenses.errors import Refusal
@@ -33,10 +37,37 @@ class StateFilter(admin.SimpleListFilter):
         return queryset
 
 
+class UserFilter(admin.SimpleListFilter):
+    """One user, typed in: there may be thousands, too many to list."""
+
+    title = "user"
+    parameter_name = "user"
+    template = "admin/licenses/user_filter.html"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        # Django hides a filter that has none.
+        return [("", "")]
+
+    def choices(self, changelist: ChangeList) -> Iterator[Any]:
+        others = changelist.get_filters_params().items()
+        yield {
+            "value": self.value() or "",
+            "others": [(name, value) for name, values in others if name != self.parameter_name for value in values],
+            "without": changelist.get_query_string(remove=[self.parameter_name]),
+        }
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Lease]) -> QuerySet[Lease]:
+        try:
+            user = forms.CharField(required=False).clean(self.value())
+        except ValidationError as error:
+            raise IncorrectLookupParameters from error
+        return queryset.filter(user=user) if user else queryset
+
+
 @admin.register(Lease)
 class LeaseAdmin(admin.ModelAdmin[Lease]):
     list_display = [
-        "id",
+        "short_id",
         "tool",
         "user",
         "host",
@@ -47,12 +78,17 @@ class LeaseAdmin(admin.ModelAdmin[Lease]):
         "end_reason",
         "end_note",
     ]
-    list_filter = ["tool", StateFilter, "end_reason", "borrowed_at"]
+    list_filter = ["tool", UserFilter, StateFilter, "end_reason", "borrowed_at"]
     list_select_related = ["tool"]
     search_fields = ["user", "host", "tool__name"]
     actions = ["force_return"]
     action_form = ForceReturnForm
     show_full_result_count = False
+
+    @admin.display(description="id")
+    def short_id(self, lease: Lease) -> str:
+        # Enough to tell rows apart; the whole of it would push the end out of sight.
+        return str(lease.pk)[:8]
 
     def has_add_permission(self, request: HttpRequest) -> bool:
         return False
@@ -62,6 +98,17 @@ class LeaseAdmin(admin.ModelAdmin[Lease]):
 
     def get_readonly_fields(self, request: HttpRequest, obj: Lease | None = None) -> list[str]:
         return [field.name for field in Lease._meta.fields]
+
+    def changeform_view(
+        self,
+        request: HttpRequest,
+        object_id: str | None = None,
+        form_url: str = "",
+        extra_context: dict[str, Any] | None = None,
+    ) -> HttpResponse:
+        # Nothing on the page can be changed.
+        without_buttons = {"show_save": False, "show_save_and_continue": False}
+        return super().changeform_view(request, object_id, form_url, (extra_context or {}) | without_buttons)
 
     @admin.action(description="Force return", permissions=["change"])
     def force_return(self, request: HttpRequest, leases: QuerySet[Lease]) -> None:

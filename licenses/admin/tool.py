@@ -16,8 +16,6 @@ from licenses.models import Tool
 class ToolAdmin(admin.ModelAdmin[Tool]):
     list_display = [
         "name",
-        "display_name",
-        "vendor",
         "capacity",
         "borrowed",
         "available",
@@ -26,6 +24,8 @@ class ToolAdmin(admin.ModelAdmin[Tool]):
         "enabled",
         "valid_from",
         "valid_until",
+        "display_name",
+        "vendor",
     ]
     list_editable = ["capacity"]
     list_filter = ["enabled", "vendor", "valid_until"]
@@ -38,6 +38,10 @@ class ToolAdmin(admin.ModelAdmin[Tool]):
     def get_readonly_fields(self, request: HttpRequest, obj: Tool | None = None) -> list[str]:
         # Clients ask for a tool by its name, and waiting tickets remember it.
         return [*self.readonly_fields, *(["name"] if obj else [])]
+
+    def get_fields(self, request: HttpRequest, obj: Tool | None = None) -> list[Any]:
+        # Django would put what is read-only last, and with it the name.
+        return ["name", *(field for field in super().get_fields(request, obj) if field != "name")]
 
     def get_exclude(self, request: HttpRequest, obj: Tool | None = None) -> list[str]:
         # A tool that isn't there yet has no seats out.
