@@ -1,9 +1,8 @@
-"""gunicorn's settings; start with
-``gunicorn --config licenseserver/gunicorn.conf.py licenseserver.wsgi``.
-"""
+"""gunicorn's settings; ``python -m licenseserver`` starts it with them."""
 
 import os
 import pathlib
+import re
 import shutil
 import signal
 import sys
@@ -14,28 +13,31 @@ from typing import Any
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "licenseserver.settings")
 
-from licenseserver import environment
+from licenseserver.environment import settings_or_exit
 
-bind = environment.text("BIND", "0.0.0.0:8000")
-
-environment.settings_or_exit()
+settings_or_exit()
 from django.conf import settings  # noqa: E402
 
+bind = settings.BIND
 workers = settings.WEB_CONCURRENCY
 
 # Counters live in files that all workers share, one folder a server. What an
 # earlier server left there would come back as counts that never happened, so
 # it is wiped, but only once: a HUP runs this file again in the same process.
+# Other files stay: an SQLite database may well be called something.db too.
 if os.environ.get("LICENSESERVER_METRICS_OWNER") != str(os.getpid()):
     metrics_dir = pathlib.Path(
-        os.environ.setdefault(
-            "PROMETHEUS_MULTIPROC_DIR",
-            str(pathlib.Path(tempfile.gettempdir()) / f"licenseserver-metrics-{os.getpid()}"),
-        )
+        os.environ.get("PROMETHEUS_MULTIPROC_DIR")
+        or pathlib.Path(tempfile.gettempdir()) / f"licenseserver-metrics-{os.getpid()}"
     )
-    metrics_dir.mkdir(parents=True, exist_ok=True)
-    for stale in metrics_dir.glob("*.db"):
-        stale.unlink()
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(metrics_dir)
+    try:
+        metrics_dir.mkdir(parents=True, exist_ok=True)
+        for stale in metrics_dir.iterdir():
+            if re.fullmatch(r"(counter|histogram|summary|gauge_[a-z]+)_\d+\.db", stale.name):
+                stale.unlink()
+    except OSError as error:
+        sys.exit(f"licenseserver: PROMETHEUS_MULTIPROC_DIR can't be used: {error}")
     os.environ["LICENSESERVER_METRICS_OWNER"] = str(os.getpid())
 
 

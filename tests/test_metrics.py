@@ -9,6 +9,7 @@ from io import StringIO
 from pathlib import Path
 
 import httpx
+import pytest
 from django.core.management import call_command
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -89,7 +90,8 @@ def test_unknown_names_add_no_series(api: Api) -> None:
 
 
 def test_counters_are_there_while_the_database_is_away(tmp_path: Path) -> None:
-    """A process of its own, with a database that can't be opened."""
+    """A process of its own, with a database that is none."""
+    (tmp_path / "licenses.db").write_text("not a database, but long enough to tell")
     program = (
         "import django; django.setup();"
         "from licenses import metrics; metrics.know('cad'); metrics.borrow_failed('cad', 'busy', 3.0);"
@@ -102,7 +104,7 @@ def test_counters_are_there_while_the_database_is_away(tmp_path: Path) -> None:
         env=environment
         | {
             "DJANGO_SETTINGS_MODULE": "licenseserver.settings",
-            "LICENSE_DB_PATH": str(tmp_path / "missing" / "licenses.db"),
+            "LICENSE_DB_PATH": str(tmp_path / "licenses.db"),
         },
         check=True,
         capture_output=True,
@@ -112,6 +114,22 @@ def test_counters_are_there_while_the_database_is_away(tmp_path: Path) -> None:
     assert value(samples, "license_borrow_failure_total", tool="cad", reason="busy") == 1
     assert value(samples, "licenseserver_database_up") == 0
     assert not any(name.startswith("licenses_") for name, _ in samples)
+
+
+@pytest.mark.parametrize(("folder", "wiped"), [(".", True), ("", False)])
+def test_a_start_wipes_old_counters_and_nothing_else(tmp_path: Path, folder: str, wiped: bool) -> None:
+    counters, database = tmp_path / "counter_1.db", tmp_path / "licenses.db"
+    counters.write_bytes(b"old")
+    database.write_bytes(b"")
+    config = ROOT / "licenseserver/gunicorn.conf.py"
+    subprocess.run(
+        [sys.executable, "-m", "gunicorn", "--check-config", "--config", config, "licenseserver.wsgi"],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "PROMETHEUS_MULTIPROC_DIR": folder},
+        check=True,
+    )
+    assert database.exists()
+    assert counters.exists() != wiped
 
 
 def test_a_repeated_return_is_counted_once(api: Api, make_tool: Callable[..., Tool]) -> None:
