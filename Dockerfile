@@ -56,7 +56,7 @@ HEALTHCHECK --interval=10s --timeout=5s --start-period=30s --retries=3 \
 
 # Migrations are a step of their own (see docker-compose.yml): several replicas
 # that start at once must not race for them.
-CMD ["gunicorn", "--config", "licenseserver/gunicorn.conf.py", "licenseserver.wsgi:application"]
+CMD ["python", "-m", "licenseserver"]
 
 # Last, so that a new version number rebuilds nothing but itself.
 ARG VERSION=dev

@@ -32,7 +32,7 @@ run: $(VENV)/runtime .secret_key ## serve on :8000 with an SQLite database and t
 serve:
 	@$(LOCAL) $(BIN)/python manage.py migrate --noinput --verbosity 0
 	@$(LOCAL) $(BIN)/python manage.py collectstatic --noinput --verbosity 0
-	@$(LOCAL) exec $(BIN)/gunicorn --config licenseserver/gunicorn.conf.py licenseserver.wsgi
+	@$(LOCAL) exec $(BIN)/python -m licenseserver
 
 .PHONY: admin
 admin: $(VENV)/runtime .secret_key ## create an administrator (asks for a password)

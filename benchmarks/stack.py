@@ -62,8 +62,7 @@ def started(workers: int | None) -> Iterator[Stack]:
             check=True,
             stdout=subprocess.DEVNULL,
         )
-        command = [sys.executable, "-m", "gunicorn", "--config", "licenseserver/gunicorn.conf.py"]
-        server = subprocess.Popen([*command, "licenseserver.wsgi"], cwd=ROOT, env=environment)
+        server = subprocess.Popen([sys.executable, "-m", "licenseserver"], cwd=ROOT, env=environment)
         closing.callback(_end, server)
         url = f"http://127.0.0.1:{port}"
         _wait_until_ready(url, server)

@@ -7,6 +7,7 @@ later as a strange failure.
 
 import logging
 import os
+import re
 import sys
 from collections.abc import Collection
 
@@ -81,7 +82,37 @@ def choice(name: str, default: str, *, among: Collection[str]) -> str:
 
 def words(name: str, default: str = "") -> list[str]:
     """A comma-separated list; blanks around the words are dropped."""
-    return [word.strip() for word in os.environ.get(name, default).split(",") if word.strip()]
+    return [word.strip() for word in (os.environ.get(name) or default).split(",") if word.strip()]
+
+
+def hosts(name: str, default: str) -> list[str]:
+    """A list of host names as requests give them: no scheme, no port. A dot in
+    front takes the names below too, ``*`` is every name."""
+    found = words(name, default)
+    for host in found:
+        if not re.fullmatch(r"\*|\.?[\w-]+(\.[\w-]+)*\.?|\[[0-9a-fA-F:.]+\]", host):
+            raise SettingError(f"{name} must be a list of host names, without scheme and port, not {host!r}.")
+    return found
+
+
+def origins(name: str) -> list[str]:
+    """A list of origins, as in ``https://licences.example.com``: no path."""
+    found = words(name)
+    for origin in found:
+        if not re.fullmatch(r"https?://[^/\s]+", origin):
+            raise SettingError(f"{name} must be a list of http:// or https:// and a host name, not {origin!r}.")
+    return found
+
+
+def address(name: str, default: str) -> str:
+    """Where to listen: ``host:port`` or ``unix:/path``."""
+    value = text(name, default)
+    _, _, port = value.rpartition(":")
+    if not re.fullmatch(r"unix:.+|([\w.-]+|\[[0-9a-fA-F:]+\])?:\d{1,5}", value) or (
+        port.isdigit() and int(port) > 65_535
+    ):
+        raise SettingError(f"{name} must be host:port or unix:/path, not {value!r}.")
+    return value
 
 
 LOG_LEVELS = [name for name in logging.getLevelNamesMapping() if name not in {"NOTSET", "WARN", "FATAL"}]

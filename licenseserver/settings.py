@@ -27,11 +27,10 @@ SECRET_KEY = environment.text("SECRET_KEY")
 if len(SECRET_KEY) < 32:
     raise SettingError("SECRET_KEY must have at least 32 characters.")
 SECRET_KEY_FALLBACKS = environment.words("SECRET_KEY_FALLBACKS")
-ALLOWED_HOSTS = environment.words("ALLOWED_HOSTS", "localhost,127.0.0.1,[::1]")
-CSRF_TRUSTED_ORIGINS = environment.words("CSRF_TRUSTED_ORIGINS")
-for origin in CSRF_TRUSTED_ORIGINS:
-    if "://" not in origin:
-        raise SettingError(f"CSRF_TRUSTED_ORIGINS: {origin!r} must begin with http:// or https://.")
+if any(len(key) < 32 for key in SECRET_KEY_FALLBACKS):
+    raise SettingError("SECRET_KEY_FALLBACKS: each key must have at least 32 characters.")
+ALLOWED_HOSTS = environment.hosts("ALLOWED_HOSTS", "localhost,127.0.0.1,[::1]")
+CSRF_TRUSTED_ORIGINS = environment.origins("CSRF_TRUSTED_ORIGINS")
 
 # Plain HTTP is for `make run` and compose on one's own machine only.
 SECURE_SSL = environment.boolean("SECURE_SSL", not DEBUG)
@@ -121,6 +120,8 @@ def sqlite(path: str) -> dict[str, Any]:
     go on beside the one writer; FULL, so that a committed borrow survives a
     power cut.
     """
+    if not Path(path).absolute().parent.is_dir() or Path(path).is_dir():
+        raise SettingError(f"LICENSE_DB_PATH must be a file in a folder that exists, not {path!r}.")
     return {
         "ENGINE": "django_prometheus.db.backends.sqlite3",
         "NAME": path,
@@ -173,6 +174,7 @@ PROMETHEUS_EXPORT_MIGRATIONS = False
 
 # --- Server ------------------------------------------------------------------
 
+BIND = environment.address("BIND", "0.0.0.0:8000")
 # gunicorn's worker processes.
 WEB_CONCURRENCY = environment.integer(
     "WEB_CONCURRENCY", min(2 * multiprocessing.cpu_count(), 8), minimum=1, maximum=512

@@ -124,14 +124,7 @@ class Server:
         """Start it, and wait until it is ready."""
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [
-                    sys.executable,
-                    "-m",
-                    "gunicorn",
-                    "--config",
-                    "licenseserver/gunicorn.conf.py",
-                    "licenseserver.wsgi:application",
-                ],
+                [sys.executable, "-m", "licenseserver"],
                 cwd=ROOT,
                 env=self.environment,
                 stdout=log,

@@ -23,16 +23,30 @@ def start(**variables: str) -> subprocess.CompletedProcess[str]:
     [
         ("SECRET_KEY", ""),
         ("SECRET_KEY", "short"),
+        ("SECRET_KEY_FALLBACKS", "k" * 50 + ",short"),
         ("DEBUG", "maybe"),
+        ("SECURE_SSL", "maybe"),
+        ("TRUST_PROXY", "nginx"),
         ("LICENSE_DB_SEED", "2"),
+        ("LICENSE_DB_PATH", "/nonexistent/licenses.db"),
+        ("LICENSE_DB_PATH", "/"),
         ("LOG_LEVEL", "LOUD"),
         ("DATABASE_URL", "mysql://u:p@h/d"),
         ("DATABASE_URL", "nonsense"),
         ("DATABASE_URL", "postgresql://host:notaport/d"),
         ("DATABASE_STATEMENT_TIMEOUT", "soon"),
+        ("DATABASE_STATEMENT_TIMEOUT", "-1"),
         ("WEB_CONCURRENCY", "many"),
         ("WEB_CONCURRENCY", "-1"),
+        ("BIND", "localhost"),
+        ("BIND", "127.0.0.1:99999"),
+        ("BIND", "127.0.0.1:http"),
+        ("ALLOWED_HOSTS", "http://example.com"),
+        ("ALLOWED_HOSTS", "example.com:8000"),
+        ("ALLOWED_HOSTS", "example.com other.example.com"),
         ("CSRF_TRUSTED_ORIGINS", "example.com"),
+        ("CSRF_TRUSTED_ORIGINS", "ftp://example.com"),
+        ("CSRF_TRUSTED_ORIGINS", "https://example.com/licences"),
     ],
 )
 def test_a_wrong_value_is_named_in_one_line(variable: str, value: str) -> None:
@@ -42,20 +56,48 @@ def test_a_wrong_value_is_named_in_one_line(variable: str, value: str) -> None:
     assert variable in result.stderr
 
 
-@pytest.mark.parametrize("value", ["0", "1000"])
-def test_a_wrong_number_of_workers_stops_gunicorn(value: str) -> None:
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("WEB_CONCURRENCY", "0"),
+        ("WEB_CONCURRENCY", "1000"),
+        ("WEB_CONCURRENCY", "many"),
+        ("BIND", "127.0.0.1"),
+        ("PROMETHEUS_MULTIPROC_DIR", "/dev/null"),
+    ],
+)
+def test_a_wrong_value_stops_the_server_too(variable: str, value: str) -> None:
     result = subprocess.run(
-        [sys.executable, "-m", "gunicorn", "--config", "licenseserver/gunicorn.conf.py", "licenseserver.wsgi"],
+        [sys.executable, "-m", "licenseserver"],
         cwd=ROOT,
-        env=os.environ | GOOD | {"WEB_CONCURRENCY": value, "BIND": "127.0.0.1:0"},
+        env=os.environ | GOOD | {"BIND": "127.0.0.1:0", variable: value},
         capture_output=True,
         text=True,
         timeout=60,
     )
     assert result.returncode != 0
-    assert "WEB_CONCURRENCY" in result.stderr
-    assert "Traceback" not in result.stderr
+    assert result.stderr.count("\n") == 1
+    assert variable in result.stderr
 
 
-def test_good_values_start() -> None:
-    assert start(**GOOD, LOG_LEVEL="warning", DEBUG="yes").returncode == 0
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("LOG_LEVEL", "warning"),
+        ("DEBUG", "yes"),
+        ("ALLOWED_HOSTS", ""),
+        ("ALLOWED_HOSTS", "licences.example.com, .example.org,10.1.2.3,[::1],license_server"),
+        ("ALLOWED_HOSTS", "*"),
+        ("CSRF_TRUSTED_ORIGINS", "https://licences.example.com,https://*.example.org:8443"),
+        ("SECRET_KEY_FALLBACKS", "o" * 50 + "," + "p" * 50),
+        ("BIND", "[::]:8000"),
+        ("BIND", ":8000"),
+        ("BIND", "unix:/run/licenses.sock"),
+        ("LICENSE_DB_PATH", "licenses.db"),
+        ("DATABASE_URL", "postgresql://u:p%40ss@db.example.com:5432/licenses?sslmode=require"),
+        ("DATABASE_STATEMENT_TIMEOUT", "0"),
+    ],
+)
+def test_good_values_start(variable: str, value: str) -> None:
+    result = start(**(GOOD | {variable: value}))
+    assert (result.returncode, result.stderr) == (0, "")
