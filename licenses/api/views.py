@@ -30,7 +30,7 @@ from rest_framework.response import Response
 
 from licenses import leasing, metrics, statements
 from licenses.clock import database_now
-from licenses.errors import Refusal, UnknownTicket, UnknownTool
+from licenses.errors import Refusal, UnknownLease, UnknownTicket, UnknownTool
 from licenses.models import Denial, Lease, Tool
 from licenses.models.tool import TOOL_NAME_PATTERN
 from licenses.queueing import Waiting
@@ -343,9 +343,9 @@ class LeaseViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, viewsets.Ge
         },
     )
     @action(detail=True, methods=["post"])
-    def renew(self, request: Request, pk: uuid.UUID) -> Response:
+    def renew(self, request: Request, pk: str) -> Response:
         """Extend a live lease by its time to live, as /licenses/renew does."""
-        return lease_answer(leasing.renew(lease_id=pk))
+        return lease_answer(leasing.renew(lease_id=find_uuid(pk, UnknownLease)))
 
     @extend_schema(
         request=ForceReturnRequest,
@@ -365,12 +365,12 @@ class LeaseViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, viewsets.Ge
         authentication_classes=[BasicAuthentication, SessionAuthentication],
         permission_classes=[MayForceReturn],
     )
-    def force_return(self, request: Request, pk: uuid.UUID) -> Response:
+    def force_return(self, request: Request, pk: str) -> Response:
         """Take the seats back from their holder; for administrators. A lease
         that has ended stays as it is."""
         asked = ForceReturnRequest(data=request.data)
         asked.is_valid(raise_exception=True)
-        leasing.force_return(lease_id=pk, note=asked.validated_data["reason"])
+        leasing.force_return(lease_id=find_uuid(pk, UnknownLease), note=asked.validated_data["reason"])
         return Response(self.get_serializer(self.get_object()).data)
 
 
