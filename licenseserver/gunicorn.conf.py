@@ -73,14 +73,15 @@ def on_starting(server: Any) -> None:
             connections.close_all()
 
 
-def post_worker_init(worker: Any) -> None:
+def post_fork(server: Any, worker: Any) -> None:
     """Leave Ctrl-C to the master, which tells the workers to quit.
 
     A terminal sends it to every process. A worker that gets both signals at
     once can lock itself up in gunicorn's handler, and is killed only after
-    ``graceful_timeout``.
+    ``graceful_timeout``. Blocked, and not just ignored once the worker is
+    ready: gunicorn sets its handler before that.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
 
 
 def child_exit(server: Any, worker: Any) -> None:
