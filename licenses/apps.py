@@ -1,6 +1,20 @@
 from django.apps import AppConfig
+from django.contrib.admin import apps as admin_apps
 
 
 class LicensesConfig(AppConfig):
     name = "licenses"
     verbose_name = "Licences"
+    default = True
+
+    def ready(self) -> None:
+        # What registers itself by being imported.
+        from . import checks  # noqa: F401
+        from .api import schema  # noqa: F401
+
+
+class LicensesAdminConfig(admin_apps.AdminConfig):
+    """Django's admin with this server's front page."""
+
+    default_site = "licenses.admin_site.LicensesAdminSite"
+    default = False

@@ -59,10 +59,14 @@ limit_request_field_size = 8190
 
 
 def on_starting(server: Any) -> None:
-    """Seed the default tools where the environment asks for it."""
+    """Say so if anybody may call; seed the default tools where the environment asks for it."""
     from django.core.management import call_command
     from django.db import DatabaseError, connections
 
+    from licenses.checks import OPEN
+
+    if settings.LICENSE_AUTH == "open":
+        server.log.warning(OPEN)
     if settings.LICENSE_DB_SEED:
         try:
             call_command("seed")

@@ -46,11 +46,22 @@ SESSION_COOKIE_AGE = 8 * 3600
 CSRF_COOKIE_SECURE = SECURE_SSL
 X_FRAME_OPTIONS = "DENY"
 
+# --- Who may call -----------------------------------------------------------
+
+# `required`: every call needs a credential, but for /livez and /readyz.
+# `open`: everybody may borrow, and return what others have; for trying it out.
+LICENSE_AUTH = environment.choice("LICENSE_AUTH", "required", among=("required", "open"))
+# Whether /metrics is free even where credentials are required.
+LICENSE_METRICS_PUBLIC = environment.boolean("LICENSE_METRICS_PUBLIC", False)
+# Whether people sign in with passwords that this server keeps.
+LICENSE_LOCAL_PASSWORDS = environment.boolean("LICENSE_LOCAL_PASSWORDS", True)
+AUTHENTICATION_BACKENDS = ["licenses.signin.passwords.PasswordBackend"]
+
 # --- Applications -----------------------------------------------------------
 
 INSTALLED_APPS = [
     "licenses",
-    "django.contrib.admin",
+    "licenses.apps.LicensesAdminConfig",
     "django.contrib.auth",
     "django.contrib.contenttypes",
     "django.contrib.sessions",
@@ -189,9 +200,15 @@ LICENSE_DB_SEED = environment.boolean("LICENSE_DB_SEED", False)
 API_BODY_LIMIT = 64 * 1024
 
 REST_FRAMEWORK: dict[str, Any] = {
-    "DEFAULT_AUTHENTICATION_CLASSES": [],
-    "DEFAULT_PERMISSION_CLASSES": [],
+    # The first one's challenge goes with every 401.
+    "DEFAULT_AUTHENTICATION_CLASSES": [
+        "licenses.api.authentication.BearerAuthentication",
+        "licenses.api.authentication.PasswordAuthentication",
+        "licenses.api.authentication.SessionAuthentication",
+    ],
+    "DEFAULT_PERMISSION_CLASSES": ["licenses.api.permissions.HasScope"],
     "UNAUTHENTICATED_USER": None,
+    "UNAUTHENTICATED_TOKEN": "licenses.api.authentication.anonymous",
     "DEFAULT_PARSER_CLASSES": ["licenses.api.parsers.StrictJSONParser"],
     "DEFAULT_RENDERER_CLASSES": [
         "rest_framework.renderers.JSONRenderer",
@@ -208,6 +225,7 @@ SPECTACULAR_SETTINGS: dict[str, Any] = {
     "DESCRIPTION": "Borrow a seat of a tool, work, return it.",
     "VERSION": VERSION,
     "SERVE_INCLUDE_SCHEMA": False,
+    "SERVE_PERMISSIONS": ["licenses.api.permissions.HasScope"],
     "SWAGGER_UI_DIST": "SIDECAR",
     "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
     "COMPONENT_SPLIT_REQUEST": True,

@@ -23,7 +23,7 @@ from django.conf import settings
 from django.db.models import DateTimeField, F
 from django.test import Client
 
-from licenses.models import Tool
+from licenses.models import ApiToken, Team, Tool
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -109,6 +109,33 @@ class Api:
 @pytest.fixture
 def api(db: None) -> Api:
     return Api(Client(raise_request_exception=False))
+
+
+@pytest.fixture
+def required(settings: Any) -> None:
+    """Every call needs a credential."""
+    settings.LICENSE_AUTH = "required"
+
+
+def make_token(*, team: str = "", user: str = "", scopes: Iterable[str] = ("read", "borrow"), **values: Any) -> str:
+    """Make an API token; its secret."""
+    owner = Team.objects.get_or_create(name=team)[0] if team else None
+    rights = {f"may_{name}": scope in scopes for scope, name in SCOPE_FIELDS.items()}
+    return ApiToken.objects.issue(ApiToken(name="test", team=owner, user=user, **rights | values))
+
+
+SCOPE_FIELDS = {"read": "read", "borrow": "borrow", "admin": "administer"}
+
+
+def api_with(credential: str) -> Api:
+    """The API as seen with this ``Authorization`` header."""
+    headers = {"Authorization": credential} if credential else {}
+    return Api(Client(raise_request_exception=False, headers=headers))
+
+
+def api_of(**token: Any) -> Api:
+    """The API as seen by a program with a token of its own."""
+    return api_with(f"Bearer {make_token(**token)}")
 
 
 @dataclass

@@ -34,6 +34,8 @@ def _start_postgres() -> str:
 def pytest_load_initial_conftests() -> None:
     os.environ["SECRET_KEY"] = os.environ.get("SECRET_KEY") or secrets.token_urlsafe(48)
     os.environ["SECURE_SSL"] = "false"
+    # Plain calls; the tests of credentials require them.
+    os.environ["LICENSE_AUTH"] = "open"
     database = os.environ.get("TEST_DATABASE", "sqlite")
     if database == "sqlite":
         os.environ.pop("DATABASE_URL", None)

@@ -66,7 +66,7 @@ def test_nobody_else_takes_a_seat_back(api: Api, make_tool: MakeTool, operator: 
     body = {"reason": "mine now"}
     anonymous = force(lease["id"], body)
     assert (anonymous.status_code, anonymous.json()["code"]) == (401, "not_authenticated")
-    assert anonymous["WWW-Authenticate"].startswith("Basic")
+    assert anonymous["WWW-Authenticate"].startswith("Bearer")
     assert force(lease["id"], body, headers=basic("olga", "wrong")).status_code == 401
     for user in ("staff", "ben"):
         answer = force(lease["id"], body, headers=basic(user, "a long pass phrase"))

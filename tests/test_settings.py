@@ -47,6 +47,8 @@ def start(**variables: str) -> subprocess.CompletedProcess[str]:
         ("CSRF_TRUSTED_ORIGINS", "example.com"),
         ("CSRF_TRUSTED_ORIGINS", "ftp://example.com"),
         ("CSRF_TRUSTED_ORIGINS", "https://example.com/licences"),
+        ("LICENSE_AUTH", "closed"),
+        ("LICENSE_METRICS_PUBLIC", "perhaps"),
     ],
 )
 def test_a_wrong_value_is_named_in_one_line(variable: str, value: str) -> None:
@@ -101,3 +103,15 @@ def test_a_wrong_value_stops_the_server_too(variable: str, value: str) -> None:
 def test_good_values_start(variable: str, value: str) -> None:
     result = start(**(GOOD | {variable: value}))
     assert (result.returncode, result.stderr) == (0, "")
+
+
+def test_credentials_are_required_by_default() -> None:
+    result = subprocess.run(
+        [sys.executable, "-c", "from licenseserver.settings import LICENSE_AUTH; print(LICENSE_AUTH)"],
+        cwd=ROOT,
+        env={name: value for name, value in os.environ.items() if name != "LICENSE_AUTH"} | GOOD,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert result.stdout.strip() == "required"

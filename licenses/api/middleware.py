@@ -1,6 +1,7 @@
 """What happens before Django looks at a request: probes, and a limit on bodies."""
 
 from collections.abc import Callable
+from typing import ClassVar
 
 from django.conf import settings
 from django.http import HttpRequest, HttpResponseBase
@@ -19,7 +20,11 @@ class ProbeMiddleware:
     Kubernetes and Prometheus come by the pod's address, over plain HTTP, which
     is in no list of allowed hosts."""
 
-    probes = {"/livez": views.livez, "/readyz": views.readyz, "/metrics": views.prometheus}
+    probes: ClassVar[dict[str, Callable[[HttpRequest], HttpResponseBase]]] = {
+        "/livez": views.livez,
+        "/readyz": views.readyz,
+        "/metrics": views.prometheus,
+    }
 
     def __init__(self, get_response: Callable[[HttpRequest], HttpResponseBase]) -> None:
         self.get_response = get_response

@@ -13,6 +13,7 @@ from rest_framework import serializers
 from licenses.leasing import Asked
 from licenses.models import Denial, EndReason, Lease, Tool
 from licenses.models.tool import MAX_CAPACITY, MAX_TTL, MIN_TTL
+from licenses.names import is_clean
 from licenses.policy import Item
 from licenses.queueing import Waiting
 
@@ -20,15 +21,10 @@ MAX_ITEMS = 32
 MAX_ALTERNATIVES = 16
 MAX_WAIT_SECONDS = 7 * 24 * 3600
 
-# Control, format (invisible, text direction), lone surrogates, private use,
-# line and paragraph separators: nothing that belongs in a name, and all of it
-# is trouble in a log or on a screen.
-UNCLEAN_CATEGORIES = {"Cc", "Cf", "Cs", "Co", "Zl", "Zp"}
-
 
 def clean_text(value: str) -> str:
     """The text in NFC; raises ValidationError for invisible characters."""
-    if any(unicodedata.category(character) in UNCLEAN_CATEGORIES for character in value):
+    if not is_clean(value):
         raise serializers.ValidationError("Control and invisible characters are not allowed.")
     return unicodedata.normalize("NFC", value)
 
@@ -101,7 +97,7 @@ class ItemsField(serializers.ListField):
 class BorrowRequest(StrictSerializer):
     """One of ``tool``, ``items`` or ``alternatives`` says what is wanted."""
 
-    user = CleanTextField(max_length=64)
+    user = CleanTextField(required=False, max_length=64, help_text="The caller, if absent.")
     host = CleanTextField(default="", max_length=255, allow_blank=True)
     tool = CleanTextField(required=False, max_length=64)
     seats = StrictIntegerField(required=False, min_value=1, max_value=MAX_CAPACITY, help_text="Of `tool`; 1 if absent.")
@@ -126,6 +122,10 @@ class BorrowRequest(StrictSerializer):
     )
 
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
+        # Who calls under a name of their own needn't repeat it.
+        if "user" not in attrs and not self.context.get("caller_name"):
+            raise serializers.ValidationError({"user": ["This field is required."]})
+        attrs.setdefault("user", self.context.get("caller_name"))
         wanted = [name for name in ("tool", "items", "alternatives") if name in attrs]
         if not wanted:
             raise serializers.ValidationError({"tool": ["This field is required."]})

@@ -1,5 +1,6 @@
 """HTTP in, service, HTTP out."""
 
+import logging
 import re
 import uuid
 from datetime import UTC, datetime
@@ -18,23 +19,25 @@ from django.views.decorators.http import require_safe
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiParameter, OpenApiResponse, extend_schema
 from rest_framework import mixins, viewsets
-from rest_framework.authentication import BasicAuthentication, SessionAuthentication
-from rest_framework.decorators import action
+from rest_framework.decorators import action, api_view, renderer_classes
 from rest_framework.exceptions import NotFound
 from rest_framework.exceptions import ValidationError as SerializerValidationError
 from rest_framework.pagination import CursorPagination
-from rest_framework.permissions import BasePermission
 from rest_framework.renderers import JSONRenderer
 from rest_framework.request import Request
 from rest_framework.response import Response
+from rest_framework.views import APIView
 
 from licenses import leasing, metrics, statements
+from licenses.callers import Scope
 from licenses.clock import database_now
 from licenses.errors import Refusal, UnknownLease, UnknownTicket, UnknownTool
-from licenses.models import Denial, Lease, Tool
+from licenses.models import Denial, Lease, Ticket, Tool
 from licenses.models.tool import TOOL_NAME_PATTERN
 from licenses.queueing import Waiting
 
+from .authentication import caller_of
+from .permissions import MayChangeLeases, MayScrape, require_may_act_for, require_own
 from .serializers import (
     BorrowRequest,
     CleanTextField,
@@ -52,6 +55,8 @@ from .serializers import (
     WaitingSerializer,
     clean_text,
 )
+
+logger = logging.getLogger(__name__)
 
 
 def problem_response(description: str) -> OpenApiResponse:
@@ -72,6 +77,18 @@ def find_uuid(value: str, unknown: type[Refusal]) -> uuid.UUID:
         return uuid.UUID(value)
     except ValueError:
         raise unknown from None
+
+
+def require_own_lease(request: Request, lease_id: uuid.UUID) -> None:
+    """Raise UnknownLease for what is another's."""
+    require_own(caller_of(request), Lease.objects.filter(pk=lease_id), UnknownLease)
+
+
+def find_own_ticket(request: Request, value: str) -> uuid.UUID:
+    """The ticket's id in a path; raises UnknownTicket, also for another's."""
+    ticket_id = find_uuid(value, UnknownTicket)
+    require_own(caller_of(request), Ticket.objects.filter(id=ticket_id), UnknownTicket)
+    return ticket_id
 
 
 def lease_answer(held: leasing.Held) -> Response:
@@ -128,9 +145,11 @@ class LicensesViewSet(viewsets.ViewSet):
     )
     def borrow(self, request: Request) -> Response:
         """Take seats of a tool, or of several at once; or wait for them."""
-        body = BorrowRequest(data=request.data)
+        caller = caller_of(request)
+        body = BorrowRequest(data=request.data, context={"caller_name": caller.name})
         body.is_valid(raise_exception=True)
         asked = body.asked()
+        require_may_act_for(caller, asked.user)
         retry = None
         if "Idempotency-Key" in request.headers:
             header = IdempotencyKey(data={"key": request.headers["Idempotency-Key"]})
@@ -153,7 +172,9 @@ class LicensesViewSet(viewsets.ViewSet):
         """Extend a live lease by its time to live: the heartbeat."""
         asked = LeaseRequest(data=request.data)
         asked.is_valid(raise_exception=True)
-        return lease_answer(leasing.renew(lease_id=asked.validated_data["id"]))
+        lease_id = asked.validated_data["id"]
+        require_own_lease(request, lease_id)
+        return lease_answer(leasing.renew(lease_id=lease_id))
 
     @extend_schema(
         request=LeaseRequest,
@@ -168,7 +189,9 @@ class LicensesViewSet(viewsets.ViewSet):
         """Return a lease's seats. Harmless if it is returned already."""
         asked = LeaseRequest(data=request.data)
         asked.is_valid(raise_exception=True)
-        leases = leasing.give_back(lease_id=asked.validated_data["id"])
+        lease_id = asked.validated_data["id"]
+        require_own_lease(request, lease_id)
+        leases = leasing.give_back(lease_id=lease_id)
         return Response({"status": "ok", "tool": leases[0].tool.name})
 
 
@@ -176,6 +199,8 @@ class QueueViewSet(viewsets.ViewSet):
     """Waiting for a seat."""
 
     renderer_classes = [JSONRenderer]
+    # To ask about a ticket is to borrow, once there are seats.
+    scopes = {"retrieve": Scope.BORROW}
     ticket = OpenApiParameter("ticket", OpenApiTypes.UUID, OpenApiParameter.PATH)
 
     @extend_schema(
@@ -190,7 +215,7 @@ class QueueViewSet(viewsets.ViewSet):
     )
     def retrieve(self, request: Request, ticket: str) -> Response:
         """Ask for the seats that a ticket waits for: the lease, or the place in the queue."""
-        return borrow_answer(leasing.poll(ticket_id=find_uuid(ticket, UnknownTicket)))
+        return borrow_answer(leasing.poll(ticket_id=find_own_ticket(request, ticket)))
 
     @extend_schema(
         parameters=[ticket],
@@ -203,7 +228,7 @@ class QueueViewSet(viewsets.ViewSet):
     )
     def destroy(self, request: Request, ticket: str) -> Response:
         """Leave the queue."""
-        leasing.leave(ticket_id=find_uuid(ticket, UnknownTicket))
+        leasing.leave(ticket_id=find_own_ticket(request, ticket))
         return Response(status=204)
 
 
@@ -314,13 +339,6 @@ class DenialPagination(StablePagination):
     ordering = ("-last_at", "-id")
 
 
-class MayForceReturn(BasePermission):
-    """Administrators who may change leases."""
-
-    def has_permission(self, request: Request, view: Any) -> bool:
-        return bool(request.user and request.user.is_staff and request.user.has_perm("licenses.change_lease"))
-
-
 class LeaseViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, viewsets.GenericViewSet[Lease]):
     """Every lease there ever was, newest first."""
 
@@ -345,7 +363,9 @@ class LeaseViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, viewsets.Ge
     @action(detail=True, methods=["post"])
     def renew(self, request: Request, pk: str) -> Response:
         """Extend a live lease by its time to live, as /licenses/renew does."""
-        return lease_answer(leasing.renew(lease_id=find_uuid(pk, UnknownLease)))
+        lease_id = find_uuid(pk, UnknownLease)
+        require_own_lease(request, lease_id)
+        return lease_answer(leasing.renew(lease_id=lease_id))
 
     @extend_schema(
         request=ForceReturnRequest,
@@ -362,8 +382,7 @@ class LeaseViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, viewsets.Ge
         detail=True,
         methods=["post"],
         url_path="force-return",
-        authentication_classes=[BasicAuthentication, SessionAuthentication],
-        permission_classes=[MayForceReturn],
+        permission_classes=[MayChangeLeases],
     )
     def force_return(self, request: Request, pk: str) -> Response:
         """Take the seats back from their holder; for administrators. A lease
@@ -371,6 +390,7 @@ class LeaseViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, viewsets.Ge
         asked = ForceReturnRequest(data=request.data)
         asked.is_valid(raise_exception=True)
         leasing.force_return(lease_id=find_uuid(pk, UnknownLease), note=asked.validated_data["reason"])
+        logger.info("%s force-returned lease %s: %s", caller_of(request), pk, asked.validated_data["reason"])
         return Response(self.get_serializer(self.get_object()).data)
 
 
@@ -426,14 +446,26 @@ def readyz(request: HttpRequest) -> HttpResponse:
     return JsonResponse({"status": "ok"})
 
 
-@require_safe
-def version(request: HttpRequest) -> HttpResponse:
+@extend_schema(exclude=True)
+@api_view(["GET"])
+@renderer_classes([JSONRenderer])
+def version(request: Request) -> Response:
     """What is running."""
-    return JsonResponse({"version": settings.VERSION})
+    return Response({"version": settings.VERSION})
 
 
-@require_safe
-@never_cache
-def prometheus(request: HttpRequest) -> HttpResponse:
-    """Metrics in Prometheus' text format."""
-    return HttpResponse(metrics.exposition(settings.VERSION), content_type="text/plain; version=0.0.4; charset=utf-8")
+class MetricsView(APIView):
+    """Metrics in Prometheus' text format, whatever the client accepts."""
+
+    permission_classes = [MayScrape]
+    schema = None
+
+    def perform_content_negotiation(self, request: Request, force: bool = False) -> Any:
+        return JSONRenderer(), JSONRenderer.media_type
+
+    def get(self, request: Request) -> HttpResponse:
+        page = metrics.exposition(settings.VERSION)
+        return HttpResponse(page, content_type="text/plain; version=0.0.4; charset=utf-8")
+
+
+prometheus = never_cache(MetricsView.as_view())

@@ -4,7 +4,23 @@ from .denial import Denial
 from .lease import EndReason, Lease
 from .retry import BorrowKey
 from .sweep import Sweep
+from .team import MemberSource, Team, TeamMember
+from .token import ApiToken
 from .tool import Tool
 from .waiting import Ticket, TicketClaim, TicketState
 
-__all__ = ["BorrowKey", "Denial", "EndReason", "Lease", "Sweep", "Ticket", "TicketClaim", "TicketState", "Tool"]
+__all__ = [
+    "ApiToken",
+    "BorrowKey",
+    "Denial",
+    "EndReason",
+    "Lease",
+    "MemberSource",
+    "Sweep",
+    "Team",
+    "TeamMember",
+    "Ticket",
+    "TicketClaim",
+    "TicketState",
+    "Tool",
+]

@@ -1,0 +1,67 @@
+"""API tokens in the admin: made here, shown once, revoked here."""
+
+from django.contrib import admin, messages
+from django.db.models import QuerySet
+from django.forms import ModelForm
+from django.http import HttpRequest, HttpResponse
+from django.template.response import TemplateResponse
+
+from licenses.models import ApiToken
+
+
+@admin.register(ApiToken)
+class ApiTokenAdmin(admin.ModelAdmin[ApiToken]):
+    list_display = [
+        "name",
+        "hint",
+        "team",
+        "user",
+        "may_read",
+        "may_borrow",
+        "may_administer",
+        "expires_at",
+        "last_used_at",
+        "revoked_at",
+        "created_by",
+    ]
+    list_filter = ["may_administer", ("revoked_at", admin.EmptyFieldListFilter), "expires_at", "team"]
+    list_select_related = ["team", "created_by"]
+    search_fields = ["name", "hint", "user", "team__name"]
+    actions = ["revoke"]
+
+    def has_change_permission(self, request: HttpRequest, obj: ApiToken | None = None) -> bool:
+        # A token is what it was made as; a new one is made in its place.
+        return False
+
+    def has_delete_permission(self, request: HttpRequest, obj: ApiToken | None = None) -> bool:
+        return False
+
+    def has_revoke_permission(self, request: HttpRequest) -> bool:
+        return request.user.has_perm("licenses.change_apitoken")
+
+    def get_exclude(self, request: HttpRequest, obj: ApiToken | None = None) -> list[str]:
+        # Nobody gives away more than they have.
+        return [] if request.user.is_superuser else ["may_administer"]
+
+    def save_model(self, request: HttpRequest, obj: ApiToken, form: ModelForm[ApiToken], change: bool) -> None:
+        obj.created_by = request.user  # type: ignore[assignment]
+        request.secret_of_token = ApiToken.objects.issue(obj)  # type: ignore[attr-defined]
+
+    def response_add(self, request: HttpRequest, obj: ApiToken, post_url_continue: str | None = None) -> HttpResponse:
+        # Rendered at once: a redirect would have to keep the secret somewhere.
+        context = self.admin_site.each_context(request) | {
+            "title": "API token",
+            "opts": self.opts,
+            "token": obj,
+            "secret": request.secret_of_token,  # type: ignore[attr-defined]
+        }
+        return TemplateResponse(request, "licenses/admin_token_secret.html", context)
+
+    @admin.action(description="Revoke", permissions=["revoke"])
+    def revoke(self, request: HttpRequest, tokens: QuerySet[ApiToken]) -> None:
+        revoked = 0
+        for token in tokens.filter(revoked_at__isnull=True):
+            token.revoke()
+            self.log_change(request, token, "Revoked")
+            revoked += 1
+        self.message_user(request, f"{revoked} token(s) revoked.", messages.SUCCESS)

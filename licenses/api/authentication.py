@@ -1,0 +1,129 @@
+"""Who calls: a credential in, a Caller out.
+
+``request.auth`` is always a Caller, ``request.user`` the account where there is
+one. A credential that is sent is checked, also where none is needed.
+"""
+
+from contextlib import suppress
+from contextvars import ContextVar
+from typing import Any
+
+from django.conf import settings
+from django.contrib.auth.models import User
+from django.core.signals import request_finished
+from django.db import DatabaseError, InterfaceError
+from rest_framework import authentication
+from rest_framework.exceptions import AuthenticationFailed
+from rest_framework.request import Request
+
+from licenses.callers import Caller, Kind, Scope
+from licenses.models import ApiToken
+from licenses.models.token import TOKEN_PREFIX
+from licenses.names import is_user_name
+
+EVERYONE = frozenset({Scope.READ, Scope.BORROW})
+REALM = 'realm="licences"'
+
+Known = tuple[User | None, Caller]
+
+
+class InvalidCredential(AuthenticationFailed):
+    default_code = "invalid_credential"
+    default_detail = "This credential is not valid here."
+
+
+def anonymous() -> Caller:
+    """Somebody without a credential; may do what ``LICENSE_AUTH`` leaves open."""
+    return Caller(Kind.ANONYMOUS, scopes=EVERYONE if settings.LICENSE_AUTH == "open" else frozenset())
+
+
+def caller_of_account(user: User, kind: Kind) -> Caller:
+    """Somebody who signed in. Administrators are staff, as far as their
+    permissions go."""
+    return Caller(
+        kind,
+        # An account may have a name that no lease can be held under.
+        name=user.username if is_user_name(user.username) else "",
+        scopes=EVERYONE | {Scope.ADMIN} if user.is_staff else EVERYONE,
+        user=user,
+    )
+
+
+def caller_of(request: Request) -> Caller:
+    """Who sent this request."""
+    caller = request.auth
+    assert isinstance(caller, Caller)  # noqa: S101
+    return caller
+
+
+class SessionAuthentication(authentication.SessionAuthentication):
+    """People with a browser; calls that change something need the CSRF token."""
+
+    def authenticate(self, request: Request) -> Known | None:
+        known = super().authenticate(request)
+        return (known[0], caller_of_account(known[0], Kind.SESSION)) if known else None
+
+
+class PasswordAuthentication(authentication.BasicAuthentication):
+    """People with a local password (HTTP Basic), where there are such."""
+
+    www_authenticate_realm = "licences"
+
+    def authenticate(self, request: Request) -> Known | None:
+        if not settings.LICENSE_LOCAL_PASSWORDS:
+            return None
+        known = super().authenticate(request)
+        return (known[0], caller_of_account(known[0], Kind.PASSWORD)) if known else None
+
+
+class BearerAuthentication(authentication.BaseAuthentication):
+    """Programs, by an API token."""
+
+    def authenticate_header(self, request: Request) -> str:
+        return f"Bearer {REALM}"
+
+    def authenticate(self, request: Request) -> Known | None:
+        scheme, _, credential = request.META.get("HTTP_AUTHORIZATION", "").partition(" ")
+        if scheme.lower() != "bearer":
+            return None
+        if credential.startswith(TOKEN_PREFIX):
+            return None, caller_of_token(credential)
+        raise InvalidCredential
+
+
+def caller_of_token(secret: str) -> Caller:
+    """The owner of an API token; raises InvalidCredential."""
+    token = ApiToken.objects.of_secret(secret)
+    if token is None:
+        raise InvalidCredential
+    # Only who has the secret learns this.
+    if why := token.why_unusable():
+        raise InvalidCredential(why)
+    _remember_use(token)
+    return Caller(
+        Kind.TOKEN,
+        name=token.user,
+        teams=frozenset({token.team.name} if token.team else ()),
+        scopes=token.effective_scopes,
+        credential=f"token {token.pk}",
+    )
+
+
+# The use of a token is noted after its request was answered.
+_to_note: ContextVar[int | None] = ContextVar("token_to_note", default=None)
+
+
+def _remember_use(token: ApiToken) -> None:
+    _to_note.set(token.pk if token.used_long_ago else None)
+
+
+def note_use(**signal: Any) -> None:
+    """Write down that the token of the request that is done was used."""
+    token, _ = _to_note.get(), _to_note.set(None)
+    if token is not None:
+        # If it can't be written, the next use will be.
+        with suppress(DatabaseError, InterfaceError):
+            ApiToken.objects.used(token)
+
+
+request_finished.connect(note_use, dispatch_uid="licenses.note_use_of_token")

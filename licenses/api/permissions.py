@@ -1,0 +1,78 @@
+"""What a caller may do. Views ask here and nowhere else.
+
+Where ``LICENSE_AUTH`` is ``open``, everybody may do everything but administer.
+"""
+
+from typing import Any
+
+from django.conf import settings
+from django.db.models import QuerySet
+from rest_framework.exceptions import PermissionDenied
+from rest_framework.permissions import SAFE_METHODS, BasePermission
+from rest_framework.request import Request
+
+from licenses.callers import Caller, Scope
+from licenses.errors import Refusal
+from licenses.models import TeamMember
+
+from .authentication import caller_of
+
+# Django's permission to change other people's leases.
+CHANGE_LEASES = "licenses.change_lease"
+
+
+class NotForOthers(PermissionDenied):
+    default_code = "not_for_others"
+    default_detail = "This credential borrows and returns for its owner alone: yourself, or your team's members."
+
+
+class HasScope(BasePermission):
+    """Every call needs a scope: ``read`` to look, ``borrow`` to change, or the
+    one that the view's ``scopes`` names for its action."""
+
+    def has_permission(self, request: Request, view: Any) -> bool:
+        needed = Scope.READ if request.method in SAFE_METHODS else Scope.BORROW
+        needed = getattr(view, "scopes", {}).get(getattr(view, "action", None), needed)
+        if settings.LICENSE_AUTH == "open" and needed != Scope.ADMIN:
+            return True
+        return caller_of(request).has(needed)
+
+
+class MayScrape(HasScope):
+    """Prometheus: whoever may look, and everybody if so configured."""
+
+    def has_permission(self, request: Request, view: Any) -> bool:
+        return settings.LICENSE_METRICS_PUBLIC or super().has_permission(request, view)
+
+
+class MayChangeLeases(BasePermission):
+    """Administrators who may change other people's leases."""
+
+    def has_permission(self, request: Request, view: Any) -> bool:
+        return caller_of(request).is_admin(CHANGE_LEASES)
+
+
+def may_act_for(caller: Caller, user: str) -> bool:
+    """Whether a caller may borrow, renew, wait and return in this user's name:
+    people in their own, a team's token in its members', administrators in all."""
+    if settings.LICENSE_AUTH == "open" or caller.name == user or caller.is_admin(CHANGE_LEASES):
+        return True
+    if caller.name:
+        return False
+    return TeamMember.objects.filter(team__name__in=caller.teams, user=user).exists()
+
+
+def require_may_act_for(caller: Caller, user: str) -> None:
+    """Raise NotForOthers, whether or not there is such a user."""
+    if not may_act_for(caller, user):
+        raise NotForOthers
+
+
+def require_own(caller: Caller, row: QuerySet[Any], unknown: type[Refusal]) -> None:
+    """Raise ``unknown`` unless the row's user is one the caller may act for: what
+    others have is for them not there."""
+    if settings.LICENSE_AUTH == "open":
+        return
+    holder = row.values_list("user", flat=True).first()
+    if holder is None or not may_act_for(caller, holder):
+        raise unknown

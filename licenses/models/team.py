@@ -1,0 +1,86 @@
+"""Teams and who is in them."""
+
+from collections.abc import Iterable
+
+from django.core.exceptions import ValidationError
+from django.core.validators import RegexValidator
+from django.db import models
+
+from licenses.names import USER_LENGTH, is_user_name
+
+from .tool import TOOL_NAME_PATTERN
+
+# A team is a name in addresses and metrics, as a tool is.
+TEAM_NAME_PATTERN = TOOL_NAME_PATTERN
+
+
+def validate_name(name: str) -> None:
+    """Raise ValidationError for a name that no lease can be held under."""
+    if not is_user_name(name):
+        raise ValidationError("No control or invisible characters, no blanks at the ends.")
+
+
+class Team(models.Model):
+    """People who share seats and their cost."""
+
+    name = models.CharField(
+        max_length=64,
+        unique=True,
+        validators=[
+            RegexValidator(rf"^{TEAM_NAME_PATTERN}\Z", "1 to 64 of a-z 0-9 _ . -, beginning with a letter, digit or _.")
+        ],
+        help_text="In the API and in metrics; lower case.",
+    )
+    display_name = models.CharField(max_length=128, blank=True)
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        ordering = ["name"]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class MemberSource(models.TextChoices):
+    """Where a membership comes from, and so who may end it."""
+
+    OIDC = "oidc", "Provider's groups"
+    CSV = "csv", "CSV file"
+    MANUAL = "manual", "By hand"
+
+
+class TeamMemberQuerySet(models.QuerySet["TeamMember"]):
+    def follow_provider(self, *, user: str, teams: Iterable[str]) -> None:
+        """Make the provider's word the user's memberships of that source: new
+        teams are made, and those it no longer names are left. What came by hand
+        or from a file stays. Part of the caller's transaction."""
+        wanted = set(teams)
+        self.filter(user=user, source=MemberSource.OIDC).exclude(team__name__in=wanted).delete()
+        Team.objects.bulk_create([Team(name=name) for name in wanted], ignore_conflicts=True)
+        self.bulk_create(
+            [
+                TeamMember(team=team, user=user, source=MemberSource.OIDC)
+                for team in Team.objects.filter(name__in=wanted).exclude(members__user=user)
+            ],
+            ignore_conflicts=True,
+        )
+
+
+class TeamMember(models.Model):
+    """One person in one team. Leases are held by names, and so are places in a
+    team: who holds a lease needs no account here."""
+
+    team = models.ForeignKey(Team, on_delete=models.CASCADE, related_name="members", db_index=False)
+    user = models.CharField(max_length=USER_LENGTH, validators=[validate_name])
+    source = models.CharField(max_length=16, choices=MemberSource, default=MemberSource.MANUAL)
+
+    objects = TeamMemberQuerySet.as_manager()
+
+    class Meta:
+        ordering = ["team__name", "user"]
+        constraints = [models.UniqueConstraint(fields=["team", "user"], name="teammember_once_a_team")]
+        # The teams of a user.
+        indexes = [models.Index(fields=["user"], name="teammember_by_user")]
+
+    def __str__(self) -> str:
+        return f"{self.user} in {self.team_id}"

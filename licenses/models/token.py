@@ -1,0 +1,172 @@
+"""API tokens: the credentials of programs."""
+
+import hashlib
+import re
+import secrets
+import string
+from datetime import datetime, timedelta
+
+from django.conf import settings
+from django.contrib.auth import get_user_model
+from django.core.exceptions import ValidationError
+from django.db import models
+from django.db.models import Exists, F, OuterRef, Q
+from django.db.models.functions import Now
+from django.utils import timezone
+
+from licenses.callers import Scope
+from licenses.names import USER_LENGTH
+
+from .team import Team, validate_name
+
+# So that people and scanners for leaked secrets know one when they see it.
+TOKEN_PREFIX = "lic_"  # noqa: S105
+# Letters and digits only: a double click selects all of it. 43 of 62 are 256 bits.
+TOKEN_ALPHABET = string.ascii_letters + string.digits
+TOKEN_LENGTH = 43
+TOKEN_PATTERN = re.compile(rf"{TOKEN_PREFIX}[A-Za-z0-9]{{{TOKEN_LENGTH}}}")
+
+DEFAULT_LIFETIME = timedelta(days=90)
+MAX_LIFETIME = timedelta(days=366)
+# How exactly ``last_used_at`` is kept.
+LAST_USED_STEP = timedelta(minutes=1)
+
+
+def token_hash(secret: str) -> str:
+    """What is kept of a secret. A fast hash is enough: nobody guesses 256 bits."""
+    return hashlib.sha256(secret.encode()).hexdigest()
+
+
+def default_expiry() -> datetime:
+    return timezone.now() + DEFAULT_LIFETIME
+
+
+def _used_long_ago() -> Q:
+    return Q(last_used_at__isnull=True) | Q(last_used_at__lt=Now() - LAST_USED_STEP)
+
+
+class ApiTokenQuerySet(models.QuerySet["ApiToken"]):
+    def issue(self, token: "ApiToken") -> str:
+        """Save a new token and return its secret, which is told this once.
+
+        Raises ValidationError.
+        """
+        secret = TOKEN_PREFIX + "".join(secrets.choice(TOKEN_ALPHABET) for _ in range(TOKEN_LENGTH))
+        token.hash = token_hash(secret)
+        token.hint = secret[: len(TOKEN_PREFIX) + 4]
+        token.full_clean()
+        token.save(force_insert=True)
+        return secret
+
+    def of_secret(self, secret: str) -> "ApiToken | None":
+        """The token with this secret, usable or not, from one query by a unique
+        index. What can't be a secret is not looked for."""
+        if not TOKEN_PATTERN.fullmatch(secret):
+            return None
+        accounts = get_user_model().objects.filter(username=OuterRef("user"))
+        found = self.filter(hash=token_hash(secret)).select_related("team", "created_by")
+        return found.annotate(  # type: ignore[no-redef]
+            owner_locked=Exists(accounts.filter(is_active=False)),
+            owner_is_superuser=Exists(accounts.filter(is_active=True, is_superuser=True)),
+            expired=Q(expires_at__lte=Now()),
+            used_long_ago=_used_long_ago(),
+        ).first()
+
+    def used(self, token_id: int) -> None:
+        """Note that a token was used just now, at most once a minute."""
+        self.filter(_used_long_ago(), pk=token_id).update(last_used_at=Now())
+
+
+class ApiToken(models.Model):
+    """A credential for CI jobs and other programs. Its secret is kept as a hash.
+
+    It belongs to a team, and then acts for its members; or to one user, and
+    then acts as that one; or to nobody, and then only reads or administers. A
+    row is never deleted: it tells who could do what, and when.
+    """
+
+    name = models.CharField(max_length=USER_LENGTH, validators=[validate_name], help_text="What it is for.")
+    team = models.ForeignKey(
+        Team, null=True, blank=True, on_delete=models.PROTECT, related_name="tokens", help_text="Acts for its members."
+    )
+    user = models.CharField(
+        max_length=USER_LENGTH, blank=True, validators=[validate_name], help_text="Or: acts as this user."
+    )
+    may_read = models.BooleanField("read", default=True)
+    may_borrow = models.BooleanField("borrow", default=True, help_text="Borrow, renew, wait and return.")
+    may_administer = models.BooleanField("admin", default=False, help_text="Everything, for everybody.")
+    hash = models.CharField(max_length=64, unique=True, editable=False)
+    hint = models.CharField(max_length=16, editable=False, help_text="How the secret begins.")
+    created_at = models.DateTimeField(default=timezone.now, editable=False)
+    created_by = models.ForeignKey(
+        settings.AUTH_USER_MODEL, null=True, on_delete=models.PROTECT, related_name="+", editable=False
+    )
+    expires_at = models.DateTimeField(default=default_expiry, help_text="UTC; a year from now at most.")
+    last_used_at = models.DateTimeField(null=True, editable=False, help_text="To the minute.")
+    revoked_at = models.DateTimeField(null=True, editable=False)
+
+    objects = ApiTokenQuerySet.as_manager()
+
+    # What of_secret() adds.
+    owner_locked: bool
+    owner_is_superuser: bool
+    expired: bool
+    used_long_ago: bool
+
+    class Meta:
+        ordering = ["-created_at", "-pk"]
+        verbose_name = "API token"
+        constraints = [
+            models.CheckConstraint(condition=Q(team__isnull=True) | Q(user=""), name="apitoken_one_owner"),
+            models.CheckConstraint(
+                condition=Q(may_read=True) | Q(may_borrow=True) | Q(may_administer=True), name="apitoken_has_a_scope"
+            ),
+            models.CheckConstraint(
+                condition=Q(expires_at__gt=F("created_at")),
+                name="apitoken_expires_after_it_begins",
+                violation_error_message="The token would have expired already.",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.hint}...)"
+
+    def clean(self) -> None:
+        if self.team is not None and self.user:
+            raise ValidationError("A token belongs to a team or to a user, not to both.")
+        if self.expires_at is not None and not timedelta(0) < self.expires_at - self.created_at <= MAX_LIFETIME:
+            raise ValidationError({"expires_at": "A token lasts longer than not at all, and a year at most."})
+        if not self.scopes:
+            raise ValidationError("A token needs a scope.")
+        if self.may_borrow and not (self.may_administer or self.team or self.user):
+            raise ValidationError("A token that borrows needs a team or a user to borrow for.")
+
+    def revoke(self) -> None:
+        """Make it useless from now on; harmless if it is already."""
+        ApiToken.objects.filter(pk=self.pk, revoked_at__isnull=True).update(revoked_at=Now())
+
+    @property
+    def scopes(self) -> frozenset[Scope]:
+        """What was given to it."""
+        given = {Scope.READ: self.may_read, Scope.BORROW: self.may_borrow, Scope.ADMIN: self.may_administer}
+        return frozenset(scope for scope, yes in given.items() if yes)
+
+    @property
+    def effective_scopes(self) -> frozenset[Scope]:
+        """What is left of it, for a token from of_secret(): nobody's token
+        administers once its user or its maker no longer does."""
+        maker = self.created_by
+        owner_may = not self.user or self.owner_is_superuser
+        maker_may = maker is None or (maker.is_active and maker.is_superuser)
+        return self.scopes if owner_may and maker_may else self.scopes - {Scope.ADMIN}
+
+    def why_unusable(self) -> str | None:
+        """What to tell the holder of a token from of_secret() that is of no
+        use; None if it is good."""
+        if self.revoked_at is not None:
+            return "This token was revoked."
+        if self.expired:
+            return "This token has expired."
+        if self.user and self.owner_locked:
+            return "The account of this token's user is locked."
+        return None

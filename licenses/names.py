@@ -1,0 +1,26 @@
+"""What a name may be made of: of a user, a host, a reason."""
+
+import unicodedata
+
+# Control, format (invisible, text direction), lone surrogates, private use,
+# line and paragraph separators: nothing that belongs in a name, and all of it
+# is trouble in a log or on a screen.
+UNCLEAN_CATEGORIES = {"Cc", "Cf", "Cs", "Co", "Zl", "Zp"}
+
+# Longest name of somebody who holds leases.
+USER_LENGTH = 64
+
+
+def is_clean(text: str) -> bool:
+    """Whether every character can be seen and stays on its line."""
+    return not any(unicodedata.category(character) in UNCLEAN_CATEGORIES for character in text)
+
+
+def is_user_name(text: object) -> bool:
+    """Whether leases can be held under this name, as it stands."""
+    return (
+        isinstance(text, str)
+        and 0 < len(text) <= USER_LENGTH
+        and is_clean(text)
+        and text == unicodedata.normalize("NFC", text.strip())
+    )
