@@ -224,6 +224,17 @@ class Busy(Refusal):
         super().__init__("The database did not answer in time. Try again in a moment.")
 
 
+class ProviderAway(Refusal):
+    """The sign-in provider can't be asked, and what it said before is too old."""
+
+    code = "provider_away"
+    title = "Sign-in provider can't be reached"
+    retry_after = 10
+
+    def __init__(self) -> None:
+        super().__init__("The credential can't be checked right now. Try again in a moment.")
+
+
 # What a borrow may be refused with, all of it kept under an idempotency key.
 BORROW_REFUSALS: dict[str, type[Refusal]] = {
     refusal.code: refusal

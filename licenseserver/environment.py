@@ -10,6 +10,7 @@ import os
 import re
 import sys
 from collections.abc import Collection
+from urllib.parse import urlsplit
 
 from django.core.exceptions import ImproperlyConfigured
 
@@ -115,4 +116,37 @@ def address(name: str, default: str) -> str:
     return value
 
 
+def pairs(name: str) -> dict[str, str]:
+    """A comma-separated list of ``left=right``; the last ``=`` counts."""
+    found = {}
+    for word in words(name):
+        left, separator, right = word.rpartition("=")
+        if not separator or not left.strip() or not right.strip():
+            raise SettingError(f"{name} must be a list of left=right, not {word!r}.")
+        found[left.strip()] = right.strip()
+    return found
+
+
+def is_confidential(address: object) -> bool:
+    """Whether secrets may be sent to this address: HTTPS, or plain HTTP on
+    this machine."""
+    if not isinstance(address, str):
+        return False
+    try:
+        parts = urlsplit(address)
+        host = parts.hostname
+    except ValueError:
+        return False
+    return bool(host) and (parts.scheme == "https" or (parts.scheme == "http" and host in LOOPBACK))
+
+
+def url(name: str) -> str:
+    """A confidential address without a query; empty if it is not set."""
+    value = os.environ.get(name, "").strip()
+    if value and (not is_confidential(value) or "?" in value or "#" in value or "@" in value):
+        raise SettingError(f"{name} must be an https:// address, not {value!r}.")
+    return value
+
+
+LOOPBACK = {"localhost", "127.0.0.1", "::1"}
 LOG_LEVELS = [name for name in logging.getLevelNamesMapping() if name not in {"NOTSET", "WARN", "FATAL"}]

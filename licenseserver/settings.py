@@ -4,6 +4,7 @@ The table in README.md lists every variable; keep the two together.
 """
 
 import multiprocessing
+import re
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,37 @@ LICENSE_AUTH = environment.choice("LICENSE_AUTH", "required", among=("required",
 LICENSE_METRICS_PUBLIC = environment.boolean("LICENSE_METRICS_PUBLIC", False)
 # Whether people sign in with passwords that this server keeps.
 LICENSE_LOCAL_PASSWORDS = environment.boolean("LICENSE_LOCAL_PASSWORDS", True)
+
+# The OpenID provider, by its issuer's address.
+LICENSE_OIDC_ISSUER = environment.url("LICENSE_OIDC_ISSUER")
+LICENSE_OIDC_ALGORITHMS = environment.words("LICENSE_OIDC_ALGORITHMS", "RS256,ES256")
+for algorithm in LICENSE_OIDC_ALGORITHMS:
+    # With a secret shared, or none, whoever checks could sign as well.
+    if not re.fullmatch(r"(RS|PS|ES)(256|384|512)|EdDSA", algorithm):
+        raise SettingError(f"LICENSE_OIDC_ALGORITHMS: {algorithm!r} signs with no public key.")
+# How far the provider's clock and ours may be apart, in seconds.
+LICENSE_OIDC_LEEWAY = environment.integer("LICENSE_OIDC_LEEWAY", 60, minimum=0, maximum=300)
+# The claim that leases are held under, and the one with the groups.
+LICENSE_OIDC_USERNAME_CLAIM = environment.text("LICENSE_OIDC_USERNAME_CLAIM", "preferred_username")
+LICENSE_OIDC_GROUPS_CLAIM = environment.text("LICENSE_OIDC_GROUPS_CLAIM", "groups")
+LICENSE_OIDC_ADMIN_GROUPS = environment.words("LICENSE_OIDC_ADMIN_GROUPS")
+LICENSE_OIDC_STAFF_GROUPS = environment.words("LICENSE_OIDC_STAFF_GROUPS")
+# Groups that are teams: those that begin so, and those listed as group=team.
+LICENSE_OIDC_TEAM_PREFIX = environment.text("LICENSE_OIDC_TEAM_PREFIX", "")
+LICENSE_OIDC_TEAM_GROUPS = environment.pairs("LICENSE_OIDC_TEAM_GROUPS")
+for team in LICENSE_OIDC_TEAM_GROUPS.values():
+    if not re.fullmatch(r"[a-z0-9_][a-z0-9_.-]{0,63}", team):
+        raise SettingError(f"LICENSE_OIDC_TEAM_GROUPS: {team!r} can't be the name of a team.")
+
+# Bearer JWTs are taken if they are for this audience; none if it is empty.
+LICENSE_JWT_AUDIENCE = environment.text("LICENSE_JWT_AUDIENCE", "")
+# The first of these claims that a JWT has is the caller's name.
+LICENSE_JWT_USERNAME_CLAIMS = environment.words("LICENSE_JWT_USERNAME_CLAIMS", LICENSE_OIDC_USERNAME_CLAIM)
+# Scopes of the provider's that begin so limit a JWT to what they name.
+LICENSE_JWT_SCOPE_PREFIX = environment.text("LICENSE_JWT_SCOPE_PREFIX", "licenses:")
+if LICENSE_JWT_AUDIENCE and not LICENSE_OIDC_ISSUER:
+    raise SettingError("LICENSE_JWT_AUDIENCE needs LICENSE_OIDC_ISSUER.")
+
 AUTHENTICATION_BACKENDS = ["licenses.signin.passwords.PasswordBackend"]
 
 # --- Applications -----------------------------------------------------------

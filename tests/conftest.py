@@ -24,6 +24,9 @@ from django.db.models import DateTimeField, F
 from django.test import Client
 
 from licenses.models import ApiToken, Team, Tool
+from licenses.signin.provider import _provider
+
+from .issuer import AUDIENCE, Issuer, running_issuer
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -115,6 +118,16 @@ def api(db: None) -> Api:
 def required(settings: Any) -> None:
     """Every call needs a credential."""
     settings.LICENSE_AUTH = "required"
+
+
+@pytest.fixture
+def issuer(settings: Any) -> Iterator[Issuer]:
+    """A sign-in provider whose JWTs the server takes."""
+    _provider.cache_clear()
+    with running_issuer() as issuer:
+        settings.LICENSE_OIDC_ISSUER = issuer.url
+        settings.LICENSE_JWT_AUDIENCE = AUDIENCE
+        yield issuer
 
 
 def make_token(*, team: str = "", user: str = "", scopes: Iterable[str] = ("read", "borrow"), **values: Any) -> str:

@@ -1,22 +1,27 @@
 """Requests of people who try: each gets the answer it deserves, and changes nothing."""
 
 import base64
+import hmac
 import json
 import socket
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
+import jwt
 import pytest
 from django.contrib.auth.models import User
 from django.test import Client
 from django.utils import timezone
+from jwt.algorithms import RSAAlgorithm
 
 from licenses.models import Lease, Team, TeamMember, Ticket, Tool
 from licenses.models.token import token_hash
 
 from .conftest import Api, Server, api_of, make_token
+from .issuer import AUDIENCE, EC_KEY, OTHER_RSA_KEY, RSA_KEY, Issuer, encoded, public_pem
 
 PASSWORD = "a long pass phrase"
 
@@ -281,8 +286,137 @@ def test_a_hostile_request_gets_nothing(world: dict[str, str], row: Row) -> None
 
 
 def test_there_are_rows_enough() -> None:
-    assert len(ROWS) >= 60
+    assert len(ROWS) + len(JWTS) >= 60
     assert len({label for label, _ in ROWS}) == len(ROWS)
+
+
+# --- JWTs -------------------------------------------------------------------
+
+
+def unsigned(issuer: Issuer, alg: str, signature: str = "") -> str:
+    return f"{encoded({'alg': alg, 'typ': 'at+jwt', 'kid': 'rsa-1'})}.{encoded(issuer.claims())}.{signature}"
+
+
+def signed_with_what_is_public(issuer: Issuer, alg: str) -> str:
+    """By HMAC, with the public key as the shared secret."""
+    signed = f"{encoded({'alg': alg, 'typ': 'JWT', 'kid': 'rsa-1'})}.{encoded(issuer.claims())}"
+    return f"{signed}.{encoded(hmac.new(public_pem(RSA_KEY), signed.encode(), 'sha256').digest())}"
+
+
+def changed(issuer: Issuer) -> str:
+    """Ben's token with somebody else's claims in it."""
+    header, _, signature = issuer.sign().split(".")
+    return f"{header}.{encoded(issuer.claims(preferred_username='anneliese'))}.{signature}"
+
+
+def with_claims(**changes: Any) -> Callable[[Issuer], str]:
+    return lambda issuer: issuer.sign(issuer.claims(**changes))
+
+
+def with_header(**changes: Any) -> Callable[[Issuer], str]:
+    return lambda issuer: issuer.sign(**changes)
+
+
+def raw_claims(claims: bytes) -> Callable[[Issuer], str]:
+    """Signed well, but not what a JWT holds."""
+    return lambda issuer: jwt.PyJWS().encode(claims, RSA_KEY, "RS256", {"kid": "rsa-1"})
+
+
+NOW = int(time.time())
+HOUR = 3600
+PUBLIC_JWK = RSAAlgorithm.to_jwk(OTHER_RSA_KEY.public_key(), as_dict=True)
+JWTS: list[tuple[str, Callable[[Issuer], str]]] = [
+    ("unsigned", lambda issuer: unsigned(issuer, "none")),
+    ("unsigned, spelt otherwise", lambda issuer: unsigned(issuer, "nOnE")),
+    ("unsigned, with something as a signature", lambda issuer: unsigned(issuer, "none", encoded(b"x"))),
+    ("without its signature", lambda issuer: issuer.sign().rsplit(".", 1)[0] + "."),
+    ("without its last part", lambda issuer: issuer.sign().rsplit(".", 1)[0]),
+    ("signed with the public key as a secret", lambda issuer: signed_with_what_is_public(issuer, "HS256")),
+    ("signed so, and called RS256", lambda issuer: signed_with_what_is_public(issuer, "RS256")),
+    ("with other claims", changed),
+    ("with another signature", lambda issuer: issuer.sign().rsplit(".", 1)[0] + "." + encoded(b"x" * 256)),
+    ("signed by another under a known id", with_header(key=OTHER_RSA_KEY)),
+    ("with an algorithm that isn't allowed", with_header(alg="RS512")),
+    ("with an algorithm of another kind of key", with_header(key=EC_KEY, alg="ES256")),
+    ("with the id of another kind of key", with_header(kid="ec-1")),
+    ("with an unknown id", with_header(kid="rsa-2")),
+    ("without an id", with_header(kid=None)),
+    ("with an empty id", with_header(kid="")),
+    ("with an id that is a path", with_header(kid="../../../dev/null")),
+    ("with an id that is an address", with_header(kid="https://evil.example/key")),
+    ("with an id that is SQL", with_header(kid="' UNION SELECT 'secret' --")),
+    ("with an id with a NUL", with_header(kid="rsa-1\0")),
+    ("with an id of 5,000", with_header(kid="k" * 5000)),
+    ("with a key of its own", with_header(key=OTHER_RSA_KEY, jwk=PUBLIC_JWK)),
+    ("with a key of its own under a known id", with_header(key=OTHER_RSA_KEY, kid="rsa-1", jwk=PUBLIC_JWK)),
+    ("with an address of its keys", with_header(jku="https://evil.example/jwks")),
+    ("with an address of its certificates", with_header(x5u="https://evil.example/cert")),
+    ("with certificates", with_header(x5c=["MIIB"])),
+    ("with something critical", with_header(crit=["b64"])),
+    ("of another type", with_header(typ="logout+jwt")),
+    ("of another issuer", with_claims(iss="https://evil.example")),
+    ("of an issuer that begins the same", lambda issuer: issuer.sign(issuer.claims(iss=issuer.url + "/x"))),
+    ("of several issuers", raw_claims(b'{"iss":["a"],"aud":"a","sub":"s","iat":1,"exp":9999999999}')),
+    ("of no issuer", with_claims(iss=None)),
+    ("for another audience", with_claims(aud="https://other.example")),
+    ("for an audience that begins the same", with_claims(aud=AUDIENCE + "/x")),
+    ("for no audience", with_claims(aud=None)),
+    ("for an empty list", with_claims(aud=[])),
+    ("for an object", with_claims(aud={AUDIENCE: 1})),
+    ("for numbers", with_claims(aud=[1, 2])),
+    ("given to another party", with_claims(aud=[AUDIENCE, "other"], azp="other")),
+    ("expired", with_claims(iat=NOW - 2 * HOUR, exp=NOW - HOUR)),
+    ("expired just beyond the leeway", with_claims(iat=NOW - HOUR, exp=NOW - 61)),
+    ("without an end", with_claims(exp=None)),
+    ("with an end that is text", with_claims(exp=str(NOW + 300))),
+    ("with an end that is true", with_claims(exp=True)),
+    ("with an end beyond all time", with_claims(exp=1e300)),
+    ("with an infinite end", raw_claims(b'{"iss":"x","aud":"a","sub":"s","iat":1,"exp":Infinity}')),
+    ("that lives for a year", with_claims(exp=NOW + 365 * 24 * HOUR)),
+    ("not yet valid", with_claims(nbf=NOW + HOUR)),
+    ("with a beginning that is text", with_claims(nbf="soon")),
+    ("issued in the future", with_claims(iat=NOW + HOUR, exp=NOW + 2 * HOUR)),
+    ("issued never", with_claims(iat=None)),
+    ("about nobody", with_claims(sub=None)),
+    ("about an empty subject", with_claims(sub="")),
+    ("about a number", lambda issuer: raw_claims(json.dumps(issuer.claims(sub=1)).encode())(issuer)),
+    ("about a subject with a NUL", with_claims(sub="a\0b")),
+    ("about a subject of 1,000", with_claims(sub="s" * 1000)),
+    ("with no name", with_claims(preferred_username=None)),
+    ("with a name with a NUL", with_claims(preferred_username="a\0b")),
+    ("with a name that can't be seen", with_claims(preferred_username="a\u200bb")),
+    ("with a name of 65", with_claims(preferred_username="u" * 65)),
+    ("with a blank before the name", with_claims(preferred_username=" ben")),
+    ("with names", with_claims(preferred_username=["ben"])),
+    ("with the name of an account", with_claims(preferred_username="admin")),
+    ("of 9,000 characters", with_claims(groups=["g" * 7000])),
+    ("that is no JSON", raw_claims(b"not json")),
+    ("that is a list", raw_claims(b"[]")),
+    ("nested deeply", raw_claims(b"[" * 1500 + b"]" * 1500)),
+    ("of dots", lambda issuer: "..."),
+    ("of one part", lambda issuer: "abc"),
+    ("of five parts, as if encrypted", lambda issuer: issuer.sign() + ".a.b"),
+    ("with line breaks in it", lambda issuer: issuer.sign()[:50] + "%0a" + issuer.sign()[50:]),
+    ("beyond ASCII", lambda issuer: issuer.sign()[:-1] + "\u00e9"),
+]
+
+
+@pytest.mark.parametrize("make", [row[1] for row in JWTS], ids=[row[0] for row in JWTS])
+def test_a_hostile_jwt_proves_nothing(world: dict[str, str], issuer: Issuer, make: Callable[[Issuer], str]) -> None:
+    before = everything()
+    client = Client(raise_request_exception=False, headers={"Authorization": f"Bearer {make(issuer)}"})
+    for answer in (client.get("/licenses/status"), Api(client).borrow("sim", "ben")):
+        assert answer.status_code == 401, answer.content[:300]
+        assert json.loads(answer.content)["code"] == "invalid_credential"
+        assert answer["WWW-Authenticate"].startswith("Bearer")
+    assert everything() == before
+    # It asks the provider alone, and seldom.
+    assert issuer.fetches["/jwks"] <= 2
+
+
+@pytest.mark.parametrize("path", ["/borrows?access_token={}", "/licenses/status?token={}"])
+def test_a_jwt_in_the_address_is_not_looked_at(world: dict[str, str], issuer: Issuer, path: str) -> None:
+    assert Client().get(path.format(issuer.sign())).status_code == 401
 
 
 # --- Browsers ---------------------------------------------------------------

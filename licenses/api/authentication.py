@@ -4,6 +4,7 @@
 one. A credential that is sent is checked, also where none is needed.
 """
 
+import logging
 from contextlib import suppress
 from contextvars import ContextVar
 from typing import Any
@@ -17,9 +18,13 @@ from rest_framework.exceptions import AuthenticationFailed
 from rest_framework.request import Request
 
 from licenses.callers import Caller, Kind, Scope
-from licenses.models import ApiToken
+from licenses.models import ApiToken, Identity
 from licenses.models.token import TOKEN_PREFIX
 from licenses.names import is_user_name
+from licenses.signin import jwts
+from licenses.signin.rights import rights_of
+
+logger = logging.getLogger(__name__)
 
 EVERYONE = frozenset({Scope.READ, Scope.BORROW})
 REALM = 'realm="licences"'
@@ -77,7 +82,7 @@ class PasswordAuthentication(authentication.BasicAuthentication):
 
 
 class BearerAuthentication(authentication.BaseAuthentication):
-    """Programs, by an API token."""
+    """Programs and people, by an API token or a JWT of the provider's."""
 
     def authenticate_header(self, request: Request) -> str:
         return f"Bearer {REALM}"
@@ -86,9 +91,8 @@ class BearerAuthentication(authentication.BaseAuthentication):
         scheme, _, credential = request.META.get("HTTP_AUTHORIZATION", "").partition(" ")
         if scheme.lower() != "bearer":
             return None
-        if credential.startswith(TOKEN_PREFIX):
-            return None, caller_of_token(credential)
-        raise InvalidCredential
+        is_token = credential.startswith(TOKEN_PREFIX)
+        return None, caller_of_token(credential) if is_token else caller_of_jwt(credential)
 
 
 def caller_of_token(secret: str) -> Caller:
@@ -107,6 +111,45 @@ def caller_of_token(secret: str) -> Caller:
         scopes=token.effective_scopes,
         credential=f"token {token.pk}",
     )
+
+
+def caller_of_jwt(token: str) -> Caller:
+    """Whom the provider says this is; raises InvalidCredential or ProviderAway.
+
+    A person who has signed in here is known by that account. A name that is
+    another account's is nobody else's, whatever the provider calls them.
+    """
+    if not settings.LICENSE_JWT_AUDIENCE:
+        raise InvalidCredential
+    try:
+        claims = jwts.verified_claims(token, audience=settings.LICENSE_JWT_AUDIENCE)
+    except jwts.InvalidJwt as error:
+        logger.info("Refused a JWT: %s", error)
+        raise InvalidCredential from None
+    name = next((claims[claim] for claim in settings.LICENSE_JWT_USERNAME_CLAIMS if claim in claims), "")
+    if not is_user_name(name):
+        raise InvalidCredential("This token names nobody that leases can be held by.")
+    account = Identity.objects.account_of(issuer=claims["iss"], subject=claims["sub"], name=name)
+    if account is not None and not (account.is_active and account.is_theirs):
+        raise InvalidCredential("The account of this name is locked, or another's.")
+    rights = rights_of(claims)
+    return Caller(
+        Kind.JWT,
+        name=account.username if account else name,
+        teams=rights.teams,
+        scopes=scopes_of(claims, admin=rights.admin),
+        credential="JWT",
+    )
+
+
+def scopes_of(claims: dict[str, Any], *, admin: bool) -> frozenset[Scope]:
+    """What a JWT is good for: all that its holder may, or what of that its own
+    scopes name."""
+    rights = EVERYONE | {Scope.ADMIN} if admin else EVERYONE
+    prefix = settings.LICENSE_JWT_SCOPE_PREFIX
+    words = claims["scope"].split() if isinstance(claims.get("scope"), str) else []
+    named = {word.removeprefix(prefix) for word in words if word.startswith(prefix)}
+    return frozenset(scope for scope in rights if scope in named) if named else rights
 
 
 # The use of a token is noted after its request was answered.

@@ -33,6 +33,7 @@ STATUS: dict[type[Refusal], int] = {
     errors.QueueLeft: 410,
     errors.KeyReused: 422,
     errors.Busy: 503,
+    errors.ProviderAway: 503,
 }
 TITLES = {
     400: "Bad request",

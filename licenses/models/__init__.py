@@ -1,6 +1,7 @@
 """Tables and their constraints, one file a subject."""
 
 from .denial import Denial
+from .identity import Identity
 from .lease import EndReason, Lease
 from .retry import BorrowKey
 from .sweep import Sweep
@@ -14,6 +15,7 @@ __all__ = [
     "BorrowKey",
     "Denial",
     "EndReason",
+    "Identity",
     "Lease",
     "MemberSource",
     "Sweep",
