@@ -1,4 +1,5 @@
-"""The admin's own pages: its front page says who may call this server.
+"""The admin's own pages: its front page says who may call this server, and its
+sign-in offers what there is.
 
 Apart from ``licenses.admin``, which registers with this site while it is imported.
 """
@@ -7,14 +8,27 @@ from typing import Any
 
 from django.conf import settings
 from django.contrib import admin
-from django.http import HttpRequest
+from django.contrib.auth import logout
+from django.http import HttpRequest, HttpResponseRedirect
 
 from licenses.checks import OPEN
+from licenses.signin import oidc
 
 
 class LicensesAdminSite(admin.AdminSite):
     site_title = site_header = "Licence server"
     index_template = "licenses/admin_index.html"
+    login_template = "licenses/signin.html"
 
     def each_context(self, request: HttpRequest) -> dict[str, Any]:
-        return super().each_context(request) | {"open_to_all": OPEN if settings.LICENSE_AUTH == "open" else ""}
+        return super().each_context(request) | {
+            "open_to_all": OPEN if settings.LICENSE_AUTH == "open" else "",
+            "with_provider": oidc.is_configured(),
+            "with_password": settings.LICENSE_LOCAL_PASSWORDS,
+        }
+
+    def logout(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> Any:
+        if request.method == "POST" and (address := oidc.sign_out_address(request)):
+            logout(request)
+            return HttpResponseRedirect(address)
+        return super().logout(request, extra_context)

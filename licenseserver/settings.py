@@ -87,7 +87,30 @@ LICENSE_JWT_SCOPE_PREFIX = environment.text("LICENSE_JWT_SCOPE_PREFIX", "license
 if LICENSE_JWT_AUDIENCE and not LICENSE_OIDC_ISSUER:
     raise SettingError("LICENSE_JWT_AUDIENCE needs LICENSE_OIDC_ISSUER.")
 
-AUTHENTICATION_BACKENDS = ["licenses.signin.passwords.PasswordBackend"]
+# Sign-in at the provider, for people; none without a client id.
+LICENSE_OIDC_CLIENT_ID = environment.text("LICENSE_OIDC_CLIENT_ID", "")
+LICENSE_OIDC_CLIENT_SECRET = environment.text("LICENSE_OIDC_CLIENT_SECRET", "")
+LICENSE_OIDC_CLIENT_AUTH = environment.choice("LICENSE_OIDC_CLIENT_AUTH", "basic", among=("basic", "post"))
+if LICENSE_OIDC_CLIENT_ID and not (LICENSE_OIDC_ISSUER and LICENSE_OIDC_CLIENT_SECRET):
+    raise SettingError("LICENSE_OIDC_CLIENT_ID needs LICENSE_OIDC_ISSUER and LICENSE_OIDC_CLIENT_SECRET.")
+if not LICENSE_LOCAL_PASSWORDS and not LICENSE_OIDC_CLIENT_ID:
+    raise SettingError("LICENSE_LOCAL_PASSWORDS=false needs LICENSE_OIDC_CLIENT_ID, or nobody could sign in.")
+
+# mozilla-django-oidc's names.
+OIDC_RP_SCOPES = environment.text("LICENSE_OIDC_SCOPES", "openid profile")
+OIDC_USE_PKCE = True
+OIDC_PKCE_CODE_CHALLENGE_METHOD = "S256"
+OIDC_TOKEN_USE_BASIC_AUTH = LICENSE_OIDC_CLIENT_AUTH == "basic"
+OIDC_TIMEOUT = 3
+# The provider wants it back at the sign-out.
+OIDC_STORE_ID_TOKEN = True
+
+AUTHENTICATION_BACKENDS = [
+    "licenses.signin.passwords.PasswordBackend",
+    "licenses.signin.oidc.ProviderBackend",
+]
+LOGIN_URL = "signin"
+LOGIN_REDIRECT_URL = "/api/v1/"
 
 # --- Applications -----------------------------------------------------------
 

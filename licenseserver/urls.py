@@ -7,6 +7,7 @@ from django.views.generic import RedirectView
 urlpatterns = [
     path("", RedirectView.as_view(pattern_name="docs")),
     path("admin/", admin.site.urls),
+    path("", include("licenses.signin.urls")),
     path("", include("licenses.api.urls")),
 ]
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+from urllib.parse import parse_qs
 
 import jwt
 from cryptography.hazmat.primitives import serialization
@@ -51,6 +52,11 @@ class Issuer:
         }
         self.fetches: dict[str, int] = {"/jwks": 0, "/.well-known/openid-configuration": 0}
         self.down = False
+        # What the token and the userinfo endpoints answer, and what they were asked.
+        self.token_answer: Any = {}
+        self.userinfo: Any = None
+        self.token_requests: list[dict[str, list[str]]] = []
+        self.authorizations: list[str] = []
         self.raw_keys: bytes | None = None
         self.asked = threading.Event()
         self.answer = threading.Event()
@@ -97,6 +103,10 @@ def running_issuer() -> Iterator[Issuer]:
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
+            issuer.authorizations.append(self.headers.get("Authorization", ""))
+            if self.path == "/me" and issuer.userinfo is not None:
+                self.give(json.dumps(issuer.userinfo).encode())
+                return
             if self.path not in issuer.fetches:
                 self.send_error(404)
                 return
@@ -106,7 +116,17 @@ def running_issuer() -> Iterator[Issuer]:
             body = json.dumps(issuer.keys() if self.path == "/jwks" else issuer.metadata).encode()
             if self.path == "/jwks" and issuer.raw_keys is not None:
                 body = issuer.raw_keys
+            self.give(body)
+
+        def do_POST(self) -> None:
+            form = self.rfile.read(int(self.headers["Content-Length"])).decode()
+            issuer.authorizations.append(self.headers.get("Authorization", ""))
+            issuer.token_requests.append(parse_qs(form))
+            self.give(json.dumps(issuer.token_answer).encode())
+
+        def give(self, body: bytes) -> None:
             self.send_response(503 if issuer.down else 200)
+            self.send_header("Content-Type", "application/json")
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
             self.wfile.write(body)

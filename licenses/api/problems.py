@@ -4,11 +4,13 @@ import json
 import logging
 from typing import Any
 
+from django.contrib.auth.views import redirect_to_login
 from django.core.exceptions import PermissionDenied
 from django.db import DatabaseError, InterfaceError
 from django.http import Http404, HttpRequest, HttpResponse
 from django.views import defaults
 from rest_framework import exceptions
+from rest_framework.request import Request
 from rest_framework.response import Response
 
 from licenses import errors
@@ -87,6 +89,8 @@ def handle_exception(error: Exception, context: dict[str, Any]) -> Response | Ht
         error = exceptions.PermissionDenied()
     if not isinstance(error, exceptions.APIException):
         return None
+    if isinstance(error, exceptions.NotAuthenticated) and _is_person(context["request"]):
+        return redirect_to_login(context["request"].get_full_path())
     headers = {}
     if allow := getattr(error, "auth_header", None):
         headers["WWW-Authenticate"] = allow
@@ -111,6 +115,11 @@ def handle_exception(error: Exception, context: dict[str, Any]) -> Response | Ht
         detail=str(error.detail),
         headers=headers,
     )
+
+
+def _is_person(request: Request) -> bool:
+    """Whether it is a browser that asks for a page."""
+    return request.method == "GET" and "text/html" in request.META.get("HTTP_ACCEPT", "")
 
 
 def _sentences(detail: Any, field: str = "") -> list[str]:

@@ -21,15 +21,15 @@ class InvalidJwt(Exception):
     """A token that proves nothing here. The message is for the log."""
 
 
-def verified_claims(token: str, *, audience: str) -> dict[str, Any]:
+def verified_claims(token: object, *, audience: str) -> dict[str, Any]:
     """The claims of a token that the provider signed for this audience and that
     is valid now, within the leeway.
 
     Raises InvalidJwt, or ProviderAway while there is no key to check it with.
     The rules are those of RFC 8725 (best current practices) and RFC 9068.
     """
-    if len(token) > LONGEST_TOKEN:
-        raise InvalidJwt("too long")
+    if not isinstance(token, str) or len(token) > LONGEST_TOKEN:
+        raise InvalidJwt("no text, or too long")
     try:
         header = jwt.get_unverified_header(token)
         alg, kid = header.get("alg"), header.get("kid")

@@ -1,0 +1,82 @@
+"""The account of somebody whom the provider vouches for."""
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from django.conf import settings
+from django.contrib.auth.models import Group, Permission, User
+from django.db import IntegrityError, transaction
+
+from licenses.models import Identity, TeamMember
+from licenses.names import is_user_name
+
+from .rights import Rights, claim, rights_of
+
+logger = logging.getLogger(__name__)
+
+# What staff may do who are no administrators: look, and force returns. The
+# group is made at the first sign-in; the admin may change it.
+OPERATORS = "Operators"
+
+
+class SignInRefused(Exception):
+    """Somebody whom the provider vouches for has no account here, and gets
+    none. The message is for them."""
+
+
+def account_of(claims: Mapping[str, Any]) -> User:
+    """The account that belongs to these verified claims, with the rights and
+    teams that their groups give it now; made at the first sign-in.
+
+    Known by issuer and subject alone. An account that has the name already is
+    somebody else's until an administrator says otherwise: raises SignInRefused.
+    """
+    try:
+        with transaction.atomic():
+            user = _account_of(claims)
+            rights = rights_of(claims)
+            _follow_rights(user, rights)
+            TeamMember.objects.follow_provider(user=user.username, teams=rights.teams)
+            return user
+    except IntegrityError:
+        # Signed in twice at once for the first time: the other one has it.
+        raise SignInRefused("Your account was being made. Sign in again.") from None
+
+
+def _account_of(claims: Mapping[str, Any]) -> User:
+    issuer, subject = claims["iss"], claims["sub"]
+    identity = Identity.objects.select_related("user").filter(issuer=issuer, subject=subject).first()
+    if identity is not None:
+        return identity.user
+    name = claim(claims, settings.LICENSE_OIDC_USERNAME_CLAIM)
+    # As Django would store it: no two spellings of one name.
+    if not is_user_name(name) or User.normalize_username(name) != name:
+        raise SignInRefused("The sign-in provider gave no name that leases can be held under.")
+    if User.objects.filter(username=name).exists():
+        logger.warning("Sign-in of %s at %s refused: the account %s isn't linked to them", subject, issuer, name)
+        raise SignInRefused(f"There is another account called {name}. Ask an administrator to link it to you.")
+    user = User.objects.create_user(name)
+    Identity.objects.create(user=user, issuer=issuer, subject=subject)
+    return user
+
+
+def _follow_rights(user: User, rights: Rights) -> None:
+    """Give and take what the groups say, where groups are said to mean anything."""
+    if not (settings.LICENSE_OIDC_ADMIN_GROUPS or settings.LICENSE_OIDC_STAFF_GROUPS):
+        return
+    if (user.is_superuser, user.is_staff) != (rights.admin, rights.staff):
+        user.is_superuser, user.is_staff = rights.admin, rights.staff
+        user.save(update_fields=["is_superuser", "is_staff"])
+    if rights.staff:
+        user.groups.add(_operators())
+    else:
+        user.groups.remove(*user.groups.filter(name=OPERATORS))
+
+
+def _operators() -> Group:
+    group, new = Group.objects.get_or_create(name=OPERATORS)
+    if new:
+        ours = Permission.objects.filter(content_type__app_label="licenses")
+        group.permissions.set(ours.filter(codename__startswith="view_") | ours.filter(codename="change_lease"))
+    return group

@@ -1,0 +1,166 @@
+"""Sign-in at the provider: authorization code flow with PKCE (S256), state and
+nonce, by mozilla-django-oidc; what it leaves open is checked here."""
+
+import logging
+import secrets
+from typing import Any
+from urllib.parse import urlencode
+
+import requests
+from django.conf import settings
+from django.contrib.auth.backends import ModelBackend
+from django.contrib.auth.models import User
+from django.core.exceptions import SuspiciousOperation
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBase
+from django.shortcuts import render
+from django.urls import reverse
+from mozilla_django_oidc import views
+from mozilla_django_oidc.auth import OIDCAuthenticationBackend
+
+from licenses.errors import ProviderAway
+
+from .accounts import SignInRefused, account_of
+from .jwts import InvalidJwt, verified_claims
+from .provider import provider
+
+logger = logging.getLogger(__name__)
+
+
+def is_configured() -> bool:
+    """Whether people can sign in at a provider."""
+    return bool(settings.LICENSE_OIDC_ISSUER and settings.LICENSE_OIDC_CLIENT_ID)
+
+
+class ProviderBackend(OIDCAuthenticationBackend):
+    """Exchanges a code for claims, and claims for an account.
+
+    Made anew for every request with a session; so it asks the provider for
+    nothing before it is needed.
+    """
+
+    def __init__(self) -> None:
+        self.OIDC_RP_CLIENT_ID = settings.LICENSE_OIDC_CLIENT_ID
+        self.OIDC_RP_CLIENT_SECRET = settings.LICENSE_OIDC_CLIENT_SECRET
+
+    @property
+    def OIDC_OP_TOKEN_ENDPOINT(self) -> str:
+        return provider().endpoints.token
+
+    @property
+    def OIDC_OP_USER_ENDPOINT(self) -> str:
+        return provider().endpoints.userinfo
+
+    def authenticate(self, request: HttpRequest, nonce: str, code_verifier: str) -> User | None:
+        """The account of who comes back from the provider. Takes nothing but
+        what the callback has, so that no password form leads here."""
+        user: User | None = super().authenticate(request, nonce=nonce, code_verifier=code_verifier)
+        return user
+
+    def get_token(self, payload: dict[str, Any]) -> dict[str, Any]:
+        """What the provider gives for a code; raises requests.RequestException
+        or InvalidJwt."""
+        tokens = super().get_token(payload)
+        if not isinstance(tokens, dict):
+            raise InvalidJwt("the provider gave no tokens")
+        return tokens
+
+    def verify_token(self, token: str, **kwargs: Any) -> dict[str, Any]:
+        """The claims of an ID token; raises InvalidJwt."""
+        claims = verified_claims(token, audience=settings.LICENSE_OIDC_CLIENT_ID)
+        nonce = kwargs.get("nonce")
+        if not nonce or not secrets.compare_digest(str(claims.get("nonce")).encode(), nonce.encode()):
+            raise InvalidJwt("was not asked for here")
+        return claims
+
+    def get_or_create_user(self, access_token: str, id_token: str, payload: dict[str, Any]) -> User:
+        """The account of these claims, and of what the provider tells besides
+        (OpenID Connect Core 5.3.2: about the same subject)."""
+        claims = payload
+        if self.OIDC_OP_USER_ENDPOINT:
+            told = self.get_userinfo(access_token, id_token, payload)
+            if not isinstance(told, dict) or told.get("sub") != payload["sub"]:
+                raise InvalidJwt("the provider told about somebody else")
+            claims = told | payload
+        return account_of(claims)
+
+    def get_user(self, user_id: Any) -> User | None:
+        """The account of a session; none once it is locked."""
+        user: User | None = ModelBackend.get_user(self, user_id)
+        return user
+
+
+def refused(request: HttpRequest, why: str, *, status: int = 400) -> HttpResponse:
+    """The page for somebody who could not sign in."""
+    return render(request, "licenses/signin_refused.html", {"why": why}, status=status)
+
+
+class StartView(views.OIDCAuthenticationRequestView):
+    """Sends the browser to the provider."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        views.View.__init__(self, **kwargs)
+        self.OIDC_RP_CLIENT_ID = settings.LICENSE_OIDC_CLIENT_ID
+
+    @property
+    def OIDC_OP_AUTH_ENDPOINT(self) -> str:
+        return provider().endpoints.authorization
+
+    def dispatch(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
+        if not is_configured():
+            raise Http404
+        try:
+            answer: HttpResponseBase = super().dispatch(request, *args, **kwargs)
+        except ProviderAway as error:
+            return refused(request, error.detail, status=503)
+        return answer
+
+
+class CallbackView(views.OIDCAuthenticationCallbackView):
+    """Takes the browser back from the provider."""
+
+    def dispatch(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
+        if not is_configured():
+            raise Http404
+        try:
+            answer: HttpResponseBase = super().dispatch(request, *args, **kwargs)
+        except SignInRefused as error:
+            return refused(request, str(error), status=403)
+        except (SuspiciousOperation, InvalidJwt, requests.HTTPError) as error:
+            logger.warning("Sign-in failed: %s", error)
+            return self.login_failure()
+        except (ProviderAway, requests.RequestException):
+            return refused(request, ProviderAway().detail, status=503)
+        return answer
+
+    def get(self, request: HttpRequest) -> HttpResponseBase:
+        if "error" in request.GET:
+            # The library would end the session that there is; but anybody can
+            # send a browser here.
+            return self.login_failure()
+        answer: HttpResponseBase = super().get(request)
+        return answer
+
+    def login_failure(self) -> HttpResponse:
+        return refused(self.request, "The sign-in did not succeed. Try again from the beginning.")
+
+
+def sign_out_address(request: HttpRequest) -> str | None:
+    """Where to send a browser that signs out, so that the session at the
+    provider ends too (OpenID Connect RP-Initiated Logout); None where it has
+    none, or the provider knows no such thing. Ask before the session ends."""
+    id_token = request.session.get("oidc_id_token")
+    if not id_token or not is_configured():
+        return None
+    try:
+        address = provider().endpoints.end_session
+    except ProviderAway:
+        return None
+    if not address:
+        return None
+    back = request.build_absolute_uri(reverse("signin"))
+    query = {
+        "id_token_hint": id_token,
+        "client_id": settings.LICENSE_OIDC_CLIENT_ID,
+        "post_logout_redirect_uri": back,
+    }
+    return f"{address}?{urlencode(query)}"

@@ -1,0 +1,33 @@
+"""The pages by which people sign in and out."""
+
+from typing import Any
+
+from django.contrib import admin
+from django.contrib.auth import logout
+from django.contrib.auth.views import LoginView
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.urls import reverse
+from django.utils.decorators import method_decorator
+from django.views.decorators.cache import never_cache
+from django.views.decorators.http import require_POST
+
+from . import oidc
+
+
+@method_decorator(never_cache, "dispatch")
+class SignInView(LoginView):
+    """For everybody; the admin's own page lets staff in alone."""
+
+    template_name = "licenses/signin.html"
+
+    def get_context_data(self, **kwargs: Any) -> dict[str, Any]:
+        return super().get_context_data(**kwargs) | admin.site.each_context(self.request) | {"title": "Sign in"}
+
+
+@require_POST
+@never_cache
+def sign_out(request: HttpRequest) -> HttpResponse:
+    """End the session, here and at the provider."""
+    address = oidc.sign_out_address(request)
+    logout(request)
+    return HttpResponseRedirect(address or reverse("signin"))

@@ -1,0 +1,327 @@
+"""Sign-in at the provider, as far as it happens here. test_oidc_end_to_end has
+a real provider and a browser."""
+
+import base64
+import hashlib
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+from django.contrib.auth.models import Group, User
+from django.test import Client
+
+from licenses.models import MemberSource, Team, TeamMember
+from licenses.signin.accounts import OPERATORS
+
+from .issuer import CLIENT, OTHER_RSA_KEY, Issuer
+
+pytestmark = pytest.mark.django_db
+
+
+@pytest.fixture
+def provider(issuer: Issuer, settings: Any) -> Issuer:
+    """The provider as people sign in at it."""
+    settings.LICENSE_OIDC_CLIENT_ID = CLIENT
+    settings.LICENSE_OIDC_CLIENT_SECRET = "a secret"
+    settings.LICENSE_OIDC_ADMIN_GROUPS = ["licence admins"]
+    settings.LICENSE_OIDC_STAFF_GROUPS = ["licence staff"]
+    settings.LICENSE_OIDC_TEAM_PREFIX = "team-"
+    settings.LICENSE_OIDC_TEAM_GROUPS = {"/eng/Noise": "noise"}
+    settings.LICENSE_AUTH = "required"
+    return issuer
+
+
+@pytest.fixture
+def browser() -> Client:
+    return Client(raise_request_exception=False)
+
+
+def begin(browser: Client, following: str = "") -> dict[str, str]:
+    """Go to the provider; what it is asked."""
+    answer = browser.get("/oidc/authenticate/", {"next": following} if following else {})
+    assert answer.status_code == 302
+    return {name: values[0] for name, values in parse_qs(urlsplit(answer["Location"]).query).items()}
+
+
+def come_back(browser: Client, provider: Issuer, asked: dict[str, str], **claims: Any) -> Any:
+    """Come back from the provider as the one with these claims."""
+    good = {"aud": CLIENT, "nonce": asked["nonce"]}
+    provider.token_answer = {
+        "access_token": "opaque",
+        "id_token": provider.sign(provider.claims(**good | claims), typ="JWT"),
+    }
+    return browser.get("/oidc/callback/", {"state": asked["state"], "code": "a code"})
+
+
+def sign_in(browser: Client, provider: Issuer, **claims: Any) -> Any:
+    if provider.userinfo is None:
+        provider.userinfo = {"sub": claims.get("sub", "ben-s-subject")}
+    return come_back(browser, provider, begin(browser), **claims)
+
+
+def is_signed_in(browser: Client) -> bool:
+    return browser.get("/licenses/status").status_code == 200
+
+
+def test_a_person_comes_back_signed_in(provider: Issuer, browser: Client) -> None:
+    asked = begin(browser, "/api/v1/leases/")
+    assert asked["response_type"] == "code"
+    assert asked["code_challenge_method"] == "S256"
+    assert asked["redirect_uri"] == "http://testserver/oidc/callback/"
+    assert not is_signed_in(browser)
+    provider.userinfo = {"sub": "ben-s-subject"}
+    answer = come_back(browser, provider, asked)
+    assert (answer.status_code, answer["Location"]) == (302, "/api/v1/leases/")
+    assert is_signed_in(browser)
+    # Who has the code alone can do nothing with it (RFC 7636).
+    verifier = provider.token_requests[0]["code_verifier"][0]
+    digest = hashlib.sha256(verifier.encode()).digest()
+    assert base64.urlsafe_b64encode(digest).decode().rstrip("=") == asked["code_challenge"]
+    assert "client_secret" not in provider.token_requests[0]
+    assert f"Basic {base64.b64encode(f'{CLIENT}:a secret'.encode()).decode()}" in provider.authorizations
+    user = User.objects.get()
+    assert (user.username, user.is_staff, user.has_usable_password()) == ("ben", False, False)
+
+
+def test_the_session_is_a_new_one(provider: Issuer, browser: Client) -> None:
+    begin(browser)
+    before = browser.cookies["sessionid"].value
+    sign_in(browser, provider)
+    assert browser.cookies["sessionid"].value != before
+
+
+def test_groups_give_rights_and_teams_and_take_them(provider: Issuer, browser: Client) -> None:
+    TeamMember.objects.create(team=Team.objects.create(name="by-hand"), user="ben")
+    sign_in(browser, provider, groups=["licence admins", "team-Crash", "/eng/Noise", "team-no such name", "x", 1])
+    user = User.objects.get()
+    assert (user.is_staff, user.is_superuser) == (True, True)
+    teams = TeamMember.objects.filter(user="ben").values_list("team__name", "source")
+    assert set(teams) == {
+        ("by-hand", MemberSource.MANUAL),
+        ("crash", MemberSource.OIDC),
+        ("noise", MemberSource.OIDC),
+    }
+    sign_in(browser, provider, groups=["licence staff", "team-crash"])
+    user.refresh_from_db()
+    assert (user.is_staff, user.is_superuser) == (True, False)
+    assert user.has_perm("licenses.change_lease")
+    assert not user.has_perm("licenses.change_tool")
+    assert set(TeamMember.objects.values_list("team__name", flat=True)) == {"by-hand", "crash"}
+    sign_in(browser, provider, groups=None)
+    user = User.objects.get()
+    assert (user.is_staff, user.is_superuser, user.has_perm("licenses.change_lease")) == (False, False, False)
+    assert set(TeamMember.objects.values_list("team__name", flat=True)) == {"by-hand"}
+    assert Group.objects.filter(name=OPERATORS).exists()
+
+
+def test_rights_given_by_hand_stay_where_groups_mean_nothing(provider: Issuer, browser: Client, settings: Any) -> None:
+    settings.LICENSE_OIDC_ADMIN_GROUPS = settings.LICENSE_OIDC_STAFF_GROUPS = []
+    sign_in(browser, provider)
+    User.objects.update(is_staff=True)
+    sign_in(browser, provider, groups=["licence admins"])
+    assert (User.objects.get().is_staff, User.objects.get().is_superuser) == (True, False)
+
+
+def test_groups_may_come_from_the_userinfo(provider: Issuer, browser: Client) -> None:
+    provider.userinfo = {"sub": "ben-s-subject", "groups": ["team-crash"], "preferred_username": "somebody else"}
+    sign_in(browser, provider)
+    assert TeamMember.objects.get().team.name == "crash"
+    # What is signed counts more.
+    assert User.objects.get().username == "ben"
+
+
+def test_who_signs_in_again_is_the_same_whatever_their_name(provider: Issuer, browser: Client) -> None:
+    sign_in(browser, provider)
+    sign_in(browser, provider, preferred_username="benjamin", email="admin@example.com")
+    assert User.objects.get().username == "ben"
+
+
+@pytest.mark.parametrize("existing", [{"username": "ben"}, {"username": "root", "email": "ben@example.com"}])
+def test_an_account_is_not_taken_over(provider: Issuer, browser: Client, existing: dict[str, str]) -> None:
+    other = User.objects.create_superuser(**existing, password="a long pass phrase")
+    answer = sign_in(browser, provider, email="ben@example.com")
+    signed_in_as = browser.session.get("_auth_user_id")
+    assert signed_in_as != str(other.pk)
+    other.refresh_from_db()
+    assert other.check_password("a long pass phrase")
+    if existing["username"] == "ben":
+        assert answer.status_code == 403
+        assert b"Ask an administrator to link it" in answer.content
+        assert not is_signed_in(browser)
+        assert User.objects.count() == 1
+
+
+def test_an_administrator_links_an_account(provider: Issuer, browser: Client, admin_client: Client) -> None:
+    old = User.objects.create_user("ben")
+    admin_client.post(
+        "/admin/licenses/identity/add/", {"user": old.pk, "issuer": provider.url, "subject": "ben-s-subject"}
+    )
+    assert sign_in(browser, provider).status_code == 302
+    assert browser.session["_auth_user_id"] == str(old.pk)
+
+
+def test_a_locked_account_stays_out(provider: Issuer, browser: Client) -> None:
+    sign_in(browser, provider)
+    User.objects.update(is_active=False)
+    assert not is_signed_in(browser)
+    assert sign_in(browser, provider).status_code == 400
+    assert not is_signed_in(browser)
+
+
+CLAIMS: list[tuple[str, dict[str, Any], int]] = [
+    ("another audience", {"aud": "another"}, 400),
+    ("the API's audience", {"aud": "https://licences.example/api"}, 400),
+    ("another party", {"aud": [CLIENT, "x"], "azp": "x"}, 400),
+    ("another issuer", {"iss": "https://evil.example"}, 400),
+    ("another nonce", {"nonce": "another"}, 400),
+    ("no nonce", {"nonce": None}, 400),
+    ("a nonce that is no text", {"nonce": ["x"]}, 400),
+    ("no subject", {"sub": None}, 400),
+    ("expired", {"iat": 1_600_000_000, "exp": 1_600_000_300}, 400),
+    ("no name", {"preferred_username": None}, 403),
+    ("a name of 65", {"preferred_username": "u" * 65}, 403),
+    ("a name with a NUL", {"preferred_username": "a\0b"}, 403),
+    ("a name of two spellings", {"preferred_username": "\uff42\uff45\uff4e"}, 403),
+    ("a name that is a list", {"preferred_username": ["ben"]}, 403),
+]
+
+
+@pytest.mark.parametrize(("claims", "status"), [row[1:] for row in CLAIMS], ids=[row[0] for row in CLAIMS])
+def test_a_bad_id_token_signs_nobody_in(provider: Issuer, browser: Client, claims: dict[str, Any], status: int) -> None:
+    assert sign_in(browser, provider, **claims).status_code == status
+    assert not is_signed_in(browser)
+    assert not User.objects.exists()
+
+
+def test_an_id_token_of_another_key_signs_nobody_in(provider: Issuer, browser: Client) -> None:
+    asked = begin(browser)
+    claims = provider.claims(aud=CLIENT, nonce=asked["nonce"])
+    provider.token_answer = {"access_token": "x", "id_token": provider.sign(claims, key=OTHER_RSA_KEY)}
+    assert browser.get("/oidc/callback/", {"state": asked["state"], "code": "a code"}).status_code == 400
+    assert not is_signed_in(browser)
+
+
+def test_a_token_endpoint_that_makes_no_sense_signs_nobody_in(provider: Issuer, browser: Client) -> None:
+    answers: list[Any] = [[], {}, "x", None, {"id_token": {}}]
+    for provider.token_answer in answers:
+        asked = begin(browser)
+        assert browser.get("/oidc/callback/", {"state": asked["state"], "code": "x"}).status_code == 400
+
+
+def test_userinfo_about_another_signs_nobody_in(provider: Issuer, browser: Client) -> None:
+    stories: list[Any] = [{"sub": "another"}, {}, [], "x"]
+    for told in stories:
+        provider.userinfo = told
+        assert come_back(browser, provider, begin(browser)).status_code == 400
+    assert not is_signed_in(browser)
+
+
+def test_a_callback_that_nobody_asked_for_is_refused(provider: Issuer, browser: Client) -> None:
+    asked = begin(browser)
+    state = asked["state"]
+    for query in ({}, {"code": "x"}, {"state": state}, {"code": "x", "state": "another"}, {"code": "x", "state": ""}):
+        assert browser.get("/oidc/callback/", query).status_code == 400, query
+    stranger = Client(raise_request_exception=False)
+    assert stranger.get("/oidc/callback/", {"code": "x", "state": state}).status_code == 400
+    assert browser.post("/oidc/callback/", {"code": "x", "state": state}).status_code == 405
+    assert provider.token_requests == []
+
+
+def test_a_callback_works_once(provider: Issuer, browser: Client) -> None:
+    provider.userinfo = {"sub": "ben-s-subject"}
+    asked = begin(browser)
+    assert come_back(browser, provider, asked).status_code == 302
+    browser.post("/signout/")
+    assert come_back(browser, provider, asked).status_code == 400
+    assert not is_signed_in(browser)
+
+
+def test_an_error_from_the_provider_ends_no_session(provider: Issuer, browser: Client) -> None:
+    sign_in(browser, provider)
+    answer = browser.get("/oidc/callback/", {"error": "access_denied", "error_description": "<script>"})
+    assert answer.status_code == 400
+    assert b"<script>" not in answer.content
+    assert is_signed_in(browser)
+
+
+def test_while_the_provider_is_away_nobody_signs_in_and_nobody_is_thrown_out(provider: Issuer, browser: Client) -> None:
+    sign_in(browser, provider)
+    asked = begin(browser)
+    provider.down = True
+    assert come_back(browser, provider, asked).status_code == 400
+    provider.metadata["token_endpoint"] = "http://127.0.0.1:1/"
+    assert is_signed_in(browser)
+
+
+def test_a_provider_that_was_never_there_is_a_503(provider: Issuer, browser: Client) -> None:
+    provider.down = True
+    assert browser.get("/oidc/authenticate/").status_code == 503
+
+
+def test_nobody_is_sent_elsewhere_after_the_sign_in(provider: Issuer, browser: Client) -> None:
+    provider.userinfo = {"sub": "ben-s-subject"}
+    for following in ("https://evil.example/", "//evil.example", "javascript:alert(1)", "/\\evil.example"):
+        answer = come_back(browser, provider, begin(browser, following))
+        assert answer["Location"] == "/api/v1/"
+
+
+def test_a_password_form_leads_to_no_provider(provider: Issuer, browser: Client) -> None:
+    asked = begin(browser)
+    provider.token_answer = {"access_token": "x", "id_token": provider.sign(provider.claims(aud=CLIENT))}
+    address = f"/signin/?code=x&state={asked['state']}"
+    assert browser.post(address, {"username": "ben", "password": "x"}).status_code == 200
+    assert provider.token_requests == []
+    assert not is_signed_in(browser)
+
+
+def test_the_sign_in_pages_offer_what_there_is(provider: Issuer, browser: Client, settings: Any) -> None:
+    for page in ("/signin/?next=/api/docs/", "/admin/login/?next=/admin/"):
+        shown = browser.get(page).content.decode()
+        assert "/oidc/authenticate/?next=%2Fa" in shown
+        assert 'type="password"' in shown
+    settings.LICENSE_LOCAL_PASSWORDS = False
+    for page in ("/signin/", "/admin/login/"):
+        assert 'type="password"' not in browser.get(page).content.decode()
+    settings.LICENSE_OIDC_CLIENT_ID = ""
+    settings.LICENSE_LOCAL_PASSWORDS = True
+    assert "/oidc/authenticate/" not in browser.get("/signin/").content.decode()
+    assert browser.get("/oidc/authenticate/").status_code == 404
+    assert browser.get("/oidc/callback/").status_code == 404
+
+
+def test_a_browser_is_sent_to_sign_in_and_back(provider: Issuer) -> None:
+    person = Client(headers={"Accept": "text/html,application/xhtml+xml"})
+    for page in ("/api/docs/", "/api/v1/leases/?user=ana"):
+        answer = person.get(page)
+        assert answer.status_code == 302
+        assert urlsplit(answer["Location"]).path == "/signin/"
+        assert parse_qs(urlsplit(answer["Location"]).query)["next"] == [page]
+
+
+def test_a_sign_out_ends_the_session_here_and_there(provider: Issuer, browser: Client) -> None:
+    for page in ("/signout/", "/admin/logout/"):
+        sign_in(browser, provider, groups=["licence staff"])
+        assert browser.get("/signout/").status_code == 405
+        stolen = browser.cookies["sessionid"].value
+        answer = browser.post(page)
+        address = urlsplit(answer["Location"])
+        assert f"{address.scheme}://{address.netloc}{address.path}" == provider.metadata["end_session_endpoint"]
+        query = parse_qs(address.query)
+        assert query["post_logout_redirect_uri"] == ["http://testserver/signin/"]
+        assert query["id_token_hint"][0].count(".") == 2
+        assert not is_signed_in(browser)
+        assert not is_signed_in(Client(headers={"Cookie": f"sessionid={stolen}"}))
+
+
+def test_a_sign_out_stays_here_where_the_provider_has_none(provider: Issuer, browser: Client) -> None:
+    del provider.metadata["end_session_endpoint"]
+    sign_in(browser, provider)
+    assert browser.post("/signout/")["Location"] == "/signin/"
+    assert not is_signed_in(browser)
+
+
+def test_a_sign_out_from_another_site_is_refused(provider: Issuer) -> None:
+    browser = Client(enforce_csrf_checks=True, raise_request_exception=False)
+    sign_in(browser, provider)
+    assert browser.post("/signout/").status_code == 403
+    assert is_signed_in(browser)
