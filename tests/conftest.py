@@ -250,11 +250,12 @@ def free_port() -> int:
 
 
 @contextmanager
-def running_server(folder: Path) -> Iterator[Server]:
-    """A server with four workers and the default tools; keeps its files in a folder."""
+def running_server(folder: Path, port: int = 0) -> Iterator[Server]:
+    """A server with four workers and the default tools; keeps its files in a
+    folder, and takes any port if it is not given one."""
     with own_database(folder) as database:
         inherited = {name: value for name, value in os.environ.items() if name != "DATABASE_URL"}
-        port = free_port()
+        port = port or free_port()
         (folder / "metrics").mkdir()
         environment = (
             inherited
@@ -281,7 +282,13 @@ def running_server(folder: Path) -> Iterator[Server]:
 
 
 @pytest.fixture
-def server(tmp_path: Path) -> Iterator[Server]:
+def server_port() -> int:
+    """Where the server is going to listen."""
+    return free_port()
+
+
+@pytest.fixture
+def server(tmp_path: Path, server_port: int) -> Iterator[Server]:
     """A server of the test's own."""
-    with running_server(tmp_path) as running:
+    with running_server(tmp_path, server_port) as running:
         yield running

@@ -1,0 +1,180 @@
+"""Sign-in with a certified OpenID provider and a real browser, all on this machine.
+
+Needs node with npm, and Chromium: without them it is skipped and says so.
+"""
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from .conftest import ROOT, Server
+from .issuer import AUDIENCE
+
+PROVIDER = ROOT / "tests" / "oidc_provider"
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+# Chromium by itself asks its maker for this and that.
+QUIET = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+
+
+@pytest.fixture(scope="module")
+def provider_program(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The provider with what it needs, installed from its lock file."""
+    if not (shutil.which("node") and shutil.which("npm")):
+        pytest.skip("node and npm are not installed")
+    folder = tmp_path_factory.mktemp("provider")
+    for name in ("package.json", "package-lock.json", "provider.js"):
+        shutil.copy(PROVIDER / name, folder)
+    installed = subprocess.run(
+        ["npm", "ci", "--no-audit", "--no-fund", "--ignore-scripts"], cwd=folder, capture_output=True, text=True
+    )
+    if installed.returncode != 0:
+        pytest.skip(f"npm can't install the provider: {installed.stderr[-300:]}")
+    return folder / "provider.js"
+
+
+@pytest.fixture
+def provider(provider_program: Path, server_port: int) -> Iterator[str]:
+    """The provider's address."""
+    process = subprocess.Popen(
+        ["node", str(provider_program)],
+        env=os.environ | {"TEST_SERVER": f"http://127.0.0.1:{server_port}", "TEST_AUDIENCE": AUDIENCE},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    assert process.stdout is not None
+    try:
+        address = process.stdout.readline().strip()
+        assert address.startswith("http://127.0.0.1:"), "the provider did not start"
+        yield address
+    finally:
+        process.terminate()
+        process.wait(30)
+        process.stdout.close()
+
+
+@pytest.fixture
+def configured(provider: str, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Server:
+    """The licence server as deployed, where people sign in at the provider."""
+    for name, value in {
+        "LICENSE_AUTH": "required",
+        "LICENSE_LOCAL_PASSWORDS": "false",
+        "LICENSE_OIDC_ISSUER": provider,
+        "LICENSE_OIDC_CLIENT_ID": "licences",
+        "LICENSE_OIDC_CLIENT_SECRET": "the secret of the licence server",
+        "LICENSE_OIDC_SCOPES": "openid profile groups",
+        "LICENSE_OIDC_ADMIN_GROUPS": "licence admins",
+        "LICENSE_OIDC_TEAM_PREFIX": "team-",
+        "LICENSE_JWT_AUDIENCE": AUDIENCE,
+        "LICENSE_JWT_USERNAME_CLAIMS": "preferred_username,client_id",
+    }.items():
+        monkeypatch.setenv(name, value)
+    server: Server = request.getfixturevalue("server")
+    return server
+
+
+@pytest.fixture
+def page(configured: Server) -> Iterator[Any]:
+    """A page of a browser that reaches this machine alone."""
+    if CHROMIUM is None:
+        pytest.skip("Chromium is not installed")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=QUIET)
+        page = browser.new_page()
+        page.route(lambda url: not url.startswith("http://127.0.0.1:"), lambda route: route.abort())
+        yield page
+        browser.close()
+
+
+def sign_in_as(page: Any, name: str) -> None:
+    """At the provider's own pages: name, any password, consent."""
+    page.click("#provider")
+    page.fill("input[name=login]", name)
+    page.fill("input[name=password]", "any")
+    page.click("button[type=submit]")
+    page.click("button[type=submit]")
+
+
+def test_people_sign_in_work_and_sign_out(configured: Server, page: Any) -> None:
+    url = configured.url
+    page.goto(f"{url}/admin/")
+    assert page.locator("input[type=password]").count() == 0
+    sign_in_as(page, "ana")
+    page.wait_for_url(f"{url}/admin/")
+    assert "Site administration" in page.content()
+    assert "ANA" in page.locator("#user-tools").inner_text().upper()
+
+    # The groups have become teams.
+    page.goto(f"{url}/admin/licenses/team/")
+    page.click("text=crash")
+    assert page.locator("input[name=members-0-user]").input_value() == "ana"
+
+    # The API in the browser, with the session and its CSRF token.
+    page.goto(f"{url}/api/v1/leases/")
+    borrow = """async ([user, withToken]) => {
+        const token = document.cookie.match(/csrftoken=([^;]+)/)[1]
+        const headers = {"Content-Type": "application/json"}
+        if (withToken) headers["X-CSRFToken"] = token
+        const answer = await fetch("/licenses/borrow", {method: "POST", headers, body: JSON.stringify(
+            {tool: "cad_tool", ...(user && {user})})})
+        return [answer.status, await answer.json()]
+    }"""
+    status, lease = page.evaluate(borrow, ["", True])
+    assert (status, lease["user"]) == (200, "ana")
+    assert page.evaluate(borrow, ["", False])[0] == 403
+
+    # Signed out here and at the provider: it asks anew who is there.
+    page.goto(f"{url}/admin/")
+    page.click("#logout-form button")
+    page.click("button[value=yes]")
+    page.wait_for_url(f"{url}/signin/**")
+    page.goto(f"{url}/api/v1/leases/")
+    assert page.url.startswith(f"{url}/signin/")
+    sign_in_as(page, "ben")
+    page.wait_for_url(f"{url}/api/v1/leases/")
+    assert "cad_tool" in page.content()
+
+    # Ben is no administrator, and borrows for himself alone.
+    assert page.evaluate(borrow, ["ana", True])[0] == 403
+    assert page.evaluate(borrow, ["", True])[1]["user"] == "ben"
+    page.goto(f"{url}/admin/")
+    assert "not authorized" in page.content()
+
+
+def test_a_machine_comes_with_the_providers_jwt(configured: Server, provider: str) -> None:
+    def jwt_for(audience: str) -> str:
+        answer = httpx.post(
+            f"{provider}/token",
+            auth=("nightly", "the secret of the nightly build".replace(" ", "+")),
+            data={"grant_type": "client_credentials", "resource": audience},
+        )
+        token: str = answer.json()["access_token"]
+        return token
+
+    def borrow(token: str, user: str) -> httpx.Response:
+        return httpx.post(
+            f"{configured.url}/licenses/borrow",
+            headers={"Authorization": f"Bearer {token}"},
+            json={"tool": "cad_tool", "user": user},
+        )
+
+    good = jwt_for(AUDIENCE)
+    assert borrow(good, "nightly").status_code == 200
+    assert borrow(good, "ana").status_code == 403
+    assert borrow(jwt_for("https://other.example"), "nightly").status_code == 401
