@@ -13,12 +13,14 @@ from django.http import HttpRequest, HttpResponseRedirect
 
 from licenses.checks import OPEN
 from licenses.signin import oidc
+from licenses.signin.forms import AdminSignInForm
 
 
 class LicensesAdminSite(admin.AdminSite):
     site_title = site_header = "Licence server"
     index_template = "licenses/admin_index.html"
     login_template = "licenses/signin.html"
+    login_form = AdminSignInForm
 
     def each_context(self, request: HttpRequest) -> dict[str, Any]:
         return super().each_context(request) | {

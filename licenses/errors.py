@@ -4,6 +4,7 @@ The codes are part of the API and of the metrics' ``reason`` label: add, never
 rename.
 """
 
+import math
 from datetime import datetime, timedelta
 from typing import Any, ClassVar, Self
 
@@ -233,6 +234,17 @@ class ProviderAway(Refusal):
 
     def __init__(self) -> None:
         super().__init__("The credential can't be checked right now. Try again in a moment.")
+
+
+class TooManyFailures(Refusal):
+    """Too many credentials failed from one address, or for one account."""
+
+    code = "too_many_failures"
+    title = "Too many failed credentials"
+
+    def __init__(self, *, wait: timedelta) -> None:
+        self.retry_after = max(int(wait.total_seconds()) + 1, 1)
+        super().__init__(f"Too many credentials failed. Try again in {math.ceil(self.retry_after / 60)} minute(s).")
 
 
 # What a borrow may be refused with, all of it kept under an idempotency key.

@@ -36,7 +36,11 @@ CSRF_TRUSTED_ORIGINS = environment.origins("CSRF_TRUSTED_ORIGINS")
 # Plain HTTP is for `make run` and compose on one's own machine only.
 SECURE_SSL = environment.boolean("SECURE_SSL", not DEBUG)
 SECURE_SSL_REDIRECT = SECURE_SSL
-SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https") if environment.boolean("TRUST_PROXY", False) else None
+TRUST_PROXY = environment.boolean("TRUST_PROXY", False)
+SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https") if TRUST_PROXY else None
+# How many proxies in front add to X-Forwarded-For; what is further left in it
+# is anybody's.
+TRUSTED_PROXIES = environment.integer("TRUSTED_PROXIES", int(TRUST_PROXY), minimum=0, maximum=10)
 SECURE_HSTS_SECONDS = 31_536_000 if SECURE_SSL else 0
 SECURE_HSTS_INCLUDE_SUBDOMAINS = SECURE_SSL
 SECURE_HSTS_PRELOAD = SECURE_SSL
@@ -56,6 +60,10 @@ LICENSE_AUTH = environment.choice("LICENSE_AUTH", "required", among=("required",
 LICENSE_METRICS_PUBLIC = environment.boolean("LICENSE_METRICS_PUBLIC", False)
 # Whether people sign in with passwords that this server keeps.
 LICENSE_LOCAL_PASSWORDS = environment.boolean("LICENSE_LOCAL_PASSWORDS", True)
+
+# Failed credentials within a quarter of an hour, before the next have to wait.
+LICENSE_FAILURES_PER_ADDRESS = environment.integer("LICENSE_FAILURES_PER_ADDRESS", 50, minimum=1, maximum=1_000_000)
+LICENSE_FAILURES_PER_ACCOUNT = environment.integer("LICENSE_FAILURES_PER_ACCOUNT", 5, minimum=1, maximum=1_000_000)
 
 # The OpenID provider, by its issuer's address.
 LICENSE_OIDC_ISSUER = environment.url("LICENSE_OIDC_ISSUER")

@@ -21,7 +21,7 @@ from licenses.callers import Caller, Kind, Scope
 from licenses.models import ApiToken, Identity
 from licenses.models.token import TOKEN_PREFIX
 from licenses.names import is_user_name
-from licenses.signin import jwts
+from licenses.signin import jwts, throttling
 from licenses.signin.rights import rights_of
 
 logger = logging.getLogger(__name__)
@@ -91,8 +91,14 @@ class BearerAuthentication(authentication.BaseAuthentication):
         scheme, _, credential = request.META.get("HTTP_AUTHORIZATION", "").partition(" ")
         if scheme.lower() != "bearer":
             return None
-        is_token = credential.startswith(TOKEN_PREFIX)
-        return None, caller_of_token(credential) if is_token else caller_of_jwt(credential)
+        try:
+            is_token = credential.startswith(TOKEN_PREFIX)
+            return None, caller_of_token(credential) if is_token else caller_of_jwt(credential)
+        except InvalidCredential:
+            throttle = throttling.of_bearer(request.META)
+            throttle.check()
+            throttle.failed()
+            raise
 
 
 def caller_of_token(secret: str) -> Caller:

@@ -34,6 +34,7 @@ STATUS: dict[type[Refusal], int] = {
     errors.QueueDropped: 410,
     errors.QueueLeft: 410,
     errors.KeyReused: 422,
+    errors.TooManyFailures: 429,
     errors.Busy: 503,
     errors.ProviderAway: 503,
 }

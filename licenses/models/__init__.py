@@ -1,6 +1,7 @@
 """Tables and their constraints, one file a subject."""
 
 from .denial import Denial
+from .failure import FailureCount
 from .identity import Identity
 from .lease import EndReason, Lease
 from .retry import BorrowKey
@@ -15,6 +16,7 @@ __all__ = [
     "BorrowKey",
     "Denial",
     "EndReason",
+    "FailureCount",
     "Identity",
     "Lease",
     "MemberSource",

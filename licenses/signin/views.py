@@ -12,6 +12,7 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_POST
 
 from . import oidc
+from .forms import SignInForm
 
 
 @method_decorator(never_cache, "dispatch")
@@ -19,6 +20,7 @@ class SignInView(LoginView):
     """For everybody; the admin's own page lets staff in alone."""
 
     template_name = "licenses/signin.html"
+    authentication_form = SignInForm
 
     def get_context_data(self, **kwargs: Any) -> dict[str, Any]:
         return super().get_context_data(**kwargs) | admin.site.each_context(self.request) | {"title": "Sign in"}

@@ -1,0 +1,37 @@
+"""Where a request comes from."""
+
+import ipaddress
+from collections.abc import Mapping
+from typing import Any
+
+from django.conf import settings
+
+
+def client_address(headers: Mapping[str, Any]) -> str:
+    """The client's IP address, from WSGI's variables.
+
+    ``X-Forwarded-For`` counts as far as ``TRUSTED_PROXIES`` proxies have
+    written it: each adds the address that it was called from, so what stands
+    further left is the client's own invention. "unknown" if there is none.
+    """
+    direct = str(headers.get("REMOTE_ADDR", ""))
+    proxies = settings.TRUSTED_PROXIES
+    seen = [part.strip() for part in str(headers.get("HTTP_X_FORWARDED_FOR", "")).split(",")]
+    claimed = seen[-proxies] if 0 < proxies <= len(seen) else direct
+    return _valid(claimed) or _valid(direct) or "unknown"
+
+
+def network_of(address: str) -> str:
+    """What one client may have at hand: an IPv4 address, or an IPv6 network."""
+    if ":" not in address:
+        return address
+    return str(ipaddress.ip_network(f"{address}/64", strict=False))
+
+
+def _valid(address: str) -> str:
+    try:
+        parsed = ipaddress.ip_address(address)
+    except ValueError:
+        return ""
+    mapped = getattr(parsed, "ipv4_mapped", None)
+    return str(mapped or parsed)

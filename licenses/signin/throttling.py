@@ -1,0 +1,71 @@
+"""Failed credentials slow down who sends them.
+
+Passwords can be guessed: while too many have failed even the right one is
+refused. Tokens can't be guessed: a good one always passes, and whoever keeps
+sending bad ones is told to wait. Counted in the database, for all workers.
+"""
+
+import logging
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Any
+
+from django.conf import settings
+from django.utils import timezone
+
+from licenses.addresses import client_address, network_of
+from licenses.errors import TooManyFailures
+from licenses.models import FailureCount
+
+logger = logging.getLogger(__name__)
+
+WINDOW = timedelta(minutes=15)
+
+
+class Throttle:
+    """Failures of one kind of credential, under the keys that they count for,
+    each with how many are too many."""
+
+    def __init__(self, limits: Mapping[str, int]) -> None:
+        self.limits = limits
+
+    def check(self) -> None:
+        """Raise TooManyFailures where there were too many. Reads only: who goes
+        on trying costs no writing."""
+        now = timezone.now()
+        for count in FailureCount.objects.filter(key__in=self.limits, since__gt=now - WINDOW):
+            if count.failures >= self.limits[count.key]:
+                raise TooManyFailures(wait=count.since + WINDOW - now)
+
+    def failed(self) -> None:
+        """Count a failure."""
+        for key, limit in self.limits.items():
+            if FailureCount.objects.add(key, now=timezone.now(), window=WINDOW) == limit:
+                logger.warning("Too many failed credentials: %s. The next have to wait.", key)
+
+
+def of_bearer(headers: Mapping[str, Any]) -> Throttle:
+    """For tokens that come from one address."""
+    network = network_of(client_address(headers))
+    return Throttle({f"bearer {network}": settings.LICENSE_FAILURES_PER_ADDRESS})
+
+
+def of_passwords(headers: Mapping[str, Any], username: str) -> Throttle:
+    """For passwords that come from one address, or are for one account,
+    whether or not there is such an account: that must not show."""
+    network = network_of(client_address(headers))
+    return Throttle(
+        {
+            f"password {network}": settings.LICENSE_FAILURES_PER_ADDRESS,
+            _account(username): settings.LICENSE_FAILURES_PER_ACCOUNT,
+        }
+    )
+
+
+def forget_account(username: str) -> None:
+    """Its password was right: its failures don't count any more."""
+    FailureCount.objects.filter(key=_account(username)).delete()
+
+
+def _account(username: str) -> str:
+    return f"account {username}"

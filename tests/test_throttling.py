@@ -1,0 +1,222 @@
+"""Who keeps sending credentials that fail has to wait; others need not."""
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.contrib.auth.models import User
+from django.db import connection
+from django.test import Client
+from django.test.utils import CaptureQueriesContext
+from django.utils import timezone
+
+from licenses.addresses import client_address, network_of
+from licenses.models import FailureCount
+from licenses.models import failure as failure_module
+from licenses.signin.throttling import WINDOW
+
+from .conftest import Server, api_with, make_token
+from .test_force_return import basic
+from .test_hostile_requests import assert_problem
+
+pytestmark = pytest.mark.django_db
+PASSWORD = "a long pass phrase"
+
+
+@pytest.fixture(autouse=True)
+def limits(required: None, settings: Any) -> None:
+    settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
+    settings.LICENSE_FAILURES_PER_ACCOUNT = 3
+    settings.LICENSE_FAILURES_PER_ADDRESS = 6
+
+
+@pytest.fixture
+def ben(db: None) -> User:
+    return User.objects.create_user("ben", password=PASSWORD)
+
+
+def answer_to(credential: str, address: str = "192.0.2.1", **more: str) -> Any:
+    return Client().get("/licenses/status", headers={"Authorization": credential} | more, REMOTE_ADDR=address)
+
+
+def password(name: str, word: str, address: str = "192.0.2.1") -> int:
+    status: int = answer_to(basic(name, word)["Authorization"], address).status_code
+    return status
+
+
+def test_after_too_many_wrong_passwords_the_right_one_has_to_wait(ben: User, pass_time: Callable[..., None]) -> None:
+    assert [password("ben", "wrong") for _ in range(3)] == [401] * 3
+    answer = answer_to(basic("ben", PASSWORD)["Authorization"])
+    assert_problem(answer, 429)
+    assert answer.json()["code"] == "too_many_failures"
+    assert 0 < int(answer["Retry-After"]) <= WINDOW.total_seconds() + 1
+    # From elsewhere too: it is the account that is guessed at.
+    assert password("ben", PASSWORD, "192.0.2.2") == 429
+    pass_time(minutes=15)
+    assert password("ben", PASSWORD) == 200
+
+
+def test_a_right_password_forgets_the_wrong_ones_before_it(ben: User) -> None:
+    for _ in range(2):
+        assert [password("ben", word) for word in ("wrong", "wrong", PASSWORD)] == [401, 401, 200]
+
+
+def test_an_account_that_is_not_there_looks_like_one_that_is(ben: User) -> None:
+    for name in ("ben", "nobody"):
+        assert [password(name, "wrong", f"192.0.2.{number}") for number in range(5)] == [401] * 3 + [429] * 2
+
+
+def test_an_address_that_tries_many_accounts_has_to_wait(ben: User) -> None:
+    assert [password(f"user-{number}", "wrong") for number in range(8)] == [401] * 6 + [429] * 2
+    assert password("ben", PASSWORD) == 429
+    assert password("ben", PASSWORD, "192.0.2.2") == 200
+
+
+def test_a_network_of_the_new_protocol_is_one_address(ben: User) -> None:
+    addresses = [f"2001:db8::{number}" for number in range(8)]
+    assert [password(f"user-{number}", "wrong", at) for number, at in enumerate(addresses)] == [401] * 6 + [429] * 2
+    assert password("ben", PASSWORD, "2001:db8:0:1::1") == 200
+
+
+def test_a_good_token_passes_where_bad_ones_have_to_wait(db: None) -> None:
+    good = f"Bearer {make_token(user='ben')}"
+    bad = "Bearer lic_" + "a" * 43
+    statuses = [answer_to(bad).status_code for _ in range(8)]
+    assert statuses == [401] * 6 + [429] * 2
+    assert answer_to(good).status_code == 200
+    assert answer_to("Bearer a.b.c").status_code == 429
+    assert answer_to(bad, "192.0.2.2").status_code == 401
+
+
+def test_bad_tokens_lock_nobody_out_who_has_a_password(ben: User) -> None:
+    for _ in range(8):
+        answer_to("Bearer lic_" + "a" * 43)
+    assert password("ben", PASSWORD) == 200
+
+
+def test_who_goes_on_trying_costs_no_writing(ben: User) -> None:
+    bad = "Bearer lic_" + "a" * 43
+    for _ in range(8):
+        password("ben", "wrong")
+        answer_to(bad)
+    with CaptureQueriesContext(connection) as queries:
+        assert (password("ben", "wrong"), answer_to(bad).status_code) == (429, 429)
+    assert all(query["sql"].startswith("SELECT") for query in queries)
+
+
+def test_the_sign_in_pages_say_that_one_has_to_wait(ben: User) -> None:
+    browser = Client()
+    for page in ("/signin/", "/admin/login/"):
+        for _ in range(4):
+            shown = browser.post(page, {"username": "ben", "password": "wrong"})
+        assert shown.status_code == 200
+        assert b"Try again in 15 minute" in shown.content
+        browser.post(page, {"username": "ben", "password": PASSWORD})
+        assert "_auth_user_id" not in browser.session
+
+
+def test_the_right_password_signs_in_by_the_page(ben: User) -> None:
+    browser = Client()
+    answer = browser.post("/signin/?next=/api/docs/", {"username": "ben", "password": PASSWORD, "next": "/api/docs/"})
+    assert answer["Location"] == "/api/docs/"
+    elsewhere = Client().post("/signin/", {"username": "ben", "password": PASSWORD, "next": "https://evil.example/"})
+    assert elsewhere["Location"] == "/api/v1/"
+
+
+# --- Addresses --------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("proxies", "forwarded", "address"),
+    [
+        (0, "203.0.113.9", "192.0.2.1"),
+        (1, "", "192.0.2.1"),
+        (1, "203.0.113.9", "203.0.113.9"),
+        (1, "127.0.0.1, 203.0.113.9", "203.0.113.9"),
+        (2, "10.9.9.9, 203.0.113.9, 10.0.0.1", "203.0.113.9"),
+        (2, "203.0.113.9", "192.0.2.1"),
+        (1, "nonsense", "192.0.2.1"),
+        (1, "203.0.113.9, ", "192.0.2.1"),
+        (1, "::ffff:203.0.113.9", "203.0.113.9"),
+        (1, "2001:DB8::1", "2001:db8::1"),
+        (1, ",".join(["203.0.113.9"] * 50), "203.0.113.9"),
+    ],
+)
+def test_an_address_is_believed_from_trusted_proxies_alone(
+    settings: Any, proxies: int, forwarded: str, address: str
+) -> None:
+    settings.TRUSTED_PROXIES = proxies
+    assert client_address({"REMOTE_ADDR": "192.0.2.1", "HTTP_X_FORWARDED_FOR": forwarded}) == address
+
+
+def test_a_request_from_nowhere_has_an_address_too() -> None:
+    assert network_of(client_address({"REMOTE_ADDR": ""})) == "unknown"
+
+
+def test_an_invented_address_changes_nothing(ben: User) -> None:
+    header = basic("nobody", "wrong")["Authorization"]
+    statuses = [answer_to(header, **{"X-Forwarded-For": f"203.0.113.{number}"}).status_code for number in range(5)]
+    assert statuses == [401] * 3 + [429] * 2
+
+
+# --- The table --------------------------------------------------------------
+
+
+def test_old_failures_are_deleted(ben: User, pass_time: Callable[..., None]) -> None:
+    for number in range(5):
+        password(f"user-{number}", "wrong", f"192.0.2.{number}")
+    assert FailureCount.objects.count() == 10
+    pass_time(minutes=15)
+    password("ben", "wrong", "192.0.2.99")
+    assert FailureCount.objects.count() == 2
+
+
+def test_the_table_never_grows_beyond_its_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(failure_module, "MAX_ROWS", 50)
+    now = timezone.now()
+    for number in range(200):
+        FailureCount.objects.add(f"key {number}", now=now + timedelta(milliseconds=number), window=WINDOW)
+        assert FailureCount.objects.count() <= 50
+    assert FailureCount.objects.filter(key="key 199").exists()
+
+
+def test_the_window_begins_with_the_first_failure_and_then_anew() -> None:
+    now = timezone.now()
+
+    def add(after: timedelta) -> int:
+        return FailureCount.objects.add("key", now=now + after, window=WINDOW)
+
+    counts = [add(timedelta(0)), add(WINDOW / 2), add(WINDOW - timedelta(seconds=1)), add(WINDOW), add(WINDOW * 1.5)]
+    assert counts == [1, 2, 3, 1, 2]
+
+
+def test_workers_count_together(server_with_credentials: Server) -> None:
+    """Sixty wrong passwords at once, at four workers: none is forgotten."""
+    import httpx
+
+    def attempt(_: int) -> int:
+        return httpx.get(
+            f"{server_with_credentials.url}/licenses/status", auth=("nobody", "wrong"), timeout=60
+        ).status_code
+
+    with ThreadPoolExecutor(16) as pool:
+        statuses = list(pool.map(attempt, range(60)))
+    assert set(statuses) == {401, 429}
+    # Those under way when the limit was reached were decided; all others were stopped.
+    assert 5 <= statuses.count(401) <= 5 + 16
+    assert statuses[-1] == 429
+
+
+@pytest.fixture
+def server_with_credentials(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Server:
+    monkeypatch.setenv("LICENSE_AUTH", "required")
+    server: Server = request.getfixturevalue("server")
+    return server
+
+
+def test_an_open_server_throttles_too(settings: Any, ben: User) -> None:
+    settings.LICENSE_AUTH = "open"
+    assert api_with("").client.get("/licenses/status").status_code == 200
+    assert [password("ben", "wrong") for _ in range(4)] == [401] * 3 + [429]
