@@ -47,8 +47,11 @@ SECURE_HSTS_PRELOAD = SECURE_SSL
 SECURE_CONTENT_TYPE_NOSNIFF = True
 SECURE_REFERRER_POLICY = "same-origin"
 SESSION_COOKIE_SECURE = SECURE_SSL
+# So named, a browser takes it from this host alone, and over HTTPS.
+SESSION_COOKIE_NAME = "__Host-sessionid" if SECURE_SSL else "sessionid"
 SESSION_COOKIE_AGE = 8 * 3600
 CSRF_COOKIE_SECURE = SECURE_SSL
+CSRF_COOKIE_NAME = "__Host-csrftoken" if SECURE_SSL else "csrftoken"
 X_FRAME_OPTIONS = "DENY"
 
 # --- Who may call -----------------------------------------------------------
@@ -141,6 +144,7 @@ MIDDLEWARE = [
     "django_prometheus.middleware.PrometheusBeforeMiddleware",
     "licenses.api.middleware.ProbeMiddleware",
     "django.middleware.security.SecurityMiddleware",
+    "licenses.headers.HeadersMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "licenses.api.middleware.BodyLimitMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",

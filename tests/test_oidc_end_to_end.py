@@ -12,6 +12,7 @@ from typing import Any
 
 import httpx
 import pytest
+from django.core.management import call_command
 
 from .conftest import ROOT, Server
 from .issuer import AUDIENCE
@@ -83,6 +84,8 @@ def configured(provider: str, monkeypatch: pytest.MonkeyPatch, request: pytest.F
         "LICENSE_JWT_USERNAME_CLAIMS": "preferred_username,client_id",
     }.items():
         monkeypatch.setenv(name, value)
+    # The server looks for the admin's scripts when it starts.
+    call_command("collectstatic", interactive=False, verbosity=0)
     server: Server = request.getfixturevalue("server")
     return server
 
@@ -97,6 +100,10 @@ def page(configured: Server) -> Iterator[Any]:
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=QUIET)
         page = browser.new_page()
+        page.refused = []
+        page.on(
+            "console", lambda message: page.refused.append(message.text) if "Content Security" in message.text else 0
+        )
         page.route(lambda url: not url.startswith("http://127.0.0.1:"), lambda route: route.abort())
         yield page
         browser.close()
@@ -138,6 +145,13 @@ def test_people_sign_in_work_and_sign_out(configured: Server, page: Any) -> None
     status, lease = page.evaluate(borrow, ["", True])
     assert (status, lease["user"]) == (200, "ana")
     assert page.evaluate(borrow, ["", False])[0] == 403
+
+    # Nothing on these pages is against the policy for their contents.
+    for path in ("/admin/licenses/tool/add/", "/admin/licenses/apitoken/add/", "/admin/licenses/lease/", "/api/docs/"):
+        page.goto(f"{url}{path}", wait_until="networkidle")
+        page.screenshot(path="/tmp/shot" + path.replace("/", "-") + ".png")
+    assert page.locator(".swagger-ui .opblock").count() > 5
+    assert not [line for line in page.console if "Content Security Policy" in line]
 
     # Signed out here and at the provider: it asks anew who is there.
     page.goto(f"{url}/admin/")

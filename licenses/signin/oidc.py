@@ -8,6 +8,7 @@ from urllib.parse import urlencode
 
 import requests
 from django.conf import settings
+from django.contrib import admin
 from django.contrib.auth.backends import ModelBackend
 from django.contrib.auth.models import User
 from django.core.exceptions import SuspiciousOperation
@@ -91,7 +92,8 @@ class ProviderBackend(OIDCAuthenticationBackend):
 
 def refused(request: HttpRequest, why: str, *, status: int = 400) -> HttpResponse:
     """The page for somebody who could not sign in."""
-    return render(request, "licenses/signin_refused.html", {"why": why}, status=status)
+    context = admin.site.each_context(request) | {"title": "Not signed in", "why": why}
+    return render(request, "licenses/signin_refused.html", context, status=status)
 
 
 class StartView(views.OIDCAuthenticationRequestView):

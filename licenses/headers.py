@@ -1,0 +1,50 @@
+"""What browsers are told about every answer."""
+
+from collections.abc import Callable
+from urllib.parse import urlsplit
+
+from django.conf import settings
+from django.http import HttpRequest, HttpResponseBase
+
+from licenses.api.problems import is_api_path
+
+# Pages of libraries that have scripts and styles in their text: the browsable
+# API and Swagger UI.
+WITH_INLINE = ("/api/v1/", "/api/docs/")
+
+
+def content_security_policy(path: str) -> str:
+    """Everything from this server alone, no page in a frame, and forms to
+    nobody but this server and the provider, where a sign-out ends."""
+    inline = " 'unsafe-inline'" if path.startswith(WITH_INLINE) else ""
+    forms = ["'self'"]
+    if settings.LICENSE_OIDC_ISSUER:
+        issuer = urlsplit(settings.LICENSE_OIDC_ISSUER)
+        forms.append(f"{issuer.scheme}://{issuer.netloc}")
+    return "; ".join(
+        [
+            "default-src 'self'",
+            f"script-src 'self'{inline}",
+            f"style-src 'self'{inline}",
+            "img-src 'self' data:",
+            "object-src 'none'",
+            "base-uri 'none'",
+            "frame-ancestors 'none'",
+            f"form-action {' '.join(forms)}",
+        ]
+    )
+
+
+class HeadersMiddleware:
+    """Adds the policy for contents, and keeps answers of the API, which are
+    their caller's alone, out of caches."""
+
+    def __init__(self, get_response: Callable[[HttpRequest], HttpResponseBase]) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponseBase:
+        response = self.get_response(request)
+        response.headers.setdefault("Content-Security-Policy", content_security_policy(request.path_info))
+        if is_api_path(request.path_info):
+            response.headers.setdefault("Cache-Control", "no-store")
+        return response
