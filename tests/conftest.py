@@ -292,3 +292,11 @@ def server(tmp_path: Path, server_port: int) -> Iterator[Server]:
     """A server of the test's own."""
     with running_server(tmp_path, server_port) as running:
         yield running
+
+
+@pytest.fixture
+def required_server(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Server:
+    """A server of the test's own, where every call needs a credential."""
+    monkeypatch.setenv("LICENSE_AUTH", "required")
+    server: Server = request.getfixturevalue("server")
+    return server

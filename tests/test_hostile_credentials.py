@@ -486,14 +486,6 @@ def test_a_key_of_another_leads_nowhere(world: dict[str, str]) -> None:
 # --- On the wire ------------------------------------------------------------
 
 
-@pytest.fixture
-def locked_server(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Server:
-    """A server, as deployed, where every call needs a credential."""
-    monkeypatch.setenv("LICENSE_AUTH", "required")
-    server: Server = request.getfixturevalue("server")
-    return server
-
-
 GET = "GET /licenses/status HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
 WIRE: list[tuple[str, str, set[int]]] = [
     ("no credential", GET + "\r\n", {401}),
@@ -521,9 +513,9 @@ WIRE: list[tuple[str, str, set[int]]] = [
 ]
 
 
-def test_the_wire_is_no_way_in(locked_server: Server) -> None:
-    good = locked_server.manage("token", "create", "test", "--user", "ben").strip()
-    address = ("127.0.0.1", int(locked_server.url.rsplit(":", 1)[1]))
+def test_the_wire_is_no_way_in(required_server: Server) -> None:
+    good = required_server.manage("token", "create", "test", "--user", "ben").strip()
+    address = ("127.0.0.1", int(required_server.url.rsplit(":", 1)[1]))
     wrong = []
     for label, text, statuses in WIRE:
         with socket.create_connection(address, timeout=30) as connection:

@@ -192,14 +192,12 @@ def test_the_window_begins_with_the_first_failure_and_then_anew() -> None:
     assert counts == [1, 2, 3, 1, 2]
 
 
-def test_workers_count_together(server_with_credentials: Server) -> None:
+def test_workers_count_together(required_server: Server) -> None:
     """Sixty wrong passwords at once, at four workers: none is forgotten."""
     import httpx
 
     def attempt(_: int) -> int:
-        return httpx.get(
-            f"{server_with_credentials.url}/licenses/status", auth=("nobody", "wrong"), timeout=60
-        ).status_code
+        return httpx.get(f"{required_server.url}/licenses/status", auth=("nobody", "wrong"), timeout=60).status_code
 
     with ThreadPoolExecutor(16) as pool:
         statuses = list(pool.map(attempt, range(60)))
@@ -207,13 +205,6 @@ def test_workers_count_together(server_with_credentials: Server) -> None:
     # Those under way when the limit was reached were decided; all others were stopped.
     assert 5 <= statuses.count(401) <= 5 + 16
     assert statuses[-1] == 429
-
-
-@pytest.fixture
-def server_with_credentials(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Server:
-    monkeypatch.setenv("LICENSE_AUTH", "required")
-    server: Server = request.getfixturevalue("server")
-    return server
 
 
 def test_an_open_server_throttles_too(settings: Any, ben: User) -> None:

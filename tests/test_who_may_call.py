@@ -4,14 +4,16 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+import httpx
 import pytest
 from django.conf import settings as django_settings
 from django.contrib.auth.models import User
 from django.test import Client
+from licence import Licence, Refused
 
 from licenses.models import Denial, Lease, Team, TeamMember, Tool
 
-from .conftest import Api, api_of, api_with
+from .conftest import Api, Server, api_of, api_with
 from .test_force_return import basic
 from .test_hostile_requests import assert_problem
 
@@ -193,6 +195,26 @@ def test_the_admins_front_page_says_that_the_server_is_open(admin_client: Client
     assert b"LICENSE_AUTH is open" in admin_client.get("/admin/").content
     settings.LICENSE_AUTH = "required"
     assert b"LICENSE_AUTH is open" not in admin_client.get("/admin/").content
+
+
+def test_the_client_works_with_a_token(required_server: Server) -> None:
+    secret = required_server.manage("token", "create", "nightly", "--user", "ben").strip()
+    with pytest.raises(Refused) as refused, Licence("cad_tool", server=required_server.url, user="ben"):
+        pass
+    assert refused.value.status == 401
+    with Licence("cad_tool", server=required_server.url, token=secret, user="ben"):
+        borrows = httpx.get(f"{required_server.url}/borrows", headers={"Authorization": f"Bearer {secret}"})
+        assert [lease["user"] for lease in borrows.json()] == ["ben"]
+    with (
+        pytest.raises(Refused) as refused,
+        Licence("cad_tool", server=required_server.url, token=secret, user="ana"),
+    ):
+        pass
+    assert refused.value.code == "not_for_others"
+
+
+def test_the_log_says_at_the_start_that_the_server_is_open(server: Server) -> None:
+    assert "LICENSE_AUTH is open" in server.log.read_text()
 
 
 def test_the_suite_itself_runs_open() -> None:
