@@ -12,7 +12,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('licenses', '0002_leases_that_end'),
+        ('licenses', '0003_sweep'),
         migrations.swappable_dependency(settings.AUTH_USER_MODEL),
     ]
 
