@@ -1,22 +1,27 @@
 """The server's calls, one method each, with retries where they are safe."""
 
+import contextlib
 import http.client
 import json
 import random
+import re
+import ssl
 import time
 import urllib.error
 import urllib.parse
 import urllib.request
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import Any, TypeVar
-
-T = TypeVar("T")
+from typing import Any
 
 ANSWER_LIMIT = 16 * 1024 * 1024
 FIRST_PAUSE, LONGEST_PAUSE = 0.2, 5.0
+# Retries that are over sooner are nobody's concern.
+QUIET_SECONDS = 3.0
+# Answers of what stands before a server, while that is away or starts.
+PASSING = {404, 408, 425, 429}
 
 
 class LicenceError(Exception):
@@ -24,7 +29,8 @@ class LicenceError(Exception):
 
 
 class Refused(LicenceError):
-    """The server understood and said no: final, until something changes.
+    """The server understood and said no, in a problem document: final, until
+    something changes.
 
     ``code`` is stable, ``facts`` are the other members of the answer.
     """
@@ -39,11 +45,29 @@ class Refused(LicenceError):
 
 class Unreachable(LicenceError):
     """No answer, or one that says nothing (a proxy's, an overloaded server's).
-    Whether the call took effect is unknown. ``retry_after`` is in seconds."""
+    Whether the call took effect is unknown.
 
-    def __init__(self, detail: str, retry_after: float | None = None) -> None:
+    ``retry_after`` is in seconds; ``hopeless`` means that another try would
+    meet the same: a certificate that isn't trusted, a redirect.
+    """
+
+    def __init__(self, detail: str, *, retry_after: float | None = None, hopeless: bool = False) -> None:
         super().__init__(detail)
         self.retry_after = retry_after
+        self.hopeless = hopeless
+
+
+@dataclass(frozen=True)
+class ToolStatus:
+    """A tool's seats: bought, out, to be had now; and who waits for them."""
+
+    tool: str
+    total: int
+    borrowed: int
+    available: int
+    queued: int
+    oldest_wait_seconds: float
+    raw: dict[str, Any] = field(repr=False)
 
 
 @dataclass(frozen=True)
@@ -56,11 +80,17 @@ class Item:
 
 @dataclass(frozen=True)
 class Lease:
-    """Seats that are held. ``ends`` is on this machine's monotonic clock, no
-    later than the server's ``expires_at``; None is never."""
+    """Seats that are held; times are as the server wrote them.
+
+    ``ends`` is on this machine's monotonic clock, no later than the server's
+    ``expires_at``; None is never. ``heartbeat_seconds`` None: there is no need.
+    """
 
     id: str
+    user: str
+    host: str
     items: tuple[Item, ...]
+    borrowed_at: str
     expires_at: str | None
     heartbeat_seconds: float | None
     fence: int | None
@@ -70,6 +100,7 @@ class Lease:
 
     @property
     def tools(self) -> str:
+        """The items in words."""
         return ", ".join(item.tool if item.seats == 1 else f"{item.seats} x {item.tool}" for item in self.items)
 
 
@@ -94,36 +125,58 @@ class Answer:
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """A redirect could carry the token to another server."""
+    """A redirect could carry the token to another server: it is an answer like
+    any other that is no success."""
 
-    def redirect_request(self, *args: Any, **kwargs: Any) -> None:
+    def http_error_302(self, req: Any, fp: Any, code: int, msg: str, headers: Any) -> None:
         return None
+
+    http_error_301 = http_error_303 = http_error_307 = http_error_308 = http_error_302
 
 
 class Client:
     """Calls to one server.
 
-    ``timeout`` is for one try, ``patience`` for all tries of one call that gets
-    no answer; both in seconds. Every call raises Refused or Unreachable.
+    ``timeout`` is for one try; a call that gets no answer is tried again for
+    ``patience``; both in seconds. ``on_retry`` is told why a call is tried for
+    longer than a moment, and for how many seconds more; once a call. Every call
+    raises Refused or Unreachable.
     """
 
-    def __init__(self, server: str, *, token: str | None = None, timeout: float = 10, patience: float = 60) -> None:
-        parts = urllib.parse.urlsplit(server)
-        if parts.scheme not in {"http", "https"} or not parts.netloc or parts.query or parts.fragment:
+    def __init__(
+        self,
+        server: str,
+        *,
+        token: str | None = None,
+        timeout: float = 10,
+        patience: float = 60,
+        on_retry: Callable[[Unreachable, float], None] | None = None,
+    ) -> None:
+        if not _is_address(server):
             raise LicenceError(f"{server!r} is no server's address; write https://licences.example.com")
+        if token and not _is_visible(token):
+            raise LicenceError("the token has a character that no token has: a space, a line's end, an accent")
         self.server = server.rstrip("/")
         self.token = token
         self.timeout = timeout
         self.patience = patience
+        self.on_retry = on_retry
         self._opener = urllib.request.build_opener(_NoRedirect)
+
+    def but(self, *, timeout: float, patience: float) -> "Client":
+        """A client that tries less hard or harder, and is the same otherwise."""
+        return Client(self.server, token=self.token, timeout=timeout, patience=patience, on_retry=self.on_retry)
 
     # --- calls
 
-    def status(self, tool: str | None = None) -> list[dict[str, Any]]:
-        """The seats of one tool, or of all."""
-        path = f"/licenses/{urllib.parse.quote(tool, safe='')}/status" if tool is not None else "/licenses/status"
-        body = self._again(lambda: self._call("GET", path)).body
-        return body if isinstance(body, list) else [body]
+    def status(self) -> list[ToolStatus]:
+        """The seats of every tool, by name."""
+        answer = self._again("GET", "/licenses/status")
+        return [_status(entry) for entry in _list(answer)]
+
+    def tool_status(self, tool: str) -> ToolStatus:
+        """The seats of one tool."""
+        return _status(self._again("GET", f"/licenses/{_quote(tool)}/status").body)
 
     def borrow(
         self,
@@ -136,8 +189,15 @@ class Client:
         key: str | None = None,
     ) -> Lease | Ticket:
         """Take the first set of seats that is free, or, with ``wait``, a place
-        in the queue. Sent again under one key until there is an answer, so that
-        it takes no second seat."""
+        in the queue; durations are in seconds. Sent again under one key until
+        there is an answer, so that it takes no second seat.
+
+        ``key`` is an Idempotency-Key, of visible ASCII characters. The lease
+        that an earlier call with it was granted may have ended: that is
+        Refused, with status 410.
+        """
+        if key is not None and not _is_visible(key):
+            raise ValueError("a key is of visible ASCII characters")
         body: dict[str, Any] = {
             "user": user,
             "alternatives": [[{"tool": item.tool, "seats": item.seats} for item in items] for items in alternatives],
@@ -149,67 +209,81 @@ class Client:
         if wait:
             body["wait_seconds"] = max(round(wait), 1)
         headers = {"Idempotency-Key": key or uuid.uuid4().hex}
-        answer = self._again(lambda: self._call("POST", "/licenses/borrow", body, headers))
+        answer = self._again("POST", "/licenses/borrow", body, headers=headers)
         outcome = _outcome(answer)
-        if isinstance(outcome, Lease) and answer.headers.get("Idempotent-Replayed"):
-            # The answer is as old as the first call: see what has become of it.
-            return replace(self.renew(outcome.id), alternative=outcome.alternative)
-        return outcome
+        # What is told once more is as old as the first answer.
+        return self._as_it_is_now(outcome) if answer.headers.get("Idempotent-Replayed") else outcome
 
-    def poll(self, ticket: str, *, patience: float | None = None) -> Lease | Ticket:
-        """Ask for the seats that a ticket waits for."""
-        return _outcome(self._again(lambda: self._call("GET", _ticket(ticket)), patience))
+    def poll(self, ticket: str) -> Lease | Ticket:
+        """Ask for the seats that a ticket waits for. The lease that it became
+        at an earlier call may have ended: that is Refused, with status 410."""
+        outcome = _outcome(self._again("GET", f"/licenses/queue/{_quote(ticket)}"))
+        return self._as_it_is_now(outcome) if outcome.raw.get("ended_at") else outcome
 
     def leave(self, ticket: str) -> None:
         """Leave the queue; what the ticket has become is returned."""
         try:
-            self._again(lambda: self._call("DELETE", _ticket(ticket)))
+            self._again("DELETE", f"/licenses/queue/{_quote(ticket)}")
         except Refused as refused:
             if refused.code != "granted":
                 raise
-            self.give_back(str(refused.facts["lease"]))
+            self.give_back(str(refused.facts.get("lease")))
 
-    def renew(self, lease: str, *, patience: float | None = None) -> Lease:
+    def renew(self, lease: str) -> Lease:
         """Extend a lease; Refused with status 410 if it has ended."""
-        call = lambda: self._call("POST", "/licenses/renew", {"id": lease})  # noqa: E731
-        return _lease(self._again(call, patience))
+        return _lease(self._again("POST", "/licenses/renew", {"id": lease}))
 
     def give_back(self, lease: str) -> None:
         """Return a lease's seats; harmless if they are back."""
-        self._again(lambda: self._call("POST", "/licenses/return", {"id": lease}))
+        self._again("POST", "/licenses/return", {"id": lease})
 
-    def borrows(self, *, user: str | None = None, host: str | None = None) -> list[dict[str, Any]]:
+    def borrows(self, *, user: str | None = None, host: str | None = None) -> list[Lease]:
         """The active leases, newest first."""
-        query = urllib.parse.urlencode({name: value for name, value in (("user", user), ("host", host)) if value})
-        body = self._again(lambda: self._call("GET", "/borrows" + (f"?{query}" if query else ""))).body
-        if not isinstance(body, list):
-            raise Unreachable("the server's answer is no list of leases")
-        return body
+        asked = {name: value for name, value in (("user", user), ("host", host)) if value}
+        query = urllib.parse.urlencode(asked, errors="replace")
+        answer = self._again("GET", "/borrows" + (f"?{query}" if query else ""))
+        return [_lease(replace(answer, body=entry)) for entry in _list(answer)]
 
     # --- how they are made
 
-    def _again(self, call: Callable[[], T], patience: float | None = None) -> T:
+    def _as_it_is_now(self, outcome: Lease | Ticket) -> Lease | Ticket:
+        """A lease, extended; raises why it has ended, if it has."""
+        if isinstance(outcome, Ticket):
+            return outcome
+        return replace(self.renew(outcome.id), alternative=outcome.alternative)
+
+    def _again(
+        self,
+        method: str,
+        path: str,
+        body: dict[str, Any] | None = None,
+        *,
+        headers: Mapping[str, str] | None = None,
+    ) -> Answer:
         """Make a call until there is an answer, for as long as one has patience."""
-        end = time.monotonic() + (self.patience if patience is None else patience)
-        pause = FIRST_PAUSE
+        start = time.monotonic()
+        end = start + self.patience
+        pause, told = FIRST_PAUSE, False
         while True:
             try:
-                return call()
+                return self._call(method, path, body, headers or {})
             except Unreachable as error:
                 # Spread out, or all clients would come back at the same moment.
                 wanted = max(error.retry_after or 0, pause * random.uniform(0.5, 1))  # noqa: S311
-                if time.monotonic() + wanted > end:
+                now = time.monotonic()
+                if error.hopeless or now + wanted > end:
                     raise
-                time.sleep(wanted)
-                pause = min(2 * pause, LONGEST_PAUSE)
+                if self.on_retry is not None and not told and now + wanted > start + QUIET_SECONDS:
+                    told = True
+                    self.on_retry(error, end - now)
+            time.sleep(wanted)
+            pause = min(2 * pause, LONGEST_PAUSE)
 
-    def _call(
-        self, method: str, path: str, body: dict[str, Any] | None = None, headers: dict[str, str] | None = None
-    ) -> Answer:
+    def _call(self, method: str, path: str, body: dict[str, Any] | None, headers: Mapping[str, str]) -> Answer:
         request = urllib.request.Request(  # noqa: S310 - http or https, see __init__
             self.server + path,
             data=json.dumps(body).encode() if body is not None else None,
-            headers={"Accept": "application/json", **(headers or {})},
+            headers={"Accept": "application/json", **headers},
             method=method,
         )
         if body is not None:
@@ -222,14 +296,34 @@ class Client:
                 return Answer(response.status, _json(response.read(ANSWER_LIMIT)), response.headers, sent)
         except urllib.error.HTTPError as error:
             with error:
-                raise _refusal(error) from None
+                raise _refusal(self.server, error) from None
         except (OSError, http.client.HTTPException) as error:
             reason = getattr(error, "reason", None) or error
-            raise Unreachable(f"{self.server} can't be reached: {reason}") from None
+            untrusted = isinstance(reason, ssl.SSLCertVerificationError)
+            raise Unreachable(f"{self.server} can't be reached: {reason}", hopeless=untrusted) from None
 
 
-def _ticket(ticket: str) -> str:
-    return f"/licenses/queue/{urllib.parse.quote(ticket, safe='')}"
+def _is_address(server: str) -> bool:
+    """Whether this is the address of an HTTP server, and nothing more."""
+    try:
+        parts = urllib.parse.urlsplit(server)
+        # Raises ValueError for what is no port.
+        name, _ = parts.hostname or "", parts.port
+        # urllib would stumble over these only later: empty or overlong labels.
+        name.encode("idna")
+    except ValueError:
+        return False
+    extra = parts.username is not None or parts.query or parts.fragment
+    return parts.scheme in {"http", "https"} and bool(name) and not extra and _is_visible(server)
+
+
+def _is_visible(text: str) -> bool:
+    return re.fullmatch(r"[!-~]+", text) is not None
+
+
+def _quote(name: str) -> str:
+    # A name on the command line may be no Unicode at all; the server will not know it.
+    return urllib.parse.quote(name, safe="", errors="replace")
 
 
 def _json(text: bytes) -> Any:
@@ -241,43 +335,44 @@ def _json(text: bytes) -> Any:
         raise Unreachable("the answer is no JSON; is this a licence server?") from None
 
 
-def _refusal(error: urllib.error.HTTPError) -> LicenceError:
+def _refusal(server: str, error: urllib.error.HTTPError) -> LicenceError:
     """What an answer that isn't 2xx means."""
     try:
-        text = error.read(ANSWER_LIMIT)
-        body = json.loads(text)
+        body = json.loads(error.read(ANSWER_LIMIT))
     except (OSError, ValueError, http.client.HTTPException):
         body = None
     problem = body if isinstance(body, dict) else {}
-    detail = str(problem.get("detail") or f"the server answered {error.code} {error.reason}")
-    if error.code >= 500 or error.code == 429:
-        wait = error.headers.get("Retry-After", "") if error.headers else ""
-        return Unreachable(detail, float(wait) if wait.isascii() and wait.isdigit() else None)
-    facts = {
-        name: value for name, value in problem.items() if name not in {"type", "title", "status", "code", "detail"}
-    }
-    return Refused(error.code, str(problem.get("code") or error.code), detail, facts)
+    detail = str(problem.get("detail") or f"{server} answered {error.code} {error.reason}")
+    if 400 <= error.code < 500 and error.code != 429 and "code" in problem:
+        facts = {name: problem[name] for name in problem.keys() - {"type", "title", "status", "code", "detail"}}
+        return Refused(error.code, str(problem["code"]), detail, facts)
+    if 300 <= error.code < 400:
+        detail = f"{server} redirects to {error.headers.get('Location')}; give the address that is meant"
+    wait = error.headers.get("Retry-After", "")
+    return Unreachable(
+        detail,
+        retry_after=float(wait) if re.fullmatch(r"[0-9]{1,9}", wait) else None,
+        hopeless=error.code < 500 and error.code not in PASSING,
+    )
 
 
 def _outcome(answer: Answer) -> Lease | Ticket:
     if answer.status != 202:
         return _lease(answer)
     body = answer.body
-    try:
+    with _understanding("ticket"):
         return Ticket(
-            id=body["ticket"],
-            position=body["position"],
-            eta_seconds=body["eta_seconds"],
+            id=str(body["ticket"]),
+            position=int(body["position"]),
+            eta_seconds=_number(body["eta_seconds"]),
             poll_after=float(body["poll_after"]),
             raw=body,
         )
-    except (KeyError, TypeError, ValueError) as error:
-        raise LicenceError(f"the server's answer is no ticket ({error!r}); is it older than this client?") from None
 
 
 def _lease(answer: Answer) -> Lease:
     body = answer.body
-    try:
+    with _understanding("lease"):
         expires_at = body["expires_at"]
         ends = None
         if expires_at is not None:
@@ -285,14 +380,47 @@ def _lease(answer: Answer) -> Lease:
             left = datetime.fromisoformat(expires_at) - datetime.fromisoformat(body["server_time"])
             ends = answer.sent + left.total_seconds()
         return Lease(
-            id=body["id"],
-            items=tuple(Item(item["tool"], item["seats"]) for item in body["items"]),
+            id=str(body["id"]),
+            user=str(body["user"]),
+            host=str(body["host"]),
+            items=tuple(Item(str(item["tool"]), int(item["seats"])) for item in body["items"]),
+            borrowed_at=str(body["borrowed_at"]),
             expires_at=expires_at,
-            heartbeat_seconds=body["heartbeat_seconds"],
+            heartbeat_seconds=_number(body["heartbeat_seconds"]),
             fence=body["fence"],
             alternative=body.get("alternative", 0),
             ends=ends,
             raw=body,
         )
-    except (KeyError, TypeError, ValueError) as error:
-        raise LicenceError(f"the server's answer is no lease ({error!r}); is it older than this client?") from None
+
+
+def _status(body: Any) -> ToolStatus:
+    with _understanding("tool's status"):
+        return ToolStatus(
+            tool=str(body["tool"]),
+            total=int(body["total"]),
+            borrowed=int(body["borrowed"]),
+            available=int(body["available"]),
+            queued=int(body["queued"]),
+            oldest_wait_seconds=float(body["oldest_wait_seconds"]),
+            raw=body,
+        )
+
+
+def _list(answer: Answer) -> list[Any]:
+    if not isinstance(answer.body, list):
+        raise Unreachable("the answer is no list; is this a licence server?")
+    return answer.body
+
+
+def _number(value: Any) -> float | None:
+    return float(value) if value is not None else None
+
+
+@contextlib.contextmanager
+def _understanding(what: str) -> Iterator[None]:
+    """What can't be read may be a proxy's; whether it hides a lease is unknown."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise Unreachable(f"the answer is no {what} ({error!r}); is the server older than this client?") from None

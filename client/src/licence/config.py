@@ -8,11 +8,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from .api import LicenceError
+
 DEFAULT_SERVER = "http://localhost:8000"
 KEYS = {"server", "token", "user"}
 
 
-class ConfigError(Exception):
+class ConfigError(LicenceError):
     """The configuration can't be used; says why."""
 
 
@@ -41,20 +43,30 @@ def load(
     """
     given = file or environment.get("LICENCE_CONFIG")
     path = Path(given) if given else usual_place(environment)
-    kept = _read(path) if given or path.exists() else {}
+    # In a container the home may be another user's, and closed: no file, then.
+    kept = _read(path) if given or os.path.exists(path) else {}  # noqa: PTH110 - Path.exists() would raise
     return Config(
         server=server or environment.get("LICENCE_SERVER") or kept.get("server") or DEFAULT_SERVER,
         token=token or environment.get("LICENCE_TOKEN") or kept.get("token"),
-        user=user or environment.get("LICENCE_USER") or kept.get("user") or getpass.getuser(),
+        user=user or environment.get("LICENCE_USER") or kept.get("user") or _login(),
     )
+
+
+def _login() -> str:
+    """The name that one is logged in with; in a container there may be none,
+    and the number has to do."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError, ImportError):
+        return str(os.getuid())
 
 
 def usual_place(environment: Mapping[str, str]) -> Path:
     """Where the file is if nobody says otherwise."""
     if sys.platform == "win32":
-        home = environment.get("APPDATA") or str(Path.home() / "AppData" / "Roaming")
+        home = environment.get("APPDATA") or os.path.expanduser("~/AppData/Roaming")  # noqa: PTH111 - never raises
     else:
-        home = environment.get("XDG_CONFIG_HOME") or str(Path.home() / ".config")
+        home = environment.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config")  # noqa: PTH111 - never raises
     return Path(home) / "licence" / "config.toml"
 
 

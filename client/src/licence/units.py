@@ -1,27 +1,35 @@
 """Durations and seats as people write them."""
 
 import re
+from datetime import timedelta
 
 from .api import Item
 
 UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
+# More is a slip, and beyond what clocks reckon with.
+LONGEST = 100 * 365 * 86400
 
 
-def seconds(text: str | float) -> float:
-    """A duration in seconds: a number, or ``90``, ``90s``, ``30m``, ``1.5h``, ``2d``.
+def seconds(text: str | float | timedelta) -> float:
+    """A duration in seconds: a number, a timedelta, or ``90``, ``90s``, ``30m``,
+    ``1.5h``, ``2d``.
 
-    Raises ValueError for anything else and for what is below 0.
+    Raises ValueError for anything else, and for what is below 0 or above a
+    hundred years.
     """
-    if isinstance(text, int | float):
+    if isinstance(text, timedelta):
+        number, unit = text.total_seconds(), ""
+    elif isinstance(text, int | float):
         number, unit = float(text), ""
     else:
-        match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd]?)", text.strip())
+        match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)([smhd]?)", text.strip())
         if match is None:
             raise ValueError(f"{text!r} is no duration; write 90, 90s, 30m, 8h or 1d")
         number, unit = float(match[1]), match[2]
-    if number < 0:
-        raise ValueError("a duration can't be below 0")
-    return number * UNITS[unit]
+    duration = number * UNITS[unit]
+    if not 0 <= duration <= LONGEST:
+        raise ValueError("a duration is 0 to a hundred years")
+    return duration
 
 
 def item(text: str) -> Item:
@@ -29,10 +37,10 @@ def item(text: str) -> Item:
 
     Raises ValueError for anything else.
     """
-    tool, colon, count = text.partition(":")
-    if not tool or (colon and (not count.isascii() or not count.isdigit() or int(count) < 1)):
+    match = re.fullmatch(r"([^:]+)(?::0*([1-9][0-9]{0,8}))?", text)
+    if match is None:
         raise ValueError(f"{text!r} is no tool; write NAME or NAME:SEATS")
-    return Item(tool, int(count) if colon else 1)
+    return Item(match[1], int(match[2] or 1))
 
 
 def spoken(duration: float) -> str:

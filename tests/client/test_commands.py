@@ -5,107 +5,22 @@ import json
 import os
 import pty
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-from licence import Client, Item, Lease, Licence, Refused, Unreachable
+from licence import Client, Item, Lease, Licence, LicenceError, Refused, Unreachable
 from licence.config import ConfigError, load
 from licence.units import item, seconds
 
-from .conftest import ROOT, Server, running_server
-
-PATIENCE = 60
-
-
-def heed_signals() -> None:
-    """As in a shell, also where the suite runs in the background."""
-    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT):
-        signal.signal(number, signal.SIG_DFL)
-
-
-class Shell:
-    """Runs ``licence`` against a server."""
-
-    def __init__(self, server: Server, home: Path) -> None:
-        self.server = server
-        self.environment = {
-            "PATH": os.environ["PATH"],
-            "PYTHONPATH": str(ROOT / "client" / "src"),
-            "PYTHONUNBUFFERED": "1",
-            "HOME": str(home),
-            "LICENCE_SERVER": server.url,
-            "LICENCE_USER": "ci",
-            "NO_PROXY": "*",
-        }
-
-    def command(self, *arguments: str) -> list[str]:
-        return [sys.executable, "-m", "licence", *arguments]
-
-    def __call__(self, *arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
-        return subprocess.run(
-            self.command(*arguments),
-            env=self.environment | environment,
-            capture_output=True,
-            text=True,
-            timeout=PATIENCE,
-        )
-
-    def start(self, *arguments: str, **more: Any) -> "subprocess.Popen[str]":
-        return subprocess.Popen(
-            self.command(*arguments),
-            env=self.environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            preexec_fn=heed_signals,
-            **more,
-        )
-
-    def leases(self) -> int:
-        """How many there ever were."""
-        found = httpx.get(f"{self.server.url}/api/v1/leases/?page_size=200").json()
-        assert found["next"] is None
-        return len(found["results"])
-
-    def borrowed(self, tool: str = "cad_tool") -> int:
-        return int(httpx.get(f"{self.server.url}/licenses/{tool}/status").json()["borrowed"])
-
-
-@pytest.fixture(scope="module")
-def shared_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with running_server(tmp_path_factory.mktemp("server")) as running:
-        yield running
-
-
-@pytest.fixture
-def shell(shared_server: Server, tmp_path: Path) -> Shell:
-    """A shell at a server that runs and has all its seats."""
-    if shared_server.process is None:
-        shared_server.start()
-    for lease in httpx.get(f"{shared_server.url}/borrows").json():
-        httpx.post(f"{shared_server.url}/licenses/return", json={"id": lease["id"]}).raise_for_status()
-    return Shell(shared_server, tmp_path)
-
-
-def until(condition: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.05)
-
-
-def line_of(process: "subprocess.Popen[str]") -> str:
-    """The next line that a started command's program prints: it is at work."""
-    assert process.stdout is not None
-    return process.stdout.readline().strip()
-
+from .conftest import PATIENCE, Shell, line_of, until
 
 # --- run ----------------------------------------------------------------------
 
@@ -159,7 +74,9 @@ def test_a_command_that_is_not_there_takes_no_seat(shell: Shell, tmp_path: Path)
     assert shell.leases() == before
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2]
+)
 def test_signals_reach_the_command_and_the_seat_comes_back(shell: Shell, number: signal.Signals) -> None:
     script = (
         "import signal, sys, time\n"
@@ -300,6 +217,14 @@ def test_who_is_interrupted_while_waiting_leaves_the_queue(shell: Shell, number:
     assert httpx.get(f"{shell.server.url}/licenses/analysis/status").json()["queued"] == 0
 
 
+def test_a_program_reads_the_place_in_the_queue(shell: Shell) -> None:
+    shell("borrow", "analysis:2")
+    done = shell("borrow", "analysis", "--wait", "1s", "--json")
+    waiting, over = map(json.loads, done.stderr.splitlines())
+    assert (waiting["event"], waiting["position"]) == ("waiting", 1)
+    assert (done.returncode, over["code"], over["status"]) == (75, "queue_timeout", 410)
+
+
 def test_a_wait_in_vain_ends(shell: Shell) -> None:
     shell("borrow", "analysis:2")
     done = shell("run", "--tool", "analysis", "--wait", "1s", "--", "true")
@@ -418,6 +343,35 @@ def test_a_block_of_python_holds_a_seat(shell: Shell, monkeypatch: pytest.Monkey
     assert (refused.value.code, refused.value.facts["total"]) == ("exhausted", 5)
 
 
+def test_a_block_of_python_takes_what_is_free_and_waits(shell: Shell) -> None:
+    with Licence(
+        alternatives=[[Item("analysis", 3)], [Item("cad_tool"), Item("simulation", 2)]], server=shell.server.url
+    ):
+        status = {tool.tool: tool.borrowed for tool in Client(shell.server.url).status()}
+        assert status == {"analysis": 0, "cad_tool": 1, "simulation": 2}
+        (held,) = Client(shell.server.url).borrows(host=socket.gethostname())
+        assert held.items == (Item("cad_tool"), Item("simulation", 2))
+        with (
+            pytest.raises(Refused) as refused,
+            Licence("simulation", 2, wait=timedelta(seconds=1), server=shell.server.url),
+        ):
+            pass
+        assert refused.value.code == "queue_timeout"
+
+
+@pytest.mark.parametrize("wanted", [{}, {"tool": "cad_tool", "items": [Item("cad_tool")]}])
+def test_a_block_names_one_thing_that_it_wants(wanted: Any) -> None:
+    with pytest.raises(ValueError, match="name a tool"):
+        Licence(**wanted)
+
+
+def test_a_block_keeps_its_work_if_the_seat_cant_be_returned(shell: Shell, caplog: pytest.LogCaptureFixture) -> None:
+    with Licence("cad_tool", server=shell.server.url, patience="1s") as holding:
+        shell.server.kill()
+    assert f"Lease {holding.lease.id} was not returned" in caplog.text
+    assert str(holding.lease.expires_at) in caplog.text
+
+
 def test_a_block_is_told_when_its_seat_is_lost(shell: Shell) -> None:
     told: list[str] = []
     with Licence("cad_tool", ttl=1, server=shell.server.url, user="ana", on_lost=told.append) as holding:
@@ -469,11 +423,10 @@ def test_something_that_is_no_licence_server_is_said_to_be_none() -> None:
         thread.start()
         try:
             client = Client(f"http://127.0.0.1:{other.server_port}", token="secret", patience=0)
-            with pytest.raises(Refused) as redirected:
+            with pytest.raises(Unreachable, match=r"redirects to http://127\.0\.0\.1:1/"):
                 client.status()
-            assert redirected.value.status == 302
             with pytest.raises(Unreachable, match="no JSON"):
-                client.status("cad_tool")
+                client.tool_status("cad_tool")
         finally:
             other.shutdown()
             thread.join()
@@ -483,14 +436,26 @@ def test_something_that_is_no_licence_server_is_said_to_be_none() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "value"), [("90", 90), ("90s", 90), ("30m", 1800), ("1.5h", 5400), ("2d", 172800), (5, 5), (0.5, 0.5)]
+    ("text", "value"),
+    [
+        ("90", 90),
+        ("90s", 90),
+        ("30m", 1800),
+        ("1.5h", 5400),
+        ("2d", 172800),
+        (5, 5),
+        (0.5, 0.5),
+        (timedelta(minutes=1), 60),
+    ],
 )
-def test_durations(text: str | float, value: float) -> None:
+def test_durations(text: str | float | timedelta, value: float) -> None:
     assert seconds(text) == value
 
 
-@pytest.mark.parametrize("text", ["", "m", "-1", "1w", "1 h", "1h30m", "inf", "nan", -1])
-def test_what_is_no_duration(text: str | float) -> None:
+@pytest.mark.parametrize(
+    "text", ["", "m", "-1", "1w", "1 h", "1h30m", "inf", "nan", "9" * 400, "٣", -1, float("nan"), timedelta(-1)]
+)
+def test_what_is_no_duration(text: str | float | timedelta) -> None:
     with pytest.raises(ValueError, match="duration"):
         seconds(text)
 
@@ -510,6 +475,43 @@ def test_flags_win_over_the_environment_and_that_over_the_file(tmp_path: Path) -
     config = load(user="flag", environment=environment)
     assert (config.server, config.token, config.user) == ("http://file", "environment", "flag")
     assert load(environment={"XDG_CONFIG_HOME": "/nowhere"}).server == "http://localhost:8000"
+
+
+@pytest.mark.parametrize("error", [KeyError, OSError])
+def test_a_user_without_a_name_is_a_number(monkeypatch: pytest.MonkeyPatch, error: type[Exception]) -> None:
+    def nobody() -> str:
+        raise error
+
+    # What Python says in a container whose user is in no list of users.
+    monkeypatch.setattr("getpass.getuser", nobody)
+    assert load(environment={"XDG_CONFIG_HOME": "/nowhere"}).user == str(os.getuid())
+
+
+@pytest.mark.parametrize(
+    "server",
+    [
+        "licences.example.com",
+        "ftp://licences.example.com",
+        "http://",
+        "http://[::1",
+        "http://.example.com",
+        f"http://{'x' * 64}.example.com",
+        "http://localhost:port",
+        "http://localhost:99999",
+        "http://ana:secret@localhost",
+        "http://local host",
+        "http://localhost/?a=b",
+    ],
+)
+def test_what_is_no_servers_address(server: str) -> None:
+    with pytest.raises(LicenceError, match="no server's address"):
+        Client(server)
+
+
+@pytest.mark.parametrize("token", ["a b", "a\nb", "tök"])
+def test_what_is_no_token(token: str) -> None:
+    with pytest.raises(LicenceError, match="token"):
+        Client("http://localhost", token=token)
 
 
 @pytest.mark.parametrize("text", ["server = ", "port = 1", "server = 1", "\xff"])

@@ -1,0 +1,188 @@
+"""A command that runs while its seats are held, and the signals on the way."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Sequence
+from types import FrameType
+
+from .api import Client, Lease, LicenceError
+from .holding import SETTLE_SECONDS, Holding
+from .messages import Messages
+
+EX_NOT_EXECUTABLE = 126
+# From SIGTERM to SIGKILL.
+KILL_AFTER = 30.0
+
+# Those that end a program that does nothing about them, and that somebody
+# sends: terminals, shells, and batch systems that warn of a job's end. A stop
+# (Ctrl-Z) stops the heartbeats as well: who works no more keeps no seat.
+ENDING = [
+    getattr(signal, name)
+    for name in ("SIGHUP", "SIGINT", "SIGQUIT", "SIGTERM", "SIGUSR1", "SIGUSR2", "SIGXCPU")
+    if hasattr(signal, name)
+]
+# Those that a terminal sends to the command as well as to us.
+FROM_TERMINAL = {getattr(signal, name) for name in ("SIGINT", "SIGQUIT") if hasattr(signal, name)}
+
+
+class Interrupted(BaseException):
+    """A signal has come that ends programs."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+class Signals:
+    """What becomes of the signals that end programs: they interrupt what goes
+    on, or are kept for later, or go to a receiver.
+
+    Those that come within SETTLE_SECONDS of one that has interrupted don't
+    interrupt the tidying up: a closed terminal, a service manager and an
+    impatient person send several and mean one.
+    """
+
+    def __init__(self) -> None:
+        self._react: Callable[[int], None] = self._interrupt
+        self._quiet_until = 0.0
+        self._kept: int | None = None
+        for number in ENDING:
+            # What we were started to ignore (nohup), the command ignores too.
+            if signal.getsignal(number) != signal.SIG_IGN:
+                signal.signal(number, self._handle)
+
+    def keep(self) -> None:
+        """From here on until ``send_to`` nothing is interrupted, and nothing forgotten."""
+        self._react = self._keep
+
+    def send_to(self, receiver: Callable[[int], None]) -> None:
+        """Call the receiver for each signal, and for one that was kept."""
+        self._react = receiver
+        if self._kept is not None:
+            receiver(self._kept)
+
+    def interrupt(self, *, after: float) -> None:
+        """Interrupt again, but nothing of the next ``after`` seconds."""
+        self._quiet_until = time.monotonic() + after
+        self._react = self._interrupt
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        self._react(number)
+
+    def _keep(self, number: int) -> None:
+        self._kept = number
+
+    def _interrupt(self, number: int) -> None:
+        now = time.monotonic()
+        if now >= self._quiet_until:
+            self._quiet_until = now + SETTLE_SECONDS
+            raise Interrupted(number)
+
+
+class Run:
+    """A command while its seats are held; the signals are kept until it begins."""
+
+    def __init__(
+        self,
+        argv: Sequence[str],
+        *,
+        client: Client,
+        lease: Lease,
+        signals: Signals,
+        messages: Messages,
+        kill_when_lost: bool,
+    ) -> None:
+        self._argv = argv
+        self._signals = signals
+        self._messages = messages
+        self._kill_when_lost = kill_when_lost
+        self._process: subprocess.Popen[bytes] | None = None
+        self._signalled: int | None = None
+        self._holding = Holding(client, lease, on_lost=self._lost)
+
+    def result(self) -> int:
+        """Run the command, return the seats; the command's exit code."""
+        try:
+            self._signals.send_to(self._pass_on)
+            return self._run()
+        finally:
+            # Who ended the command needn't wait for a server that is away, but
+            # one more signal right after it is no wish to leave the seats out.
+            self._signals.interrupt(after=SETTLE_SECONDS)
+            self._give_back()
+
+    def _run(self) -> int:
+        if self._signalled is not None:
+            return 128 + self._signalled
+        lease = self._holding.lease
+        environment = os.environ | {
+            "LICENCE_LEASE_ID": lease.id,
+            "LICENCE_TOOL": lease.items[0].tool,
+            "LICENCE_FENCE": str(lease.fence if lease.fence is not None else ""),
+            "LICENCE_EXPIRES_AT": lease.expires_at or "",
+        }
+        try:
+            self._process = subprocess.Popen(self._argv, env=environment)  # noqa: S603 - what the user asked for
+        except OSError as error:
+            self._messages.fail("command", f"{self._argv[0]}: {error.strerror}")
+            return EX_NOT_EXECUTABLE
+        # What came before there was a process to tell.
+        if self._signalled is not None:
+            self._tell(self._signalled)
+        if self._holding.lost.is_set():
+            self._stop()
+        code = self._process.wait()
+        return code if code >= 0 else 128 - code
+
+    def _pass_on(self, number: int) -> None:
+        self._signalled = number
+        if not (number in FROM_TERMINAL and _in_foreground()):
+            self._tell(number)
+
+    def _tell(self, number: int) -> None:
+        if self._process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                self._process.send_signal(number)
+
+    def _lost(self, reason: str) -> None:
+        self._messages.say("lost", f"THE LEASE IS LOST. {reason}", {"lease": self._holding.lease.id})
+        self._stop()
+
+    def _stop(self) -> None:
+        """End the command, if that is what is wanted when the lease is lost."""
+        if self._kill_when_lost and self._process is not None:
+            self._process.terminate()
+            killer = threading.Timer(KILL_AFTER, self._process.kill)
+            killer.daemon = True
+            killer.start()
+
+    def _give_back(self) -> None:
+        lease = self._holding.lease
+        try:
+            self._holding.give_back()
+        except (LicenceError, Interrupted) as error:
+            why = "Interrupted." if isinstance(error, Interrupted) else str(error)
+            end = self._holding.lease.expires_at
+            then = (
+                f"It comes back at {end}." if end else f"It stays out until somebody calls: licence return {lease.id}"
+            )
+            self._messages.say("not_returned", f"The seat was not returned. {why} {then}", {"lease": lease.id})
+
+
+def _in_foreground() -> bool:
+    """Whether the terminal sends its signals to this process group, and so to
+    the command as well."""
+    try:
+        terminal = os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY)
+    except OSError:
+        return False
+    try:
+        return os.tcgetpgrp(terminal) == os.getpgrp()
+    except OSError:
+        return False
+    finally:
+        os.close(terminal)

@@ -1,0 +1,286 @@
+"""Seats come back, once, whatever goes wrong between the client and the server."""
+
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import httpx
+import pytest
+from licence import Licence
+
+from .conftest import PATIENCE, Call, Gateway, Lost, Reply, Shell, line_of, problem, until
+
+RUN_UNTIL_A_LINE_COMES = ["--", "sh", "-c", "echo $LICENCE_LEASE_ID; read line"]
+# Runs a program with the terminal that is its stdin as its own, in the foreground.
+IN_THE_FOREGROUND = (
+    "import fcntl, os, sys, termios\n"
+    "os.setsid()\n"
+    "fcntl.ioctl(0, termios.TIOCSCTTY, 0)\n"
+    "os.execv(sys.argv[1], sys.argv[1:])\n"
+)
+
+
+# --- Answers that get lost ------------------------------------------------------
+
+
+def test_a_borrow_whose_reply_is_lost_takes_one_seat(shell: Shell, gateway: Gateway) -> None:
+    before = shell.leases()
+    gateway.fault = lambda call: Lost() if len(gateway.to("/borrow")) == 1 else None
+    assert shell("run", "--tool", "cad_tool", "--", "true").returncode == 0
+    keys = {call.headers["Idempotency-Key"] for call in gateway.to("/borrow")}
+    assert (len(gateway.to("/borrow")), len(keys)) == (2, 1)
+    # The answer that came is as old as the one that was lost, so the client made sure.
+    assert gateway.to("/renew")
+    assert (shell.leases(), shell.borrowed()) == (before + 1, 0)
+
+
+def test_a_lease_that_ended_before_anybody_knew_of_it_is_borrowed_anew(shell: Shell, gateway: Gateway) -> None:
+    before = shell.leases()
+
+    def lose_the_first(call: Call) -> Reply | Lost | None:
+        if len(gateway.to("/borrow")) == 1:
+            return Lost()
+        still_out = httpx.get(f"{shell.server.url}/borrows").json()
+        return Reply(502, "") if still_out and len(gateway.to("/renew")) == 0 else None
+
+    gateway.fault = lose_the_first
+    assert shell("run", "--tool", "cad_tool", "--ttl", "1s", "--", "true").returncode == 0
+    assert len({call.headers["Idempotency-Key"] for call in gateway.to("/borrow")}) == 2
+    assert (shell.leases(), shell.borrowed()) == (before + 2, 0)
+
+
+@pytest.mark.parametrize("wait", [[], ["--wait", "5m"]])
+def test_who_is_interrupted_before_the_reply_leaves_no_seat_behind(
+    shell: Shell, gateway: Gateway, wait: list[str]
+) -> None:
+    over = threading.Event()
+    gateway.fault = lambda call: Lost(silence=over) if len(gateway.to("/borrow")) == 1 else None
+    process = shell.start("run", "--tool", "cad_tool", *wait, "--", "true")
+    until(lambda: shell.borrowed() == 1, "the server has granted the seat")
+    process.send_signal(signal.SIGTERM)
+    try:
+        assert process.wait(PATIENCE) == 128 + signal.SIGTERM
+    finally:
+        over.set()
+    assert shell.borrowed() == 0
+
+
+# --- Answers that aren't the server's ---------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        Reply(404, "default backend - 404"),
+        Reply(403, "<html>Sign in", {"Content-Type": "text/html"}),
+        Reply(302, "", {"Location": "http://[elsewhere"}),
+        Reply(200, "<html>Sign in"),
+        Reply(200, '{"id": null}'),
+    ],
+    ids=["404", "403", "302", "no JSON", "no lease"],
+)
+def test_what_a_gateway_answers_says_nothing_of_the_lease(shell: Shell, gateway: Gateway, reply: Reply) -> None:
+    process = shell.start(
+        "run", "--tool", "cad_tool", "--ttl", "6s", "--on-lost", "kill", *RUN_UNTIL_A_LINE_COMES, stdin=subprocess.PIPE
+    )
+    lease = line_of(process)
+    gateway.fault = lambda call: reply
+    until(lambda: len(gateway.to("/renew")) >= 2, "a heartbeat is tried again")
+    gateway.fault = lambda call: None
+    seen = len(gateway.to("/renew"))
+    until(lambda: len(gateway.to("/renew")) > seen, "heartbeats go on")
+    assert process.communicate("\n", timeout=PATIENCE)[1] == ""
+    assert process.returncode == 0
+    assert httpx.get(f"{shell.server.url}/api/v1/leases/{lease}/").json()["end_reason"] == "returned"
+
+
+def test_a_heartbeat_comes_no_sooner_than_it_is_asked_to_and_once_more_at_the_end(
+    shell: Shell, gateway: Gateway
+) -> None:
+    busy = Reply(503, json.dumps({"code": "busy", "detail": "Busy."}), {"Retry-After": "3600"})
+    gateway.fault = lambda call: busy if call.path.endswith("/renew") else None
+    process = shell.start("run", "--tool", "cad_tool", "--ttl", "2s", *RUN_UNTIL_A_LINE_COMES, stdin=subprocess.PIPE)
+    assert line_of(process)
+    assert process.stderr is not None
+    assert "THE LEASE IS LOST. No heartbeat has reached the server in time. Busy." in process.stderr.readline()
+    # The first, and the last; one more if that came a moment before the end.
+    assert len(gateway.to("/renew")) in {2, 3}
+    process.communicate("\n", timeout=PATIENCE)
+    assert process.returncode == 0
+
+
+def test_a_busy_server_is_asked_again_when_it_says(shell: Shell, gateway: Gateway) -> None:
+    busy = Reply(503, json.dumps({"code": "busy", "detail": "Busy."}), {"Retry-After": "1"})
+    gateway.fault = lambda call: busy if len(gateway.to("/borrow")) == 1 else None
+    assert shell("run", "--tool", "cad_tool", "--", "true").returncode == 0
+    first, second = gateway.to("/borrow")
+    assert second.at - first.at >= 1
+    assert first.headers["Idempotency-Key"] == second.headers["Idempotency-Key"]
+
+
+def test_who_waits_for_a_silent_server_is_told_so(shell: Shell, gateway: Gateway) -> None:
+    gateway.fault = lambda call: Reply(503, "", {"Retry-After": "30"})
+    process = shell.start("run", "--tool", "cad_tool", "--json", "--", "true")
+    assert process.stderr is not None
+    said = json.loads(process.stderr.readline())
+    assert (said["event"], "answered 503" in said["detail"]) == ("retrying", True)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(PATIENCE) == 128 + signal.SIGINT
+
+
+# --- Who one is -------------------------------------------------------------------
+
+
+def test_every_call_carries_the_token_of_the_file(shell: Shell, gateway: Gateway, tmp_path: Path) -> None:
+    del shell.environment["LICENCE_SERVER"]
+    file = tmp_path / ".config" / "licence" / "config.toml"
+    file.parent.mkdir(parents=True)
+    file.write_text(f'server = "{gateway.url}"\ntoken = "kept-in-a-file"\n')
+    assert shell("run", "--tool", "cad_tool", "--", "true").returncode == 0
+    assert shell("status", "--token", "given").returncode == 0
+    shown = [call.headers["Authorization"] for call in gateway.calls]
+    assert shown == ["Bearer kept-in-a-file", "Bearer kept-in-a-file", "Bearer given"]
+
+
+@pytest.mark.parametrize(("status", "code"), [(401, 77), (403, 77), (422, 65), (409, 75)])
+def test_a_refusal_is_final(shell: Shell, gateway: Gateway, status: int, code: int) -> None:
+    gateway.fault = lambda call: problem(status, "no_way")
+    done = shell("run", "--tool", "cad_tool", "--", "true")
+    assert (done.returncode, done.stderr) == (code, "licence: This is no_way.\n")
+    assert len(gateway.calls) == 1
+
+
+# --- Signals ----------------------------------------------------------------------
+
+
+def test_several_signals_at_once_leave_the_queue_once(shell: Shell) -> None:
+    held = shell("borrow", "analysis:2").stdout.strip()
+    process = shell.start("run", "--tool", "analysis", "--wait", "5m", "--", "true")
+    assert process.stderr is not None
+    process.stderr.readline()
+    # As a closed terminal or a service manager does; all are there when it goes on.
+    for number in (signal.SIGSTOP, signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGCONT):
+        process.send_signal(number)
+    assert process.wait(PATIENCE) > 128
+    assert httpx.get(f"{shell.server.url}/licenses/analysis/status").json()["queued"] == 0
+    shell("return", held)
+
+
+def test_a_ctrl_c_reaches_the_command_once(shell: Shell) -> None:
+    script = (
+        "import signal, sys\n"
+        "signal.signal(signal.SIGINT, lambda *_: print('interrupted', flush=True))\n"
+        "print('up', flush=True)\n"
+        "sys.stdin.readline()\n"
+    )
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            IN_THE_FOREGROUND,
+            *shell.command("run", "--tool", "cad_tool", "--", sys.executable, "-c", script),
+        ],
+        env=shell.environment,
+        stdin=theirs,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    os.close(theirs)
+    try:
+        assert line_of(process) == "up"
+        os.write(ours, b"\x03")
+        assert line_of(process) == "interrupted"
+        os.write(ours, b"\n")
+        assert process.communicate(timeout=PATIENCE) == ("", "")
+    finally:
+        os.close(ours)
+    assert (process.returncode, shell.borrowed()) == (0, 0)
+
+
+def test_a_stopped_client_loses_its_seat_and_is_told_when_it_goes_on(shell: Shell) -> None:
+    process = shell.start("run", "--tool", "analysis:2", "--ttl", "1s", *RUN_UNTIL_A_LINE_COMES, stdin=subprocess.PIPE)
+    assert line_of(process)
+    process.send_signal(signal.SIGSTOP)
+    try:
+        until(lambda: shell("run", "--tool", "analysis", "--", "true").returncode == 0, "the seat comes back")
+    finally:
+        process.send_signal(signal.SIGCONT)
+    assert process.stderr is not None
+    assert "THE LEASE IS LOST" in process.stderr.readline()
+    process.communicate("\n", timeout=PATIENCE)
+    assert process.returncode == 0
+
+
+# --- Leases that end otherwise ------------------------------------------------------
+
+
+def test_who_loses_a_seat_to_an_administrator_is_told_why(shell: Shell) -> None:
+    options = ["--ttl", "2s", "--on-lost", "kill", "--json"]
+    command = ["sh", "-c", "echo $LICENCE_LEASE_ID; exec cat"]
+    process = shell.start("run", "--tool", "cad_tool", *options, "--", *command, stdin=subprocess.PIPE)
+    lease = line_of(process)
+    code = f"from licenses import leasing; leasing.force_return(lease_id='{lease}', note='Maintenance tonight')"
+    shell.server.manage("shell", "-c", code)
+    assert process.stderr is not None
+    said = json.loads(process.stderr.readline())
+    assert (said["event"], said["lease"]) == ("lost", lease)
+    assert "Maintenance tonight" in said["detail"]
+    process.communicate(timeout=PATIENCE)
+    assert process.returncode == 128 + signal.SIGTERM
+
+
+def test_who_has_a_seat_when_the_tools_licence_ends_is_told_before_a_heartbeat_is_due(shell: Shell) -> None:
+    code = (
+        "from datetime import timedelta\n"
+        "from django.utils.timezone import now\n"
+        "from licenses.models import Tool\n"
+        "Tool.objects.create(name='trial', capacity=1, valid_until=now() + timedelta(seconds=5))\n"
+    )
+    shell.server.manage("shell", "-c", code)
+    with Licence("trial", ttl="1h", server=shell.server.url) as holding:
+        assert holding.lost.wait(PATIENCE)
+    assert "The tool's licence ended" in holding.reason
+
+
+@pytest.mark.parametrize("impatient", [False, True])
+def test_a_seat_that_cant_be_returned_is_said_to_come_back(shell: Shell, impatient: bool) -> None:
+    patience = "5m" if impatient else "1s"
+    command = ["sh", "-c", "trap '' INT; echo up; read line; exit 3"]
+    process = shell.start("run", "--tool", "cad_tool", "--patience", patience, "--", *command, stdin=subprocess.PIPE)
+    assert line_of(process) == "up"
+    (lease,) = httpx.get(f"{shell.server.url}/borrows").json()
+    shell.server.kill()
+    assert process.stdin is not None
+    process.stdin.write("\n")
+    process.stdin.flush()
+
+    def is_over() -> bool:
+        if impatient:
+            process.send_signal(signal.SIGINT)
+        return process.poll() is not None
+
+    until(is_over, "the client gives up")
+    assert process.returncode == 3
+    assert process.stderr is not None
+    assert f"It comes back at {lease['expires_at']}" in process.stderr.read()
+
+
+@pytest.mark.parametrize(("output", "code"), [("/dev/full", 74), (None, 128 + signal.SIGPIPE)])
+def test_a_lease_whose_id_nobody_can_read_is_returned(shell: Shell, output: str | None, code: int) -> None:
+    if output is None:
+        unread, pipe = os.pipe()
+        os.close(unread)
+    else:
+        pipe = os.open(output, os.O_WRONLY)
+    try:
+        done = subprocess.run(shell.command("borrow", "cad_tool"), env=shell.environment, stdout=pipe, timeout=PATIENCE)
+    finally:
+        os.close(pipe)
+    assert (done.returncode, shell.borrowed()) == (code, 0)
