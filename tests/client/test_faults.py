@@ -155,6 +155,21 @@ def test_a_refusal_is_final(shell: Shell, gateway: Gateway, status: int, code: i
     assert len(gateway.calls) == 1
 
 
+# --- A server that goes and comes ---------------------------------------------------
+
+
+def test_a_wait_outlives_the_server(shell: Shell) -> None:
+    held = shell("borrow", "analysis:2").stdout.strip()
+    process = shell.start("run", "--tool", "analysis", "--wait", "5m", "--", "echo", "got it")
+    assert process.stderr is not None
+    process.stderr.readline()
+    shell.server.kill()
+    shell.server.start()
+    shell("return", held)
+    assert process.communicate(timeout=PATIENCE)[0] == "got it\n"
+    assert (process.returncode, shell.borrowed("analysis")) == (0, 0)
+
+
 # --- Signals ----------------------------------------------------------------------
 
 
