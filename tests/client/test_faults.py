@@ -241,7 +241,11 @@ def test_who_loses_a_seat_to_an_administrator_is_told_why(shell: Shell) -> None:
     command = ["sh", "-c", "echo $LICENCE_LEASE_ID; exec cat"]
     process = shell.start("run", "--tool", "cad_tool", *options, "--", *command, stdin=subprocess.PIPE)
     lease = line_of(process)
-    code = f"from licenses import leasing; leasing.force_return(lease_id='{lease}', note='Maintenance tonight')"
+    code = (
+        "from uuid import UUID\n"
+        "from licenses import leasing\n"
+        f"leasing.force_return(lease_id=UUID('{lease}'), note='Maintenance tonight')\n"
+    )
     shell.server.manage("shell", "-c", code)
     assert process.stderr is not None
     said = json.loads(process.stderr.readline())
