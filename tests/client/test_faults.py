@@ -137,14 +137,15 @@ def test_who_waits_for_a_silent_server_is_told_so(shell: Shell, gateway: Gateway
 
 
 def test_every_call_carries_the_token_of_the_file(shell: Shell, gateway: Gateway, tmp_path: Path) -> None:
+    kept, given = (shell.server.manage("token", "create", name, "--user", "ci").strip() for name in ("kept", "given"))
     del shell.environment["LICENCE_SERVER"]
     file = tmp_path / ".config" / "licence" / "config.toml"
     file.parent.mkdir(parents=True)
-    file.write_text(f'server = "{gateway.url}"\ntoken = "kept-in-a-file"\n')
+    file.write_text(f'server = "{gateway.url}"\ntoken = "{kept}"\n')
     assert shell("run", "--tool", "cad_tool", "--", "true").returncode == 0
-    assert shell("status", "--token", "given").returncode == 0
+    assert shell("status", "--token", given).returncode == 0
     shown = [call.headers["Authorization"] for call in gateway.calls]
-    assert shown == ["Bearer kept-in-a-file", "Bearer kept-in-a-file", "Bearer given"]
+    assert shown == [f"Bearer {kept}", f"Bearer {kept}", f"Bearer {given}"]
 
 
 @pytest.mark.parametrize(("status", "code"), [(401, 77), (403, 77), (422, 65), (409, 75)])
