@@ -487,29 +487,29 @@ def test_a_key_of_another_leads_nowhere(world: dict[str, str]) -> None:
 
 
 GET = "GET /licenses/status HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
-WIRE: list[tuple[str, str, set[int]]] = [
-    ("no credential", GET + "\r\n", {401}),
-    ("a header of 9 kB", GET + f"Authorization: Bearer {'a' * 9000}\r\n\r\n", {431}),
-    ("101 headers", GET + "".join(f"X-{number}: 1\r\n" for number in range(101)) + "\r\n", {431}),
-    ("a request line of 5 kB", "GET /" + "a" * 5000 + " HTTP/1.1\r\nHost: localhost\r\n\r\n", {400, 414}),
-    ("two credentials", GET + "Authorization: Bearer {good}\r\nAuthorization: Bearer lic_x\r\n\r\n", {400, 401}),
+WIRE: list[tuple[str, str, int]] = [
+    ("no credential", GET + "\r\n", 401),
+    ("a header of 9 kB", GET + f"Authorization: Bearer {'a' * 9000}\r\n\r\n", 431),
+    ("101 headers", GET + "".join(f"X-{number}: 1\r\n" for number in range(101)) + "\r\n", 431),
+    ("a request line of 5 kB", "GET /" + "a" * 5000 + " HTTP/1.1\r\nHost: localhost\r\n\r\n", 414),
+    ("two credentials", GET + "Authorization: Bearer {good}\r\nAuthorization: Bearer lic_x\r\n\r\n", 401),
     (
         "two credentials, the good one last",
         GET + "Authorization: Bearer x\r\nAuthorization: Bearer {good}\r\n\r\n",
-        {401},
+        401,
     ),
-    ("a header with an underscore", GET + "Authorization_: x\r\nHTTP_AUTHORIZATION: Bearer {good}\r\n\r\n", {400, 401}),
-    ("a line break in a header", GET + "Authorization: Bearer x\n {good}\r\n\r\n", {400, 401}),
-    ("a bare line feed", GET + "X-A: b\nAuthorization: Bearer {good}\r\n\r\n", {400}),
-    ("a NUL in a header", GET + "Authorization: Bearer \0{good}\r\n\r\n", {400, 401}),
-    ("a blank before the colon", GET + "Authorization : Bearer {good}\r\n\r\n", {400}),
-    ("two lengths", GET.replace("GET", "POST") + "Content-Length: 2\r\nContent-Length: 3\r\n\r\n{{}}", {400}),
-    ("a length and chunks", GET + "Content-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", {400}),
-    ("a negative length", GET.replace("GET", "POST") + "Content-Length: -1\r\n\r\n", {400}),
-    ("no host", "GET /licenses/status HTTP/1.1\r\nConnection: close\r\n\r\n", {400, 401}),
-    ("an unknown host", GET.replace("localhost", "evil.example") + "Authorization: Bearer {good}\r\n\r\n", {400}),
-    ("a whole address", GET.replace("/licenses", "http://evil.example/licenses") + "\r\n", {400, 401}),
-    ("the good one", GET + "Authorization: Bearer {good}\r\n\r\n", {200}),
+    ("a header with an underscore", GET + "Authorization_: x\r\nHTTP_AUTHORIZATION: Bearer {good}\r\n\r\n", 401),
+    ("a line break in a header", GET + "Authorization: Bearer x\n {good}\r\n\r\n", 400),
+    ("a bare line feed", GET + "X-A: b\nAuthorization: Bearer {good}\r\n\r\n", 400),
+    ("a NUL in a header", GET + "Authorization: Bearer \0{good}\r\n\r\n", 400),
+    ("a blank before the colon", GET + "Authorization : Bearer {good}\r\n\r\n", 400),
+    ("two lengths", GET.replace("GET", "POST") + "Content-Length: 2\r\nContent-Length: 3\r\n\r\n{{}}", 400),
+    ("a length and chunks", GET + "Content-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400),
+    ("a negative length", GET.replace("GET", "POST") + "Content-Length: -1\r\n\r\n", 400),
+    ("no host", "GET /licenses/status HTTP/1.1\r\nConnection: close\r\n\r\n", 401),
+    ("an unknown host", GET.replace("localhost", "evil.example") + "Authorization: Bearer {good}\r\n\r\n", 400),
+    ("a whole address", GET.replace("/licenses", "http://evil.example/licenses") + "\r\n", 401),
+    ("the good one", GET + "Authorization: Bearer {good}\r\n\r\n", 200),
 ]
 
 
@@ -517,13 +517,13 @@ def test_the_wire_is_no_way_in(required_server: Server) -> None:
     good = required_server.manage("token", "create", "test", "--user", "ben").strip()
     address = ("127.0.0.1", int(required_server.url.rsplit(":", 1)[1]))
     wrong = []
-    for label, text, statuses in WIRE:
+    for label, text, expected in WIRE:
         with socket.create_connection(address, timeout=30) as connection:
             connection.sendall(text.replace("{good}", good).replace("{{}}", "{}").encode("latin-1"))
             answer = b""
             while b"\r\n" not in answer and (part := connection.recv(4096)):
                 answer += part
         status = int(answer.split()[1]) if answer else 0
-        if status not in statuses:
+        if status != expected:
             wrong.append((label, status))
     assert wrong == []
