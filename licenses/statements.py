@@ -1,4 +1,4 @@
-"""The statements of the borrow, the return and the status, compiled once.
+"""The statements of the borrow, the return and the status, and of who asks, compiled once.
 
 The ORM takes several times as long to write these statements as PostgreSQL
 takes to run them, and every one of them is a round trip, some under the lock
@@ -17,7 +17,7 @@ from django.db import connection, models
 from django.db.models.query import QuerySet
 from django.utils import timezone
 
-from .models import EndReason, Lease, Tool
+from .models import ApiToken, EndReason, Lease, Tool
 
 M = TypeVar("M", bound=models.Model)
 
@@ -99,6 +99,17 @@ def _borrowed_as() -> Compiled[Lease]:
 def _with_levels(named: bool) -> Compiled[Tool]:
     tools = Tool.objects.with_levels().order_by("name")
     return Compiled(lambda name: tools.filter(name=name), "name") if named else Compiled(lambda: tools)
+
+
+@cache
+def _token_of_hash() -> Compiled[ApiToken]:
+    return Compiled(ApiToken.objects.of_hash, "hash")
+
+
+def token_of_hash(hash: str) -> ApiToken | None:
+    """The token with the secret of this hash (``ApiToken.objects.of_hash``)."""
+    tokens, _ = _token_of_hash().rows(hash)
+    return tokens[0] if tokens else None
 
 
 def tools_with_levels(name: str | None = None) -> list[Tool]:

@@ -17,9 +17,10 @@ from rest_framework import authentication
 from rest_framework.exceptions import AuthenticationFailed
 from rest_framework.request import Request
 
+from licenses import statements
 from licenses.callers import Caller, Kind, Scope
 from licenses.models import ApiToken, Identity
-from licenses.models.token import TOKEN_PREFIX
+from licenses.models.token import TOKEN_PREFIX, is_token, token_hash
 from licenses.names import is_user_name
 from licenses.signin import jwts, throttling
 from licenses.signin.rights import rights_of
@@ -103,7 +104,7 @@ class BearerAuthentication(authentication.BaseAuthentication):
 
 def caller_of_token(secret: str) -> Caller:
     """The owner of an API token; raises InvalidCredential."""
-    token = ApiToken.objects.of_secret(secret)
+    token = statements.token_of_hash(token_hash(secret)) if is_token(secret) else None
     if token is None:
         raise InvalidCredential
     # Only who has the secret learns this.
@@ -113,7 +114,7 @@ def caller_of_token(secret: str) -> Caller:
     return Caller(
         Kind.TOKEN,
         name=token.user,
-        teams=frozenset({token.team.name} if token.team else ()),
+        teams=frozenset({token.team_name} if token.team_name else ()),
         scopes=token.effective_scopes,
         credential=f"token {token.pk}",
     )

@@ -1,12 +1,16 @@
 """Which account is whose at the sign-in provider."""
 
 from dataclasses import dataclass
-from typing import Any
 
 from django.conf import settings
-from django.contrib.auth import get_user_model
-from django.db import models
-from django.db.models import BooleanField, Value
+from django.db import connection, models
+
+ACCOUNTS = """
+    SELECT username, is_active, TRUE FROM auth_user JOIN licenses_identity ON user_id = auth_user.id
+        WHERE issuer = %s AND subject = %s
+    UNION ALL
+    SELECT username, is_active, FALSE FROM auth_user WHERE username = %s
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,17 +26,11 @@ class Account:
 class IdentityQuerySet(models.QuerySet["Identity"]):
     def account_of(self, *, issuer: str, subject: str, name: str) -> Account | None:
         """The account of this person, else the one with this name, else None;
-        one query by two unique indexes."""
-        accounts = get_user_model().objects.order_by()
-
-        def found(theirs: bool, **condition: str) -> models.QuerySet[Any, Any]:
-            rows = accounts.filter(**condition).annotate(is_theirs=Value(theirs, BooleanField()))
-            return rows.values_list("username", "is_active", "is_theirs")
-
-        either = found(True, identity__issuer=issuer, identity__subject=subject).union(
-            found(False, username=name), all=True
-        )
-        return max((Account(*row) for row in either), key=lambda account: account.is_theirs, default=None)
+        one statement by two unique indexes."""
+        with connection.cursor() as cursor:
+            cursor.execute(ACCOUNTS, [issuer, subject, name])
+            found = [Account(username, bool(active), bool(theirs)) for username, active, theirs in cursor.fetchall()]
+        return max(found, key=lambda account: account.is_theirs, default=None)
 
 
 class Identity(models.Model):

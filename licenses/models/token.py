@@ -32,6 +32,11 @@ MAX_LIFETIME = timedelta(days=366)
 LAST_USED_STEP = timedelta(minutes=1)
 
 
+def is_token(text: str) -> bool:
+    """Whether this has the form of a token's secret."""
+    return TOKEN_PATTERN.fullmatch(text) is not None
+
+
 def token_hash(secret: str) -> str:
     """What is kept of a secret. A fast hash is enough: nobody guesses 256 bits."""
     return hashlib.sha256(secret.encode()).hexdigest()
@@ -58,19 +63,19 @@ class ApiTokenQuerySet(models.QuerySet["ApiToken"]):
         token.save(force_insert=True)
         return secret
 
-    def of_secret(self, secret: str) -> "ApiToken | None":
-        """The token with this secret, usable or not, from one query by a unique
-        index. What can't be a secret is not looked for."""
-        if not TOKEN_PATTERN.fullmatch(secret):
-            return None
+    def of_hash(self, hash: str) -> "ApiTokenQuerySet":
+        """The token with the secret of this hash, found by a unique index, with
+        all that it depends on."""
         accounts = get_user_model().objects.filter(username=OuterRef("user"))
-        found = self.filter(hash=token_hash(secret)).select_related("team", "created_by")
-        return found.annotate(  # type: ignore[no-redef]
+        return self.filter(hash=hash).annotate(  # type: ignore[no-redef]
+            team_name=F("team__name"),
             owner_locked=Exists(accounts.filter(is_active=False)),
             owner_is_superuser=Exists(accounts.filter(is_active=True, is_superuser=True)),
+            maker_is_active=F("created_by__is_active"),
+            maker_is_superuser=F("created_by__is_superuser"),
             expired=Q(expires_at__lte=Now()),
             used_long_ago=_used_long_ago(),
-        ).first()
+        )
 
     def used(self, token_id: int) -> None:
         """Note that a token was used just now, at most once a minute."""
@@ -107,9 +112,12 @@ class ApiToken(models.Model):
 
     objects = ApiTokenQuerySet.as_manager()
 
-    # What of_secret() adds.
+    # What of_hash() adds.
+    team_name: str | None
     owner_locked: bool
     owner_is_superuser: bool
+    maker_is_active: bool | None
+    maker_is_superuser: bool | None
     expired: bool
     used_long_ago: bool
 
@@ -153,15 +161,14 @@ class ApiToken(models.Model):
 
     @property
     def effective_scopes(self) -> frozenset[Scope]:
-        """What is left of it, for a token from of_secret(): nobody's token
+        """What is left of it, for a token from of_hash(): nobody's token
         administers once its user or its maker no longer does."""
-        maker = self.created_by
         owner_may = not self.user or self.owner_is_superuser
-        maker_may = maker is None or (maker.is_active and maker.is_superuser)
+        maker_may = self.created_by_id is None or (self.maker_is_active and self.maker_is_superuser)
         return self.scopes if owner_may and maker_may else self.scopes - {Scope.ADMIN}
 
     def why_unusable(self) -> str | None:
-        """What to tell the holder of a token from of_secret() that is of no
+        """What to tell the holder of a token from of_hash() that is of no
         use; None if it is good."""
         if self.revoked_at is not None:
             return "This token was revoked."
