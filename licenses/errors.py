@@ -118,28 +118,161 @@ class LeaseEnded(Refusal):
         self.code = reason
 
 
-class Exhausted(Refusal):
-    code = "exhausted"
-    title = "No seat left"
+class Shortage(Refusal):
+    """Too few seats for now, or for ever.
+
+    ``short_by`` seats have to come back out of the ``out`` that are, for this
+    one to be had; with ``ever`` False that can't happen.
+    """
+
     denial = True
     retry_after = 10
 
-    def __init__(self, *, tool: str, total: int, borrowed: int, set_aside: int, seats: int) -> None:
-        self.passes = seats <= total
+    def __init__(self, detail: str, *, short_by: int, out: int, ever: bool, **facts: Any) -> None:
+        advice = "" if ever else " There will never be enough."
+        super().__init__(detail + advice, **facts)
+        self.passes = ever
+        self.short_by = short_by
+        self.out = out
+
+
+class Exhausted(Shortage):
+    code = "exhausted"
+    title = "No seat left"
+
+    def __init__(
+        self,
+        *,
+        tool: str,
+        total: int,
+        overdraft: int,
+        borrowed: int,
+        set_aside: int,
+        available: int,
+        seats: int,
+        short_by: int,
+        ever: bool,
+    ) -> None:
         asked = "A seat was" if seats == 1 else f"{seats} seats were"
+        above = f" and {overdraft} more" if overdraft else ""
         waiting = f" and {set_aside} are wanted by those who wait" if set_aside else ""
-        if not self.passes:
-            advice = "There will never be enough."
-        else:
-            advice = "Try again later, or wait in the queue with wait_seconds; GET /borrows shows who holds them."
+        advice = " Try again later, or wait in the queue with wait_seconds; GET /borrows shows who holds them."
         super().__init__(
-            f"{asked} asked for, but {borrowed} of {total} seats of {tool} are out{waiting}. {advice}",
+            f"{asked} asked for, but {borrowed} of {total}{above} seats of {tool} are out{waiting}."
+            + (advice if ever else ""),
+            short_by=short_by,
+            out=borrowed,
+            ever=ever,
             tool=tool,
             total=total,
             borrowed=borrowed,
-            available=max(total - borrowed - set_aside, 0),
+            available=available,
             seats=seats,
         )
+
+
+class Reserved(Shortage):
+    code = "reserved"
+    title = "Seats are reserved for others"
+
+    def __init__(
+        self,
+        *,
+        tool: str,
+        total: int,
+        borrowed: int,
+        reserved: int,
+        available: int,
+        seats: int,
+        short_by: int,
+        ever: bool,
+    ) -> None:
+        asked = "A seat was" if seats == 1 else f"{seats} seats were"
+        super().__init__(
+            f"{asked} asked for; {borrowed} of {total} seats of {tool} are out, and {reserved} of the others are "
+            f"reserved for teams that this borrow isn't of. {available} can be had.",
+            short_by=short_by,
+            out=borrowed,
+            ever=ever,
+            tool=tool,
+            total=total,
+            borrowed=borrowed,
+            reserved=reserved,
+            available=available,
+            seats=seats,
+        )
+
+
+class QuotaReached(Shortage):
+    code = "quota"
+    title = "Team's quota is reached"
+
+    def __init__(self, *, tool: str, team: str, quota: int, borrowed: int, seats: int) -> None:
+        super().__init__(
+            f"Team {team} may have {quota} seats of {tool} together, and has or waits for {borrowed}. "
+            f"A seat that comes back from the team can be had again.",
+            short_by=borrowed + seats - quota,
+            out=borrowed,
+            ever=seats <= quota,
+            tool=tool,
+            team=team,
+            quota=quota,
+            borrowed=borrowed,
+            seats=seats,
+        )
+
+
+class UserLimitReached(Shortage):
+    code = "user_limit"
+    title = "User's limit is reached"
+
+    def __init__(self, *, tool: str, user: str, limit: int, borrowed: int, seats: int) -> None:
+        super().__init__(
+            f"{user} may have {limit} seats of {tool}, and has or waits for {borrowed}. "
+            f"Return one: GET /borrows?user=NAME lists them.",
+            short_by=borrowed + seats - limit,
+            out=borrowed,
+            ever=seats <= limit,
+            tool=tool,
+            user=user,
+            limit=limit,
+            borrowed=borrowed,
+            seats=seats,
+        )
+
+
+class Excluded(Refusal):
+    code = "excluded"
+    title = "Excluded from this tool"
+    denial = True
+
+    def __init__(self, *, tool: str, kind: str, name: str) -> None:
+        super().__init__(
+            f"The {kind} {name} is excluded from {tool} by its administrators.", tool=tool, excluded={kind: name}
+        )
+
+
+class NotIncluded(Refusal):
+    code = "not_included"
+    title = "Not included in this tool's list"
+    denial = True
+
+    def __init__(self, *, tool: str) -> None:
+        super().__init__(
+            f"{tool} is for those on its list alone, and neither this user nor a team, host or project of this "
+            f"borrow is on it. Ask its administrators.",
+            tool=tool,
+        )
+
+
+class NotAMember(Refusal):
+    """Also for a team that there isn't: which ones there are is not told."""
+
+    code = "not_a_member"
+    title = "Not a member of this team"
+
+    def __init__(self, *, user: str, team: str) -> None:
+        super().__init__(f"{user} isn't a member of a team {team}.", user=user, team=team)
 
 
 class QueueEnded(Refusal):
@@ -213,6 +346,21 @@ class Expired(Refusal):
         )
 
 
+class OverReserved(Refusal):
+    """More seats would be reserved than there are."""
+
+    code = "over_reserved"
+    title = "More seats reserved than bought"
+
+    def __init__(self, *, tool: str, capacity: int, reserved: int) -> None:
+        super().__init__(
+            f"{reserved} seats of {tool} would be reserved in all, but there are {capacity}.",
+            tool=tool,
+            capacity=capacity,
+            reserved=reserved,
+        )
+
+
 class Busy(Refusal):
     """The database could not do it in time; nothing was changed, or, if the
     connection broke in the commit, it is not known."""
@@ -250,7 +398,21 @@ class TooManyFailures(Refusal):
 # What a borrow may be refused with, all of it kept under an idempotency key.
 BORROW_REFUSALS: dict[str, type[Refusal]] = {
     refusal.code: refusal
-    for refusal in (UnknownTool, TtlTooLong, Exhausted, Disabled, NotStarted, Expired, QueueTimeout)
+    for refusal in (
+        UnknownTool,
+        NotAMember,
+        Disabled,
+        NotStarted,
+        Expired,
+        Excluded,
+        NotIncluded,
+        TtlTooLong,
+        UserLimitReached,
+        QuotaReached,
+        Exhausted,
+        Reserved,
+        QueueTimeout,
+    )
 }
 # The reasons a borrow can fail with, for metrics that start at 0.
 BORROW_FAILURE_REASONS = (*(code for code in BORROW_REFUSALS if code != UnknownTool.code), Busy.code, "error")

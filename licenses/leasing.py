@@ -10,17 +10,18 @@ import json
 import logging
 import time
 import uuid
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta
 from functools import wraps
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 from django.db import InterfaceError, OperationalError, transaction
-from django.db.models import F, QuerySet
+from django.db.models import F
 from django.db.models.functions import Now
 
-from . import metrics, policy, queueing, statements
+from . import metrics, policy, pools, queueing, statements
 from .clock import database_now
 from .errors import (
     BORROW_REFUSALS,
@@ -28,15 +29,17 @@ from .errors import (
     Busy,
     KeyReused,
     LeaseEnded,
+    NotAMember,
     QueueTimeout,
     Refusal,
+    Shortage,
     UnknownLease,
     UnknownTicket,
     UnknownTool,
 )
-from .models import BorrowKey, Denial, EndReason, Lease, Sweep, Ticket, TicketState, Tool
+from .models import Allotment, BorrowKey, Denial, EndReason, Lease, Sweep, Team, Ticket, TicketState, Tool
 from .models.denial import EPISODE_WINDOW
-from .policy import Item
+from .policy import Item, Pool, Share, Subject
 from .queueing import Waiting
 
 logger = logging.getLogger(__name__)
@@ -58,12 +61,15 @@ class Asked:
 
     ``alternatives`` are sets of items, the preferred one first; one set is
     granted as a whole or not at all. Within a set each tool stands once.
+    ``team`` None leaves it to the server which of the user's teams it counts for.
     ``ttl`` None leaves the time to the tools; ``wait`` is how long it may stand
     in the queue.
     """
 
     user: str
     alternatives: tuple[tuple[Item, ...], ...]
+    team: str | None = None
+    project: str = ""
     host: str = ""
     ttl: timedelta | None = None
     wait: timedelta = timedelta(0)
@@ -142,21 +148,22 @@ def _lock(names: Iterable[str]) -> tuple[dict[str, Tool], datetime]:
 # --- Borrowing --------------------------------------------------------------
 
 
-def borrow(asked: Asked, *, retry: Retry | None = None) -> Granted | Waiting:
+def borrow(asked: Asked, *, retry: Retry | None = None, vouched: frozenset[str] = frozenset()) -> Granted | Waiting:
     """Take seats for a user: the first of the alternatives that fits.
 
     When this returns, what it returns is committed: the leases, or, if none
     fits and the user would wait, a ticket. With ``retry``, a call that was
-    decided before gets the same outcome again and changes nothing.
+    decided before gets the same outcome again and changes nothing. ``vouched``
+    are teams that the user is in by the caller's credential.
 
-    Raises a Refusal: UnknownTool, TtlTooLong, Disabled, NotStarted, Expired,
-    Exhausted (the preferred alternative's), KeyReused, or Busy when the
-    database could not decide in time. Every decision is counted: a grant for
-    each tool of the set, a refusal for the tool that stood in the way.
+    Raises a Refusal: UnknownTool, NotAMember, one of the policy's (the
+    preferred alternative's), KeyReused, or Busy when the database could not
+    decide in time. Every decision is counted: a grant for each tool of the set,
+    a refusal for the tool that stood in the way.
     """
     start = time.perf_counter()
     try:
-        outcome, replayed = _borrow(asked, retry)
+        outcome, replayed = _borrow(asked, retry, vouched)
     except KeyReused:
         raise
     except BaseException as error:
@@ -166,7 +173,7 @@ def borrow(asked: Asked, *, retry: Retry | None = None) -> Granted | Waiting:
     if replayed:
         metrics.borrow_replayed(min(asked.tools()))
     else:
-        _count(outcome, time.perf_counter() - start)
+        _count(outcome, time.perf_counter() - start, default=min(asked.tools()))
     if isinstance(outcome, Refusal):
         raise outcome
     if isinstance(outcome, Ticket):
@@ -174,106 +181,217 @@ def borrow(asked: Asked, *, retry: Retry | None = None) -> Granted | Waiting:
     return outcome
 
 
-def _count(outcome: Outcome | Ticket, seconds: float) -> None:
+def _count(outcome: Outcome | Ticket, seconds: float, *, default: str = "") -> None:
     if isinstance(outcome, Granted):
         for lease in outcome.leases:
             metrics.borrow_granted(lease.tool.name, seconds)
     elif isinstance(outcome, Refusal):
-        metrics.borrow_failed(outcome.tool or "", outcome.code, seconds)
+        metrics.borrow_failed(outcome.tool or default, outcome.code, seconds)
 
 
 @_transaction
-def _borrow(asked: Asked, retry: Retry | None) -> tuple[Outcome | Ticket, bool]:
+def _borrow(asked: Asked, retry: Retry | None, vouched: frozenset[str]) -> tuple[Outcome | Ticket, bool]:
     """The outcome, and whether it is that of an earlier call."""
     if retry is None:
-        return _decide(asked), False
+        return _decide(asked, vouched), False
     kept, new = BorrowKey.objects.take(caller=retry.caller, key=retry.key, fingerprint=asked.fingerprint())
     if not new:
         return _recall(kept, asked), True
-    outcome = _decide(asked)
+    outcome = _decide(asked, vouched)
     _keep(kept, outcome)
     return outcome, False
 
 
-def _decide(asked: Asked) -> Outcome:
+def _decide(asked: Asked, vouched: frozenset[str]) -> Outcome:
+    teams = _teams_of(asked.user, vouched)
     tools, now = _lock(asked.tools())
     for name in tools:
         metrics.know(name)
     if missing := asked.tools() - tools.keys():
         return UnknownTool(tool=min(missing))
-    ahead = queueing.seats_ahead(tools.values(), now)
-    refusals = []
-    for number, items in enumerate(asked.alternatives):
-        refusal = _refusal(items, asked.ttl, tools, ahead, now)
-        if refusal is None:
-            return Granted(_grant(asked, items, tools, now), now, number)
-        refusals.append(refusal)
-    waitable = {number: asked.alternatives[number] for number, why in enumerate(refusals) if why.passes}
-    if asked.wait and waitable:
+    subjects = _subjects(asked, teams)
+    if not subjects:
+        return NotAMember(user=asked.user, team=asked.team or "")
+    desk = _Desk(tools, subjects, now)
+    verdicts = desk.verdicts(dict(enumerate(asked.alternatives)), asked.ttl)
+    best = verdicts[-1]
+    if not best.reasons:
+        return Granted(_grant(best, teams, tools, desk.pools, asked.ttl, now), now, best.number)
+    if asked.wait and (waiter := next((verdict for verdict in verdicts if verdict.passes), None)):
+        mine = [verdict for verdict in verdicts if verdict.passes and verdict.subject == waiter.subject]
         ticket = queueing.enqueue(
-            user=asked.user,
-            host=asked.host,
+            subject=waiter.subject,
+            team=teams.get(waiter.subject.team),
             ttl=asked.ttl,
-            alternatives=waitable,
+            alternatives={verdict.number: verdict.items for verdict in mine},
             wait=asked.wait,
             tools=tools,
             now=now,
         )
-        return queueing.place(ticket, tools, now)
-    _record_denial(asked, refusals[0], tools, now)
-    return refusals[0]
+        return queueing.place(ticket, tools, now, _expected_in(mine, tools))
+    refusal = verdicts[0].refusal()
+    refusal.facts |= _explanation(verdicts, tools)
+    _record_denial(asked, refusal, tools, now)
+    return refusal
 
 
-def _refusal(
-    items: Iterable[Item], ttl: timedelta | None, tools: dict[str, Tool], ahead: dict[int, int], now: datetime
-) -> Refusal | None:
-    """Why a set can't be had from these locked tools; None if it can.
-
-    Of several reasons the one that waiting doesn't cure.
-    """
-    refusals = []
-    for item in items:
-        tool = tools[item.tool]
-        set_aside = ahead.get(tool.pk, 0)
-        if tool.in_use + set_aside + item.seats > tool.capacity:
-            # Only now: as long as there are seats enough, closing what is
-            # overdue would change nothing, at the price of a statement.
-            _close_overdue(tool, now)
-        if refusal := policy.refusal(tool.pool(set_aside=set_aside), seats=item.seats, ttl=ttl, now=now):
-            refusals.append(refusal)
-    return min(refusals, key=lambda refusal: refusal.passes, default=None)
+def _teams_of(user: str, vouched: frozenset[str]) -> dict[str, Team]:
+    """The teams that a user is in, by name and in the order of their names."""
+    teams = statements.teams_of(user)
+    if more := vouched - {team.name for team in teams}:
+        teams = sorted([*teams, *Team.objects.filter(name__in=more)], key=lambda team: team.name)
+    return {team.name: team for team in teams}
 
 
-def _grant(asked: Asked, items: Sequence[Item], tools: dict[str, Tool], now: datetime) -> list[Lease]:
+def _subjects(asked: Asked, teams: dict[str, Team]) -> list[Subject]:
+    """For whom this borrow may count: the team that it names, or any that its
+    user is in, or none if there is none. Empty if the user isn't in the team."""
+    chosen = list(teams) or [""]
+    if asked.team is not None:
+        chosen = [asked.team] if asked.team in teams else []
+    return [
+        Subject(user=asked.user, team=team, teams=frozenset(teams), host=asked.host, project=asked.project)
+        for team in chosen
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What stands in the way of alternative ``number`` for a subject; nothing
+    if it can be had."""
+
+    number: int
+    items: Sequence[Item]
+    subject: Subject
+    reasons: list[Refusal]
+
+    @property
+    def passes(self) -> bool:
+        """Whether waiting may help."""
+        return all(reason.passes for reason in self.reasons)
+
+    def refusal(self) -> Refusal:
+        """The reason to tell: the first that waiting doesn't cure, else the first."""
+        return min(self.reasons, key=lambda reason: reason.passes)
+
+
+class _Desk:
+    """Finds the first alternative that can be had from locked tools."""
+
+    def __init__(
+        self, tools: dict[str, Tool], subjects: Sequence[Subject], now: datetime, *, ahead_of: Ticket | None = None
+    ) -> None:
+        self.tools, self.subjects, self.now, self.ahead_of = tools, subjects, now, ahead_of
+        self.closed: set[str] = set()
+        self.pools = self._read()
+
+    def _read(self) -> dict[str, Pool]:
+        return pools.counted(self.tools.values(), self.subjects, self.now, ahead_of=self.ahead_of)
+
+    def verdicts(self, alternatives: Mapping[int, Sequence[Item]], ttl: timedelta | None) -> list[Verdict]:
+        """One verdict for each alternative and subject, up to the first that
+        nothing stands in the way of."""
+        verdicts = []
+        for number, items in alternatives.items():
+            for subject in self.subjects:
+                verdict = _verdict(number, items, subject, ttl, self.pools, self.now)
+                if verdict.reasons and self._freed_seats(verdict):
+                    verdict = _verdict(number, items, subject, ttl, self.pools, self.now)
+                verdicts.append(verdict)
+                if not verdict.reasons:
+                    return verdicts
+        return verdicts
+
+    def _freed_seats(self, verdict: Verdict) -> bool:
+        """Close what is overdue where seats are short. Only now: as long as there
+        are enough, it would change nothing, at the price of a statement."""
+        short = {reason.facts["tool"] for reason in verdict.reasons if isinstance(reason, Shortage)} - self.closed
+        self.closed |= short
+        if not sum(_close_overdue(self.tools[name], self.now) for name in short):
+            return False
+        self.pools = self._read()
+        return True
+
+
+def _verdict(
+    number: int,
+    items: Sequence[Item],
+    subject: Subject,
+    ttl: timedelta | None,
+    pools: Mapping[str, Pool],
+    now: datetime,
+) -> Verdict:
+    reasons = [
+        reason
+        for item in items
+        for reason in policy.refusals(pools[item.tool], seats=item.seats, subject=subject, ttl=ttl, now=now)
+    ]
+    return Verdict(number, items, subject, reasons)
+
+
+def _expected_in(verdicts: Iterable[Verdict], tools: Mapping[str, Tool]) -> timedelta | None:
+    return queueing.expected_in((verdict.reasons for verdict in verdicts), tools)
+
+
+def _explanation(verdicts: Sequence[Verdict], tools: Mapping[str, Tool]) -> dict[str, Any]:
+    """All that stands in the way, and when a seat is expected, as facts."""
+    reasons = [
+        {"alternative": verdict.number}
+        | ({"team": verdict.subject.team} if verdict.subject.team else {})
+        | {"code": reason.code, "detail": reason.detail}
+        | reason.facts
+        for verdict in verdicts
+        for reason in verdict.reasons
+    ]
+    expected = _expected_in(verdicts, tools)
+    return {"reasons": reasons, "expected_seconds": round(expected.total_seconds()) if expected is not None else None}
+
+
+def _grant(
+    verdict: Verdict,
+    teams: Mapping[str, Team],
+    tools: dict[str, Tool],
+    pools: Mapping[str, Pool],
+    ttl: timedelta | None,
+    now: datetime,
+) -> list[Lease]:
     """Write a lease an item and move the counters; all tools are locked."""
-    ttl = asked.ttl
+    subject = verdict.subject
     if ttl is None:
         # One heartbeat for all of a set: the shortest of their times.
-        defaults = [tools[item.tool].default_ttl for item in items]
+        defaults = [tools[item.tool].default_ttl for item in verdict.items]
         ttl = min((default for default in defaults if default is not None), default=None)
-    expires_at = _end_of(now, ttl, [tools[item.tool] for item in items])
+    expires_at = _end_of(now, ttl, [tools[item.tool] for item in verdict.items])
     leases: list[Lease] = []
-    for item in items:
+    for item in verdict.items:
         tool = tools[item.tool]
         tool.last_fence += 1
         tool.in_use += item.seats
+        above = min(max(tool.in_use - tool.capacity, 0), item.seats)
+        tool.overdraft_total += above > 0
+        share = pools[tool.name].rules.shares.get(subject.team)
+        if share is not None:
+            tool.kept_back += _idle_after(share, item.seats)
         lease = Lease(
             tool=tool,
             part_of=leases[0] if leases else None,
             place=len(leases),
             fence=tool.last_fence,
-            user=asked.user,
-            host=asked.host,
+            user=subject.user,
+            team=teams.get(subject.team),
+            project=subject.project,
+            host=subject.host,
             seats=item.seats,
+            overdraft_seats=above,
             borrowed_at=now,
             ttl=ttl,
             expires_at=expires_at,
         )
-        statements.write_lease(lease, tool=tool)
+        statements.write_lease(lease, tool=tool, rationed=share is not None)
         leases.append(lease)
     since = now - EPISODE_WINDOW - DENIED_AT_STEP
     if denied := [tool for tool in tools.values() if tool.denied_at is not None and tool.denied_at > since]:
-        Denial.objects.resolve(tools=denied, user=asked.user, lease=leases[0], now=now)
+        Denial.objects.resolve(tools=denied, user=subject.user, lease=leases[0], now=now)
     return leases
 
 
@@ -294,6 +412,68 @@ def _record_denial(asked: Asked, refusal: Refusal, tools: dict[str, Tool], now: 
     Denial.objects.record(tool=tool, user=asked.user, host=asked.host, code=refusal.code, seats=seats, now=now)
     if tool.denied_at is None or tool.denied_at < now - DENIED_AT_STEP:
         Tool.objects.filter(pk=tool.pk).update(denied_at=now)
+
+
+# --- Explaining -------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """What a borrow would be answered now. ``alternative`` and ``team`` are what
+    would be granted; ``reasons`` are all that stands in the way of each
+    alternative that wouldn't."""
+
+    granted: bool
+    alternative: int | None
+    team: str | None
+    reasons: list[dict[str, Any]]
+    expected_seconds: int | None
+
+
+def explain(asked: Asked, *, vouched: frozenset[str] = frozenset()) -> Explanation:
+    """Why a borrow would be granted or not. Changes nothing and locks nothing,
+    so that the answer may be otherwise a moment later.
+
+    Raises UnknownTool or NotAMember.
+    """
+    teams = _teams_of(asked.user, vouched)
+    tools = {tool.name: tool for tool in Tool.objects.with_levels().filter(name__in=asked.tools())}
+    if missing := asked.tools() - tools.keys():
+        raise UnknownTool(tool=min(missing))
+    subjects = _subjects(asked, teams)
+    if not subjects:
+        raise NotAMember(user=asked.user, team=asked.team or "")
+    now = database_now()
+    seen = pools.seen(tools.values(), subjects, now)
+    verdicts = [
+        _verdict(number, items, subject, asked.ttl, seen, now)
+        for number, items in enumerate(asked.alternatives)
+        for subject in subjects
+    ]
+    best = next((verdict for verdict in verdicts if not verdict.reasons), None)
+    explanation = _explanation(verdicts[: verdicts.index(best)] if best else verdicts, tools)
+    return Explanation(
+        granted=best is not None,
+        alternative=best.number if best else None,
+        team=(best.subject.team or None) if best else None,
+        reasons=explanation["reasons"],
+        expected_seconds=0 if best else explanation["expected_seconds"],
+    )
+
+
+def available_to(*, tool: Tool, user: str, team: str | None) -> int:
+    """The most seats of a tool from ``with_levels`` that one borrow of this
+    subject would be granted now; ``user`` '' is somebody without a team or a
+    limit. Raises NotAMember."""
+    teams = _teams_of(user, frozenset()) if user else {}
+    if team is not None and not user:
+        teams = {found.name: found for found in Team.objects.filter(name=team)}
+    subjects = _subjects(Asked(user=user, alternatives=(), team=team), teams)
+    if not subjects:
+        raise NotAMember(user=user or "Somebody", team=team or "")
+    now = database_now()
+    pool = pools.seen([tool], subjects, now)[tool.name]
+    return max(policy.available(pool, subject, now) for subject in subjects)
 
 
 # --- Retries ----------------------------------------------------------------
@@ -326,7 +506,7 @@ def _recall(kept: BorrowKey, asked: Asked) -> Outcome | Ticket:
         return kept.ticket
     if kept.lease_id is None:
         return BORROW_REFUSALS[kept.refusal].again(kept.detail, json.loads(kept.facts))
-    leases = list(Lease.objects.borrowed_as(kept.lease_id).select_related("tool"))
+    leases = list(Lease.objects.borrowed_as(kept.lease_id).select_related("tool", "team"))
     for lease in leases:
         lease.expires_at = kept.expires_at
         lease.ended_at = None
@@ -361,23 +541,30 @@ def _poll(*, ticket_id: uuid.UUID) -> tuple[Outcome, Ticket | None]:
     """The outcome, and the ticket if this has closed it."""
     ticket, tools, now = _lock_ticket(ticket_id)
     if ticket.lease_id is not None:
-        leases = list(Lease.objects.borrowed_as(ticket.lease_id).select_related("tool"))
+        leases = list(Lease.objects.borrowed_as(ticket.lease_id).select_related("tool", "team"))
         return Granted(leases, now, ticket.alternative), None
     if ticket.state != TicketState.WAITING:
         return queueing.ended(ticket), None
     if ticket.alive_until <= now:
         queueing.close_as_dead(ticket, now)
         return queueing.ended(ticket), ticket
-    ahead = queueing.seats_ahead(tools.values(), now, of=ticket)
-    alternatives = queueing.asked_for(ticket)
-    asked = Asked(user=ticket.user, alternatives=tuple(alternatives.values()), host=ticket.host, ttl=ticket.ttl)
-    for number, items in alternatives.items():
-        if _refusal(items, asked.ttl, tools, ahead, now) is None:
-            leases = _grant(asked, items, tools, now)
-            queueing.close(ticket, TicketState.GRANTED, now, lease=leases[0], alternative=number)
-            return Granted(leases, now, number), ticket
+    teams = {team.name: team for team in [*statements.teams_of(ticket.user), *([ticket.team] if ticket.team else [])]}
+    subject = Subject(
+        user=ticket.user,
+        team=ticket.team.name if ticket.team else "",
+        teams=frozenset(teams),
+        host=ticket.host,
+        project=ticket.project,
+    )
+    desk = _Desk(tools, [subject], now, ahead_of=ticket)
+    verdicts = desk.verdicts(queueing.asked_for(ticket), ticket.ttl)
+    best = verdicts[-1]
+    if not best.reasons:
+        leases = _grant(best, teams, tools, desk.pools, ticket.ttl, now)
+        queueing.close(ticket, TicketState.GRANTED, now, lease=leases[0], alternative=best.number)
+        return Granted(leases, now, best.number), ticket
     queueing.keep_alive(ticket, now)
-    return queueing.place(ticket, tools, now), None
+    return queueing.place(ticket, tools, now, _expected_in(verdicts, tools)), None
 
 
 def leave(*, ticket_id: uuid.UUID) -> None:
@@ -442,7 +629,7 @@ def renew(*, lease_id: uuid.UUID) -> Held:
 
 def _find(lease_id: uuid.UUID) -> list[Lease]:
     """The leases of one borrow; raises UnknownLease."""
-    leases = list(Lease.objects.borrowed_as(lease_id).select_related("tool"))
+    leases = list(Lease.objects.borrowed_as(lease_id).select_related("tool", "team"))
     if not leases:
         raise UnknownLease
     return leases
@@ -485,43 +672,68 @@ def _end(lease_id: uuid.UUID, reason: EndReason, note: str = "") -> list[Lease]:
     tools = {tool.pk: tool for tool in found}
     # Read after the lock was got, under which alone they end.
     leases = statements.borrowed_as(lease_id)
+    shares = _shares_of(leases[0].team_id, found)
     for lease in leases:
-        lease.tool = tools[lease.tool_id]
+        lease.tool = tool = tools[lease.tool_id]
         if lease.ended_at is not None:
             continue
         lease.end_when_over(now)
         if lease.ended_at is None:
             # A clock that was set back must not end a lease before it began.
             lease.ended_at, lease.end_reason, lease.end_note = max(now, lease.borrowed_at), reason, note
-        statements.write_end(lease, tool=lease.tool)
+        share = shares.get(tool.pk)
+        tool.in_use -= lease.seats
+        tool.held_for(lease.duration(now))
+        if share is not None:
+            tool.kept_back += _idle_after(share, -lease.seats)
+        statements.write_end(lease, tool=tool, rationed=share is not None)
     return leases
 
 
-def _free(tool: Tool, *, seats: int, ended: dict[EndReason, int]) -> None:
-    """Count leases that were closed, so many of each reason, with their seats."""
-    totals = {f"{reason}_total": F(f"{reason}_total") + count for reason, count in ended.items()}
-    Tool.objects.filter(pk=tool.pk).update(in_use=F("in_use") - seats, **totals)
-    tool.in_use -= seats
+def _shares_of(team_id: int | None, tools: Iterable[Tool]) -> dict[int, Share]:
+    """What a team may have of each of these locked tools, where that is said."""
+    ruled = [tool for tool in tools if tool.has_rules]
+    if team_id is None or not ruled:
+        return {}
+    return {found.tool_id: found.share for found in Allotment.objects.filter(tool__in=ruled, team=team_id)}
+
+
+def _idle_after(share: Share, seats: int) -> int:
+    """By how much the team's idle reserved seats change when it gets so many more."""
+    return replace(share, in_use=share.in_use + seats).idle - share.idle
 
 
 def _close_overdue(tool: Tool, now: datetime) -> int:
     """Close the leases of a locked tool whose time is over, as of their end."""
     overdue = Lease.objects.overdue(now).filter(tool=tool)
     # Locked too: a heartbeat takes no lock of the tool's.
-    seats = sum(overdue.order_by("pk").select_for_update().values_list("seats", flat=True))
-    if not seats:
+    leases = list(overdue.order_by("pk").select_for_update())
+    if not leases:
         return 0
-    ended = {EndReason.REVOKED: 0, EndReason.EXPIRED: 0}
-    if tool.valid_until is not None:
-        # As Lease.reason_of_expiry() has it.
-        ended[EndReason.REVOKED] = _close(overdue.filter(expires_at__gte=tool.valid_until), EndReason.REVOKED)
-    ended[EndReason.EXPIRED] = _close(overdue, EndReason.EXPIRED)
-    _free(tool, seats=seats, ended=ended)
-    return sum(ended.values())
-
-
-def _close(overdue: QuerySet[Lease], reason: EndReason) -> int:
-    return overdue.update(ended_at=F("expires_at"), end_reason=reason)
+    seats_of_team: Counter[int] = Counter()
+    for lease in leases:
+        lease.tool = tool
+        lease.end_when_over(now)
+        tool.in_use -= lease.seats
+        tool.held_for(lease.duration(now))
+        if lease.team_id is not None:
+            seats_of_team[lease.team_id] += lease.seats
+    if tool.has_rules:
+        for allotment in Allotment.objects.filter(tool=tool, team__in=seats_of_team):
+            seats = seats_of_team[allotment.team_id]
+            tool.kept_back += _idle_after(allotment.share, -seats)
+            Allotment.objects.filter(pk=allotment.pk).update(in_use=F("in_use") - seats)
+    ended = Counter(lease.end_reason for lease in leases)
+    for reason in ended:
+        mine = [lease.pk for lease in leases if lease.end_reason == reason]
+        Lease.objects.filter(pk__in=mine).update(ended_at=F("expires_at"), end_reason=reason)
+    Tool.objects.filter(pk=tool.pk).update(
+        in_use=tool.in_use,
+        kept_back=tool.kept_back,
+        holding_time=tool.holding_time,
+        **{f"{reason}_total": F(f"{reason}_total") + count for reason, count in ended.items()},
+    )
+    return len(leases)
 
 
 def follow_validity(*, tool: str) -> None:

@@ -19,10 +19,11 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
-from . import statements
+from . import pools, statements
 from .errors import BORROW_FAILURE_REASONS, UnknownTool
 from .models import EndReason, Sweep, Ticket, TicketState, Tool
 from .models.tool import UNKNOWN_TOOL_LABEL
+from .pools import TeamSeats
 
 BORROW_ATTEMPTS = Counter("license_borrow_attempts_total", "Borrows asked for.", ["tool"])
 BORROW_SUCCESS = Counter("license_borrow_success_total", "Borrows granted and committed.", ["tool"])
@@ -90,8 +91,11 @@ class Levels(Collector):
     """The state of the tools now, as read for this scrape; None is a database
     that doesn't answer, and gives no levels rather than old ones."""
 
-    def __init__(self, tools: list[Tool] | None, swept_at: datetime | None, version: str) -> None:
+    def __init__(
+        self, tools: list[Tool] | None, teams: list[TeamSeats], swept_at: datetime | None, version: str
+    ) -> None:
         self.tools = tools
+        self.teams = teams
         self.swept_at = swept_at
         self.version = version
 
@@ -100,6 +104,7 @@ class Levels(Collector):
             "licenseserver_database_up", "1 if the database answered this scrape.", value=self.tools is not None
         )
         yield from self._seats(self.tools or [])
+        yield from self._teams()
         if self.swept_at is not None:
             yield GaugeMetricFamily(
                 "licenseserver_sweeper_last_run_timestamp_seconds",
@@ -117,8 +122,14 @@ class Levels(Collector):
         levels: list[tuple[str, str, Callable[[Tool], float]]] = [
             ("licenses_total", "Seats bought.", lambda tool: tool.capacity),
             ("licenses_borrowed", "Seats that are out.", lambda tool: tool.borrowed),
-            ("licenses_available", "Seats that a newcomer can have.", lambda tool: tool.available),
-            ("licenses_set_aside", "Seats that are free, but for those who wait.", lambda tool: tool.set_aside),
+            ("licenses_available", "Seats that anybody can have.", lambda tool: tool.levels.available),
+            ("licenses_set_aside", "Seats that are free, but for those who wait.", lambda tool: tool.levels.set_aside),
+            (
+                "licenses_reserved_idle",
+                "Seats that are free, but reserved for teams.",
+                lambda tool: tool.levels.reserved_idle,
+            ),
+            ("licenses_overdraft", "Seats that are out above those bought.", lambda tool: tool.overdrawn),
             ("license_queue_length", "Requests that wait.", lambda tool: tool.queued),
             (
                 "license_queue_oldest_seconds",
@@ -145,6 +156,29 @@ class Levels(Collector):
             for reason in EndReason.values:
                 returns.add_metric([tool.name, reason], getattr(tool, f"{reason}_total"))
         yield returns
+        overdrafts = CounterMetricFamily(
+            "license_overdraft_leases", "Leases granted with seats above those bought.", labels=["tool"]
+        )
+        for tool in tools:
+            overdrafts.add_metric([tool.name], tool.overdraft_total)
+        yield overdrafts
+
+    def _teams(self) -> Iterator[Metric]:
+        families = {
+            "borrowed": GaugeMetricFamily(
+                "license_team_borrowed", "Seats that a team's people have.", labels=["tool", "team"]
+            ),
+            "quota": GaugeMetricFamily("license_team_quota", "The most that they may have.", labels=["tool", "team"]),
+            "reservation": GaugeMetricFamily(
+                "license_team_reservation", "Seats that nobody else can have.", labels=["tool", "team"]
+            ),
+        }
+        for seats in self.teams:
+            for name, family in families.items():
+                level = getattr(seats, name)
+                if level is not None:
+                    family.add_metric([seats.tool, seats.team], level)
+        yield from families.values()
 
 
 def start_at_zero(tools: Iterable[Tool]) -> None:
@@ -173,14 +207,15 @@ def exposition(version: str) -> bytes:
     mode, hence this one.
     """
     try:
-        tools: list[Tool] | None = statements.tools_with_levels()
+        tools: list[Tool] | None = pools.with_levels(statements.tools_with_levels())
+        teams = pools.teams()
         swept_at = Sweep.objects.values_list("finished_at", flat=True).first()
     except (DatabaseError, InterfaceError):
         # The counters are wanted most while the database is away.
-        tools = swept_at = None
+        tools, teams, swept_at = None, [], None
     start_at_zero(tools or [])
     levels = CollectorRegistry()
-    levels.register(Levels(tools, swept_at, version))
+    levels.register(Levels(tools, teams, swept_at, version))
     counters: CollectorRegistry = REGISTRY
     if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
         counters = CollectorRegistry()

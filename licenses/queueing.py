@@ -13,17 +13,15 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from django.db.models import F, Sum
+from django.db.models import F
 
-from .errors import QueueDropped, QueueEnded, QueueLeft, QueueTimeout
-from .models import Denial, Lease, Ticket, TicketClaim, TicketState, Tool
-from .policy import Item
+from .errors import QueueDropped, QueueEnded, QueueLeft, QueueTimeout, Refusal, Shortage
+from .models import Denial, Lease, Team, Ticket, TicketClaim, TicketState, Tool
+from .policy import Item, Subject
 
 # How often a waiter is told to ask, and how long one that doesn't keeps its place.
 POLL_AFTER = timedelta(seconds=10)
 PATIENCE = 2 * POLL_AFTER
-# As many of a tool's latest leases tell how long its seats are held.
-RECENT_LEASES = 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,30 +35,19 @@ class Waiting:
     poll_after: timedelta
 
 
-def seats_ahead(tools: Iterable[Tool], now: datetime, *, of: Ticket | None = None) -> dict[int, int]:
-    """How many seats of each tool (by its key) the live tickets ahead of one
-    want; ahead of a newcomer are all."""
-    queued = [tool for tool in tools if tool.waiting]
-    if not queued:
-        return {}
-    claims = TicketClaim.objects.live(now).filter(tool__in=queued)
-    if of is not None:
-        claims = claims.filter(ticket__lt=of.number)
-    return dict(claims.order_by().values_list("tool").annotate(Sum("seats")))
-
-
 def enqueue(
     *,
-    user: str,
-    host: str,
+    subject: Subject,
+    team: Team | None,
     ttl: timedelta | None,
     alternatives: Mapping[int, Sequence[Item]],
     wait: timedelta,
     tools: dict[str, Tool],
     now: datetime,
 ) -> Ticket:
-    """Put a borrow at the end of the queue, for at most ``wait``. The
-    alternatives go by their numbers in the borrow, of which they may be some."""
+    """Put a borrow at the end of the queue, for at most ``wait``; it counts for
+    ``team``. The alternatives go by their numbers in the borrow, of which they
+    may be some."""
     close_dead(tools.values(), now)
     wanted: dict[str, int] = {}
     for items in alternatives.values():
@@ -68,8 +55,10 @@ def enqueue(
             # One of the alternatives will be taken: the most of each tool is enough.
             wanted[item.tool] = max(item.seats, wanted.get(item.tool, 0))
     ticket = Ticket.objects.create(
-        user=user,
-        host=host,
+        user=subject.user,
+        team=team,
+        project=subject.project,
+        host=subject.host,
         ttl=ttl,
         alternatives=[
             {"number": number, "items": [{"tool": item.tool, "seats": item.seats} for item in items]}
@@ -102,7 +91,7 @@ def keep_alive(ticket: Ticket, now: datetime) -> None:
     ticket.save(update_fields=["alive_until"])
 
 
-def place(ticket: Ticket, tools: dict[str, Tool], now: datetime) -> Waiting:
+def place(ticket: Ticket, tools: dict[str, Tool], now: datetime, eta: timedelta | None) -> Waiting:
     """Where a ticket stands; ``tools`` are at least those it waits for."""
     wanted = [tools[item.tool] for items in asked_for(ticket).values() for item in items]
     ahead = (
@@ -112,32 +101,28 @@ def place(ticket: Ticket, tools: dict[str, Tool], now: datetime) -> Waiting:
         .count()
     )
     left = ticket.deadline - now
-    return Waiting(ticket, ahead + 1, _eta(ticket, tools, now), max(min(POLL_AFTER, left), timedelta(seconds=1)))
+    return Waiting(ticket, ahead + 1, eta, max(min(POLL_AFTER, left), timedelta(seconds=1)))
 
 
-def _eta(ticket: Ticket, tools: dict[str, Tool], now: datetime) -> timedelta | None:
-    """When enough seats will have come back if they are held for as long as of
-    late: ``need`` seats of ``in_use`` take need / in_use of a holding time."""
-    ahead = seats_ahead(tools.values(), now, of=ticket)
+def expected_in(alternatives: Iterable[Iterable[Refusal]], tools: Mapping[str, Tool]) -> timedelta | None:
+    """When seats are expected, by what stands in the way of each alternative:
+    if they are held for as long as of late, then ``short_by`` seats of the
+    ``out`` that are take short_by / out of a holding time. None if unknown, or
+    never."""
     expected = []
-    for items in asked_for(ticket).values():
-        waits = []
-        for item in items:
-            tool = tools[item.tool]
-            need = tool.in_use + ahead.get(tool.pk, 0) + item.seats - tool.capacity
-            held = _holding_time(tool) if need > 0 and tool.in_use else None
-            waits.append(held * need / tool.in_use if held is not None else None if need > 0 else timedelta(0))
+    for reasons in alternatives:
+        waits = [_wait_for(reason, tools) for reason in reasons]
         known = [wait for wait in waits if wait is not None]
         if len(known) == len(waits):
-            expected.append(max(known))
+            expected.append(max(known, default=timedelta(0)))
     return min(expected, default=None)
 
 
-def _holding_time(tool: Tool) -> timedelta | None:
-    """The mean time from borrow to end of the tool's latest leases."""
-    ended = Lease.objects.filter(tool=tool, ended_at__isnull=False).newest_first()
-    times = [end - start for start, end in ended.values_list("borrowed_at", "ended_at")[:RECENT_LEASES] if end]
-    return sum(times, timedelta(0)) / len(times) if times else None
+def _wait_for(reason: Refusal, tools: Mapping[str, Tool]) -> timedelta | None:
+    if not isinstance(reason, Shortage) or not reason.passes or not reason.out:
+        return None
+    held = tools[reason.facts["tool"]].holding_time
+    return held * reason.short_by / reason.out if held is not None else None
 
 
 def close(

@@ -17,7 +17,7 @@ from django.db import connection, models
 from django.db.models.query import QuerySet
 from django.utils import timezone
 
-from .models import ApiToken, EndReason, Lease, Tool
+from .models import ApiToken, EndReason, Lease, Team, Tool
 
 M = TypeVar("M", bound=models.Model)
 
@@ -102,6 +102,11 @@ def _with_levels(named: bool) -> Compiled[Tool]:
 
 
 @cache
+def _teams_of() -> Compiled[Team]:
+    return Compiled(lambda user: Team.objects.of_user(user).order_by("name"), "user")
+
+
+@cache
 def _token_of_hash() -> Compiled[ApiToken]:
     return Compiled(ApiToken.objects.of_hash, "hash")
 
@@ -110,6 +115,12 @@ def token_of_hash(hash: str) -> ApiToken | None:
     """The token with the secret of this hash (``ApiToken.objects.of_hash``)."""
     tokens, _ = _token_of_hash().rows(hash)
     return tokens[0] if tokens else None
+
+
+def teams_of(user: str) -> list[Team]:
+    """The teams that a user is in, by name."""
+    teams, _ = _teams_of().rows(user)
+    return teams
 
 
 def tools_with_levels(name: str | None = None) -> list[Tool]:
@@ -136,40 +147,58 @@ def borrowed_as(lease_id: uuid.UUID) -> list[Lease]:
     return leases
 
 
-def write_lease(lease: Lease, *, tool: Tool) -> None:
-    """Insert a lease, and write what the locked tool counts."""
+def write_lease(lease: Lease, *, tool: Tool, rationed: bool) -> None:
+    """Insert a lease, and write what the locked tool counts; and, if it is
+    ``rationed``, what its team's allotment does."""
     fields = Lease._meta.concrete_fields
     columns = ", ".join(connection.ops.quote_name(str(field.column)) for field in fields)
     values = [field.get_db_prep_save(getattr(lease, field.attname), connection) for field in fields]
     _together(
         (f"INSERT INTO licenses_lease ({columns}) VALUES ({', '.join(['%s'] * len(fields))})", values),  # noqa: S608
+        *_allotment(lease, lease.seats, rationed),
         (
-            "UPDATE licenses_tool SET in_use = %s, last_fence = %s WHERE id = %s",
-            [tool.in_use, tool.last_fence, tool.pk],
+            "UPDATE licenses_tool SET in_use = %s, kept_back = %s, overdraft_total = %s, last_fence = %s WHERE id = %s",
+            [tool.in_use, tool.kept_back, tool.overdraft_total, tool.last_fence, tool.pk],
         ),
     )
 
 
-def write_end(lease: Lease, *, tool: Tool) -> None:
-    """Write a lease's end, and take its seats from what the locked tool counts."""
+def write_end(lease: Lease, *, tool: Tool, rationed: bool) -> None:
+    """Write a lease's end, and what the locked tool counts; and, if it is
+    ``rationed``, what its team's allotment does."""
     total = f"{EndReason(lease.end_reason)}_total"
-    columns = ("ended_at", "end_reason", "end_note", "id")
-    fields = {field.column: field for field in Lease._meta.concrete_fields}
-    values = [fields[column].get_db_prep_save(getattr(lease, column), connection) for column in columns]
+    ends = _values(lease, "ended_at", "end_reason", "end_note", "id")
+    counts = _values(tool, "in_use", "kept_back", "holding_time", "id")
     _together(
-        ("UPDATE licenses_lease SET ended_at = %s, end_reason = %s, end_note = %s WHERE id = %s", values),
+        ("UPDATE licenses_lease SET ended_at = %s, end_reason = %s, end_note = %s WHERE id = %s", ends),
+        *_allotment(lease, -lease.seats, rationed),
         (
-            f"UPDATE licenses_tool SET in_use = in_use - %s, {total} = {total} + 1 WHERE id = %s",  # noqa: S608
-            [lease.seats, tool.pk],
+            f"UPDATE licenses_tool SET in_use = %s, kept_back = %s, holding_time = %s, {total} = {total} + 1 "  # noqa: S608
+            "WHERE id = %s",
+            counts,
         ),
     )
 
 
-def _together(first: tuple[str, list[Any]], second: tuple[str, list[Any]]) -> None:
-    """Two writes, in one round trip where the database can."""
+def _values(row: models.Model, *columns: str) -> list[Any]:
+    fields = {field.column: field for field in row._meta.concrete_fields}
+    return [fields[column].get_db_prep_save(getattr(row, column), connection) for column in columns]
+
+
+def _allotment(lease: Lease, seats: int, rationed: bool) -> list[tuple[str, list[Any]]]:
+    if not rationed:
+        return []
+    change = "UPDATE licenses_allotment SET in_use = in_use + %s WHERE tool_id = %s AND team_id = %s"
+    return [(change, [seats, lease.tool_id, lease.team_id])]
+
+
+def _together(*writes: tuple[str, list[Any]]) -> None:
+    """Writes to different rows, in one round trip where the database can."""
     with connection.cursor() as cursor:
         if connection.vendor == "postgresql":
-            cursor.execute(f"WITH first AS ({first[0]}) {second[0]}", [*first[1], *second[1]])
+            *firsts, (last, _) = writes
+            steps = ", ".join(f"step{number} AS ({sql})" for number, (sql, _) in enumerate(firsts))
+            cursor.execute(f"WITH {steps} {last}", [value for _, values in writes for value in values])
         else:
-            cursor.execute(*first)
-            cursor.execute(*second)
+            for sql, values in writes:
+                cursor.execute(sql, values)

@@ -23,7 +23,8 @@ from django.conf import settings
 from django.db.models import DateTimeField, F
 from django.test import Client
 
-from licenses.models import ApiToken, Team, Tool
+from licenses import rationing
+from licenses.models import ApiToken, Team, TeamMember, Tool
 from licenses.signin.provider import _provider
 
 from .issuer import AUDIENCE, Issuer, running_issuer
@@ -66,6 +67,23 @@ def pass_time(db: None) -> Callable[..., None]:
     return pass_time
 
 
+@pytest.fixture
+def make_team(db: None) -> Callable[..., Team]:
+    """Makes a team: ``make_team("crash", "ana", "ben")``."""
+
+    def make(name: str, *users: str) -> Team:
+        team, _ = Team.objects.get_or_create(name=name)
+        TeamMember.objects.bulk_create(TeamMember(team=team, user=user) for user in users)
+        return team
+
+    return make
+
+
+def allot(tool: str, team: Team, *, quota: int | None = None, reservation: int = 0) -> None:
+    """Let a team have so much of a tool."""
+    rationing.allot(tool=tool, allowances={team: rationing.Allowance(quota, reservation)})
+
+
 @dataclass
 class Api:
     """The API as a client program sees it."""
@@ -105,8 +123,13 @@ class Api:
     def leave(self, ticket: str) -> Any:
         return self.client.delete(f"/licenses/queue/{ticket}")
 
-    def status(self, tool: str = "cad") -> Any:
-        return self.client.get(f"/licenses/{tool}/status").json()
+    def explain(self, tool: str = "cad", user: str = "ana", **more: Any) -> Any:
+        answer = self.post("/licenses/explain", {"tool": tool, "user": user, **more})
+        assert answer.status_code == 200, answer.content
+        return answer.json()
+
+    def status(self, tool: str = "cad", **subject: str) -> Any:
+        return self.client.get(f"/licenses/{tool}/status", subject).json()
 
 
 @pytest.fixture

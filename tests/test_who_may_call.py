@@ -26,6 +26,7 @@ CALLS = """
 GET    /licenses/status                    401 200 403 200 200 200 200
 GET    /licenses/{tool}/status             401 200 403 200 200 200 200
 POST   /licenses/borrow                    401 403 403 403 200 200 200
+POST   /licenses/explain                   401 403 403 403 200 200 200
 POST   /licenses/renew                     401 403 404 404 200 200 200
 POST   /licenses/return                    401 403 404 404 200 200 200
 GET    /licenses/queue/{ticket}            401 403 404 404 202 202 202
@@ -92,7 +93,7 @@ def test_a_call_is_for_those_it_is_meant_for(
     denial = "denials" in path
     path = path.format(tool="cad", name="cad", ticket=ana["ticket"], id=ana["denial"] if denial else ana["id"])
     body: dict[str, Any] = {"id": ana["id"]}
-    if path.endswith("borrow"):
+    if path.endswith(("borrow", "explain")):
         body = {"tool": "sim", "user": "ana"}
     elif path.endswith("force-return/"):
         body = {"reason": "test"}

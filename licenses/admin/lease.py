@@ -70,17 +70,20 @@ class LeaseAdmin(admin.ModelAdmin[Lease]):
         "short_id",
         "tool",
         "user",
+        "team",
+        "project",
         "host",
         "seats",
+        "overdraft_seats",
         "borrowed_at",
         "expires_at",
         "ended_at",
         "end_reason",
         "end_note",
     ]
-    list_filter = ["tool", UserFilter, StateFilter, "end_reason", "borrowed_at"]
-    list_select_related = ["tool"]
-    search_fields = ["user", "host", "tool__name"]
+    list_filter = ["tool", "team", UserFilter, StateFilter, "end_reason", "borrowed_at"]
+    list_select_related = ["tool", "team"]
+    search_fields = ["user", "host", "project", "tool__name"]
     actions = ["force_return"]
     action_form = ForceReturnForm
     show_full_result_count = False

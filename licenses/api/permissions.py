@@ -11,7 +11,7 @@ from rest_framework.exceptions import PermissionDenied
 from rest_framework.permissions import SAFE_METHODS, BasePermission
 from rest_framework.request import Request
 
-from licenses.callers import Caller, Scope
+from licenses.callers import Caller, Kind, Scope
 from licenses.errors import Refusal
 from licenses.models import TeamMember
 
@@ -66,6 +66,17 @@ def require_may_act_for(caller: Caller, user: str) -> None:
     """Raise NotForOthers, whether or not there is such a user."""
     if not may_act_for(caller, user):
         raise NotForOthers
+
+
+def team_for(caller: Caller, team: str | None) -> str | None:
+    """The team that a borrow counts for, if the caller names one: a team's token
+    is good for its own alone. Raises NotForOthers."""
+    if caller.kind != Kind.TOKEN or not caller.teams or caller.is_admin(CHANGE_LEASES):
+        return team
+    (own,) = caller.teams
+    if team not in (None, own):
+        raise NotForOthers
+    return own
 
 
 def require_own(caller: Caller, row: QuerySet[Any], unknown: type[Refusal]) -> None:

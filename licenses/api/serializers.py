@@ -4,6 +4,7 @@ import math
 import unicodedata
 import uuid
 from datetime import datetime, timedelta
+from decimal import Decimal
 from typing import Any
 
 from django.utils import timezone
@@ -98,6 +99,12 @@ class BorrowRequest(StrictSerializer):
     """One of ``tool``, ``items`` or ``alternatives`` says what is wanted."""
 
     user = CleanTextField(required=False, max_length=64, help_text="The caller, if absent.")
+    team = CleanTextField(
+        required=False,
+        max_length=64,
+        help_text="Of the user's teams, the one that it counts for; the server's choice if absent.",
+    )
+    project = CleanTextField(default="", max_length=64, allow_blank=True, help_text="What its cost goes to.")
     host = CleanTextField(default="", max_length=255, allow_blank=True)
     tool = CleanTextField(required=False, max_length=64)
     seats = StrictIntegerField(required=False, min_value=1, max_value=MAX_CAPACITY, help_text="Of `tool`; 1 if absent.")
@@ -145,6 +152,8 @@ class BorrowRequest(StrictSerializer):
         ttl = data.get("ttl_seconds")
         return Asked(
             user=data["user"],
+            team=data.get("team"),
+            project=data["project"],
             host=data["host"],
             alternatives=tuple(tuple(Item(**item) for item in items) for items in sets),
             ttl=timedelta(seconds=ttl) if ttl is not None else None,
@@ -173,21 +182,67 @@ class ReturnAnswer(serializers.Serializer[Any]):
     tool = serializers.CharField()
 
 
-class ToolStatus(serializers.Serializer[Any]):
+class SeatsSerializer(serializers.Serializer[Any]):
+    """A tool's seats now, told apart: ``borrowed``, ``reserved_idle``,
+    ``set_aside`` and ``available`` add up to those that were bought, unless more
+    are out."""
+
+    borrowed = serializers.IntegerField(source="levels.borrowed", help_text="Seats that are out.")
+    available = serializers.IntegerField(
+        source="levels.available", help_text="Seats that anybody can have; never below 0."
+    )
+    reserved_idle = serializers.IntegerField(
+        source="levels.reserved_idle", help_text="Seats that are free, but reserved for teams."
+    )
+    set_aside = serializers.IntegerField(
+        source="levels.set_aside", help_text="Seats that are free, but for those who wait."
+    )
+    overdraft = serializers.IntegerField(help_text="Seats that may be out above those bought.")
+    overdrawn = serializers.IntegerField(help_text="Seats that are.")
+
+
+class ToolStatus(SeatsSerializer):
     """A tool's seats now."""
 
     tool = serializers.CharField(source="name", help_text="The tool's name.")
     display_name = serializers.CharField()
     total = serializers.IntegerField(source="capacity", help_text="Seats bought.")
-    borrowed = serializers.IntegerField(help_text="Seats that are out.")
-    available = serializers.IntegerField(help_text="Seats that a newcomer can have; never below 0.")
-    set_aside = serializers.IntegerField(help_text="Seats that are free, but for those who wait.")
     queued = serializers.IntegerField(help_text="Requests that wait.")
     oldest_wait_seconds = serializers.SerializerMethodField(help_text="For how long the first of them waits.")
     enabled = serializers.BooleanField()
 
     def get_oldest_wait_seconds(self, tool: Tool) -> float:
         return round(tool.oldest_wait_seconds(timezone.now()), 1)
+
+
+class StatusQuery(StrictSerializer):
+    user = CleanTextField(required=False, max_length=64)
+    team = CleanTextField(required=False, max_length=64)
+
+
+class ToolStatusForYou(ToolStatus):
+    """A tool's seats now, also for somebody in particular."""
+
+    available_to_you = serializers.IntegerField(
+        required=False,
+        help_text="The most seats that the user and team asked about could borrow in one call; "
+        "absent if neither is asked about.",
+    )
+
+
+class ExplanationSerializer(serializers.Serializer[Any]):
+    """What a borrow would be answered now."""
+
+    granted = serializers.BooleanField(help_text="Whether it would get its seats.")
+    alternative = serializers.IntegerField(allow_null=True, help_text="Which of the alternatives, from 0.")
+    team = serializers.CharField(allow_null=True, help_text="The team that it would count for.")
+    reasons = serializers.ListField(
+        child=serializers.DictField(),
+        help_text="All that stands in the way of the alternatives before: the code, a detail for people, the numbers.",
+    )
+    expected_seconds = serializers.IntegerField(
+        allow_null=True, help_text="When seats are expected, from how long they were held of late; null if unknown."
+    )
 
 
 class LeaseItem(serializers.ModelSerializer[Lease]):
@@ -197,7 +252,7 @@ class LeaseItem(serializers.ModelSerializer[Lease]):
 
     class Meta:
         model = Lease
-        fields = ["tool", "seats", "fence"]
+        fields = ["tool", "seats", "overdraft_seats", "fence"]
         read_only_fields = fields
 
 
@@ -209,6 +264,7 @@ class LeaseSerializer(serializers.ModelSerializer[Lease]):
     """
 
     tool = serializers.CharField(source="tool.name")
+    team = serializers.CharField(source="team.name", default=None, allow_null=True)
     end_reason = serializers.ChoiceField(choices=["", *EndReason.values], help_text="Empty while the lease is active.")
     heartbeat_seconds = serializers.SerializerMethodField(
         help_text="Renew so often; null for a lease without an end of its own."
@@ -222,8 +278,11 @@ class LeaseSerializer(serializers.ModelSerializer[Lease]):
             "id",
             "tool",
             "user",
+            "team",
+            "project",
             "host",
             "seats",
+            "overdraft_seats",
             "borrowed_at",
             "expires_at",
             "heartbeat_seconds",
@@ -238,7 +297,15 @@ class LeaseSerializer(serializers.ModelSerializer[Lease]):
 
     @extend_schema_field(LeaseItem(many=True))
     def get_items(self, lease: Lease) -> list[Any]:
-        return [{"tool": item.tool.name, "seats": item.seats, "fence": item.fence} for item in self._leases(lease)]
+        return [
+            {
+                "tool": item.tool.name,
+                "seats": item.seats,
+                "overdraft_seats": item.overdraft_seats,
+                "fence": item.fence,
+            }
+            for item in self._leases(lease)
+        ]
 
     def _leases(self, head: Lease) -> list[Lease]:
         leases: list[Lease] | None = self.context.get("leases")
@@ -255,6 +322,27 @@ class LeaseSerializer(serializers.ModelSerializer[Lease]):
     def to_representation(self, instance: Lease) -> dict[str, Any]:
         instance.end_when_over(self.context["now"])
         return super().to_representation(instance)
+
+
+class LeaseRecordSerializer(LeaseSerializer):
+    """A lease as part of the history, with what it came to so far."""
+
+    seat_hours = serializers.SerializerMethodField(help_text="Of all its items.")
+    cost = serializers.SerializerMethodField(
+        help_text="Of those items whose tools have a price, at today's prices; null if none has."
+    )
+
+    class Meta(LeaseSerializer.Meta):
+        fields = [*LeaseSerializer.Meta.fields, "seat_hours", "cost"]
+        read_only_fields = fields
+
+    def get_seat_hours(self, lease: Lease) -> float:
+        return round(sum(item.seat_hours(self.context["now"]) for item in self._leases(lease)), 3)
+
+    @extend_schema_field(serializers.DecimalField(max_digits=None, decimal_places=2, allow_null=True))
+    def get_cost(self, lease: Lease) -> str | None:
+        costs = [cost for item in self._leases(lease) if (cost := item.cost(self.context["now"])) is not None]
+        return str(sum(costs, Decimal(0)).quantize(Decimal("0.01"))) if costs else None
 
 
 class GrantedSerializer(LeaseSerializer):
@@ -315,9 +403,7 @@ class DenialSerializer(serializers.ModelSerializer[Denial]):
         read_only_fields = fields
 
 
-class ToolSerializer(serializers.ModelSerializer[Tool]):
-    borrowed = serializers.IntegerField(help_text="Seats that are out.")
-    available = serializers.IntegerField(help_text="Seats that a newcomer can have; never below 0.")
+class ToolSerializer(SeatsSerializer, serializers.ModelSerializer[Tool]):
     default_ttl_seconds = serializers.SerializerMethodField(help_text="Null: leases last until they're returned.")
     max_ttl_seconds = serializers.SerializerMethodField(help_text="Null: as long as anybody asks for.")
 
@@ -330,6 +416,13 @@ class ToolSerializer(serializers.ModelSerializer[Tool]):
             "capacity",
             "borrowed",
             "available",
+            "reserved_idle",
+            "set_aside",
+            "overdraft",
+            "overdrawn",
+            "user_limit",
+            "seat_hour_price",
+            "overdraft_hour_price",
             "default_ttl_seconds",
             "max_ttl_seconds",
             "enabled",

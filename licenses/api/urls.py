@@ -14,6 +14,7 @@ router.register("denials", views.DenialViewSet)
 urlpatterns = [
     path("licenses/status", views.LicensesViewSet.as_view({"get": "status"})),
     path("licenses/borrow", views.LicensesViewSet.as_view({"post": "borrow"})),
+    path("licenses/explain", views.LicensesViewSet.as_view({"post": "explain"})),
     path("licenses/renew", views.LicensesViewSet.as_view({"post": "renew"})),
     path("licenses/return", views.LicensesViewSet.as_view({"post": "give_back"})),
     path("licenses/queue/<str:ticket>", views.QueueViewSet.as_view({"get": "retrieve", "delete": "destroy"})),

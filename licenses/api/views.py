@@ -3,6 +3,7 @@
 import logging
 import re
 import uuid
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -28,7 +29,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from licenses import leasing, metrics, statements
+from licenses import leasing, metrics, pools, statements
 from licenses.callers import Scope
 from licenses.clock import database_now
 from licenses.errors import Refusal, UnknownLease, UnknownTicket, UnknownTool
@@ -37,21 +38,25 @@ from licenses.models.tool import TOOL_NAME_PATTERN
 from licenses.queueing import Waiting
 
 from .authentication import caller_of
-from .permissions import MayChangeLeases, MayScrape, require_may_act_for, require_own
+from .permissions import MayChangeLeases, MayScrape, require_may_act_for, require_own, team_for
 from .serializers import (
     BorrowRequest,
     CleanTextField,
     DenialSerializer,
+    ExplanationSerializer,
     ForceReturnRequest,
     GrantedSerializer,
     IdempotencyKey,
+    LeaseRecordSerializer,
     LeaseRequest,
     LeaseSerializer,
     Problem,
     ReturnAnswer,
+    StatusQuery,
     StrictSerializer,
     ToolSerializer,
     ToolStatus,
+    ToolStatusForYou,
     WaitingSerializer,
     clean_text,
 )
@@ -68,7 +73,7 @@ def find_tool(name: str) -> Tool:
     tools = statements.tools_with_levels(name) if re.fullmatch(TOOL_NAME_PATTERN, name) else []
     if not tools:
         raise UnknownTool
-    return tools[0]
+    return pools.with_levels(tools)[0]
 
 
 def find_uuid(value: str, unknown: type[Refusal]) -> uuid.UUID:
@@ -106,20 +111,54 @@ def borrow_answer(outcome: leasing.Granted | Waiting) -> Response:
     return Response(data, status=202, headers=headers)
 
 
+def status_answer(request: Request, name: str) -> Response:
+    """The status of a tool; for somebody in particular, if the query says so."""
+    query = StatusQuery(data=request.query_params.dict())
+    query.is_valid(raise_exception=True)
+    tool = find_tool(name)
+    answer = dict(ToolStatus(tool).data)
+    if query.validated_data:
+        user, team = query.validated_data.get("user", ""), query.validated_data.get("team")
+        answer["available_to_you"] = leasing.available_to(tool=tool, user=user, team=team)
+    return Response(answer)
+
+
+def borrow_request(request: Request) -> leasing.Asked:
+    """The body of a borrow, by somebody who may ask for it."""
+    caller = caller_of(request)
+    body = BorrowRequest(data=request.data, context={"caller_name": caller.name})
+    body.is_valid(raise_exception=True)
+    asked = body.asked()
+    require_may_act_for(caller, asked.user)
+    return replace(asked, team=team_for(caller, asked.team))
+
+
 class LicensesViewSet(viewsets.ViewSet):
     """Borrow and return: the calls that clients are written against."""
 
     renderer_classes = [JSONRenderer]
+    scopes = {"explain": Scope.READ}
 
     @extend_schema(responses={200: ToolStatus(many=True)})
     def status(self, request: Request) -> Response:
         """The seats of every tool, by name."""
-        return Response(ToolStatus(statements.tools_with_levels(), many=True).data)
+        return Response(ToolStatus(pools.with_levels(statements.tools_with_levels()), many=True).data)
 
-    @extend_schema(responses={200: ToolStatus, 404: problem_response("`unknown_tool`")})
+    @extend_schema(
+        parameters=[
+            OpenApiParameter("user", str, description="Also what this user could borrow."),
+            OpenApiParameter("team", str, description="Also what could be borrowed for this team."),
+        ],
+        responses={
+            200: ToolStatusForYou,
+            400: problem_response("`invalid`"),
+            403: problem_response("`not_a_member`"),
+            404: problem_response("`unknown_tool`"),
+        },
+    )
     def tool_status(self, request: Request, tool: str) -> Response:
         """The seats of one tool."""
-        return Response(ToolStatus(find_tool(tool)).data)
+        return status_answer(request, tool)
 
     @extend_schema(
         request=BorrowRequest,
@@ -137,7 +176,11 @@ class LicensesViewSet(viewsets.ViewSet):
             202: WaitingSerializer,
             400: problem_response("`invalid`, `parse_error`, `ttl_too_long`"),
             404: problem_response("`unknown_tool`"),
-            409: problem_response("`exhausted`, `disabled`, `not_started`, `expired`"),
+            403: problem_response("`not_a_member`, `not_for_others`"),
+            409: problem_response(
+                "`exhausted`, `reserved`, `quota`, `user_limit`, `excluded`, `not_included`, `disabled`, "
+                "`not_started`, `expired`; `reasons` and `expected_seconds` are as `explain` gives them"
+            ),
             410: problem_response("`queue_timeout`, `queue_left`, `queue_dropped`: of a retried borrow that waited"),
             422: problem_response("`key_reused`"),
             503: problem_response("`busy`"),
@@ -145,18 +188,28 @@ class LicensesViewSet(viewsets.ViewSet):
     )
     def borrow(self, request: Request) -> Response:
         """Take seats of a tool, or of several at once; or wait for them."""
-        caller = caller_of(request)
-        body = BorrowRequest(data=request.data, context={"caller_name": caller.name})
-        body.is_valid(raise_exception=True)
-        asked = body.asked()
-        require_may_act_for(caller, asked.user)
+        asked = borrow_request(request)
         retry = None
         if "Idempotency-Key" in request.headers:
             header = IdempotencyKey(data={"key": request.headers["Idempotency-Key"]})
             if not header.is_valid():
                 raise SerializerValidationError({"Idempotency-Key": header.errors["key"]})
             retry = leasing.Retry(caller=asked.user, key=header.validated_data["key"])
-        return borrow_answer(leasing.borrow(asked, retry=retry))
+        return borrow_answer(leasing.borrow(asked, retry=retry, vouched=caller_of(request).teams))
+
+    @extend_schema(
+        request=BorrowRequest,
+        responses={
+            200: ExplanationSerializer,
+            400: problem_response("`invalid`, `parse_error`"),
+            403: problem_response("`not_a_member`, `not_for_others`"),
+            404: problem_response("`unknown_tool`"),
+        },
+    )
+    def explain(self, request: Request) -> Response:
+        """Whether a borrow would be granted now, and if not, why not. Takes no seat."""
+        explanation = leasing.explain(borrow_request(request), vouched=caller_of(request).teams)
+        return Response(ExplanationSerializer(explanation).data)
 
     @extend_schema(
         request=LeaseRequest,
@@ -270,11 +323,18 @@ class ToolViewSet(viewsets.ReadOnlyModelViewSet[Tool]):
     lookup_field = "name"
     lookup_value_regex = TOOL_NAME_PATTERN
 
-    @extend_schema(responses={200: ToolStatus, 404: problem_response("`unknown_tool`")})
+    def list(self, request: Request) -> Response:
+        """Every tool, by name."""
+        return Response(self.get_serializer(pools.with_levels(self.get_queryset()), many=True).data)
+
+    def get_object(self) -> Tool:
+        return pools.with_levels([super().get_object()])[0]
+
+    @extend_schema(responses={200: ToolStatusForYou, 404: problem_response("`unknown_tool`")})
     @action(detail=True)
     def status(self, request: Request, name: str) -> Response:
         """The seats of one tool, as /licenses/{tool}/status gives them."""
-        return Response(ToolStatus(find_tool(name)).data)
+        return status_answer(request, name)
 
 
 def within_calendar(moment: datetime) -> None:
@@ -291,6 +351,8 @@ class LeaseFilter(django_filters.FilterSet):
 
     tool = django_filters.CharFilter(max_length=64, validators=[clean_text], method="filter_tool")
     user = django_filters.CharFilter(max_length=64, validators=[clean_text])
+    team = django_filters.CharFilter(field_name="team__name", max_length=64, validators=[clean_text])
+    project = django_filters.CharFilter(max_length=64, validators=[clean_text])
     state = django_filters.ChoiceFilter(choices=[("active", "active"), ("ended", "ended")], method="filter_state")
     borrowed_after = django_filters.IsoDateTimeFilter(
         field_name="borrowed_at", lookup_expr="gte", validators=[within_calendar]
@@ -343,7 +405,7 @@ class LeaseViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, viewsets.Ge
     """Every lease there ever was, newest first."""
 
     queryset = Lease.objects.heads().with_items().newest_first()
-    serializer_class = LeaseSerializer
+    serializer_class = LeaseRecordSerializer
     filterset_class = LeaseFilter
     pagination_class = LeasePagination
     lookup_value_converter = "uuid"

@@ -1,5 +1,6 @@
 """Tables and their constraints, one file a subject."""
 
+from .allotment import AccessRule, Allotment, Effect, SubjectKind, UserLimit
 from .denial import Denial
 from .failure import FailureCount
 from .identity import Identity
@@ -12,14 +13,18 @@ from .tool import Tool
 from .waiting import Ticket, TicketClaim, TicketState
 
 __all__ = [
+    "AccessRule",
+    "Allotment",
     "ApiToken",
     "BorrowKey",
     "Denial",
+    "Effect",
     "EndReason",
     "FailureCount",
     "Identity",
     "Lease",
     "MemberSource",
+    "SubjectKind",
     "Sweep",
     "Team",
     "TeamMember",
@@ -27,4 +32,5 @@ __all__ = [
     "TicketClaim",
     "TicketState",
     "Tool",
+    "UserLimit",
 ]

@@ -1,13 +1,15 @@
 """One borrow: who holds how many seats of which tool, since when, until when."""
 
 import uuid
-from datetime import datetime
+from datetime import datetime, timedelta
+from decimal import Decimal
 
 from django.core.validators import MinValueValidator
 from django.db import models
 from django.db.models import F, Q
 from django.db.models.functions import Now
 
+from .team import Team
 from .tool import Tool
 
 
@@ -59,7 +61,7 @@ class LeaseQuerySet(models.QuerySet["Lease"]):
 
     def with_items(self) -> "LeaseQuerySet":
         """Heads with all that ``items`` needs."""
-        return self.select_related("tool").prefetch_related("parts__tool")
+        return self.select_related("tool", "team").prefetch_related("parts__tool")
 
 
 class Lease(models.Model):
@@ -73,6 +75,10 @@ class Lease(models.Model):
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
     tool = models.ForeignKey(Tool, on_delete=models.PROTECT, related_name="leases", db_index=False)
     user = models.CharField(max_length=64)
+    team = models.ForeignKey(
+        Team, null=True, blank=True, on_delete=models.PROTECT, related_name="leases", db_index=False
+    )
+    project = models.CharField(max_length=64, blank=True, db_default="", help_text="What its cost goes to.")
     part_of = models.ForeignKey(
         "self", null=True, blank=True, editable=False, on_delete=models.PROTECT, related_name="parts", db_index=False
     )
@@ -84,6 +90,9 @@ class Lease(models.Model):
     )
     host = models.CharField(max_length=255, blank=True)
     seats = models.PositiveIntegerField(default=1, validators=[MinValueValidator(1)])
+    overdraft_seats = models.PositiveIntegerField(
+        default=0, db_default=0, editable=False, help_text="Of its seats, those above the capacity when it was granted."
+    )
     borrowed_at = models.DateTimeField()
     ttl = models.DurationField(null=True, editable=False, help_text="What a heartbeat extends it by.")
     expires_at = models.DateTimeField(null=True, blank=True, help_text="Free from then on; empty = never.")
@@ -97,6 +106,9 @@ class Lease(models.Model):
         ordering = ["-borrowed_at", "-id"]
         constraints = [
             models.CheckConstraint(condition=Q(seats__gte=1), name="lease_seats_at_least_one"),
+            models.CheckConstraint(
+                condition=Q(overdraft_seats__lte=F("seats")), name="lease_overdraft_is_of_its_seats"
+            ),
             models.CheckConstraint(
                 condition=Q(ended_at__isnull=True) | Q(ended_at__gte=F("borrowed_at")),
                 name="lease_ends_after_it_begins",
@@ -122,6 +134,12 @@ class Lease(models.Model):
                 condition=Q(ended_at__isnull=True, expires_at__isnull=False),
                 name="lease_open_by_expiry",
             ),
+            # What each team has, at every scrape.
+            models.Index(
+                fields=["tool", "team"],
+                condition=Q(ended_at__isnull=True, team__isnull=False),
+                name="lease_open_by_team",
+            ),
             models.Index(fields=["part_of"], condition=Q(part_of__isnull=False), name="lease_parts"),
             models.Index(fields=["-borrowed_at", "-id"], name="lease_newest_first"),
             models.Index(fields=["tool", "-borrowed_at"], name="lease_by_tool"),
@@ -143,6 +161,25 @@ class Lease(models.Model):
     def is_over(self, now: datetime) -> bool:
         """Whether the seats are free for others at ``now``."""
         return self.ended_at is not None or (self.expires_at is not None and self.expires_at <= now)
+
+    def duration(self, now: datetime) -> timedelta:
+        """How long the seats were held, or have been by ``now``."""
+        return (self.ended_at or now) - self.borrowed_at
+
+    def seat_hours(self, now: datetime) -> float:
+        """The hours that its seats were held, or have been by ``now``, together."""
+        return self.seats * (self.duration(now) / timedelta(hours=1))
+
+    def cost(self, now: datetime) -> Decimal | None:
+        """What its seats cost for as long as they were held, or have been by
+        ``now``, at the tool's prices of today; None where it has none."""
+        price = self.tool.seat_hour_price
+        if price is None:
+            return None
+        above = self.tool.overdraft_hour_price
+        hours = Decimal(self.duration(now) / timedelta(hours=1))
+        bought = self.seats - self.overdraft_seats
+        return hours * (bought * price + self.overdraft_seats * (price if above is None else above))
 
     def end_when_over(self, now: datetime) -> None:
         """Fill in the end, unsaved, of a lease whose time is over."""

@@ -20,6 +20,12 @@ def validate_name(name: str) -> None:
         raise ValidationError("No control or invisible characters, no blanks at the ends.")
 
 
+class TeamQuerySet(models.QuerySet["Team"]):
+    def of_user(self, user: str) -> "TeamQuerySet":
+        """The teams that a user is in."""
+        return self.filter(members__user=user)
+
+
 class Team(models.Model):
     """People who share seats and their cost."""
 
@@ -33,6 +39,8 @@ class Team(models.Model):
     )
     display_name = models.CharField(max_length=128, blank=True)
     created_at = models.DateTimeField(auto_now_add=True)
+
+    objects = TeamQuerySet.as_manager()
 
     class Meta:
         ordering = ["name"]
@@ -64,6 +72,29 @@ class TeamMemberQuerySet(models.QuerySet["TeamMember"]):
             ],
             ignore_conflicts=True,
         )
+
+    def follow_file(self, members: Iterable[tuple[str, str]]) -> tuple[int, int]:
+        """Make these pairs of team and user the memberships that come from a
+        file: new teams are made, and who is in the file no more leaves. What came
+        by hand or from the provider stays. Raises ValidationError for a name
+        that can't be. Part of the caller's transaction.
+
+        How many memberships were added, and removed.
+        """
+        wanted = set(members)
+        for name in {team for team, _ in wanted} - set(Team.objects.values_list("name", flat=True)):
+            team = Team(name=name)
+            team.full_clean()
+            team.save()
+        teams = {team.name: team for team in Team.objects.all()}
+        known = {(row.team.name, row.user): row for row in self.select_related("team")}
+        new = [TeamMember(team=teams[team], user=user, source=MemberSource.CSV) for team, user in wanted - known.keys()]
+        for member in new:
+            member.clean_fields()
+        self.bulk_create(new)
+        gone = [row.pk for who, row in known.items() if row.source == MemberSource.CSV and who not in wanted]
+        self.filter(pk__in=gone).delete()
+        return len(new), len(gone)
 
 
 class TeamMember(models.Model):

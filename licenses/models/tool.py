@@ -10,7 +10,7 @@ from django.db import models
 from django.db.models import Count, F, Min, OuterRef, Q, Subquery, Sum
 from django.db.models.functions import Coalesce, Now
 
-from licenses.policy import Pool
+from licenses.policy import Levels
 
 # The first character may be neither a dot (clients fold "/../" out of a path)
 # nor a dash (a command line would take it for an option).
@@ -52,10 +52,14 @@ class ToolQuerySet(models.QuerySet["Tool"]):
 
         ``overdue``, seats of leases whose time is over but that nobody has
         closed yet; ``queued``, how many wait; ``wanted``, the seats they wait
-        for; ``oldest_wait``, since when the first of them waits.
+        for; ``oldest_wait``, since when the first of them waits;
+        ``reserved_idle``, seats reserved for teams that don't use them.
         """
+        from .allotment import Allotment
         from .lease import Lease
         from .waiting import TicketClaim
+
+        allotments = Allotment.objects.with_borrowed(Now()).filter(tool=OuterRef("pk")).order_by().values("tool")
 
         overdue = Lease.objects.overdue(Now()).filter(tool=OuterRef("pk")).order_by().values("tool")
         claims = TicketClaim.objects.live(Now()).filter(tool=OuterRef("pk")).order_by().values("tool")
@@ -64,6 +68,7 @@ class ToolQuerySet(models.QuerySet["Tool"]):
             queued=Coalesce(Subquery(claims.annotate(level=Count("pk")).values("level")), 0),
             wanted=Coalesce(Subquery(claims.annotate(level=Sum("seats")).values("level")), 0),
             oldest_wait=Subquery(claims.annotate(level=Min("ticket__created_at")).values("level")),
+            reserved_idle=Coalesce(Subquery(allotments.annotate(level=Sum("idle")).values("level")), 0),
         )
 
 
@@ -93,7 +98,32 @@ class Tool(models.Model):
         validators=[MaxValueValidator(MAX_CAPACITY)],
         help_text="Seats bought. Lowering it takes no seat from anyone; nothing is granted until it drains.",
     )
+    overdraft = models.PositiveIntegerField(
+        default=0,
+        db_default=0,
+        blank=True,
+        validators=[MaxValueValidator(MAX_CAPACITY)],
+        help_text="Seats that may be out above the capacity; counted, flagged and perhaps charged.",
+    )
+    user_limit = models.PositiveIntegerField(
+        null=True, blank=True, help_text="The most seats that one user has, unless a limit of their own says else."
+    )
+    seat_hour_price = models.DecimalField(
+        max_digits=12, decimal_places=4, null=True, blank=True, help_text="What a seat costs an hour; for reports."
+    )
+    overdraft_hour_price = models.DecimalField(
+        max_digits=12,
+        decimal_places=4,
+        null=True,
+        blank=True,
+        help_text="What a seat above the capacity costs an hour; the same if empty.",
+    )
     in_use = models.PositiveIntegerField(default=0, editable=False)
+    # Of the tool's allotments: the seats reserved, those of them that their
+    # teams don't use, and whether there is any rule but the tool's own.
+    reserved = models.PositiveIntegerField(default=0, db_default=0, editable=False)
+    kept_back = models.PositiveIntegerField(default=0, db_default=0, editable=False)
+    has_rules = models.BooleanField(default=False, db_default=False, editable=False)
     last_fence = models.PositiveBigIntegerField(default=0, db_default=0, editable=False)
     waiting = models.PositiveIntegerField(default=0, db_default=0, editable=False)
     # About when somebody was last denied a seat: whether a borrow needs to look
@@ -105,6 +135,9 @@ class Tool(models.Model):
     expired_total = models.PositiveBigIntegerField(default=0, db_default=0, editable=False)
     forced_total = models.PositiveBigIntegerField(default=0, db_default=0, editable=False)
     revoked_total = models.PositiveBigIntegerField(default=0, db_default=0, editable=False)
+    overdraft_total = models.PositiveBigIntegerField(default=0, db_default=0, editable=False)
+    # How long its seats are held, as an average that follows the latest leases.
+    holding_time = models.DurationField(null=True, editable=False)
     default_ttl = models.DurationField(
         null=True,
         blank=True,
@@ -140,6 +173,10 @@ class Tool(models.Model):
                 violation_error_message="The default may not be longer than the longest.",
             ),
             models.CheckConstraint(condition=Q(in_use__gte=0), name="tool_in_use_not_negative"),
+            models.CheckConstraint(condition=Q(overdraft__lte=MAX_CAPACITY), name="tool_overdraft_in_range"),
+            models.CheckConstraint(
+                condition=Q(kept_back__gte=0, kept_back__lte=F("reserved")), name="tool_kept_back_is_reserved"
+            ),
             models.CheckConstraint(
                 condition=Q(valid_from__isnull=True) | Q(valid_until__isnull=True) | Q(valid_until__gt=F("valid_from")),
                 name="tool_validity_ends_after_start",
@@ -152,9 +189,12 @@ class Tool(models.Model):
 
     # What with_levels() adds.
     overdue: int
+    reserved_idle: int
     queued: int
     wanted: int
     oldest_wait: datetime | None
+    # What pools.with_levels() adds.
+    levels: Levels
 
     @property
     def borrowed(self) -> int:
@@ -162,28 +202,19 @@ class Tool(models.Model):
         return self.in_use - self.overdue
 
     @property
-    def set_aside(self) -> int:
-        """Seats that are free, but for those who wait."""
-        return min(max(self.capacity - self.borrowed, 0), self.wanted)
-
-    @property
-    def available(self) -> int:
-        """Seats that a newcomer can have; 0 while more are out than were bought."""
-        return max(self.capacity - self.borrowed, 0) - self.set_aside
+    def overdrawn(self) -> int:
+        """Seats that are out above those that were bought."""
+        return max(self.borrowed - self.capacity, 0)
 
     def oldest_wait_seconds(self, now: datetime) -> float:
         """How long the first in the queue waits; 0 if nobody does."""
         return max((now - self.oldest_wait).total_seconds(), 0) if self.oldest_wait else 0
 
-    def pool(self, *, set_aside: int = 0) -> Pool:
-        """What the policy needs to know; call it on a locked row."""
-        return Pool(
-            tool=self.name,
-            capacity=self.capacity,
-            in_use=self.in_use,
-            set_aside=set_aside,
-            max_ttl=self.max_ttl,
-            enabled=self.enabled,
-            valid_from=self.valid_from,
-            valid_until=self.valid_until,
-        )
+    @property
+    def is_rationed(self) -> bool:
+        """Whether more than the number of free seats may decide about a borrow."""
+        return self.has_rules or self.user_limit is not None
+
+    def held_for(self, span: timedelta) -> None:
+        """Let the average holding time follow a lease that ended, unsaved."""
+        self.holding_time = span if self.holding_time is None else self.holding_time + (span - self.holding_time) / 8

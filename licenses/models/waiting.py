@@ -11,6 +11,7 @@ from django.db.models import F, Q
 from django.db.models.functions import Now
 
 from .lease import Lease
+from .team import Team
 from .tool import Tool
 
 
@@ -46,6 +47,8 @@ class Ticket(models.Model):
     number = models.BigAutoField(primary_key=True)
     id = models.UUIDField(unique=True, default=uuid.uuid4, editable=False)
     user = models.CharField(max_length=64)
+    team = models.ForeignKey(Team, null=True, on_delete=models.PROTECT, related_name="+", db_index=False)
+    project = models.CharField(max_length=64, blank=True, db_default="")
     host = models.CharField(max_length=255, blank=True)
     ttl = models.DurationField(null=True)
     # [{"number": 0, "items": [{"tool": ..., "seats": ...}, ...]}, ...], the preferred one first.

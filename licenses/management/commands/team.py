@@ -1,0 +1,60 @@
+"""``manage.py team``: list teams, and take their members from a file."""
+
+import csv
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from django.core.exceptions import ValidationError
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.db import transaction
+
+from licenses.models import Team, TeamMember
+
+HEADER = ["team", "user"]
+
+
+class Command(BaseCommand):
+    help = "List teams, and take their members from a CSV file."
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        actions = parser.add_subparsers(dest="action", required=True)
+        every = actions.add_parser("list", help="show the teams")
+        every.add_argument("--members", action="store_true", help="with who is in them, and where that comes from")
+        load = actions.add_parser(
+            "import",
+            help="make a CSV file with the columns team and user the members that come from a file: who is no more "
+            "in it leaves; who was put in by hand or by the sign-in provider stays",
+        )
+        load.add_argument("file", type=Path)
+
+    def handle(self, *args: Any, action: str, **options: Any) -> None:
+        actions: dict[str, Callable[..., None]] = {"list": self.list, "import": self.load}
+        actions[action](**options)
+
+    def list(self, *, members: bool, **_: Any) -> None:
+        for team in Team.objects.prefetch_related("members"):
+            people = team.members.all()
+            self.stdout.write(f"{team.name}\t{len(people)}\t{team.display_name}")
+            for member in people if members else ():
+                self.stdout.write(f"\t{member.user}\t{member.source}")
+
+    def load(self, *, file: Path, **_: Any) -> None:
+        try:
+            with file.open(encoding="utf-8-sig", newline="") as lines, transaction.atomic():
+                added, removed = TeamMember.objects.follow_file(pairs(csv.reader(lines)))
+        except (OSError, UnicodeDecodeError, csv.Error) as error:
+            raise CommandError(f"{file}: {error}") from None
+        except ValidationError as error:
+            raise CommandError(f"{file}: {'; '.join(error.messages)}") from None
+        self.stdout.write(f"{file}: {added} added, {removed} removed")
+
+
+def pairs(rows: Iterator[list[str]]) -> Iterator[tuple[str, str]]:
+    """Team and user of each row; raises ValidationError with the row's number."""
+    if next(rows, None) != HEADER:
+        raise ValidationError(f"line 1: the header must be {','.join(HEADER)}")
+    for number, row in enumerate(rows, start=2):
+        if len(row) != len(HEADER) or not all(row):
+            raise ValidationError(f"line {number}: takes a team and a user")
+        yield row[0], row[1]

@@ -1,0 +1,72 @@
+"""The services that change who may have how much of a tool.
+
+They lock the tool, as a borrow does: what a borrow decides by is never half of
+the old rules and half of the new.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from django.db import transaction
+from django.db.models import Sum
+
+from .errors import OverReserved, UnknownTool
+from .models import Allotment, Lease, Team, Tool
+
+
+@dataclass(frozen=True, slots=True)
+class Allowance:
+    """What a team may have: ``quota`` seats at most (None is no ceiling), and
+    ``reservation`` seats in any case."""
+
+    quota: int | None = None
+    reservation: int = 0
+
+
+@transaction.atomic
+def allot(*, tool: str, allowances: Mapping[Team, Allowance | None]) -> None:
+    """Set what teams may have of a tool, all at once; None is nothing in
+    particular. Takes no seat from anyone.
+
+    Raises UnknownTool, or OverReserved if a reservation grows and all of them
+    together are more than the tool's capacity.
+    """
+    locked = _lock(tool)
+    grows = False
+    for team, allowance in allowances.items():
+        mine = Allotment.objects.filter(tool=locked, team=team)
+        if allowance is None:
+            mine.delete()
+            continue
+        before = mine.values_list("reservation", flat=True).first() or 0
+        grows |= allowance.reservation > before
+        values = {"quota": allowance.quota, "reservation": allowance.reservation}
+        if not mine.update(**values):
+            open_leases = Lease.objects.open().filter(tool=locked, team=team)
+            in_use = open_leases.aggregate(seats=Sum("seats", default=0))["seats"]
+            Allotment.objects.create(tool=locked, team=team, in_use=in_use, **values)
+    _settle(locked)
+    if grows and locked.reserved > locked.capacity:
+        raise OverReserved(tool=tool, capacity=locked.capacity, reserved=locked.reserved)
+
+
+@transaction.atomic
+def settle(*, tool: str) -> None:
+    """Let a tool know of its user limits and lists, after they were changed in
+    the caller's transaction. Raises UnknownTool."""
+    _settle(_lock(tool))
+
+
+def _lock(name: str) -> Tool:
+    tool = Tool.objects.locked([name]).first()
+    if tool is None:
+        raise UnknownTool(tool=name)
+    return tool
+
+
+def _settle(tool: Tool) -> None:
+    shares = [allotment.share for allotment in tool.allotments.all()]
+    tool.reserved = sum(share.reservation for share in shares)
+    tool.kept_back = sum(share.idle for share in shares)
+    tool.has_rules = bool(shares) or tool.user_limits.exists() or tool.access_rules.exists()
+    tool.save(update_fields=["reserved", "kept_back", "has_rules"])
