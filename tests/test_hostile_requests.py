@@ -66,6 +66,16 @@ BODIES: list[tuple[str, bytes | dict[str, Any], int]] = [
     ("seats 2^63", GOOD | {"seats": 2**63}, 400),
     ("seats over the most", GOOD | {"seats": 1_000_001}, 400),
     ("host of 256", GOOD | {"host": "h" * 256}, 400),
+    ("team null", GOOD | {"team": None}, 400),
+    ("team list", GOOD | {"team": ["crash"]}, 400),
+    ("team empty", GOOD | {"team": ""}, 400),
+    ("team with NUL", GOOD | {"team": "crash\0"}, 400),
+    ("team of 65", GOOD | {"team": "t" * 65}, 400),
+    ("team that there isn't", GOOD | {"team": "crash"}, 403),
+    ("project of 65", GOOD | {"project": "p" * 65}, 400),
+    ("project with a line break", GOOD | {"project": "a\nb"}, 400),
+    ("project number", GOOD | {"project": 1}, 400),
+    ("an overdraft of one's own", GOOD | {"overdraft_seats": 1}, 400),
     ("an id of one's own", GOOD | {"id": "00000000-0000-4000-8000-000000000000"}, 400),
     ("an end of one's own", GOOD | {"ended_at": None}, 400),
     ("10 MB", b'{"tool":"cad","user":"' + b"u" * 10_000_000 + b'"}', 413),
@@ -81,12 +91,13 @@ def assert_problem(answer: Any, status: int) -> None:
     assert problem["detail"]
 
 
+@pytest.mark.parametrize("path", ["/licenses/borrow", "/licenses/explain"])
 @pytest.mark.parametrize(("body", "status"), [row[1:] for row in BODIES], ids=[row[0] for row in BODIES])
 def test_a_bad_borrow_is_refused_and_changes_nothing(
-    api: Api, make_tool: Callable[..., Tool], body: bytes | dict[str, Any], status: int
+    api: Api, make_tool: Callable[..., Tool], body: bytes | dict[str, Any], status: int, path: str
 ) -> None:
     make_tool("cad", capacity=5)
-    assert_problem(api.post("/licenses/borrow", body), status)
+    assert_problem(api.post(path, body), status)
     assert not Lease.objects.exists()
     assert api.status()["borrowed"] == 0
 
@@ -110,6 +121,11 @@ REQUESTS = [
     ("GET", "/licenses/%ED%A0%80/status", {}, 404),
     ("GET", "/licenses/" + "c" * 2000 + "/status", {}, 404),
     ("GET", "/licenses/nothing/here", {}, 404),
+    ("GET", "/licenses/cad/status?user=%00", {}, 400),
+    ("GET", "/licenses/cad/status?team=" + "t" * 65, {}, 400),
+    ("GET", "/licenses/cad/status?nosuch=1", {}, 400),
+    ("GET", "/licenses/nope/status?user=ana", {}, 404),
+    ("GET", "/licenses/explain", {}, 405),
     ("GET", "/borrows?user=%00", {}, 400),
     ("GET", "/borrows?nosuch=1", {}, 400),
     ("GET", "/borrows?user=" + "u" * 65, {}, 400),
@@ -119,6 +135,8 @@ REQUESTS = [
     ("GET", "/api/v1/leases/nope/", {}, 404),
     ("GET", "/api/v1/leases/?user=%00", {}, 400),
     ("GET", "/api/v1/leases/?tool=%00", {}, 400),
+    ("GET", "/api/v1/leases/?team=%00", {}, 400),
+    ("GET", "/api/v1/leases/?project=%00", {}, 400),
     ("GET", "/api/v1/leases/?state=dead", {}, 400),
     ("GET", "/api/v1/leases/?borrowed_after=yesterday", {}, 400),
     ("GET", "/api/v1/leases/?borrowed_after=0000-00-00", {}, 400),

@@ -5,7 +5,7 @@ from typing import Any
 from django.contrib import admin
 from django.http import HttpRequest
 
-from licenses.models import MemberSource, Team, TeamMember
+from licenses.models import Allotment, MemberSource, Team, TeamMember
 
 
 class MemberInline(admin.TabularInline[TeamMember, Team]):
@@ -14,11 +14,25 @@ class MemberInline(admin.TabularInline[TeamMember, Team]):
     readonly_fields = ["source"]
 
 
+class AllotmentInline(admin.TabularInline[Allotment, Team]):
+    """What the team may have; set on the tools' pages."""
+
+    model = Allotment
+    fields = ["tool", "quota", "reservation", "in_use"]
+    readonly_fields = ["tool", "quota", "reservation", "in_use"]
+    extra = 0
+    can_delete = False
+    verbose_name_plural = "quotas and reservations"
+
+    def has_add_permission(self, request: HttpRequest, obj: Team | None = None) -> bool:
+        return False
+
+
 @admin.register(Team)
 class TeamAdmin(admin.ModelAdmin[Team]):
     list_display = ["name", "display_name"]
     search_fields = ["name", "display_name", "members__user"]
-    inlines = [MemberInline]
+    inlines = [MemberInline, AllotmentInline]
 
     def get_readonly_fields(self, request: HttpRequest, obj: Team | None = None) -> list[str]:
         # The provider's groups and people's scripts know a team by its name.

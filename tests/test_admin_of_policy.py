@@ -1,0 +1,172 @@
+"""Quotas, reservations, limits and lists on a tool's page in the admin."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from django.test import Client
+
+from licenses.models import AccessRule, Allotment, Team, Tool, UserLimit
+
+from .conftest import Api, allot
+
+MakeTool = Callable[..., Tool]
+MakeTeam = Callable[..., Team]
+INLINES = ["allotments", "user_limits", "access_rules"]
+
+
+def save(admin: Client, tool: Tool, rows: dict[str, list[dict[str, Any]]], **values: Any) -> Any:
+    """Send the tool's page as a browser does; rows with an id are changed."""
+    tool.refresh_from_db()
+    data: dict[str, Any] = {"capacity": tool.capacity, "overdraft": tool.overdraft, "enabled": "on", "_save": "Save"}
+    for inline in INLINES:
+        wanted = rows.get(inline, [])
+        data[f"{inline}-TOTAL_FORMS"] = len(wanted)
+        data[f"{inline}-INITIAL_FORMS"] = sum("id" in row for row in wanted)
+        for number, row in enumerate(wanted):
+            data |= {f"{inline}-{number}-{name}": value for name, value in row.items()}
+            data[f"{inline}-{number}-tool"] = tool.pk
+    return admin.post(f"/admin/licenses/tool/{tool.pk}/change/", data | values, follow=True)
+
+
+def test_a_quota_and_a_reservation_are_given(
+    api: Api, admin_client: Client, make_tool: MakeTool, make_team: MakeTeam
+) -> None:
+    tool, crash = make_tool(capacity=3), make_team("crash", "ana")
+    api.borrow()
+    save(admin_client, tool, {"allotments": [{"team": crash.pk, "quota": 2, "reservation": 2}]})
+    assert Allotment.objects.get().in_use == 1
+    assert api.status()["reserved_idle"] == 1
+    assert api.borrow(seats=2).json()["code"] == "quota"
+    # What is out meanwhile isn't written over.
+    allotment = Allotment.objects.get()
+    page = admin_client.get(f"/admin/licenses/tool/{tool.pk}/change/")
+    assert b"crash" in page.content
+    api.borrow()
+    save(admin_client, tool, {"allotments": [{"id": allotment.pk, "team": crash.pk, "quota": 3, "reservation": 1}]})
+    allotment.refresh_from_db()
+    assert (allotment.quota, allotment.reservation, allotment.in_use) == (3, 1, 2)
+
+
+def test_an_allotment_is_taken_away_or_given_to_another_team(
+    api: Api, admin_client: Client, make_tool: MakeTool, make_team: MakeTeam
+) -> None:
+    tool, crash, body = make_tool(capacity=3), make_team("crash", "ana"), make_team("body", "ben")
+    allot("cad", crash, reservation=3)
+    api.borrow(user="ana")
+    row = {"id": Allotment.objects.get().pk, "team": body.pk, "quota": "", "reservation": 2}
+    save(admin_client, tool, {"allotments": [row]})
+    moved = Allotment.objects.get()
+    assert (moved.team, moved.reservation, moved.in_use) == (body, 2, 0)
+    save(admin_client, tool, {"allotments": [{"id": moved.pk, "team": body.pk, "reservation": 2, "DELETE": "on"}]})
+    assert not Allotment.objects.exists()
+    tool.refresh_from_db()
+    assert (tool.reserved, tool.kept_back, tool.has_rules) == (0, 0, False)
+
+
+def test_more_than_there_is_can_not_be_reserved(admin_client: Client, make_tool: MakeTool, make_team: MakeTeam) -> None:
+    tool, crash, body = make_tool(capacity=3), make_team("crash"), make_team("body")
+    answer = save(
+        admin_client,
+        tool,
+        {"allotments": [{"team": crash.pk, "reservation": 2}, {"team": body.pk, "reservation": 2}]},
+    )
+    assert b"4 seats of cad would be reserved in all, but there are 3." in answer.content
+    assert not Allotment.objects.exists()
+    # With the seats that are bought at the same time it is enough.
+    save(
+        admin_client,
+        tool,
+        {"allotments": [{"team": crash.pk, "reservation": 2}, {"team": body.pk, "reservation": 2}]},
+        capacity=4,
+    )
+    assert Allotment.objects.count() == 2
+
+
+def test_a_capacity_below_the_reservations_is_shown(
+    admin_client: Client, make_tool: MakeTool, make_team: MakeTeam
+) -> None:
+    tool, crash = make_tool(capacity=3), make_team("crash")
+    allot("cad", crash, reservation=2)
+    row = {"id": Allotment.objects.get().pk, "team": crash.pk, "reservation": 2}
+    answer = save(admin_client, tool, {"allotments": [row]}, capacity=1)
+    assert b"2 seats of cad are reserved, more than the 1 that there are" in answer.content
+    tool.refresh_from_db()
+    assert tool.capacity == 1
+
+
+@pytest.mark.parametrize("quota", ["1", "-1", "many"])
+def test_a_quota_that_makes_no_sense_is_refused(
+    admin_client: Client, make_tool: MakeTool, make_team: MakeTeam, quota: str
+) -> None:
+    tool, crash = make_tool(capacity=3), make_team("crash")
+    answer = save(admin_client, tool, {"allotments": [{"team": crash.pk, "quota": quota, "reservation": 2}]})
+    assert answer.status_code == 200
+    assert not Allotment.objects.exists()
+
+
+def test_limits_and_lists_work_at_once(
+    api: Api, admin_client: Client, make_tool: MakeTool, make_team: MakeTeam
+) -> None:
+    tool, crash = make_tool(capacity=9), make_team("crash", "ana", "ben")
+    save(
+        admin_client,
+        tool,
+        {
+            "user_limits": [{"user": "ana", "seats": 1}],
+            "access_rules": [
+                {"effect": "include", "kind": "team", "team": crash.pk, "name": ""},
+                {"effect": "exclude", "kind": "user", "team": "", "name": "ben"},
+            ],
+        },
+    )
+    assert (UserLimit.objects.count(), AccessRule.objects.count()) == (1, 2)
+    assert api.borrow(user="ana", seats=2).json()["code"] == "user_limit"
+    assert api.borrow(user="ben").json()["code"] == "excluded"
+    assert api.borrow(user="eve").json()["code"] == "not_included"
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"effect": "include", "kind": "user", "team": "", "name": ""},
+        {"effect": "include", "kind": "team", "team": "", "name": "crash"},
+        {"effect": "include", "kind": "user", "team": "crash", "name": "ana"},
+        {"effect": "both", "kind": "user", "team": "", "name": "ana"},
+        {"effect": "include", "kind": "user", "team": "", "name": "a\u202eb"},
+    ],
+)
+def test_a_line_that_makes_no_sense_is_refused(
+    admin_client: Client, make_tool: MakeTool, make_team: MakeTeam, row: dict[str, Any]
+) -> None:
+    tool, crash = make_tool(), make_team("crash")
+    row = row | ({"team": crash.pk} if row["team"] else {})
+    assert save(admin_client, tool, {"access_rules": [row]}).status_code == 200
+    assert not AccessRule.objects.exists()
+
+
+def test_a_team_with_an_allotment_or_leases_stays(
+    api: Api, admin_client: Client, make_tool: MakeTool, make_team: MakeTeam
+) -> None:
+    make_tool(capacity=3)
+    crash, body = make_team("crash", "ana"), make_team("body")
+    allot("cad", body, quota=1)
+    api.borrow(user="ana")
+    for team in (crash, body):
+        admin_client.post(f"/admin/licenses/team/{team.pk}/delete/", {"post": "yes"})
+    assert Team.objects.count() == 2
+
+
+def test_the_lists_show_the_numbers_apart(
+    api: Api, admin_client: Client, make_tool: MakeTool, make_team: MakeTeam
+) -> None:
+    make_tool(capacity=5)
+    allot("cad", make_team("crash", "ana"), quota=4, reservation=2)
+    api.borrow(user="eve")
+    api.wait(user="eve", seats=3)
+    page = admin_client.get("/admin/licenses/tool/").content.decode()
+    for column, seats in {"borrowed": 1, "reserved_idle": 2, "queued": 1, "available": 0}.items():
+        assert f'<td class="field-{column}">{seats}</td>' in page
+    team = admin_client.get(f"/admin/licenses/team/{Team.objects.get().pk}/change/").content.decode()
+    assert "cad" in team
+    assert admin_client.get("/admin/licenses/lease/?team__id__exact=1").status_code == 200
