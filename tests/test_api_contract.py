@@ -80,6 +80,24 @@ def test_the_schema_is_valid_and_knows_the_client_calls(api: Api) -> None:
     } <= set(schema["paths"])
 
 
+def test_leases_are_what_the_schema_says(api: Api, make_tool: Callable[..., Tool]) -> None:
+    make_tool("cad")
+    schema = json.loads(api.client.get("/api/schema/", headers={"Accept": "application/json"}).content)
+    schemas = schema["components"]["schemas"]
+    lease = api.borrow().json()
+    answers = {
+        "Granted": lease,
+        "Lease": api.client.get("/borrows").json()[0],
+        "LeaseRecord": api.client.get(f"/api/v1/leases/{lease['id']}/").json(),
+        "LeaseItem": lease["items"][0],
+        "ToolStatus": api.status(),
+        "Explanation": api.explain(),
+    }
+    assert {name: list(answer) for name, answer in answers.items()} == {
+        name: list(schemas[name]["properties"]) for name in answers
+    }
+
+
 def test_the_documentation_needs_no_network(api: Api) -> None:
     page = api.client.get("/api/docs/").content.decode()
     assert "swagger-ui" in page

@@ -79,11 +79,11 @@ def team_for(caller: Caller, team: str | None) -> str | None:
     return own
 
 
-def require_own(caller: Caller, row: QuerySet[Any], unknown: type[Refusal]) -> None:
-    """Raise ``unknown`` unless the row's user is one the caller may act for: what
-    others have is for them not there."""
+def require_own(caller: Caller, rows: QuerySet[Any], unknown: type[Refusal], **which: Any) -> None:
+    """Raise ``unknown`` unless the user of that one of the rows is one the caller
+    may act for: what others have is for them not there."""
     if settings.LICENSE_AUTH == "open":
         return
-    holder = row.values_list("user", flat=True).first()
+    holder = rows.filter(**which).values_list("user", flat=True).first()
     if holder is None or not may_act_for(caller, holder):
         raise unknown

@@ -58,10 +58,15 @@ from .serializers import (
     ToolStatus,
     ToolStatusForYou,
     WaitingSerializer,
+    asked_for,
     clean_text,
 )
 
 logger = logging.getLogger(__name__)
+
+
+LEASES = Lease.objects.all()
+TICKETS = Ticket.objects.all()
 
 
 def problem_response(description: str) -> OpenApiResponse:
@@ -86,13 +91,13 @@ def find_uuid(value: str, unknown: type[Refusal]) -> uuid.UUID:
 
 def require_own_lease(request: Request, lease_id: uuid.UUID) -> None:
     """Raise UnknownLease for what is another's."""
-    require_own(caller_of(request), Lease.objects.filter(pk=lease_id), UnknownLease)
+    require_own(caller_of(request), LEASES, UnknownLease, pk=lease_id)
 
 
 def find_own_ticket(request: Request, value: str) -> uuid.UUID:
     """The ticket's id in a path; raises UnknownTicket, also for another's."""
     ticket_id = find_uuid(value, UnknownTicket)
-    require_own(caller_of(request), Ticket.objects.filter(id=ticket_id), UnknownTicket)
+    require_own(caller_of(request), TICKETS, UnknownTicket, id=ticket_id)
     return ticket_id
 
 
@@ -113,22 +118,20 @@ def borrow_answer(outcome: leasing.Granted | Waiting) -> Response:
 
 def status_answer(request: Request, name: str) -> Response:
     """The status of a tool; for somebody in particular, if the query says so."""
-    query = StatusQuery(data=request.query_params.dict())
-    query.is_valid(raise_exception=True)
+    subject = StatusQuery.validated(request.query_params.dict())
     tool = find_tool(name)
     answer = dict(ToolStatus(tool).data)
-    if query.validated_data:
-        user, team = query.validated_data.get("user", ""), query.validated_data.get("team")
-        answer["available_to_you"] = leasing.available_to(tool=tool, user=user, team=team)
+    if subject:
+        answer["available_to_you"] = leasing.available_to(
+            tool=tool, user=subject.get("user", ""), team=subject.get("team")
+        )
     return Response(answer)
 
 
 def borrow_request(request: Request) -> leasing.Asked:
     """The body of a borrow, by somebody who may ask for it."""
     caller = caller_of(request)
-    body = BorrowRequest(data=request.data, context={"caller_name": caller.name})
-    body.is_valid(raise_exception=True)
-    asked = body.asked()
+    asked = asked_for(request.data, caller=caller.name)
     require_may_act_for(caller, asked.user)
     return replace(asked, team=team_for(caller, asked.team))
 
@@ -223,9 +226,7 @@ class LicensesViewSet(viewsets.ViewSet):
     )
     def renew(self, request: Request) -> Response:
         """Extend a live lease by its time to live: the heartbeat."""
-        asked = LeaseRequest(data=request.data)
-        asked.is_valid(raise_exception=True)
-        lease_id = asked.validated_data["id"]
+        lease_id = LeaseRequest.validated(request.data)["id"]
         require_own_lease(request, lease_id)
         return lease_answer(leasing.renew(lease_id=lease_id))
 
@@ -240,9 +241,7 @@ class LicensesViewSet(viewsets.ViewSet):
     )
     def give_back(self, request: Request) -> Response:
         """Return a lease's seats. Harmless if it is returned already."""
-        asked = LeaseRequest(data=request.data)
-        asked.is_valid(raise_exception=True)
-        lease_id = asked.validated_data["id"]
+        lease_id = LeaseRequest.validated(request.data)["id"]
         require_own_lease(request, lease_id)
         leases = leasing.give_back(lease_id=lease_id)
         return Response({"status": "ok", "tool": leases[0].tool.name})
@@ -304,13 +303,12 @@ class BorrowsViewSet(viewsets.ViewSet):
     )
     def list(self, request: Request) -> Response:
         """The active leases, newest first."""
-        query = BorrowsQuery(data=request.query_params.dict())
-        query.is_valid(raise_exception=True)
+        query = BorrowsQuery.validated(request.query_params.dict())
         now = database_now()
         leases = Lease.objects.active(now).heads().newest_first().with_items()
-        if user := query.validated_data.get("user"):
+        if user := query.get("user"):
             leases = leases.held_by(user)
-        if host := query.validated_data.get("host"):
+        if host := query.get("host"):
             leases = leases.filter(host=host)
         return Response(LeaseSerializer(leases, many=True, context={"now": now}).data)
 
@@ -449,10 +447,9 @@ class LeaseViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, viewsets.Ge
     def force_return(self, request: Request, pk: str) -> Response:
         """Take the seats back from their holder; for administrators. A lease
         that has ended stays as it is."""
-        asked = ForceReturnRequest(data=request.data)
-        asked.is_valid(raise_exception=True)
-        leasing.force_return(lease_id=find_uuid(pk, UnknownLease), note=asked.validated_data["reason"])
-        logger.info("%s force-returned lease %s: %s", caller_of(request), pk, asked.validated_data["reason"])
+        reason = ForceReturnRequest.validated(request.data)["reason"]
+        leasing.force_return(lease_id=find_uuid(pk, UnknownLease), note=reason)
+        logger.info("%s force-returned lease %s: %s", caller_of(request), pk, reason)
         return Response(self.get_serializer(self.get_object()).data)
 
 
