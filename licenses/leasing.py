@@ -141,7 +141,7 @@ def _transaction(service: Callable[P, R]) -> Callable[P, R]:
 
 def _lock(names: Iterable[str]) -> tuple[dict[str, Tool], datetime]:
     """The tools that there are of these names, locked, and the time since."""
-    tools, now = statements.lock(names)
+    tools, _, now = statements.lock(names)
     return {tool.name: tool for tool in tools}, now
 
 
@@ -203,8 +203,9 @@ def _borrow(asked: Asked, retry: Retry | None, vouched: frozenset[str]) -> tuple
 
 
 def _decide(asked: Asked, vouched: frozenset[str]) -> Outcome:
-    teams = _teams_of(asked.user, vouched)
-    tools, now = _lock(asked.tools())
+    found, in_table, now = statements.lock(asked.tools(), asked.user)
+    tools = {tool.name: tool for tool in found}
+    teams = _with_vouched(in_table, vouched)
     for name in tools:
         metrics.know(name)
     if missing := asked.tools() - tools.keys():
@@ -235,9 +236,9 @@ def _decide(asked: Asked, vouched: frozenset[str]) -> Outcome:
     return refusal
 
 
-def _teams_of(user: str, vouched: frozenset[str]) -> dict[str, Team]:
-    """The teams that a user is in, by name and in the order of their names."""
-    teams = statements.teams_of(user)
+def _with_vouched(teams: list[Team], vouched: frozenset[str]) -> dict[str, Team]:
+    """The teams that a user is in, by the table and by the credential, by name
+    and in the order of their names."""
     if more := vouched - {team.name for team in teams}:
         teams = sorted([*teams, *Team.objects.filter(name__in=more)], key=lambda team: team.name)
     return {team.name: team for team in teams}
@@ -436,7 +437,7 @@ def explain(asked: Asked, *, vouched: frozenset[str] = frozenset()) -> Explanati
 
     Raises UnknownTool or NotAMember.
     """
-    teams = _teams_of(asked.user, vouched)
+    teams = _with_vouched(statements.teams_of(asked.user), vouched)
     tools = {tool.name: tool for tool in Tool.objects.with_levels().filter(name__in=asked.tools())}
     if missing := asked.tools() - tools.keys():
         raise UnknownTool(tool=min(missing))
@@ -465,7 +466,7 @@ def available_to(*, tool: Tool, user: str, team: str | None) -> int:
     """The most seats of a tool from ``with_levels`` that one borrow of this
     subject would be granted now; ``user`` '' is somebody without a team or a
     limit. Raises NotAMember."""
-    teams = _teams_of(user, frozenset()) if user else {}
+    teams = _with_vouched(statements.teams_of(user), frozenset()) if user else {}
     if team is not None and not user:
         teams = {found.name: found for found in Team.objects.filter(name=team)}
     subjects = _subjects(Asked(user=user, alternatives=(), team=team), teams)
@@ -666,15 +667,12 @@ def force_return(*, lease_id: uuid.UUID, note: str) -> list[Lease]:
 
 
 def _end(lease_id: uuid.UUID, reason: EndReason, note: str = "") -> list[Lease]:
-    found, now = statements.lock_for_return(lease_id)
-    if not found:
+    leases, now = statements.lock_for_return(lease_id)
+    if not leases:
         raise UnknownLease
-    tools = {tool.pk: tool for tool in found}
-    # Read after the lock was got, under which alone they end.
-    leases = statements.borrowed_as(lease_id)
-    shares = _shares_of(leases[0].team_id, found)
+    shares = _shares_of(leases[0].team_id, [lease.tool for lease in leases])
     for lease in leases:
-        lease.tool = tool = tools[lease.tool_id]
+        tool = lease.tool
         if lease.ended_at is not None:
             continue
         lease.end_when_over(now)

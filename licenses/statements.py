@@ -22,14 +22,32 @@ from .models import ApiToken, EndReason, Lease, Team, Tool
 M = TypeVar("M", bound=models.Model)
 
 
-class Compiled(Generic[M]):
-    """A query of whole rows, with annotations or not. ``stand_ins``, distinct
-    names or UUIDs, stand for its parameters; what else it has is constant.
+# What a locking query is asked besides its rows. Read after each row's lock was
+# got: in the locking query itself the time would be stale by the wait.
+CLOCK = "clock_timestamp()"
+TEAMS_OF_USER = """(
+    SELECT json_agg(json_build_array(team.id, team.name) ORDER BY team.name)
+    FROM licenses_team team JOIN licenses_teammember member ON member.team_id = team.id WHERE member.user = %s
+)"""
 
-    Made at its first use: a lock can be compiled within a transaction only.
+
+class Compiled(Generic[M]):
+    """A query of whole rows, with annotations and a related row or without.
+    ``stand_ins``, distinct names or UUIDs, stand for its parameters; what else
+    it has is constant.
+
+    ``besides`` are expressions that PostgreSQL gives with each row; other
+    databases don't. Made at its first use: a lock can be compiled within a
+    transaction only.
     """
 
-    def __init__(self, build: Callable[..., QuerySet[M]], *stand_ins: Any, with_clock: bool = False) -> None:
+    def __init__(
+        self,
+        build: Callable[..., QuerySet[M]],
+        *stand_ins: Any,
+        related: str | None = None,
+        besides: Sequence[str] = (),
+    ) -> None:
         queryset = build(*stand_ins)
         self.compiler = queryset.query.get_compiler(connection=connection)
         self.sql, parameters = self.compiler.as_sql()
@@ -38,33 +56,41 @@ class Compiled(Generic[M]):
         self.constants = parameters
         self.model = queryset.model
         self.names = [field.attname for field in self.model._meta.concrete_fields]
+        self.related = related
+        self.related_model: Any = self.model
+        if related:
+            self.related_model = self.model._meta.get_field(related).related_model
+        self.related_names = [field.attname for field in self.related_model._meta.concrete_fields] if related else []
         self.annotations = self.compiler.annotation_col_map or {}
         self.converters = self.compiler.get_converters([expression for expression, _, _ in self.compiler.select])
-        self.with_clock = with_clock and connection.vendor == "postgresql"
-        if self.with_clock:
-            # Read after each row's lock was got: in the locking query itself it
-            # would be stale by the wait.
-            self.sql = f"WITH locked AS MATERIALIZED ({self.sql}) SELECT *, clock_timestamp() FROM locked"  # noqa: S608
+        self.besides = len(besides) if connection.vendor == "postgresql" else 0
+        if self.besides:
+            more = ", ".join(besides)
+            self.sql = f"WITH locked AS MATERIALIZED ({self.sql}) SELECT *, {more} FROM locked"  # noqa: S608
 
-    def rows(self, *values: Any) -> tuple[list[M], datetime]:
-        """The rows, and the database's time if it was asked for and there is a
-        row, else this process's."""
+    def rows(self, *values: Any, besides: Sequence[Any] = ()) -> tuple[list[M], Sequence[Any]]:
+        """The rows, and what the last of them has besides; ``besides`` are the
+        parameters of that."""
         parameters = [
             constant if number is None else _parameter(values[number])
             for number, constant in zip(self.numbers, self.constants, strict=True)
         ]
         with connection.cursor() as cursor:
-            cursor.execute(self.sql, parameters)
+            cursor.execute(self.sql, [*parameters, *(besides if self.besides else ())])
             found = cursor.fetchall()
         # The rows are locked one after the other: the last one's time is after all waits.
-        now = found[-1][-1] if found and self.with_clock else timezone.now()
+        more = found[-1][-self.besides :] if found and self.besides else ()
         rows: Iterable[Sequence[Any]] = found
         if self.converters:
             rows = self.compiler.apply_converters(found, self.converters)
-        return [self._made(row) for row in rows], now
+        return [self._made(row) for row in rows], more
 
     def _made(self, row: Sequence[Any]) -> M:
-        made = self.model.from_db(connection.alias, self.names, row[: len(self.names)])
+        end = len(self.names)
+        made = self.model.from_db(connection.alias, self.names, row[:end])
+        if self.related:
+            related = row[end : end + len(self.related_names)]
+            setattr(made, self.related, self.related_model.from_db(connection.alias, self.related_names, related))
         for name, column in self.annotations.items():
             setattr(made, name, row[column])
         return made
@@ -82,17 +108,12 @@ SOME_ID = uuid.UUID(int=0)
 @cache
 def _locked(names: int) -> Compiled[Tool]:
     stand_ins = [f"name {number}" for number in range(names)]
-    return Compiled(lambda *names: Tool.objects.locked(names), *stand_ins, with_clock=True)
+    return Compiled(lambda *names: Tool.objects.locked(names), *stand_ins, besides=[TEAMS_OF_USER, CLOCK])
 
 
 @cache
-def _locked_for_return() -> Compiled[Tool]:
-    return Compiled(Tool.objects.locked_for_return, SOME_ID, with_clock=True)
-
-
-@cache
-def _borrowed_as() -> Compiled[Lease]:
-    return Compiled(Lease.objects.borrowed_as, SOME_ID)
+def _locked_for_return() -> Compiled[Lease]:
+    return Compiled(Lease.objects.locked_for_return, SOME_ID, related="tool", besides=[CLOCK])
 
 
 @cache
@@ -129,22 +150,23 @@ def tools_with_levels(name: str | None = None) -> list[Tool]:
     return tools
 
 
-def lock(names: Iterable[str]) -> tuple[list[Tool], datetime]:
+def lock(names: Iterable[str], user: str = "") -> tuple[list[Tool], list[Team], datetime]:
     """The tools that there are of these names, locked (``Tool.objects.locked``),
-    and the database's time since. Part of the caller's transaction."""
+    the teams of a user by name, and the database's time since. Part of the
+    caller's transaction."""
     wanted = sorted(names)
-    return _locked(len(wanted)).rows(*wanted)
+    tools, besides = _locked(len(wanted)).rows(*wanted, besides=[user])
+    if not besides:
+        return tools, teams_of(user) if user else [], timezone.now()
+    teams, now = besides
+    return tools, [Team(pk=pk, name=name) for pk, name in teams or ()], now
 
 
-def lock_for_return(lease_id: uuid.UUID) -> tuple[list[Tool], datetime]:
-    """The tools of one borrow, locked, and the database's time since."""
-    return _locked_for_return().rows(lease_id)
-
-
-def borrowed_as(lease_id: uuid.UUID) -> list[Lease]:
-    """The leases of one borrow (``Lease.objects.borrowed_as``)."""
-    leases, _ = _borrowed_as().rows(lease_id)
-    return leases
+def lock_for_return(lease_id: uuid.UUID) -> tuple[list[Lease], datetime]:
+    """The leases of one borrow, its head first, with their tools, all locked
+    (``Lease.objects.locked_for_return``), and the database's time since."""
+    leases, besides = _locked_for_return().rows(lease_id)
+    return sorted(leases, key=lambda lease: lease.place), besides[0] if besides else timezone.now()
 
 
 def write_lease(lease: Lease, *, tool: Tool, rationed: bool) -> None:

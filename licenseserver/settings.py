@@ -232,16 +232,19 @@ def postgresql(url: str) -> dict[str, Any]:
         # Server-side cursors don't survive PgBouncer's transaction pooling.
         "DISABLE_SERVER_SIDE_CURSORS": True,
     }
+    # To plan the statements of a borrow takes PostgreSQL as long as to run them.
+    prepared = {"server_side_binding": True, "prepare_threshold": 3} if LICENSE_DB_PREPARE else {}
     limits = (
         f"-c statement_timeout={STATEMENT_TIMEOUT}s -c lock_timeout=3s -c idle_in_transaction_session_timeout=10s "
         # Under REPEATABLE READ a count after the lock would be a stale one.
         "-c default_transaction_isolation=read\\ committed"
     )
-    config["OPTIONS"] = {"connect_timeout": 5, "options": limits} | config.get("OPTIONS", {})
+    config["OPTIONS"] = prepared | {"connect_timeout": 5, "options": limits} | config.get("OPTIONS", {})
     return config
 
 
 DATABASE_URL = environment.text("DATABASE_URL", "")
+LICENSE_DB_PREPARE = environment.boolean("LICENSE_DB_PREPARE", True)
 DATABASES = {
     "default": postgresql(DATABASE_URL)
     if DATABASE_URL

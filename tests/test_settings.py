@@ -28,6 +28,7 @@ def start(**variables: str) -> subprocess.CompletedProcess[str]:
         ("SECURE_SSL", "maybe"),
         ("TRUST_PROXY", "nginx"),
         ("LICENSE_DB_SEED", "2"),
+        ("LICENSE_DB_PREPARE", "perhaps"),
         ("LICENSE_DB_PATH", "/nonexistent/licenses.db"),
         ("LICENSE_DB_PATH", "/"),
         ("LOG_LEVEL", "LOUD"),

@@ -7,6 +7,8 @@ from django.http import HttpRequest
 
 from licenses.models import Allotment, MemberSource, Team, TeamMember
 
+from .inlines import OptionalInlines
+
 
 class MemberInline(admin.TabularInline[TeamMember, Team]):
     model = TeamMember
@@ -29,7 +31,7 @@ class AllotmentInline(admin.TabularInline[Allotment, Team]):
 
 
 @admin.register(Team)
-class TeamAdmin(admin.ModelAdmin[Team]):
+class TeamAdmin(OptionalInlines):
     list_display = ["name", "display_name"]
     search_fields = ["name", "display_name", "members__user"]
     inlines = [MemberInline, AllotmentInline]

@@ -1,6 +1,5 @@
 """Tools in the admin."""
 
-from collections.abc import Iterator
 from typing import Any
 
 from django.contrib import admin, messages
@@ -14,6 +13,8 @@ from licenses import leasing, pools, rationing
 from licenses.errors import OverReserved
 from licenses.models import AccessRule, Allotment, Team, Tool, UserLimit
 from licenses.policy import Levels
+
+from .inlines import OptionalInlines
 
 
 def _levels(tool: Tool) -> Levels:
@@ -61,7 +62,7 @@ class AccessRuleInline(admin.TabularInline[AccessRule, Tool]):
 
 
 @admin.register(Tool)
-class ToolAdmin(admin.ModelAdmin[Tool]):
+class ToolAdmin(OptionalInlines):
     list_display = [
         "name",
         "capacity",
@@ -145,12 +146,6 @@ class ToolAdmin(admin.ModelAdmin[Tool]):
     def get_inlines(self, request: HttpRequest, obj: Tool | None = None) -> list[Any]:
         # There is no tool yet that they could belong to.
         return list(self.inlines) if obj else []
-
-    def get_formsets_with_inlines(self, request: HttpRequest, obj: Tool | None = None) -> Iterator[Any]:
-        for formset, inline in super().get_formsets_with_inlines(request, obj):
-            # Who sends the tool's own fields alone leaves its rules as they are.
-            if request.method != "POST" or f"{formset.get_default_prefix()}-TOTAL_FORMS" in request.POST:
-                yield formset, inline
 
     def save_formset(self, request: HttpRequest, form: Any, formset: Any, change: bool) -> None:
         tool = form.instance

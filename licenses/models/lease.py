@@ -48,6 +48,16 @@ class LeaseQuerySet(models.QuerySet["Lease"]):
         together = Q(pk=lease_id, part_of__isnull=True) | Q(part_of=lease_id)
         return self.filter(together).order_by("place")
 
+    def locked_for_return(self, lease_id: uuid.UUID) -> "LeaseQuerySet":
+        """All leases of one borrow with their tools, under row locks: each tool's
+        first, as ``Tool.objects.locked`` has it, then its lease's.
+
+        The lock gives the rows as they are after the wait for it, also those of
+        leases that somebody else has ended meanwhile.
+        """
+        rows = self.borrowed_as(lease_id).select_related("tool").order_by("tool_id")
+        return rows.select_for_update(no_key=True, of=("tool", "self"))
+
     def of_tool(self, name: str) -> "LeaseQuerySet":
         """Heads of the borrows that seats of this tool are part of."""
         parts = Lease.objects.filter(part_of__isnull=False, tool__name=name)

@@ -1,6 +1,5 @@
 """The licensable thing: a pool of seats with a capacity."""
 
-import uuid
 from collections.abc import Iterable
 from datetime import datetime, timedelta
 
@@ -39,13 +38,6 @@ class ToolQuerySet(models.QuerySet["Tool"]):
         transaction holds the one write lock from the start (IMMEDIATE).
         """
         return self.select_for_update(no_key=True).filter(name__in=list(names)).order_by("pk")
-
-    def locked_for_return(self, lease_id: uuid.UUID) -> "ToolQuerySet":
-        """The tools of one borrow, as ``locked`` gives them."""
-        from .lease import Lease
-
-        tools = Lease.objects.borrowed_as(lease_id).order_by().values("tool")
-        return self.select_for_update(no_key=True).filter(pk__in=tools).order_by("pk")
 
     def with_levels(self) -> "ToolQuerySet":
         """Each tool with what the row alone doesn't tell, as of now:
