@@ -703,9 +703,7 @@ def _idle_after(share: Share, seats: int) -> int:
 
 def _close_overdue(tool: Tool, now: datetime) -> int:
     """Close the leases of a locked tool whose time is over, as of their end."""
-    overdue = Lease.objects.overdue(now).filter(tool=tool)
-    # Locked too: a heartbeat takes no lock of the tool's.
-    leases = list(overdue.order_by("pk").select_for_update())
+    leases = statements.overdue(tool, now)
     if not leases:
         return 0
     seats_of_team: Counter[int] = Counter()

@@ -9,7 +9,7 @@ figures are in docs/performance.md.
 
 import uuid
 from collections.abc import Callable, Iterable, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import cache
 from typing import Any, Generic, TypeVar
 
@@ -33,7 +33,7 @@ TEAMS_OF_USER = """(
 
 class Compiled(Generic[M]):
     """A query of whole rows, with annotations and a related row or without.
-    ``stand_ins``, distinct names or UUIDs, stand for its parameters; what else
+    ``stand_ins``, distinct values, stand for its parameters; what else
     it has is constant.
 
     ``besides`` are expressions that PostgreSQL gives with each row; other
@@ -99,10 +99,14 @@ class Compiled(Generic[M]):
 def _parameter(value: Any) -> Any:
     if isinstance(value, uuid.UUID) and not connection.features.has_native_uuid_field:
         return value.hex
+    if isinstance(value, datetime):
+        return connection.ops.adapt_datetimefield_value(value)
     return value
 
 
 SOME_ID = uuid.UUID(int=0)
+SOME_KEY = -1
+SOME_TIME = datetime(2000, 1, 1, tzinfo=UTC)
 
 
 @cache
@@ -114,6 +118,11 @@ def _locked(names: int) -> Compiled[Tool]:
 @cache
 def _locked_for_return() -> Compiled[Lease]:
     return Compiled(Lease.objects.locked_for_return, SOME_ID, related="tool", besides=[CLOCK])
+
+
+@cache
+def _overdue() -> Compiled[Lease]:
+    return Compiled(Lease.objects.overdue_of_tool, SOME_KEY, SOME_TIME)
 
 
 @cache
@@ -167,6 +176,13 @@ def lock_for_return(lease_id: uuid.UUID) -> tuple[list[Lease], datetime]:
     (``Lease.objects.locked_for_return``), and the database's time since."""
     leases, besides = _locked_for_return().rows(lease_id)
     return sorted(leases, key=lambda lease: lease.place), besides[0] if besides else timezone.now()
+
+
+def overdue(tool: Tool, now: datetime) -> list[Lease]:
+    """The locked tool's leases whose time is over, locked
+    (``Lease.objects.overdue_of_tool``)."""
+    leases, _ = _overdue().rows(tool.pk, now)
+    return leases
 
 
 def write_lease(lease: Lease, *, tool: Tool, rationed: bool) -> None:

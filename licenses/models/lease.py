@@ -39,6 +39,11 @@ class LeaseQuerySet(models.QuerySet["Lease"]):
         """Open leases whose time is over."""
         return self.open().filter(expires_at__lte=now)
 
+    def overdue_of_tool(self, tool_id: int, now: datetime) -> "LeaseQuerySet":
+        """Open leases of a tool whose time is over, under row locks: a heartbeat
+        takes no lock of the tool's."""
+        return self.overdue(now).filter(tool=tool_id).order_by("pk").select_for_update(no_key=True)
+
     def heads(self) -> "LeaseQuerySet":
         """One lease a borrow: the one whose id the borrower knows."""
         return self.filter(part_of__isnull=True)
