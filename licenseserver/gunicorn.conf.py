@@ -44,7 +44,8 @@ if os.environ.get("LICENSESERVER_METRICS_OWNER") != str(os.getpid()):
 # Load once, fork many: workers start fast and share memory.
 preload_app = True
 worker_class = "gthread"
-threads = 4
+# More threads a process than this only wait for each other (docs/performance.md).
+threads = 2
 timeout = 30
 graceful_timeout = 25
 keepalive = 5
@@ -86,6 +87,10 @@ def post_fork(server: Any, worker: Any) -> None:
     ready: gunicorn sets its handler before that.
     """
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    # In seconds. A thread that has got a tool's lock, for which others wait, may
+    # have to wait for its turn in the interpreter: Python's 5 ms would be longer
+    # than the whole transaction.
+    sys.setswitchinterval(0.0005)
 
 
 def child_exit(server: Any, worker: Any) -> None:
