@@ -20,6 +20,7 @@ from django.db.transaction import TransactionManagementError
 
 from .addresses import client_address
 from .callers import Caller, Kind
+from .clock import database_now
 from .models import (
     AccessRule,
     Action,
@@ -148,6 +149,7 @@ def record(
         raise TransactionManagementError("An audit record is written in the transaction of its change.")
     kind, name = SUBJECTS[type(subject)]
     AuditRecord.objects.create(
+        recorded_at=database_now(),
         actor_kind=by.kind,
         actor=by.name,
         origin=by.origin,

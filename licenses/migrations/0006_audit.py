@@ -7,7 +7,6 @@ what alters the table on SQLite, where that copies it, has to make them again.
 """
 
 import django.core.serializers.json
-import django.db.models.functions.datetime
 from django.db import migrations, models
 
 
@@ -81,7 +80,7 @@ class Migration(migrations.Migration):
             name='AuditRecord',
             fields=[
                 ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('recorded_at', models.DateTimeField(db_default=django.db.models.functions.datetime.Now(), editable=False, help_text="By the database's clock.")),
+                ('recorded_at', models.DateTimeField(editable=False, help_text="By the database's clock.")),
                 ('actor_kind', models.CharField(choices=[('account', 'Account'), ('token', 'API token'), ('jwt', 'JWT of the provider'), ('sign_in', 'Sign-in at the provider'), ('command', 'Command'), ('anonymous', 'Nobody known')], max_length=16)),
                 ('actor', models.CharField(blank=True, help_text="The account's name, the token's number, the command's OS user.", max_length=255)),
                 ('origin', models.CharField(help_text="The client's address, or the command's name.", max_length=255)),

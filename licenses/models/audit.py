@@ -5,7 +5,6 @@ from typing import Any, NoReturn
 
 from django.core.serializers.json import DjangoJSONEncoder
 from django.db import models
-from django.db.models.functions import Now
 
 
 class ActorKind(models.TextChoices):
@@ -71,7 +70,7 @@ class AuditRecord(models.Model):
     table copies it, and has to make the triggers again.
     """
 
-    recorded_at = models.DateTimeField(db_default=Now(), editable=False, help_text="By the database's clock.")
+    recorded_at = models.DateTimeField(editable=False, help_text="By the database's clock.")
     actor_kind = models.CharField(max_length=16, choices=ActorKind)
     actor = models.CharField(
         max_length=255, blank=True, help_text="The account's name, the token's number, the command's OS user."
