@@ -219,4 +219,5 @@ def _locked(row: models.Model) -> Any:
     """The row as it is in the database, locked; None if it isn't there."""
     if row.pk is None:
         return None
-    return type(row)._base_manager.select_for_update(no_key=True).filter(pk=row.pk).first()
+    # By its key: a model's own order may join tables, which can't be locked.
+    return type(row)._base_manager.select_for_update(no_key=True).filter(pk=row.pk).order_by("pk").first()
