@@ -21,6 +21,7 @@ from licenses.models import ApiToken, AuditRecord, Identity, Lease, Team, TeamMe
 from licenses.models.audit import AppendOnly
 
 from .conftest import Api, Server, api_of, api_with, make_token
+from .issuer import Issuer
 from .test_admin_of_policy import save
 from .test_force_return import basic
 from .test_hostile_requests import assert_problem
@@ -366,14 +367,17 @@ def test_a_force_return_is_on_record(api: Api, admin_client: Client, make_tool: 
     assert who(record) == BY_ADMIN
 
 
-@pytest.mark.parametrize("credential", ["password", "token"])
+@pytest.mark.parametrize("credential", ["password", "token", "JWT"])
 def test_a_force_return_over_the_api_tells_by_whom(
-    api: Api, admin_client: Client, make_tool: MakeTool, credential: str
+    api: Api, admin_client: Client, make_tool: MakeTool, issuer: Issuer, settings: Any, credential: str
 ) -> None:
     make_tool()
+    settings.LICENSE_OIDC_ADMIN_GROUPS = ["licence admins"]
     if credential == "password":
         User.objects.create_superuser("olga", password="a long pass phrase")
         operator, name = api_with(basic("olga", "a long pass phrase")["Authorization"]), ("account", "olga")
+    elif credential == "JWT":
+        operator, name = api_with(f"Bearer {issuer.sign(issuer.claims(groups=['licence admins']))}"), ("jwt", "ben")
     else:
         secret = make_token(user="admin", scopes=["admin"])
         operator, name = api_with(f"Bearer {secret}"), ("token", f"token {ApiToken.objects.get().pk}")
