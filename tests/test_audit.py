@@ -17,7 +17,7 @@ from django.core.management import CommandError, call_command
 from django.db import IntegrityError, connection, transaction
 from django.test import Client
 
-from licenses.models import ApiToken, AuditRecord, Identity, Lease, Team, TeamMember, Tool
+from licenses.models import ApiToken, AuditRecord, Identity, Lease, MemberSource, Team, TeamMember, Tool
 from licenses.models.audit import AppendOnly
 
 from .conftest import Api, Server, api_of, api_with, make_token
@@ -206,6 +206,7 @@ def test_teams_and_their_members_are_on_record(admin_client: Client) -> None:
     admin_client.post("/admin/licenses/team/add/", team_form(("", "ana", False), ("", "ben", False)))
     team = Team.objects.get()
     ana, ben = (TeamMember.objects.get(user=user).pk for user in ("ana", "ben"))
+    TeamMember.objects.filter(user="ana").update(source=MemberSource.OIDC)
     page = f"/admin/licenses/team/{team.pk}/change/"
     rows = (ana, "eve", False), (ben, "ben", True)
     admin_client.post(page, team_form(*rows, display_name="Crash simulation"))
@@ -217,7 +218,7 @@ def test_teams_and_their_members_are_on_record(admin_client: Client) -> None:
         ("created", "member", "ben in crash", {}, member | {"user": "ben"}),
         ("changed", "team", "crash", {"display_name": ""}, {"display_name": "Crash simulation"}),
         ("deleted", "member", "ben in crash", member | {"user": "ben"}, {}),
-        ("changed", "member", "eve in crash", {"user": "ana"}, {"user": "eve"}),
+        ("changed", "member", "eve in crash", {"user": "ana", "source": "oidc"}, {"user": "eve", "source": "manual"}),
     ]
     assert {who(record) for record in found} == {BY_ADMIN}
 
