@@ -21,7 +21,8 @@ from django.db import InterfaceError, OperationalError, transaction
 from django.db.models import F
 from django.db.models.functions import Now
 
-from . import metrics, policy, pools, queueing, statements
+from . import auditing, metrics, policy, pools, queueing, statements
+from .auditing import Actor
 from .clock import database_now
 from .errors import (
     BORROW_REFUSALS,
@@ -37,7 +38,7 @@ from .errors import (
     UnknownTicket,
     UnknownTool,
 )
-from .models import Allotment, BorrowKey, Denial, EndReason, Lease, Sweep, Team, Ticket, TicketState, Tool
+from .models import Action, Allotment, BorrowKey, Denial, EndReason, Lease, Sweep, Team, Ticket, TicketState, Tool
 from .models.denial import EPISODE_WINDOW
 from .policy import Item, Pool, Share, Subject
 from .queueing import Waiting
@@ -653,28 +654,47 @@ def give_back(*, lease_id: uuid.UUID) -> list[Lease]:
     The seats are freed once, however often and from however many places this
     is called. Raises UnknownLease or Busy.
     """
-    return _end(lease_id, EndReason.RETURNED)
+    leases, _ = _end(lease_id, EndReason.RETURNED)
+    return leases
 
 
 @_transaction
-def force_return(*, lease_id: uuid.UUID, note: str) -> list[Lease]:
+def force_return(*, lease_id: uuid.UUID, note: str, by: Actor) -> list[Lease]:
     """Take the seats of a borrow back from their holder; ``note`` says why.
 
-    A lease that has ended keeps the reason it ended with. Raises UnknownLease
-    or Busy.
+    It is recorded in the audit that ``by`` did it. A lease that has ended keeps
+    the reason it ended with, and nothing is recorded. Raises UnknownLease or Busy.
     """
-    return _end(lease_id, EndReason.FORCED, note)
+    leases, ended = _end(lease_id, EndReason.FORCED, note)
+    if forced := [lease for lease in ended if lease.end_reason == EndReason.FORCED]:
+        auditing.record(
+            by,
+            action=Action.FORCE_RETURNED,
+            subject=leases[0],
+            before={
+                "user": leases[0].user,
+                "host": leases[0].host,
+                "seats": {lease.tool.name: lease.seats for lease in forced},
+                "ended_at": None,
+            },
+            after={"ended_at": forced[0].ended_at},
+            note=note,
+        )
+    return leases
 
 
-def _end(lease_id: uuid.UUID, reason: EndReason, note: str = "") -> list[Lease]:
+def _end(lease_id: uuid.UUID, reason: EndReason, note: str = "") -> tuple[list[Lease], list[Lease]]:
+    """The leases of a borrow, and those of them that were open until now."""
     leases, now = statements.lock_for_return(lease_id)
     if not leases:
         raise UnknownLease
     shares = _shares_of(leases[0].team_id, [lease.tool for lease in leases])
+    ended = []
     for lease in leases:
         tool = lease.tool
         if lease.ended_at is not None:
             continue
+        ended.append(lease)
         lease.end_when_over(now)
         if lease.ended_at is None:
             # A clock that was set back must not end a lease before it began.
@@ -685,7 +705,7 @@ def _end(lease_id: uuid.UUID, reason: EndReason, note: str = "") -> list[Lease]:
         if share is not None:
             tool.kept_back += _idle_after(share, -lease.seats)
         statements.write_end(lease, tool=tool, rationed=share is not None)
-    return leases
+    return leases, ended
 
 
 def _shares_of(team_id: int | None, tools: Iterable[Tool]) -> dict[int, Share]:

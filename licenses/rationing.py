@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from django.db import transaction
 from django.db.models import Sum
 
+from . import auditing
+from .auditing import Actor
 from .errors import OverReserved, UnknownTool
 from .models import Allotment, Lease, Team, Tool
 
@@ -24,7 +26,7 @@ class Allowance:
 
 
 @transaction.atomic
-def allot(*, tool: str, allowances: Mapping[Team, Allowance | None]) -> None:
+def allot(*, tool: str, allowances: Mapping[Team, Allowance | None], by: Actor) -> None:
     """Set what teams may have of a tool, all at once; None is nothing in
     particular. Takes no seat from anyone.
 
@@ -34,17 +36,21 @@ def allot(*, tool: str, allowances: Mapping[Team, Allowance | None]) -> None:
     locked = _lock(tool)
     grows = False
     for team, allowance in allowances.items():
-        mine = Allotment.objects.filter(tool=locked, team=team)
+        mine = Allotment.objects.filter(tool=locked, team=team).first()
         if allowance is None:
-            mine.delete()
+            if mine is not None:
+                with auditing.deleting(mine, by=by):
+                    mine.delete()
             continue
-        before = mine.values_list("reservation", flat=True).first() or 0
-        grows |= allowance.reservation > before
-        values = {"quota": allowance.quota, "reservation": allowance.reservation}
-        if not mine.update(**values):
+        grows |= allowance.reservation > (mine.reservation if mine else 0)
+        if mine is None:
             open_leases = Lease.objects.open().filter(tool=locked, team=team)
             in_use = open_leases.aggregate(seats=Sum("seats", default=0))["seats"]
-            Allotment.objects.create(tool=locked, team=team, in_use=in_use, **values)
+            mine = Allotment(tool=locked, team=team, in_use=in_use)
+        mine.quota, mine.reservation = allowance.quota, allowance.reservation
+        with auditing.changing(mine, by=by):
+            # The seats in use aren't ours to write.
+            mine.save(update_fields=["quota", "reservation"] if mine.pk else None)
     _settle(locked)
     if grows and locked.reserved > locked.capacity:
         raise OverReserved(tool=tool, capacity=locked.capacity, reserved=locked.reserved)

@@ -13,7 +13,7 @@ from licenses import rationing
 from licenses.errors import OverReserved
 from licenses.models import AccessRule, Allotment, Lease, Team, Ticket, Tool, UserLimit
 
-from .conftest import Api, Server, allot
+from .conftest import SOMEBODY, Api, Server, allot
 
 MakeTool = Callable[..., Tool]
 MakeTeam = Callable[..., Team]
@@ -129,7 +129,7 @@ def test_an_allotment_counts_the_seats_that_are_out_already(api: Api, make_tool:
     allot("cad", crash, quota=3)
     assert api.borrow(seats=2).json()["code"] == "quota"
     assert api.borrow().status_code == 200
-    rationing.allot(tool="cad", allowances={crash: None})
+    rationing.allot(tool="cad", allowances={crash: None}, by=SOMEBODY)
     assert api.borrow().status_code == 200
     assert_counters_equal_rows()
 
@@ -142,7 +142,8 @@ def test_more_than_there_is_can_not_be_reserved(make_tool: MakeTool, make_team: 
         allot("cad", body, reservation=2)
     assert Allotment.objects.count() == 1
     # Moved at once, it is never more than there is.
-    rationing.allot(tool="cad", allowances={body: rationing.Allowance(None, 3), crash: rationing.Allowance(None, 0)})
+    moved = {body: rationing.Allowance(None, 3), crash: rationing.Allowance(None, 0)}
+    rationing.allot(tool="cad", allowances=moved, by=SOMEBODY)
 
 
 def test_a_capacity_below_the_reservations_serves_the_teams_in_turn(
@@ -269,12 +270,12 @@ def test_quotas_and_reservations_hold_under_load(server: Server) -> None:
     server.manage(
         "shell",
         "-c",
-        "from licenses import rationing; from licenses.models import *\n"
+        "from licenses import auditing, rationing; from licenses.models import *\n"
         "crash, body = (Team.objects.create(name=name) for name in ('crash', 'body'))\n"
         "for team, users in ((crash, ('c1', 'c2')), (body, ('b1', 'b2'))):\n"
         "    TeamMember.objects.bulk_create(TeamMember(team=team, user=user) for user in users)\n"
         "rationing.allot(tool='cad_tool', allowances={crash: rationing.Allowance(2, 1), "
-        "body: rationing.Allowance(None, 1)})",
+        "body: rationing.Allowance(None, 1)}, by=auditing.Actor.of_command('shell'))",
     )
     trouble: list[Any] = []
 

@@ -10,7 +10,7 @@ import pytest
 from django.contrib.auth.models import Group, User
 from django.test import Client
 
-from licenses.models import MemberSource, Team, TeamMember
+from licenses.models import AuditRecord, MemberSource, Team, TeamMember
 from licenses.signin.accounts import OPERATORS
 
 from .issuer import CLIENT, OTHER_RSA_KEY, Issuer
@@ -112,6 +112,48 @@ def test_groups_give_rights_and_teams_and_take_them(provider: Issuer, browser: C
     assert (user.is_staff, user.is_superuser, user.has_perm("licenses.change_lease")) == (False, False, False)
     assert set(TeamMember.objects.values_list("team__name", flat=True)) == {"by-hand"}
     assert Group.objects.filter(name=OPERATORS).exists()
+
+
+def recorded(*names: str) -> list[tuple[Any, ...]]:
+    """What the audit has so far: who did what to what, and these of its fields."""
+    found = AuditRecord.objects.order_by("pk")
+    return list(found.values_list("actor_kind", "actor", "origin", "action", "subject_kind", "subject", *names))
+
+
+def test_what_groups_give_and_take_is_on_record(provider: Issuer, browser: Client, settings: Any) -> None:
+    settings.TRUSTED_PROXIES = 1
+    browser.defaults["HTTP_X_FORWARDED_FOR"] = "198.51.100.7"
+    ben = ("sign_in", "ben", "198.51.100.7")
+    sign_in(browser, provider, groups=["licence admins", "team-crash"])
+    assert recorded() == [
+        (*ben, "created", "account", "ben"),
+        (*ben, "created", "identity", "ben"),
+        (*ben, "changed", "account", "ben"),
+        (*ben, "created", "team", "crash"),
+        (*ben, "created", "member", "ben in crash"),
+    ]
+    sign_in(browser, provider, groups=["licence admins", "team-crash"])
+    assert len(recorded()) == 5
+    sign_in(browser, provider, groups=None)
+    rights = {"is_superuser": True, "is_staff": True, "groups": [OPERATORS]}
+    none: dict[str, Any] = {"is_superuser": False, "is_staff": False, "groups": []}
+    assert recorded("before", "after")[5:] == [
+        (*ben, "changed", "account", "ben", rights, none),
+        (*ben, "deleted", "member", "ben in crash", {"team": "crash", "user": "ben", "source": "oidc"}, {}),
+    ]
+
+
+def test_who_may_only_look_around_does_not_see_the_audit(provider: Issuer, browser: Client) -> None:
+    sign_in(browser, provider, groups=["licence staff"])
+    assert browser.get("/admin/licenses/tool/").status_code == 200
+    assert browser.get("/admin/licenses/auditrecord/").status_code == 403
+    assert browser.get("/api/v1/audit/").status_code == 403
+
+
+def test_a_refused_sign_in_leaves_no_record(provider: Issuer, browser: Client) -> None:
+    User.objects.create_user("ben")
+    assert sign_in(browser, provider, groups=["team-crash"]).status_code == 403
+    assert recorded() == []
 
 
 def test_rights_given_by_hand_stay_where_groups_mean_nothing(provider: Issuer, browser: Client, settings: Any) -> None:

@@ -2,16 +2,18 @@
 
 import json
 from collections.abc import Callable
+from io import StringIO
 from typing import Any
 
 import httpx
 import pytest
 from django.conf import settings as django_settings
 from django.contrib.auth.models import User
+from django.core.management import call_command
 from django.test import Client
 from licence import Licence, Refused
 
-from licenses.models import Denial, Lease, Team, TeamMember, Tool
+from licenses.models import AuditRecord, Denial, Lease, Team, TeamMember, Tool
 
 from .conftest import Api, Server, api_of, api_with
 from .test_force_return import basic
@@ -41,6 +43,8 @@ POST   /api/v1/leases/{id}/renew/          401 403 404 404 200 200 200
 POST   /api/v1/leases/{id}/force-return/   401 403 403 403 403 403 200
 GET    /api/v1/denials/                    401 200 403 200 200 200 200
 GET    /api/v1/denials/{id}/               401 200 403 200 200 200 200
+GET    /api/v1/audit/                      401 403 403 403 403 403 200
+GET    /api/v1/audit/{id}/                 401 403 403 403 403 403 200
 GET    /api/schema/                        401 200 403 200 200 200 200
 GET    /api/docs/                          401 200 403 200 200 200 200
 GET    /api/v1/                            401 200 403 200 200 200 200
@@ -68,15 +72,20 @@ CASES = [
 
 @pytest.fixture
 def ana(api: Api, make_tool: MakeTool, settings: Any) -> dict[str, Any]:
-    """What there is: ana's lease of the one cad seat, her ticket for another, a denial."""
+    """What there is: ana's lease of the one cad seat, her ticket for another, a denial, a change."""
     make_tool("cad", capacity=1)
-    make_tool("sim", capacity=9)
+    call_command("seed", "--tool", "sim=9", stdout=StringIO())
     lease = api.borrow("cad", "ana").json()
     ticket = api.wait("cad", "ana")
     api.borrow("cad", "eve")
     TeamMember.objects.create(team=Team.objects.create(name="crash"), user="ana")
     settings.LICENSE_AUTH = "required"
-    return {"id": lease["id"], "ticket": ticket, "denial": Denial.objects.get().pk}
+    return {
+        "id": lease["id"],
+        "ticket": ticket,
+        "denials": Denial.objects.get().pk,
+        "audit": AuditRecord.objects.get().pk,
+    }
 
 
 def test_the_table_knows_every_call(admin_client: Client) -> None:
@@ -90,8 +99,8 @@ def test_a_call_is_for_those_it_is_meant_for(
     ana: dict[str, Any], method: str, path: str, role: str, status: int
 ) -> None:
     caller = api_of(**ROLES[role]) if ROLES[role] else api_with("")
-    denial = "denials" in path
-    path = path.format(tool="cad", name="cad", ticket=ana["ticket"], id=ana["denial"] if denial else ana["id"])
+    listed = next((name for name in ("denials", "audit") if name in path), "id")
+    path = path.format(tool="cad", name="cad", ticket=ana["ticket"], id=ana[listed])
     body: dict[str, Any] = {"id": ana["id"]}
     if path.endswith(("borrow", "explain")):
         body = {"tool": "sim", "user": "ana"}

@@ -2,7 +2,7 @@
 
 from django.contrib import admin
 
-from . import denial, identity, lease, team, token, tool, waiting  # noqa: F401
+from . import account, audit, denial, identity, lease, team, token, tool, waiting  # noqa: F401
 
 admin.site.site_header = admin.site.site_title = "Floating-licence server"
 # The lists are wide, and there is little to navigate.

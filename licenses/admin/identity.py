@@ -5,9 +5,11 @@ from django.contrib import admin
 
 from licenses.models import Identity
 
+from .audited import AuditedAdmin
+
 
 @admin.register(Identity)
-class IdentityAdmin(admin.ModelAdmin[Identity]):
+class IdentityAdmin(AuditedAdmin[Identity]):
     list_display = ["user", "issuer", "subject"]
     list_select_related = ["user"]
     search_fields = ["user__username", "subject"]

@@ -1,15 +1,11 @@
 """Leases in the admin: facts to read, and one thing to do: take a seat back."""
 
-from collections.abc import Iterator
 from typing import Any
 
 from django import forms
 from django.contrib import admin, messages
 from django.contrib.admin.helpers import ActionForm
 from django.contrib.admin.models import CHANGE, LogEntry
-from django.contrib.admin.options import IncorrectLookupParameters
-from django.contrib.admin.views.main import ChangeList
-from django.core.exceptions import ValidationError
 from django.db.models import QuerySet
 from django.db.models.functions import Now
 from django.http import HttpRequest, HttpResponse
@@ -17,6 +13,9 @@ from django.http import HttpRequest, HttpResponse
 from licenses import leasing
 from licenses.errors import Refusal
 from licenses.models import EndReason, Lease
+
+from .audited import actor_of
+from .filters import TypedFilter
 
 
 class ForceReturnForm(ActionForm):
@@ -37,31 +36,8 @@ class StateFilter(admin.SimpleListFilter):
         return queryset
 
 
-class UserFilter(admin.SimpleListFilter):
-    """One user, typed in: there may be thousands, too many to list."""
-
-    title = "user"
-    parameter_name = "user"
-    template = "admin/licenses/user_filter.html"
-
-    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
-        # Django hides a filter that has none.
-        return [("", "")]
-
-    def choices(self, changelist: ChangeList) -> Iterator[Any]:
-        others = changelist.get_filters_params().items()
-        yield {
-            "value": self.value() or "",
-            "others": [(name, value) for name, values in others if name != self.parameter_name for value in values],
-            "without": changelist.get_query_string(remove=[self.parameter_name]),
-        }
-
-    def queryset(self, request: HttpRequest, queryset: QuerySet[Lease]) -> QuerySet[Lease]:
-        try:
-            user = forms.CharField(required=False).clean(self.value())
-        except ValidationError as error:
-            raise IncorrectLookupParameters from error
-        return queryset.filter(user=user) if user else queryset
+class UserFilter(TypedFilter):
+    title = parameter_name = "user"
 
 
 @admin.register(Lease)
@@ -122,7 +98,7 @@ class LeaseAdmin(admin.ModelAdmin[Lease]):
         ended = 0
         for public_id in {lease.public_id: None for lease in leases.filter(ended_at__isnull=True)}:
             try:
-                together = leasing.force_return(lease_id=public_id, note=note)
+                together = leasing.force_return(lease_id=public_id, note=note, by=actor_of(request))
             except Refusal as refusal:
                 self.message_user(request, f"{public_id}: {refusal.detail}", messages.ERROR)
                 continue

@@ -7,6 +7,7 @@ from django.http import HttpRequest
 
 from licenses.models import Allotment, MemberSource, Team, TeamMember
 
+from .audited import AuditedAdmin
 from .inlines import OptionalInlines
 
 
@@ -31,7 +32,7 @@ class AllotmentInline(admin.TabularInline[Allotment, Team]):
 
 
 @admin.register(Team)
-class TeamAdmin(OptionalInlines):
+class TeamAdmin(AuditedAdmin[Team], OptionalInlines):
     list_display = ["name", "display_name"]
     search_fields = ["name", "display_name", "members__user"]
     inlines = [MemberInline, AllotmentInline]
@@ -44,6 +45,4 @@ class TeamAdmin(OptionalInlines):
         for member in formset.save(commit=False):
             # Who was put into a team by hand stays, whatever the provider says.
             member.source = MemberSource.MANUAL
-            member.save()
-        for member in formset.deleted_objects:
-            member.delete()
+        super().save_formset(request, form, formset, change)

@@ -6,7 +6,10 @@ from django.forms import ModelForm
 from django.http import HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
 
+from licenses import tokens
 from licenses.models import ApiToken
+
+from .audited import actor_of
 
 
 @admin.register(ApiToken)
@@ -45,7 +48,7 @@ class ApiTokenAdmin(admin.ModelAdmin[ApiToken]):
 
     def save_model(self, request: HttpRequest, obj: ApiToken, form: ModelForm[ApiToken], change: bool) -> None:
         obj.created_by = request.user  # type: ignore[assignment]
-        request.secret_of_token = ApiToken.objects.issue(obj)  # type: ignore[attr-defined]
+        request.secret_of_token = tokens.issue(obj, by=actor_of(request))  # type: ignore[attr-defined]
 
     def response_add(self, request: HttpRequest, obj: ApiToken, post_url_continue: str | None = None) -> HttpResponse:
         # Rendered at once: a redirect would have to keep the secret somewhere.
@@ -58,10 +61,10 @@ class ApiTokenAdmin(admin.ModelAdmin[ApiToken]):
         return TemplateResponse(request, "licenses/admin_token_secret.html", context)
 
     @admin.action(description="Revoke", permissions=["revoke"])
-    def revoke(self, request: HttpRequest, tokens: QuerySet[ApiToken]) -> None:
+    def revoke(self, request: HttpRequest, queryset: QuerySet[ApiToken]) -> None:
         revoked = 0
-        for token in tokens.filter(revoked_at__isnull=True):
-            token.revoke()
+        for token in queryset.filter(revoked_at__isnull=True):
+            tokens.revoke(token, by=actor_of(request))
             self.log_change(request, token, "Revoked")
             revoked += 1
         self.message_user(request, f"{revoked} token(s) revoked.", messages.SUCCESS)

@@ -9,11 +9,12 @@ from django.forms import BaseInlineFormSet, ModelForm
 from django.http import HttpRequest
 from django.utils.html import format_html
 
-from licenses import leasing, pools, rationing
+from licenses import auditing, leasing, pools, rationing
 from licenses.errors import OverReserved
 from licenses.models import AccessRule, Allotment, Team, Tool, UserLimit
 from licenses.policy import Levels
 
+from .audited import AuditedAdmin, actor_of
 from .inlines import OptionalInlines
 
 
@@ -62,7 +63,7 @@ class AccessRuleInline(admin.TabularInline[AccessRule, Tool]):
 
 
 @admin.register(Tool)
-class ToolAdmin(OptionalInlines):
+class ToolAdmin(AuditedAdmin[Tool], OptionalInlines):
     list_display = [
         "name",
         "capacity",
@@ -139,7 +140,8 @@ class ToolAdmin(OptionalInlines):
         elif form.changed_data:
             # The form was read a while ago: writing the whole row would put
             # back the number of seats that were out then.
-            obj.save(update_fields=form.changed_data)
+            with auditing.changing(obj, by=actor_of(request)):
+                obj.save(update_fields=form.changed_data)
             if "valid_until" in form.changed_data:
                 leasing.follow_validity(tool=obj.name)
 
@@ -164,7 +166,7 @@ class ToolAdmin(OptionalInlines):
         for line in [line for line, _ in formset.changed_objects] + formset.new_objects:
             allowances[line.team] = rationing.Allowance(line.quota, line.reservation)
         if allowances:
-            rationing.allot(tool=tool.name, allowances=allowances)
+            rationing.allot(tool=tool.name, allowances=allowances, by=actor_of(request))
 
     def save_related(self, request: HttpRequest, form: Any, formsets: Any, change: bool) -> None:
         super().save_related(request, form, formsets, change)

@@ -19,6 +19,7 @@ from .authentication import caller_of
 
 # Django's permission to change other people's leases.
 CHANGE_LEASES = "licenses.change_lease"
+VIEW_AUDIT = "licenses.view_auditrecord"
 
 
 class NotForOthers(PermissionDenied):
@@ -50,6 +51,13 @@ class MayChangeLeases(BasePermission):
 
     def has_permission(self, request: Request, view: Any) -> bool:
         return caller_of(request).is_admin(CHANGE_LEASES)
+
+
+class MayReadAudit(BasePermission):
+    """Administrators who may read who changed what."""
+
+    def has_permission(self, request: Request, view: Any) -> bool:
+        return caller_of(request).is_admin(VIEW_AUDIT)
 
 
 def may_act_for(caller: Caller, user: str) -> bool:

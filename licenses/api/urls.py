@@ -4,12 +4,13 @@ from django.urls import include, path
 from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerView
 from rest_framework.routers import DefaultRouter
 
-from . import views
+from . import audit, views
 
 router = DefaultRouter()
 router.register("tools", views.ToolViewSet)
 router.register("leases", views.LeaseViewSet)
 router.register("denials", views.DenialViewSet)
+router.register("audit", audit.AuditViewSet)
 
 urlpatterns = [
     path("licenses/status", views.LicensesViewSet.as_view({"get": "status"})),

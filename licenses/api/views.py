@@ -30,6 +30,7 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from licenses import leasing, metrics, pools, statements
+from licenses.auditing import Actor
 from licenses.callers import Scope
 from licenses.clock import database_now
 from licenses.errors import Refusal, UnknownLease, UnknownTicket, UnknownTool
@@ -447,9 +448,10 @@ class LeaseViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, viewsets.Ge
     def force_return(self, request: Request, pk: str) -> Response:
         """Take the seats back from their holder; for administrators. A lease
         that has ended stays as it is."""
-        reason = ForceReturnRequest.validated(request.data)["reason"]
-        leasing.force_return(lease_id=find_uuid(pk, UnknownLease), note=reason)
-        logger.info("%s force-returned lease %s: %s", caller_of(request), pk, reason)
+        caller, reason = caller_of(request), ForceReturnRequest.validated(request.data)["reason"]
+        by = Actor.of_call(caller, request.META)
+        leasing.force_return(lease_id=find_uuid(pk, UnknownLease), note=reason, by=by)
+        logger.info("%s force-returned lease %s: %s", caller, pk, reason)
         return Response(self.get_serializer(self.get_object()).data)
 
 

@@ -1,6 +1,7 @@
 """Tables and their constraints, one file a subject."""
 
 from .allotment import AccessRule, Allotment, Effect, SubjectKind, UserLimit
+from .audit import Action, ActorKind, AuditedKind, AuditRecord
 from .denial import Denial
 from .failure import FailureCount
 from .identity import Identity
@@ -14,8 +15,12 @@ from .waiting import Ticket, TicketClaim, TicketState
 
 __all__ = [
     "AccessRule",
+    "Action",
+    "ActorKind",
     "Allotment",
     "ApiToken",
+    "AuditRecord",
+    "AuditedKind",
     "BorrowKey",
     "Denial",
     "Effect",

@@ -1,10 +1,12 @@
 """Teams and who is in them."""
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 from django.core.exceptions import ValidationError
 from django.core.validators import RegexValidator
 from django.db import models
+from django.db.models import Q
 
 from licenses.names import USER_LENGTH, is_user_name
 
@@ -24,6 +26,11 @@ class TeamQuerySet(models.QuerySet["Team"]):
     def of_user(self, user: str) -> "TeamQuerySet":
         """The teams that a user is in."""
         return self.filter(members__user=user)
+
+    def lock(self) -> None:
+        """Lock these teams, in the one order that every caller uses. Memberships
+        change under their team's lock, so that each change is recorded as it was."""
+        list(self.select_for_update(no_key=True).order_by("pk"))
 
 
 class Team(models.Model):
@@ -57,44 +64,60 @@ class MemberSource(models.TextChoices):
     MANUAL = "manual", "By hand"
 
 
+@dataclass(frozen=True, slots=True)
+class MembershipChanges:
+    """Teams that were made, memberships that were, and those that were ended."""
+
+    teams: list[Team]
+    joined: list["TeamMember"]
+    left: list["TeamMember"]
+
+
 class TeamMemberQuerySet(models.QuerySet["TeamMember"]):
-    def follow_provider(self, *, user: str, teams: Iterable[str]) -> None:
+    def follow_provider(self, *, user: str, teams: Iterable[str]) -> MembershipChanges:
         """Make the provider's word the user's memberships of that source: new
         teams are made, and those it no longer names are left. What came by hand
         or from a file stays. Part of the caller's transaction."""
         wanted = set(teams)
-        self.filter(user=user, source=MemberSource.OIDC).exclude(team__name__in=wanted).delete()
-        Team.objects.bulk_create([Team(name=name) for name in wanted], ignore_conflicts=True)
-        self.bulk_create(
-            [
-                TeamMember(team=team, user=user, source=MemberSource.OIDC)
-                for team in Team.objects.filter(name__in=wanted).exclude(members__user=user)
-            ],
-            ignore_conflicts=True,
-        )
+        known = Team.objects.filter(name__in=wanted).values_list("name", flat=True)
+        made = [Team.objects.get_or_create(name=name) for name in sorted(wanted.difference(known))]
+        mine = self.filter(user=user, source=MemberSource.OIDC)
+        Team.objects.filter(Q(name__in=wanted) | Q(pk__in=mine.values("team"))).lock()
+        left = list(mine.exclude(team__name__in=wanted).select_related("team"))
+        joined = [
+            TeamMember(team=team, user=user, source=MemberSource.OIDC)
+            for team in Team.objects.filter(name__in=wanted).exclude(members__user=user)
+        ]
+        return self._change([team for team, new in made if new], joined, left)
 
-    def follow_file(self, members: Iterable[tuple[str, str]]) -> tuple[int, int]:
+    def follow_file(self, members: Iterable[tuple[str, str]]) -> MembershipChanges:
         """Make these pairs of team and user the memberships that come from a
         file: new teams are made, and who is in the file no more leaves. What came
         by hand or from the provider stays. Raises ValidationError for a name
         that can't be. Part of the caller's transaction.
-
-        How many memberships were added, and removed.
         """
         wanted = set(members)
-        for name in {team for team, _ in wanted} - set(Team.objects.values_list("name", flat=True)):
+        made = []
+        for name in sorted({team for team, _ in wanted}.difference(Team.objects.values_list("name", flat=True))):
             team = Team(name=name)
             team.full_clean()
             team.save()
+            made.append(team)
+        Team.objects.all().lock()
         teams = {team.name: team for team in Team.objects.all()}
         known = {(row.team.name, row.user): row for row in self.select_related("team")}
-        new = [TeamMember(team=teams[team], user=user, source=MemberSource.CSV) for team, user in wanted - known.keys()]
-        for member in new:
+        joined = [
+            TeamMember(team=teams[team], user=user, source=MemberSource.CSV)
+            for team, user in sorted(wanted - known.keys())
+        ]
+        for member in joined:
             member.clean_fields()
-        self.bulk_create(new)
-        gone = [row.pk for who, row in known.items() if row.source == MemberSource.CSV and who not in wanted]
-        self.filter(pk__in=gone).delete()
-        return len(new), len(gone)
+        left = [row for who, row in known.items() if row.source == MemberSource.CSV and who not in wanted]
+        return self._change(made, joined, left)
+
+    def _change(self, teams: list[Team], joined: list["TeamMember"], left: list["TeamMember"]) -> MembershipChanges:
+        self.filter(pk__in=[member.pk for member in left]).delete()
+        return MembershipChanges(teams, self.bulk_create(joined), left)
 
 
 class TeamMember(models.Model):

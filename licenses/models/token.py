@@ -149,9 +149,9 @@ class ApiToken(models.Model):
         if self.may_borrow and not (self.may_administer or self.team or self.user):
             raise ValidationError("A token that borrows needs a team or a user to borrow for.")
 
-    def revoke(self) -> None:
-        """Make it useless from now on; harmless if it is already."""
-        ApiToken.objects.filter(pk=self.pk, revoked_at__isnull=True).update(revoked_at=Now())
+    def revoke(self) -> bool:
+        """Make it useless from now on; False, and harmless, if it is already."""
+        return ApiToken.objects.filter(pk=self.pk, revoked_at__isnull=True).update(revoked_at=Now()) == 1
 
     @property
     def scopes(self) -> frozenset[Scope]:

@@ -8,6 +8,8 @@ from django.conf import settings
 from django.contrib.auth.models import Group, Permission, User
 from django.db import IntegrityError, transaction
 
+from licenses import auditing
+from licenses.auditing import Actor
 from licenses.models import Identity, TeamMember
 from licenses.names import is_user_name
 
@@ -15,7 +17,7 @@ from .rights import Rights, claim, rights_of
 
 logger = logging.getLogger(__name__)
 
-# What staff may do who are no administrators: look, and force returns. The
+# What staff may do who are no administrators: look, but at the audit, and force returns. The
 # group is made at the first sign-in; the admin may change it.
 OPERATORS = "Operators"
 
@@ -25,30 +27,39 @@ class SignInRefused(Exception):
     none. The message is for them."""
 
 
-def account_of(claims: Mapping[str, Any]) -> User:
+def account_of(claims: Mapping[str, Any], headers: Mapping[str, Any]) -> User:
     """The account that belongs to these verified claims, with the rights and
     teams that their groups give it now; made at the first sign-in.
+    What that changes is recorded, with where they sign in from by ``headers``,
+    WSGI's variables.
 
     Known by issuer and subject alone. An account that has the name already is
     somebody else's until an administrator says otherwise: raises SignInRefused.
     """
     try:
         with transaction.atomic():
-            user = _account_of(claims)
+            user, new = _account_of(claims)
+            by = Actor.of_sign_in(user.username, headers)
+            if new:
+                auditing.created([user, user.identity], by=by)
             rights = rights_of(claims)
-            _follow_rights(user, rights)
-            TeamMember.objects.follow_provider(user=user.username, teams=rights.teams)
+            with auditing.changing(user, by=by):
+                _follow_rights(user, rights)
+            changes = TeamMember.objects.follow_provider(user=user.username, teams=rights.teams)
+            auditing.membership(changes, by=by)
             return user
     except IntegrityError:
         # Signed in twice at once for the first time: the other one has it.
         raise SignInRefused("Your account was being made. Sign in again.") from None
 
 
-def _account_of(claims: Mapping[str, Any]) -> User:
+def _account_of(claims: Mapping[str, Any]) -> tuple[User, bool]:
+    """The account, locked, and whether it is new."""
     issuer, subject = claims["iss"], claims["sub"]
-    identity = Identity.objects.select_related("user").filter(issuer=issuer, subject=subject).first()
+    identities = Identity.objects.select_related("user").select_for_update(no_key=True, of=("user",))
+    identity = identities.filter(issuer=issuer, subject=subject).first()
     if identity is not None:
-        return identity.user
+        return identity.user, False
     name = claim(claims, settings.LICENSE_OIDC_USERNAME_CLAIM)
     # As Django would store it: no two spellings of one name.
     if not is_user_name(name) or User.normalize_username(name) != name:
@@ -58,7 +69,7 @@ def _account_of(claims: Mapping[str, Any]) -> User:
         raise SignInRefused(f"There is another account called {name}. Ask an administrator to link it to you.")
     user = User.objects.create_user(name)
     Identity.objects.create(user=user, issuer=issuer, subject=subject)
-    return user
+    return user, True
 
 
 def _follow_rights(user: User, rights: Rights) -> None:
@@ -78,5 +89,6 @@ def _operators() -> Group:
     group, new = Group.objects.get_or_create(name=OPERATORS)
     if new:
         ours = Permission.objects.filter(content_type__app_label="licenses")
-        group.permissions.set(ours.filter(codename__startswith="view_") | ours.filter(codename="change_lease"))
+        looking = ours.filter(codename__startswith="view_").exclude(codename="view_auditrecord")
+        group.permissions.set(looking | ours.filter(codename="change_lease"))
     return group

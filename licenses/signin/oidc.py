@@ -82,7 +82,7 @@ class ProviderBackend(OIDCAuthenticationBackend):
             if not isinstance(told, dict) or told.get("sub") != payload["sub"]:
                 raise InvalidJwt("the provider told about somebody else")
             claims = told | payload
-        return account_of(claims)
+        return account_of(claims, self.request.META)
 
     def get_user(self, user_id: Any) -> User | None:
         """The account of a session; none once it is locked."""

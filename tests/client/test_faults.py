@@ -245,7 +245,8 @@ def test_who_loses_a_seat_to_an_administrator_is_told_why(shell: Shell) -> None:
     code = (
         "from uuid import UUID\n"
         "from licenses import leasing\n"
-        f"leasing.force_return(lease_id=UUID('{lease}'), note='Maintenance tonight')\n"
+        "from licenses.auditing import Actor\n"
+        f"leasing.force_return(lease_id=UUID('{lease}'), note='Maintenance tonight', by=Actor.of_command('shell'))\n"
     )
     shell.server.manage("shell", "-c", code)
     assert process.stderr is not None

@@ -4,7 +4,10 @@ from typing import Any
 
 from django.contrib.auth import get_user_model
 from django.core.management.base import BaseCommand, CommandError
+from django.db import transaction
 
+from licenses import auditing
+from licenses.auditing import Actor
 from licenseserver import environment
 
 
@@ -21,5 +24,7 @@ class Command(BaseCommand):
         if users.filter(username=username).exists():
             self.stdout.write(f"{username}: exists, left as it is")
             return
-        users.create_superuser(username=username, password=password)
+        with transaction.atomic():
+            user = users.create_superuser(username=username, password=password)
+            auditing.created([user], by=Actor.of_command("ensure_admin"))
         self.stdout.write(f"{username}: created")

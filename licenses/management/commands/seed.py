@@ -9,6 +9,8 @@ from django.core.exceptions import ValidationError
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import transaction
 
+from licenses import auditing
+from licenses.auditing import Actor
 from licenses.models import Tool
 
 DEFAULT_TOOLS = {"cad_tool": {"capacity": 5}, "simulation": {"capacity": 3}, "analysis": {"capacity": 2}}
@@ -78,11 +80,11 @@ def ensure_tool(name: str, values: dict[str, Any], *, force: bool) -> str:
         tool.full_clean()
     except ValidationError as error:
         raise CommandError(f"{name}: {'; '.join(error.messages)}") from None
-    if created:
-        tool.save()
-        return f"{name}: created with capacity {tool.capacity}"
     # Only these fields: seats in use are not ours to write.
-    tool.save(update_fields=list(values))
+    with auditing.changing(tool, by=Actor.of_command("seed")):
+        tool.save(update_fields=None if created else list(values))
+    if created:
+        return f"{name}: created with capacity {tool.capacity}"
     changes = [
         f"{field} {before[field]} -> {getattr(tool, field)}"
         for field in values

@@ -9,6 +9,8 @@ from django.core.exceptions import ValidationError
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import transaction
 
+from licenses import auditing
+from licenses.auditing import Actor
 from licenses.models import Team, TeamMember
 
 HEADER = ["team", "user"]
@@ -42,12 +44,13 @@ class Command(BaseCommand):
     def load(self, *, file: Path, **_: Any) -> None:
         try:
             with file.open(encoding="utf-8-sig", newline="") as lines, transaction.atomic():
-                added, removed = TeamMember.objects.follow_file(pairs(csv.reader(lines)))
+                changes = TeamMember.objects.follow_file(pairs(csv.reader(lines)))
+                auditing.membership(changes, by=Actor.of_command("team import"))
         except (OSError, UnicodeDecodeError, csv.Error) as error:
             raise CommandError(f"{file}: {error}") from None
         except ValidationError as error:
             raise CommandError(f"{file}: {'; '.join(error.messages)}") from None
-        self.stdout.write(f"{file}: {added} added, {removed} removed")
+        self.stdout.write(f"{file}: {len(changes.joined)} added, {len(changes.left)} removed")
 
 
 def pairs(rows: Iterator[list[str]]) -> Iterator[tuple[str, str]]:

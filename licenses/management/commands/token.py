@@ -8,6 +8,8 @@ from django.core.exceptions import ValidationError
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.utils import timezone
 
+from licenses import tokens
+from licenses.auditing import Actor
 from licenses.callers import Scope
 from licenses.models import ApiToken, Team
 from licenses.models.token import DEFAULT_LIFETIME, MAX_LIFETIME
@@ -68,7 +70,7 @@ class Command(BaseCommand):
             expires_at=now + timedelta(days=days),
         )
         try:
-            secret = ApiToken.objects.issue(token)
+            secret = tokens.issue(token, by=Actor.of_command("token create"))
         except ValidationError as error:
             raise CommandError("; ".join(error.messages)) from None
         # Apart from the secret, so that a script can take that alone.
@@ -92,5 +94,5 @@ class Command(BaseCommand):
         token = ApiToken.objects.filter(pk=id).first()
         if token is None:
             raise CommandError(f"There is no token {id}.")
-        token.revoke()
+        tokens.revoke(token, by=Actor.of_command("token revoke"))
         self.stdout.write(f"{token}: revoked")

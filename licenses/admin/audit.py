@@ -1,0 +1,42 @@
+"""The audit in the admin: to be read, and changed by nobody."""
+
+import json
+
+from django.contrib import admin
+
+from licenses.models import AuditRecord
+
+from .facts import FactsAdmin
+from .filters import TypedFilter
+
+
+class ActorFilter(TypedFilter):
+    title = parameter_name = "actor"
+
+
+@admin.register(AuditRecord)
+class AuditAdmin(FactsAdmin):
+    list_display = [
+        "recorded_at",
+        "actor",
+        "actor_kind",
+        "origin",
+        "action",
+        "subject_kind",
+        "subject",
+        "changes",
+        "note",
+    ]
+    list_filter = ["subject_kind", "action", "actor_kind", ActorFilter, "recorded_at"]
+    search_fields = ["actor", "origin", "subject", "before", "after", "note"]
+    date_hierarchy = "recorded_at"
+
+    @admin.display
+    def changes(self, record: AuditRecord) -> str:
+        """``capacity: 5 -> 9``."""
+        sides = (record.before, record.after)
+        told = {
+            name: [json.dumps(values[name], ensure_ascii=False) for values in sides if name in values]
+            for name in record.before | record.after
+        }
+        return "; ".join(f"{name}: {' -> '.join(values)}" for name, values in told.items())

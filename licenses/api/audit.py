@@ -1,0 +1,82 @@
+"""The audit over the API: who changed what, for administrators."""
+
+from typing import Any
+
+import django_filters
+from drf_spectacular.utils import extend_schema_field
+from rest_framework import serializers, viewsets
+
+from licenses.models import Action, ActorKind, AuditedKind, AuditRecord
+
+from .permissions import MayReadAudit
+from .serializers import clean_text
+from .views import StablePagination, within_calendar
+
+
+class AuditSerializer(serializers.ModelSerializer[AuditRecord]):
+    """One change."""
+
+    before = serializers.SerializerMethodField(help_text="What changed, as it was; durations in seconds.")
+    after = serializers.SerializerMethodField(help_text="What changed, as it is since.")
+
+    class Meta:
+        model = AuditRecord
+        fields = [
+            "id",
+            "recorded_at",
+            "actor_kind",
+            "actor",
+            "origin",
+            "action",
+            "subject_kind",
+            "subject",
+            "before",
+            "after",
+            "note",
+        ]
+        read_only_fields = fields
+
+    @extend_schema_field(serializers.DictField())
+    def get_before(self, record: AuditRecord) -> dict[str, Any]:
+        before: dict[str, Any] = record.before
+        return before
+
+    @extend_schema_field(serializers.DictField())
+    def get_after(self, record: AuditRecord) -> dict[str, Any]:
+        after: dict[str, Any] = record.after
+        return after
+
+
+class AuditFilter(django_filters.FilterSet):
+    """Filters of the audit; times are ISO 8601."""
+
+    actor = django_filters.CharFilter(max_length=255, validators=[clean_text])
+    actor_kind = django_filters.ChoiceFilter(choices=ActorKind)
+    action = django_filters.ChoiceFilter(choices=Action)
+    subject_kind = django_filters.ChoiceFilter(choices=AuditedKind)
+    subject = django_filters.CharFilter(max_length=400, validators=[clean_text])
+    recorded_after = django_filters.IsoDateTimeFilter(
+        field_name="recorded_at", lookup_expr="gte", validators=[within_calendar]
+    )
+    recorded_before = django_filters.IsoDateTimeFilter(
+        field_name="recorded_at", lookup_expr="lt", validators=[within_calendar]
+    )
+
+    class Meta:
+        model = AuditRecord
+        fields: list[str] = []
+
+
+class AuditPagination(StablePagination):
+    ordering = ("-recorded_at", "-id")
+
+
+class AuditViewSet(viewsets.ReadOnlyModelViewSet[AuditRecord]):
+    """Who changed what, when, from where: the latest first. For administrators."""
+
+    queryset = AuditRecord.objects.order_by("-recorded_at", "-id")
+    serializer_class = AuditSerializer
+    filterset_class = AuditFilter
+    pagination_class = AuditPagination
+    permission_classes = [MayReadAudit]
+    lookup_value_converter = "int"

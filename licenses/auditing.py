@@ -1,0 +1,223 @@
+"""The audit's one pen: who changed what, written in the transaction of the change.
+
+Services and the admin's save hooks call it by name; nothing is recorded behind
+anybody's back. What was there before is read under the row's lock, so that two
+changes at once are told one after the other.
+"""
+
+import os
+import pwd
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, Self
+
+from django.contrib.auth.models import User
+from django.db import connection, models, transaction
+from django.db.models.deletion import Collector
+from django.db.transaction import TransactionManagementError
+
+from .addresses import client_address
+from .callers import Caller, Kind
+from .clock import database_now
+from .models import (
+    AccessRule,
+    Action,
+    ActorKind,
+    Allotment,
+    ApiToken,
+    AuditedKind,
+    AuditRecord,
+    Identity,
+    Lease,
+    Team,
+    TeamMember,
+    Tool,
+    UserLimit,
+)
+from .models.team import MembershipChanges
+
+KIND_OF_CALLER = {
+    Kind.ANONYMOUS: ActorKind.ANONYMOUS,
+    Kind.SESSION: ActorKind.ACCOUNT,
+    Kind.PASSWORD: ActorKind.ACCOUNT,
+    Kind.TOKEN: ActorKind.TOKEN,
+    Kind.JWT: ActorKind.JWT,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Actor:
+    """Who changes something, and from where: a client's address, or the name of
+    a command."""
+
+    kind: ActorKind
+    name: str
+    origin: str
+
+    @classmethod
+    def of_call(cls, caller: Caller, headers: Mapping[str, Any]) -> Self:
+        """Who calls the API. A token is known by its number, not by its owner."""
+        name = caller.credential if caller.kind == Kind.TOKEN else caller.name
+        if caller.user is not None:
+            # It may be one that no lease can be held under.
+            name = caller.user.get_username()
+        return cls(KIND_OF_CALLER[caller.kind], name, client_address(headers))
+
+    @classmethod
+    def of_account(cls, name: str, headers: Mapping[str, Any]) -> Self:
+        """Who uses the admin."""
+        return cls(ActorKind.ACCOUNT, name, client_address(headers))
+
+    @classmethod
+    def of_sign_in(cls, name: str, headers: Mapping[str, Any]) -> Self:
+        """The provider's word about somebody, when they sign in."""
+        return cls(ActorKind.SIGN_IN, name, client_address(headers))
+
+    @classmethod
+    def of_command(cls, command: str) -> Self:
+        """Who runs a command: the process' user. Its environment could name anybody."""
+        uid = os.getuid()
+        try:
+            name = pwd.getpwuid(uid).pw_name
+        except KeyError:
+            # Containers may run as a number that has no name.
+            name = str(uid)
+        return cls(ActorKind.COMMAND, name, command)
+
+
+# What is recorded, and under which name. Those of a lease and a token are ids.
+SUBJECTS: dict[type[models.Model], tuple[AuditedKind, Callable[[Any], str]]] = {
+    Tool: (AuditedKind.TOOL, lambda tool: tool.name),
+    Lease: (AuditedKind.LEASE, lambda lease: str(lease.public_id)),
+    Team: (AuditedKind.TEAM, lambda team: team.name),
+    TeamMember: (AuditedKind.MEMBER, lambda member: f"{member.user} in {member.team.name}"),
+    Allotment: (AuditedKind.ALLOTMENT, lambda allotment: f"{allotment.tool.name} for {allotment.team.name}"),
+    UserLimit: (AuditedKind.USER_LIMIT, lambda limit: f"{limit.tool.name} for {limit.user}"),
+    AccessRule: (AuditedKind.ACCESS_RULE, lambda rule: f"{rule.tool.name} for {rule.kind} {rule.subject}"),
+    ApiToken: (AuditedKind.TOKEN, lambda token: str(token.pk)),
+    User: (AuditedKind.ACCOUNT, lambda user: user.username),
+    Identity: (AuditedKind.IDENTITY, lambda identity: identity.user.username),
+}
+
+
+def state(row: models.Model) -> dict[str, Any]:
+    """What people can change of a row: its editable fields; of an account, its
+    rights. Secrets and hashes are not among them. Durations are in seconds.
+    """
+    if isinstance(row, User):
+        return _rights(row)
+    fields = [field for field in row._meta.concrete_fields if field.editable and not field.primary_key]
+    return dict(_told(row, field.name) for field in fields)
+
+
+def _told(row: models.Model, name: str) -> tuple[str, Any]:
+    value = getattr(row, name)
+    if isinstance(row._meta.get_field(name), models.DurationField):
+        return f"{name}_seconds", value.total_seconds() if isinstance(value, timedelta) else None
+    return name, str(value) if isinstance(value, models.Model) else value
+
+
+def _rights(user: User) -> dict[str, Any]:
+    permissions = user.user_permissions.values_list("content_type__app_label", "codename")
+    return {
+        "is_active": user.is_active,
+        "is_staff": user.is_staff,
+        "is_superuser": user.is_superuser,
+        "groups": sorted(user.groups.values_list("name", flat=True)),
+        "permissions": sorted(f"{app}.{codename}" for app, codename in permissions),
+    }
+
+
+def record(
+    by: Actor,
+    *,
+    action: Action,
+    subject: models.Model,
+    before: Mapping[str, Any] | None = None,
+    after: Mapping[str, Any] | None = None,
+    note: str = "",
+) -> None:
+    """Write one record, part of the caller's transaction.
+
+    ``before`` and ``after`` are JSON, with no secret in them. Raises
+    TransactionManagementError where there is no transaction: the record could
+    be there without the change, or the change without the record.
+    """
+    if not connection.in_atomic_block:
+        raise TransactionManagementError("An audit record is written in the transaction of its change.")
+    kind, name = SUBJECTS[type(subject)]
+    AuditRecord.objects.create(
+        recorded_at=database_now(),
+        actor_kind=by.kind,
+        actor=by.name,
+        origin=by.origin,
+        action=action,
+        subject_kind=kind,
+        subject=name(subject),
+        before=before or {},
+        after=after or {},
+        note=note,
+    )
+
+
+def created(rows: Iterable[models.Model], *, by: Actor) -> None:
+    """Record rows that the caller's transaction has made."""
+    for row in rows:
+        record(by, action=Action.CREATED, subject=row, after=state(row))
+
+
+def deleted(rows: Iterable[models.Model], *, by: Actor) -> None:
+    """Record rows that the caller's transaction deletes."""
+    for row in rows:
+        record(by, action=Action.DELETED, subject=row, before=state(row))
+
+
+def membership(changes: MembershipChanges, *, by: Actor) -> None:
+    """Record who has joined and left which team."""
+    created([*changes.teams, *changes.joined], by=by)
+    deleted(changes.left, by=by)
+
+
+@contextmanager
+def changing(row: models.Model, *, by: Actor) -> Iterator[None]:
+    """Record what becomes of one row within: that it was made, or which of its
+    fields changed from what to what. One transaction, with the row locked from
+    the start; nothing is recorded if nothing changed."""
+    with transaction.atomic():
+        before = state(stored) if (stored := _locked(row)) else None
+        yield
+        # Read again: the caller's copy may be older than the lock.
+        now = type(row)._base_manager.get(pk=row.pk)
+        after = state(now)
+        if before is None:
+            record(by, action=Action.CREATED, subject=now, after=after)
+        elif changed := [name for name in after if after[name] != before[name]]:
+            record(
+                by,
+                action=Action.CHANGED,
+                subject=now,
+                before={name: before[name] for name in changed},
+                after={name: after[name] for name in changed},
+            )
+
+
+@contextmanager
+def deleting(row: models.Model, *, by: Actor) -> Iterator[None]:
+    """Record that one row is deleted within, with all that goes with it."""
+    with transaction.atomic():
+        if stored := _locked(row):
+            collector = Collector(using=connection.alias, origin=stored)
+            collector.collect([stored])
+            with_it = [*collector.data.values(), *collector.fast_deletes]
+            deleted((gone for rows in with_it for gone in rows if type(gone) in SUBJECTS), by=by)
+        yield
+
+
+def _locked(row: models.Model) -> Any:
+    """The row as it is in the database, locked; None if it isn't there."""
+    if row.pk is None:
+        return None
+    # By its key: a model's own order may join tables, which can't be locked.
+    return type(row)._base_manager.select_for_update(no_key=True).filter(pk=row.pk).order_by("pk").first()

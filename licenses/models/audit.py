@@ -1,0 +1,106 @@
+"""The audit: who changed what an administrator may change, when, from where."""
+
+from collections.abc import Iterable
+from typing import Any, NoReturn
+
+from django.core.serializers.json import DjangoJSONEncoder
+from django.db import models
+
+
+class ActorKind(models.TextChoices):
+    """By what somebody who changes something is known."""
+
+    ACCOUNT = "account", "Account"
+    TOKEN = "token", "API token"
+    JWT = "jwt", "JWT of the provider"
+    SIGN_IN = "sign_in", "Sign-in at the provider"
+    COMMAND = "command", "Command"
+    ANONYMOUS = "anonymous", "Nobody known"
+
+
+class Action(models.TextChoices):
+    """What was done to the subject."""
+
+    CREATED = "created", "Created"
+    CHANGED = "changed", "Changed"
+    DELETED = "deleted", "Deleted"
+    REVOKED = "revoked", "Revoked"
+    FORCE_RETURNED = "force_returned", "Force-returned"
+
+
+class AuditedKind(models.TextChoices):
+    """What was changed; part of the API: add, never rename."""
+
+    TOOL = "tool", "Tool"
+    LEASE = "lease", "Lease"
+    TEAM = "team", "Team"
+    MEMBER = "member", "Member of a team"
+    ALLOTMENT = "allotment", "Quota or reservation"
+    ACCESS_RULE = "access_rule", "Access rule"
+    USER_LIMIT = "user_limit", "User limit"
+    TOKEN = "token", "API token"
+    ACCOUNT = "account", "Account"
+    IDENTITY = "identity", "Identity"
+
+
+class AppendOnly(Exception):
+    """An audit record is neither changed nor deleted."""
+
+    def __init__(self) -> None:
+        super().__init__("Audit records are append-only.")
+
+
+class AuditQuerySet(models.QuerySet["AuditRecord"]):
+    def update(self, **values: Any) -> NoReturn:
+        raise AppendOnly
+
+    def delete(self) -> NoReturn:
+        raise AppendOnly
+
+    def bulk_update(self, objs: Iterable[Any], fields: Any, batch_size: int | None = None) -> NoReturn:
+        raise AppendOnly
+
+
+class AuditRecord(models.Model):
+    """One change, as it was committed; written by ``licenses.auditing`` alone.
+
+    Nothing here refers to other rows: a record outlives what it is about. It is
+    never changed or deleted: this class refuses to, and so do triggers in the
+    database, for whoever comes past it. On SQLite a migration that alters this
+    table copies it, and has to make the triggers again.
+    """
+
+    recorded_at = models.DateTimeField(editable=False, help_text="By the database's clock.")
+    actor_kind = models.CharField(max_length=16, choices=ActorKind)
+    actor = models.CharField(
+        max_length=255, blank=True, help_text="The account's name, the token's number, the command's OS user."
+    )
+    origin = models.CharField(max_length=255, help_text="The client's address, or the command's name.")
+    action = models.CharField(max_length=16, choices=Action)
+    subject_kind = models.CharField(max_length=16, choices=AuditedKind)
+    subject = models.CharField(max_length=400, help_text="Its name; of a lease or a token, its id.")
+    before = models.JSONField(default=dict, encoder=DjangoJSONEncoder, help_text="What changed, as it was.")
+    after = models.JSONField(default=dict, encoder=DjangoJSONEncoder, help_text="What changed, as it is since.")
+    note = models.CharField(max_length=255, blank=True, help_text="The reason, where one was given.")
+
+    objects = AuditQuerySet.as_manager()
+
+    class Meta:
+        ordering = ["-recorded_at", "-pk"]
+        indexes = [
+            models.Index(fields=["-recorded_at", "-id"], name="audit_newest_first"),
+            # The history of one subject, and what one actor did.
+            models.Index(fields=["subject_kind", "subject", "-recorded_at"], name="audit_by_subject"),
+            models.Index(fields=["actor", "-recorded_at"], name="audit_by_actor"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.get_subject_kind_display()} {self.subject}: {self.get_action_display().lower()}"
+
+    def save(self, *args: Any, **kwargs: Any) -> None:
+        if not self._state.adding:
+            raise AppendOnly
+        super().save(*args, **kwargs | {"force_insert": True})
+
+    def delete(self, *args: Any, **kwargs: Any) -> NoReturn:
+        raise AppendOnly

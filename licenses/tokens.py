@@ -1,0 +1,32 @@
+"""The services that make and revoke API tokens."""
+
+from django.db import transaction
+
+from . import auditing
+from .auditing import Actor
+from .models import Action, ApiToken
+
+
+@transaction.atomic
+def issue(token: ApiToken, *, by: Actor) -> str:
+    """Save a new token and return its secret, which is told this once.
+
+    Raises ValidationError.
+    """
+    secret = ApiToken.objects.issue(token)
+    auditing.created([token], by=by)
+    return secret
+
+
+@transaction.atomic
+def revoke(token: ApiToken, *, by: Actor) -> None:
+    """Make a token useless from now on; harmless if it is already."""
+    if token.revoke():
+        token.refresh_from_db(fields=["revoked_at"])
+        auditing.record(
+            by,
+            action=Action.REVOKED,
+            subject=token,
+            before={"revoked_at": None},
+            after={"revoked_at": token.revoked_at},
+        )
