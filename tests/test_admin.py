@@ -64,6 +64,26 @@ def force_return(client: Client, lease_id: str, reason: str) -> None:
     client.post("/admin/licenses/lease/", {"action": "force_return", "_selected_action": [lease_id], "reason": reason})
 
 
+@pytest.mark.parametrize("reason", ["", "  ", "x" * 201, "a\nb", "a\u202eb"])
+def test_a_seat_is_not_taken_back_for_a_reason_that_makes_no_sense(
+    api: Api, admin_client: Client, make_tool: Callable[..., Tool], reason: str
+) -> None:
+    make_tool("cad")
+    lease = api.borrow().json()
+    force_return(admin_client, lease["id"], reason)
+    assert api.status()["borrowed"] == 1
+
+
+def test_a_page_of_a_lease_that_is_sent_changes_nothing(
+    api: Api, admin_client: Client, make_tool: Callable[..., Tool]
+) -> None:
+    make_tool("cad")
+    lease = api.borrow().json()
+    before = Lease.objects.values().get()
+    admin_client.post(f"/admin/licenses/lease/{lease['id']}/change/", {"user": "eve", "ended_at_0": "2026-01-01"})
+    assert Lease.objects.values().get() == before
+
+
 def test_a_seat_is_taken_back_with_a_reason(api: Api, admin_client: Client, make_tool: Callable[..., Tool]) -> None:
     make_tool("cad")
     lease = api.borrow().json()

@@ -13,13 +13,15 @@ from django.http import HttpRequest, HttpResponse
 from licenses import leasing
 from licenses.errors import Refusal
 from licenses.models import EndReason, Lease
+from licenses.models.lease import NOTE_LENGTH
+from licenses.names import is_clean
 
 from .audited import actor_of
 from .filters import TypedFilter
 
 
 class ForceReturnForm(ActionForm):
-    reason = forms.CharField(required=False, max_length=200, label="Reason (for force return)")
+    reason = forms.CharField(required=False, max_length=NOTE_LENGTH, label="Reason (for force return)")
 
 
 class StateFilter(admin.SimpleListFilter):
@@ -89,11 +91,18 @@ class LeaseAdmin(admin.ModelAdmin[Lease]):
         without_buttons = {"show_save": False, "show_save_and_continue": False}
         return super().changeform_view(request, object_id, form_url, (extra_context or {}) | without_buttons)
 
+    def save_model(self, request: HttpRequest, obj: Lease, form: Any, change: bool) -> None:
+        """Nothing: the row was read a while ago, and may have ended since."""
+
     @admin.action(description="Force return", permissions=["change"])
     def force_return(self, request: HttpRequest, leases: QuerySet[Lease]) -> None:
-        note = request.POST.get("reason", "").strip()[:200]
-        if not note:
-            self.message_user(request, "A force return needs a reason; nothing was returned.", messages.ERROR)
+        note = request.POST.get("reason", "").strip()
+        if not (0 < len(note) <= NOTE_LENGTH and is_clean(note)):
+            self.message_user(
+                request,
+                f"A force return needs a reason, at most {NOTE_LENGTH} characters on one line; nothing was returned.",
+                messages.ERROR,
+            )
             return
         ended = 0
         for public_id in {lease.public_id: None for lease in leases.filter(ended_at__isnull=True)}:

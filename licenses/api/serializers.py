@@ -13,6 +13,7 @@ from rest_framework import serializers
 
 from licenses.leasing import Asked
 from licenses.models import Denial, EndReason, Lease, Tool
+from licenses.models.lease import NOTE_LENGTH
 from licenses.models.tool import MAX_CAPACITY, MAX_TTL, MIN_TTL
 from licenses.names import is_clean
 from licenses.policy import Item
@@ -193,7 +194,7 @@ class LeaseRequest(StrictSerializer):
 
 
 class ForceReturnRequest(StrictSerializer):
-    reason = CleanTextField(max_length=200, help_text="Told to the holder, and kept.")
+    reason = CleanTextField(max_length=NOTE_LENGTH, help_text="Told to the holder, and kept.")
 
 
 class ReturnAnswer(serializers.Serializer[Any]):

@@ -12,6 +12,9 @@ from django.db.models.functions import Now
 from .team import Team
 from .tool import Tool
 
+# Longest reason for a force return.
+NOTE_LENGTH = 200
+
 
 class EndReason(models.TextChoices):
     RETURNED = "returned"
@@ -113,7 +116,7 @@ class Lease(models.Model):
     expires_at = models.DateTimeField(null=True, blank=True, help_text="Free from then on; empty = never.")
     ended_at = models.DateTimeField(null=True, blank=True)
     end_reason = models.CharField(max_length=16, choices=EndReason, blank=True)
-    end_note = models.CharField(max_length=200, blank=True, help_text="Why it was taken back.")
+    end_note = models.CharField(max_length=NOTE_LENGTH, blank=True, help_text="Why it was taken back.")
 
     objects = LeaseQuerySet.as_manager()
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from django.core.exceptions import ValidationError
 from django.core.management.base import BaseCommand, CommandError, CommandParser
-from django.db import transaction
+from django.db import IntegrityError, transaction
 
 from licenses import auditing
 from licenses.auditing import Actor
@@ -50,6 +50,8 @@ class Command(BaseCommand):
             raise CommandError(f"{file}: {error}") from None
         except ValidationError as error:
             raise CommandError(f"{file}: {'; '.join(error.messages)}") from None
+        except IntegrityError:
+            raise CommandError(f"{file}: somebody else changed the same teams just now; try again") from None
         self.stdout.write(f"{file}: {len(changes.joined)} added, {len(changes.left)} removed")
 
 
