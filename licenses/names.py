@@ -1,4 +1,4 @@
-"""What a name may be made of: of a user, a host, a reason."""
+"""What a name may be made of: of a tool, a user, a host, a reason."""
 
 import unicodedata
 
@@ -6,6 +6,10 @@ import unicodedata
 # line and paragraph separators: nothing that belongs in a name, and all of it
 # is trouble in a log or on a screen.
 UNCLEAN_CATEGORIES = {"Cc", "Cf", "Cs", "Co", "Zl", "Zp"}
+
+# Of tools and teams. The first character may be neither a dot (clients fold
+# "/../" out of a path) nor a dash (a command line would take it for an option).
+TOOL_NAME_PATTERN = r"[a-z0-9_][a-z0-9_.-]{0,63}"
 
 # Longest name of somebody who holds leases.
 USER_LENGTH = 64

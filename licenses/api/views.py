@@ -35,7 +35,7 @@ from licenses.callers import Scope
 from licenses.clock import database_now
 from licenses.errors import Refusal, UnknownLease, UnknownTicket, UnknownTool
 from licenses.models import Denial, Lease, Ticket, Tool
-from licenses.models.tool import TOOL_NAME_PATTERN
+from licenses.names import TOOL_NAME_PATTERN
 from licenses.queueing import Waiting
 
 from .authentication import caller_of

@@ -8,9 +8,7 @@ from django.core.validators import RegexValidator
 from django.db import models
 from django.db.models import Q
 
-from licenses.names import USER_LENGTH, is_user_name
-
-from .tool import TOOL_NAME_PATTERN
+from licenses.names import TOOL_NAME_PATTERN, USER_LENGTH, is_user_name
 
 # A team is a name in addresses and metrics, as a tool is.
 TEAM_NAME_PATTERN = TOOL_NAME_PATTERN

@@ -9,11 +9,9 @@ from django.db import models
 from django.db.models import Count, F, Min, OuterRef, Q, Subquery, Sum
 from django.db.models.functions import Coalesce, Now
 
+from licenses.names import TOOL_NAME_PATTERN
 from licenses.policy import Levels
 
-# The first character may be neither a dot (clients fold "/../" out of a path)
-# nor a dash (a command line would take it for an option).
-TOOL_NAME_PATTERN = r"[a-z0-9_][a-z0-9_.-]{0,63}"
 MAX_CAPACITY = 1_000_000
 DEFAULT_TTL = timedelta(hours=8)
 MIN_TTL = timedelta(seconds=1)

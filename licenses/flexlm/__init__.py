@@ -1,0 +1,1 @@
+"""What FlexNet (FlexLM) licence and options files say, brought into our own tables."""

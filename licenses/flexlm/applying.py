@@ -1,0 +1,155 @@
+"""Bring what FlexNet's files ask for into the tables.
+
+Adds and changes, and takes nothing away: a quota that is no longer in the file
+stays until somebody removes it in the admin. Names and what they may have are
+compared by value, so that a second import changes nothing.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+from django.core.exceptions import ValidationError
+from django.db import transaction
+
+from licenses import auditing, leasing, rationing
+from licenses.auditing import Actor
+from licenses.models import AccessRule, Allotment, MemberSource, Team, TeamMember, Tool, UserLimit
+
+from .plan import Plan, ToolPlan
+
+
+class _Undone(Exception):
+    """Only to roll back."""
+
+
+def bring_in(plan: Plan, *, by: Actor, for_real: bool) -> list[str]:
+    """Do what a plan asks for, in one transaction, and tell what changed, a line
+    each. Not ``for_real``, the same is done and undone: what is told is what
+    would be.
+
+    Raises ValidationError or OverReserved, with nothing changed.
+    """
+    told: list[str] = []
+    try:
+        with transaction.atomic(durable=True):
+            # All at once, in the one order that borrows of several tools use too.
+            list(Tool.objects.locked(plan.tools))
+            for name, members in sorted(plan.teams.items()):
+                told += _team(name, members, by)
+            for name, wanted in sorted(plan.tools.items()):
+                told += _tool(name, wanted, by)
+            if not for_real:
+                raise _Undone
+    except _Undone:
+        pass
+    return told
+
+
+def _team(name: str, members: set[str], by: Actor) -> Iterator[str]:
+    team = Team.objects.filter(name=name).first()
+    if team is None:
+        team = Team(name=name)
+        team.full_clean()
+        with auditing.changing(team, by=by):
+            team.save()
+        yield f"team {name}: new"
+    known = set(TeamMember.objects.filter(team=team).values_list("user", flat=True))
+    for user in sorted(members - known):
+        # By hand, as whoever runs the import vouches for the file.
+        member = TeamMember(team=team, user=user, source=MemberSource.MANUAL)
+        member.full_clean()
+        with auditing.changing(member, by=by):
+            member.save()
+        yield f"team {name}: {user} joins"
+
+
+def _tool(name: str, wanted: ToolPlan, by: Actor) -> Iterator[str]:
+    tool = Tool.objects.locked([name]).first() or Tool(name=name, capacity=wanted.capacity)
+    is_new = tool.pk is None
+    values: dict[str, Any] = {
+        "capacity": wanted.capacity,
+        "overdraft": wanted.overdraft,
+        "vendor": wanted.vendor,
+        "valid_from": wanted.valid_from,
+        "valid_until": wanted.valid_until,
+    }
+    if wanted.user_limit is not None:
+        values["user_limit"] = wanted.user_limit
+    changed = {field: value for field, value in values.items() if is_new or getattr(tool, field) != value}
+    before = {field: getattr(tool, field) for field in changed}
+    for field, value in changed.items():
+        setattr(tool, field, value)
+    tool.full_clean()
+    if is_new or changed:
+        with auditing.changing(tool, by=by):
+            # Only these: the seats in use are not ours to write.
+            tool.save(update_fields=None if is_new else list(changed))
+        if "valid_until" in changed and not is_new:
+            leasing.follow_validity(tool=name)
+    if is_new:
+        yield f"{name}: new, {_values(values)}"
+    for field, value in {} if is_new else changed.items():
+        yield f"{name}: {field} {_value(before[field])} -> {_value(value)}"
+    yield from _allotments(tool, wanted, by)
+    yield from _limits(tool, wanted, by)
+    yield from _lists(tool, wanted, by)
+    rationing.settle(tool=name)
+
+
+def _values(values: dict[str, Any]) -> str:
+    return ", ".join(f"{field} {_value(value)}" for field, value in values.items() if value or field == "capacity")
+
+
+def _value(value: Any) -> str:
+    return "none" if value in (None, "") else f"{value:%Y-%m-%d}" if hasattr(value, "year") else str(value)
+
+
+def _allotments(tool: Tool, wanted: ToolPlan, by: Actor) -> Iterator[str]:
+    allowances: dict[Team, rationing.Allowance | None] = {}
+    for name in sorted({*wanted.quotas, *wanted.reservations}):
+        team = Team.objects.get(name=name)
+        mine = Allotment.objects.filter(tool=tool, team=team).first()
+        before = rationing.Allowance(mine.quota, mine.reservation) if mine else rationing.Allowance()
+        allowance = rationing.Allowance(
+            wanted.quotas.get(name, before.quota), wanted.reservations.get(name, before.reservation)
+        )
+        if allowance != before:
+            allowances[team] = allowance
+            quota = "no quota" if allowance.quota is None else f"quota {allowance.quota}"
+            yield f"{tool.name}: team {name}: {quota}, reservation {allowance.reservation}"
+    if allowances:
+        rationing.allot(tool=tool.name, allowances=allowances, by=by)
+
+
+def _limits(tool: Tool, wanted: ToolPlan, by: Actor) -> Iterator[str]:
+    for user, seats in sorted(wanted.user_limits.items()):
+        limit = UserLimit.objects.filter(tool=tool, user=user).first() or UserLimit(tool=tool, user=user)
+        if limit.seats == seats:
+            continue
+        limit.seats = seats
+        limit.full_clean()
+        with auditing.changing(limit, by=by):
+            limit.save()
+        yield f"{tool.name}: user {user}: at most {seats}"
+
+
+def _lists(tool: Tool, wanted: ToolPlan, by: Actor) -> Iterator[str]:
+    for effect, kind, name in sorted(wanted.lists):
+        of_team = kind == "team"
+        line = {
+            "tool": tool,
+            "effect": effect,
+            "kind": kind,
+            "team": Team.objects.get(name=name) if of_team else None,
+            "name": "" if of_team else name,
+        }
+        if AccessRule.objects.filter(**line).exists():
+            continue
+        rule = AccessRule(**line)
+        try:
+            rule.full_clean()
+        except ValidationError as error:
+            raise ValidationError([f"{effect} {kind} {name}: {message}" for message in error.messages]) from None
+        with auditing.changing(rule, by=by):
+            rule.save()
+        yield f"{tool.name}: {effect} {kind} {name}"
