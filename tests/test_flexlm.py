@@ -291,11 +291,11 @@ def test_a_continued_line_has_the_number_it_begins_at() -> None:
     assert list(lines("a \\\n b\n\n# c\nd\\")) == [(1, "a   b"), (5, "d")]
 
 
-PIECES = r"""
+PIECES = """
 FEATURE INCREMENT PACKAGE GROUP RESERVE MAX INCLUDE EXCLUDEALL f g v 1.0 permanent 1-jan-2027 3 0 uncounted SIGN=0
 COMPONENTS="f USER ALL_USERS SUPERSEDE ISSUED=1-jan-2026 START=9-sep-9999 31-dec-9999 " f:VERSION=1 #
-""".split()
-pieces = st.sampled_from([*PIECES, "\\\n", "\n"])
+"""
+pieces = st.sampled_from([*PIECES.split(), "\\\n", "\n"])
 texts = st.lists(pieces | st.text(max_size=5), max_size=40).map(" ".join)
 
 
