@@ -467,13 +467,31 @@ def test_items() -> None:
             item(text)
 
 
+def test_a_lease_counts_for_a_team_and_a_project(shell: Shell, tmp_path: Path) -> None:
+    members = tmp_path / "members.csv"
+    members.write_text("team,user\ncrash,ci\nbody,ci\n")
+    shell.server.manage("team", "import", str(members))
+    named = json.loads(shell("borrow", "cad_tool", "--team", "crash", "--project", "hood", "--json").stdout)
+    assert (named["team"], named["project"]) == ("crash", "hood")
+    around = {"LICENCE_TEAM": "body", "LICENCE_PROJECT": "door"}
+    kept = json.loads(shell("borrow", "cad_tool", "--json", **around).stdout)
+    assert (kept["team"], kept["project"]) == ("body", "door")
+    refused = shell("borrow", "cad_tool", "--team", "others")
+    assert refused.returncode == 77
+    assert "isn't a member" in refused.stderr
+    told = "import json, sys; from licence import Client; print(json.dumps(Client(sys.argv[1]).borrows()[0].raw))"
+    ran = shell("run", "--tool", "analysis", "--project", "hood", "--", sys.executable, "-c", told, shell.server.url)
+    assert json.loads(ran.stdout)["project"] == "hood"
+
+
 def test_flags_win_over_the_environment_and_that_over_the_file(tmp_path: Path) -> None:
     file = tmp_path / "licence" / "config.toml"
     file.parent.mkdir()
-    file.write_text('server = "http://file"\ntoken = "file"\nuser = "file"\n')
+    file.write_text('server = "http://file"\ntoken = "file"\nuser = "file"\nteam = "file"\nproject = "file"\n')
     environment = {"XDG_CONFIG_HOME": str(tmp_path), "LICENCE_TOKEN": "environment", "LICENCE_USER": "environment"}
     config = load(user="flag", environment=environment)
     assert (config.server, config.token, config.user) == ("http://file", "environment", "flag")
+    assert (config.team, config.project) == ("file", "file")
     assert load(environment={"XDG_CONFIG_HOME": "/nowhere"}).server == "http://localhost:8000"
 
 

@@ -183,13 +183,16 @@ class Client:
         alternatives: Sequence[Sequence[Item]],
         *,
         user: str,
+        team: str | None = None,
+        project: str = "",
         host: str = "",
         ttl: float | None = None,
         wait: float = 0,
         key: str | None = None,
     ) -> Lease | Ticket:
         """Take the first set of seats that is free, or, with ``wait``, a place
-        in the queue; durations are in seconds. Sent again under one key until
+        in the queue; durations are in seconds. ``team`` None leaves it to the
+        server which of the user's teams it counts for. Sent again under one key until
         there is an answer, so that it takes no second seat.
 
         ``key`` is an Idempotency-Key, of visible ASCII characters. The lease
@@ -202,6 +205,10 @@ class Client:
             "user": user,
             "alternatives": [[{"tool": item.tool, "seats": item.seats} for item in items] for items in alternatives],
         }
+        if team is not None:
+            body["team"] = team
+        if project:
+            body["project"] = project
         if host:
             body["host"] = host
         if ttl is not None:

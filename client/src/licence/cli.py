@@ -28,7 +28,8 @@ otherwise {EX_NO_SEAT} no seat, {EX_UNREACHABLE} server unreachable, {EX_NOT_ALL
 {EX_REFUSED} refused for another reason, {EX_USAGE} usage, {EX_CONFIG} configuration,
 {EX_NOT_EXECUTABLE} command not executable, {EX_NOT_FOUND} command not found.
 
-environment: LICENCE_SERVER, LICENCE_TOKEN, LICENCE_USER, LICENCE_CONFIG.
+environment: LICENCE_SERVER, LICENCE_TOKEN, LICENCE_USER, LICENCE_TEAM,
+LICENCE_PROJECT, LICENCE_CONFIG.
 """
 
 
@@ -56,8 +57,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options.messages = messages = Messages(as_json=options.json)
     try:
         options.signals = Signals()
-        config = load(server=options.server, token=options.token, user=options.user, file=options.config)
-        options.user = config.user
+        config = load(
+            server=options.server,
+            token=options.token,
+            user=options.user,
+            # Not every command borrows.
+            team=getattr(options, "team", None),
+            project=getattr(options, "project", None),
+            file=options.config,
+        )
+        options.user, options.team, options.project = config.user, config.team, config.project
         client = Client(config.server, token=config.token, patience=options.patience, on_retry=messages.retrying)
         command: Callable[[Client, argparse.Namespace], int] = options.command
         return command(client, options)
@@ -100,6 +109,8 @@ def _parser() -> argparse.ArgumentParser:
         "--patience", type=_duration, default=60, metavar="TIME", help="how long to try a silent server; 60s"
     )
     wanted = Parser(add_help=False)
+    wanted.add_argument("--team", help="of your teams, the one that it counts for; by default the server chooses")
+    wanted.add_argument("--project", help="what its cost goes to")
     wanted.add_argument("--host", default=socket.gethostname(), help="from where; by default this machine's name")
     wanted.add_argument("--ttl", type=_duration, metavar="TIME", help="the lease ends so long after a heartbeat")
     wanted.add_argument("--wait", type=_duration, default=0, metavar="TIME", help="stand in the queue for so long")
@@ -255,6 +266,8 @@ def _acquire(client: Client, alternatives: Sequence[Sequence[Item]], options: ar
             client,
             alternatives,
             user=options.user,
+            team=options.team,
+            project=options.project,
             host=options.host,
             ttl=options.ttl,
             wait=options.wait,

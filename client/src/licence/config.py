@@ -11,7 +11,7 @@ from pathlib import Path
 from .api import LicenceError
 
 DEFAULT_SERVER = "http://localhost:8000"
-KEYS = {"server", "token", "user"}
+KEYS = {"server", "token", "user", "team", "project"}
 
 
 class ConfigError(LicenceError):
@@ -23,6 +23,8 @@ class Config:
     server: str
     token: str | None
     user: str
+    team: str | None
+    project: str
 
 
 def load(
@@ -30,12 +32,15 @@ def load(
     server: str | None = None,
     token: str | None = None,
     user: str | None = None,
+    team: str | None = None,
+    project: str | None = None,
     file: str | None = None,
     environment: Mapping[str, str] = os.environ,
 ) -> Config:
-    """The configuration: arguments, then ``LICENCE_SERVER``, ``LICENCE_TOKEN``
-    and ``LICENCE_USER``, then the file, then the defaults: a server on this
-    machine, no token, the name that one is logged in with.
+    """The configuration: arguments, then ``LICENCE_SERVER``, ``LICENCE_TOKEN``,
+    ``LICENCE_USER``, ``LICENCE_TEAM`` and ``LICENCE_PROJECT``, then the file,
+    then the defaults: a server on this machine, no token, the name that one is
+    logged in with, no team or project in particular.
 
     The file is TOML with the same names in lower case, at ``file``, at
     ``LICENCE_CONFIG``, or in the platform's usual place; the latter may be
@@ -49,6 +54,8 @@ def load(
         server=server or environment.get("LICENCE_SERVER") or kept.get("server") or DEFAULT_SERVER,
         token=token or environment.get("LICENCE_TOKEN") or kept.get("token"),
         user=user or environment.get("LICENCE_USER") or kept.get("user") or _login(),
+        team=team or environment.get("LICENCE_TEAM") or kept.get("team"),
+        project=project or environment.get("LICENCE_PROJECT") or kept.get("project") or "",
     )
 
 

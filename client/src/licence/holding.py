@@ -29,6 +29,8 @@ def acquire(
     alternatives: Sequence[Sequence[Item]],
     *,
     user: str,
+    team: str | None = None,
+    project: str = "",
     host: str = "",
     ttl: float | None = None,
     wait: float = 0,
@@ -50,6 +52,8 @@ def acquire(
             Client.borrow,
             alternatives=alternatives,
             user=user,
+            team=team,
+            project=project,
             host=host,
             ttl=ttl,
             wait=max(deadline - time.monotonic(), 0),
@@ -186,8 +190,8 @@ class Licence:
     ``seats`` are of ``tool``; ``items`` in its place are a set of several
     tools, ``alternatives`` are such sets, of which the first that is free is
     taken. Durations are seconds, timedeltas or texts like ``"30m"``. Server,
-    token and user come from the environment or the configuration file unless
-    given; ``patience`` is for how long a silent server is tried.
+    token, user, team and project come from the environment or the configuration
+    file unless given; ``patience`` is for how long a silent server is tried.
 
     Entering raises Refused or Unreachable; ``lease.lost`` is set if the seats
     are lost meanwhile. Seats that can't be returned at the block's end come
@@ -206,16 +210,18 @@ class Licence:
         server: str | None = None,
         token: str | None = None,
         user: str | None = None,
+        team: str | None = None,
+        project: str | None = None,
         host: str | None = None,
         patience: str | float | timedelta = 60,
         on_lost: Callable[[str], None] | None = None,
     ) -> None:
         if [tool is not None, bool(items), bool(alternatives)].count(True) != 1:
             raise ValueError("name a tool, or items, or alternatives")
-        config = load(server=server, token=token, user=user)
+        config = load(server=server, token=token, user=user, team=team, project=project)
         self.client = Client(config.server, token=config.token, patience=seconds(patience))
         self._alternatives = alternatives or [items or [Item(str(tool), seats)]]
-        self._user = config.user
+        self._config = config
         self._host = host if host is not None else socket.gethostname()
         self._wait = seconds(wait)
         self._ttl = seconds(ttl) if ttl is not None else None
@@ -226,7 +232,14 @@ class Licence:
         if self._holding is not None:
             raise RuntimeError("this licence is in use; make another")
         lease = acquire(
-            self.client, self._alternatives, user=self._user, host=self._host, ttl=self._ttl, wait=self._wait
+            self.client,
+            self._alternatives,
+            user=self._config.user,
+            team=self._config.team,
+            project=self._config.project,
+            host=self._host,
+            ttl=self._ttl,
+            wait=self._wait,
         )
         try:
             self._holding = Holding(self.client, lease, on_lost=self._on_lost)
