@@ -231,6 +231,11 @@ class ToolStatus(SeatsSerializer):
     oldest_wait_seconds = serializers.SerializerMethodField(help_text="For how long the first of them waits.")
     enabled = serializers.BooleanField()
 
+    def get_fields(self) -> dict[str, Any]:
+        # What it is about comes first.
+        fields = super().get_fields()
+        return {name: fields[name] for name in ("tool", "display_name", "total")} | fields
+
     def get_oldest_wait_seconds(self, tool: Tool) -> float:
         return round(tool.oldest_wait_seconds(timezone.now()), 1)
 
