@@ -22,7 +22,7 @@ from prometheus_client.registry import Collector
 from . import pools, statements
 from .errors import BORROW_FAILURE_REASONS, UnknownTool
 from .models import EndReason, Sweep, Ticket, TicketState, Tool
-from .models.tool import UNKNOWN_TOOL_LABEL
+from .names import UNKNOWN_TOOL_LABEL
 from .pools import TeamSeats
 
 BORROW_ATTEMPTS = Counter("license_borrow_attempts_total", "Borrows asked for.", ["tool"])

@@ -11,6 +11,9 @@ UNCLEAN_CATEGORIES = {"Cc", "Cf", "Cs", "Co", "Zl", "Zp"}
 # "/../" out of a path) nor a dash (a command line would take it for an option).
 TOOL_NAME_PATTERN = r"[a-z0-9_][a-z0-9_.-]{0,63}"
 
+# The metrics' label for every name that isn't a tool's, and so no tool's name.
+UNKNOWN_TOOL_LABEL = "unknown"
+
 # Longest name of somebody who holds leases.
 USER_LENGTH = 64
 

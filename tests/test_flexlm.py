@@ -12,11 +12,12 @@ from hypothesis import strategies as st
 
 from licenses.flexlm.parser import day, lines, parse_license, parse_options
 from licenses.flexlm.plan import Plan, plan
-from licenses.models import AccessRule, Allotment, AuditRecord, Team, TeamMember, Tool, UserLimit
+from licenses.models import AccessRule, Allotment, AuditRecord, Lease, Team, TeamMember, Tool, UserLimit
 
-from .conftest import Api
+from .conftest import Api, allot
 
 MakeTool = Callable[..., Tool]
+MakeTeam = Callable[..., Team]
 PassTime = Callable[..., None]
 TODAY = date(2026, 6, 1)
 
@@ -155,11 +156,65 @@ def test_a_line_that_is_not_understood_stops_the_import(tmp_path: Path) -> None:
 
 
 @pytest.mark.django_db
-def test_what_the_tables_refuse_changes_nothing(tmp_path: Path, make_tool: MakeTool) -> None:
-    with pytest.raises(CommandError, match="unknown"):
-        run(tmp_path, "--apply", license=LICENSE + "FEATURE unknown meshd 1 permanent 1 SIGN=0\n")
-    assert not Tool.objects.exists()
-    assert not Team.objects.exists()
+@pytest.mark.parametrize(
+    ("team", "options", "why"),
+    [
+        ("others", "GROUP Crash ana\nRESERVE 3 Mesher GROUP Crash\n", "mesher"),
+        ("crash", "GROUP Crash ana\nMAX 5 Mesher GROUP Crash\n", "mesher: team crash has 6 seats reserved"),
+    ],
+)
+def test_what_does_not_fit_with_what_is_there_changes_nothing(
+    tmp_path: Path, make_tool: MakeTool, make_team: MakeTeam, team: str, options: str, why: str
+) -> None:
+    make_tool("mesher", capacity=8)
+    allot("mesher", make_team(team), reservation=6)
+    for arguments in ([], ["--apply"]):
+        with pytest.raises(CommandError, match=why):
+            run(tmp_path, *arguments, options=options)
+    assert Tool.objects.get().valid_until is None
+    assert Allotment.objects.get().reservation == 6
+    assert not TeamMember.objects.exists()
+
+
+@pytest.mark.django_db
+def test_a_capacity_below_the_reservations_is_told(tmp_path: Path, make_tool: MakeTool, make_team: MakeTeam) -> None:
+    make_tool("mesher", capacity=9)
+    allot("mesher", make_team("crash"), reservation=9)
+    out, _ = run(tmp_path, "--apply", options="")
+    assert "mesher: 9 seats are reserved, of the 8 that there are" in out
+    out, _ = run(tmp_path, "--apply", options="")
+    assert "Nothing to change." in out
+
+
+@pytest.mark.django_db
+def test_leases_follow_a_licence_that_ends_earlier(tmp_path: Path, api: Api, make_tool: MakeTool) -> None:
+    make_tool("f", capacity=1, default_ttl=None)
+    lease = api.borrow("f", "ana").json()
+    assert lease["expires_at"] is None
+    run(tmp_path, "--apply", license="FEATURE f v 1 31-dec-2098 1 SIGN=0", options="")
+    assert Lease.objects.get().expires_at == datetime(2099, 1, 1, tzinfo=UTC)
+
+
+@pytest.mark.django_db
+def test_members_are_the_import_s_own_and_a_csv_file_leaves_them(tmp_path: Path) -> None:
+    run(tmp_path, "--apply")
+    (tmp_path / "teams.csv").write_text("team,user\ncrash,zoe\n")
+    call_command("team", "import", str(tmp_path / "teams.csv"), stdout=StringIO())
+    assert set(TeamMember.objects.filter(team__name="crash").values_list("user", "source")) == {
+        ("ana", "manual"),
+        ("ben", "manual"),
+        ("eve", "manual"),
+        ("zoe", "csv"),
+    }
+
+
+@pytest.mark.django_db
+def test_names_in_a_file_can_not_write_to_the_terminal(tmp_path: Path) -> None:
+    err = StringIO()
+    (tmp_path / "license.lic").write_text("FEATURE f\x1b[2Jg v 1 permanent 1 SIGN=0\n")
+    with pytest.raises(CommandError):
+        call_command("import_flexlm", "--license", str(tmp_path / "license.lic"), stdout=StringIO(), stderr=err)
+    assert "license.lic:1: f\\x1b[2Jg: can't be the name of a tool" in err.getvalue()
 
 
 @pytest.mark.django_db
@@ -181,6 +236,14 @@ def test_a_file_that_is_not_there_is_told(tmp_path: Path) -> None:
         "MAX 1 Mesher USER",
         "INCLUDE Mesher INTERNET 10.1.*.*",
         "INCLUDE Mesher HOST 10.1.*.*",
+        "EXCLUDE Mesher HOST 10.1.2.3",
+        "EXCLUDE Mesher HOST " + "h" * 65,
+        "HOST_GROUP lab node1 10.1.*.*",
+        "GROUP lab ana # and the boss",
+        "MAX 2 Mesher GROUP crash",
+        "MAX 3 Mesher GROUP small",
+        "MAX 2 Mesher ALL_USERS ana",
+        "RESERVE 1 Mesher GROUP ALL_GROUPS",
         "EXCLUDE Mesher DISPLAY :0",
         "EXCLUDE Mesher HOST_GROUP nothing",
         "EXCLUDE nothing USER ana",
@@ -218,6 +281,15 @@ def test_what_can_not_be_expressed_is_reported(line: str) -> None:
         "PACKAGE p v 1.0 SIGN=0",
         'PACKAGE p v 1.0 COMPONENTS="a:1:2:3" SIGN=0',
         'PACKAGE p v 1.0 COMPONENTS="a b" SIGN=0',
+        "PACKAGE g v 1.0 COMPONENTS=a STRANGE=1 SIGN=0",
+        "PACKAGE g v 1.0 COMPONENTS=a OPTIONS=SUITE_RESERVED SIGN=0",
+        "PACKAGE g v 1.0 COMPONENTS=a:1:3 OPTIONS=SUITE SIGN=0",
+        "PACKAGE g v 2.0 COMPONENTS=a SIGN=0",
+        "FEATURE f v 1.0 1-jan-2027 1 START=1-jan-2028 SIGN=0",
+        "FEATURE unknown v 1.0 permanent 1 SIGN=0",
+        f"FEATURE f {'v' * 129} 1.0 permanent 1 SIGN=0",
+        "FEATURE f v\0w 1.0 permanent 1 SIGN=0",
+        "INCREMENT g other 1.0 permanent 1 SIGN=0",
         "sampled-f1-00737-55296-1825",
     ],
 )
@@ -230,6 +302,83 @@ def test_names_that_differ_in_case_alone_are_reported() -> None:
     assert problems(wanted) == [2]
     assert wanted.tools["cad"].capacity == 1
     assert problems(planned(LICENSE, "GROUP Crash ana\nGROUP crash ben")) == [2]
+
+
+def test_each_line_of_a_feature_that_has_no_place_is_reported() -> None:
+    wanted = planned("FEATURE f v 1 permanent 1 SIGN=0\n" + "INCREMENT F v 1 permanent 1 SIGN=0\n" * 3)
+    assert problems(wanted) == [2, 3, 4]
+    assert problems(planned("INCREMENT f v 1 permanent 1000000 SIGN=0\n" * 2)) == [1, 2]
+
+
+SEVERAL_VENDORS = r"""
+SERVER licsrv 001122334455 27000
+VENDOR fluxd
+VENDOR gridd
+INCREMENT flow fluxd 9.1 permanent 4 SIGN=AA
+INCREMENT grid gridd 3.0 permanent 6 SIGN=BB
+"""
+
+
+def test_an_options_file_is_for_one_vendor_and_says_nothing_of_all() -> None:
+    wanted = planned(SEVERAL_VENDORS, "EXCLUDEALL USER joe\nEXCLUDE flow USER joe\n")
+    assert {name: (tool.vendor, len(tool.lists)) for name, tool in wanted.tools.items()} == {
+        "flow": ("fluxd", 1),
+        "grid": ("gridd", 0),
+    }
+    assert problems(wanted) == [1]
+
+
+def test_one_limit_for_each_user_or_group() -> None:
+    wanted = planned(
+        "FEATURE f v 1 permanent 9 SIGN=0\nFEATURE g v 1 permanent 9 SIGN=0",
+        "GROUP a ana\nGROUP b ben\n"
+        "MAX 5 f USER ana\nMAX 2 f USER ALL_USERS\n"
+        "MAX 4 f GROUP a\nMAX 3 f GROUP ALL_GROUPS\n"
+        "MAX 1 g ALL_USERS\n",
+    )
+    f, g = wanted.tools["f"], wanted.tools["g"]
+    assert (f.user_limit, f.user_limits, f.quotas) == (2, {"ana": 5}, {"a": 4, "b": 3})
+    assert (g.user_limit, g.user_limits) == (1, {})
+    assert not problems(wanted)
+
+
+def test_a_limit_after_the_one_for_all_has_no_effect_in_flexnet_and_is_reported() -> None:
+    wanted = planned("FEATURE f v 1 permanent 9 SIGN=0", "MAX 2 f USER ALL_USERS\nMAX 5 f USER ana\n")
+    assert wanted.tools["f"].user_limits == {}
+    assert problems(wanted) == [2]
+
+
+def test_people_in_several_groups_are_told_where_a_group_is_limited() -> None:
+    wanted = planned("FEATURE f v 1 permanent 9 SIGN=0", "GROUP a ana ben\nGROUP b ana\nMAX 2 f GROUP a\n")
+    assert [(finding.number, "ana of a" in finding.text) for finding in wanted.of_options] == [(3, True)]
+    assert not problems(wanted)
+
+
+def test_of_several_feature_lines_flexnet_reads_the_highest_version() -> None:
+    wanted = planned(
+        "FEATURE f v 2.0 permanent 2 SIGN=0\nFEATURE f v 10.0 permanent 7 SIGN=0\nFEATURE f v 9.0 permanent 9 SIGN=0\n"
+        "FEATURE g v 1 permanent 3 ISSUED=1-jan-2024 SIGN=0\nFEATURE g v 1 permanent 4 ISSUED=1-jan-2025 SIGN=0\n"
+        "FEATURE h v 2 permanent 5 SIGN=0\nFEATURE h v 1 permanent 6 SORT=50 SIGN=0\n"
+    )
+    assert {name: tool.capacity for name, tool in wanted.tools.items()} == {"f": 7, "g": 4, "h": 6}
+    assert [finding.number for finding in sorted(wanted.of_license)] == [1, 3, 4, 6]
+
+
+def test_seats_of_different_versions_are_one_pool_and_told() -> None:
+    wanted = planned("INCREMENT f v 1.0 permanent 2 SIGN=0\nINCREMENT f v 2.0 permanent 3 SIGN=0")
+    assert wanted.tools["f"].capacity == 5
+    assert [finding.number for finding in wanted.of_license if "versions 1.0, 2.0" in finding.text] == [1]
+
+
+def test_a_package_is_enabled_by_the_line_of_its_version_and_superseded_by_newer_ones() -> None:
+    wanted = planned(
+        "FEATURE p v 2.0 permanent 2 SIGN=0\n"
+        "PACKAGE p v 1.0 COMPONENTS=old ISSUED=1-jan-2026 SIGN=0\n"
+        "PACKAGE p v 2.0 COMPONENTS=older ISSUED=1-jan-2024 SIGN=0\n"
+        "PACKAGE p v 2.0 COMPONENTS=new SUPERSEDE ISSUED=1-jan-2025 SIGN=0\n"
+    )
+    assert list(wanted.tools) == ["new"]
+    assert problems(wanted) == [2]
 
 
 def test_seats_with_different_dates() -> None:
@@ -291,9 +440,19 @@ def test_a_continued_line_has_the_number_it_begins_at() -> None:
     assert list(lines("a \\\n b\n\n# c\nd\\")) == [(1, "a   b"), (5, "d")]
 
 
+def test_a_comment_does_not_take_the_next_line_with_it() -> None:
+    assert list(lines("# kept in C:\\flexlm\\\na\n  # b\\\nc")) == [(2, "a"), (4, "c")]
+
+
+def test_lines_are_those_that_an_editor_numbers() -> None:
+    # Bytes of old Windows encodings that Unicode has as ends of lines.
+    assert list(lines('a "x\x85y"\r\nb\x0c\rc')) == [(1, 'a "x\x85y"'), (2, "b"), (3, "c")]
+
+
 PIECES = """
 FEATURE INCREMENT PACKAGE GROUP RESERVE MAX INCLUDE EXCLUDEALL f g v 1.0 permanent 1-jan-2027 3 0 uncounted SIGN=0
-COMPONENTS="f USER ALL_USERS SUPERSEDE ISSUED=1-jan-2026 START=9-sep-9999 31-dec-9999 " f:VERSION=1 #
+PACKAGE COMPONENTS=f:1:2 OPTIONS=SUITE v
+COMPONENTS="f USER g GROUP ALL_GROUPS ALL_USERS SUPERSEDE ISSUED=1-jan-2026 START=9-sep-9999 31-dec-9999 " f:VERSION=1 #
 """
 pieces = st.sampled_from([*PIECES.split(), "\\\n", "\n"])
 texts = st.lists(pieces | st.text(max_size=5), max_size=40).map(" ".join)
@@ -314,6 +473,68 @@ def test_any_text_is_read_and_every_line_accounted_for(license: str, options: st
     assert lines_of_options - off <= told <= lines_of_options
     for tool in wanted.tools.values():
         assert sum(tool.reservations.values()) <= tool.capacity
+
+
+def one_of(*choices: str) -> st.SearchStrategy[str]:
+    return st.sampled_from(choices)
+
+
+def words_of(*parts: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
+    return st.tuples(*parts).map(" ".join)
+
+
+counts = st.integers(1, 9).map(str)
+days = one_of("permanent", "1-jan-0", "1-jun-2026", "31-may-2026", "7-jul-2077")
+features_of_lines = one_of("Mesher", "mesher", "solver", "viewer", "bundle", "pre", "new", "a/b")
+feature_lines = words_of(
+    one_of("FEATURE", "INCREMENT"),
+    features_of_lines,
+    one_of("meshd", "other"),
+    one_of("1.0", "2026.0", "x"),
+    days,
+    counts | st.just("uncounted"),
+    one_of("", "START=1-jan-2020", "START=1-jan-2050", "SORT=5", "SUPERSEDE ISSUED=2-feb-2026", "OVERDRAFT=3"),
+    one_of("SIGN=AA", "HOSTID=ANY SIGN=AA"),
+)
+subjects = words_of(
+    one_of("USER", "HOST", "GROUP", "HOST_GROUP", "PROJECT", "DISPLAY", "INTERNET"),
+    one_of("ana", "Crash", "crash", "farm", "node1", "10.1.2.3", "10.*", "ALL_USERS", "ALL_GROUPS"),
+)
+features_of_rules = features_of_lines | one_of("Mesher:VERSION=1.0")
+rule_lines = (
+    words_of(one_of("RESERVE", "MAX"), counts, features_of_rules, subjects)
+    | words_of(one_of("INCLUDE", "EXCLUDE"), features_of_rules, subjects)
+    | words_of(one_of("INCLUDEALL", "EXCLUDEALL"), subjects)
+    | words_of(st.just("MAX_OVERDRAFT"), features_of_rules, st.just("1"))
+)
+GROUPS = "GROUP Crash ana ben\nHOST_GROUP farm node1 node2\n"
+
+
+@given(line=feature_lines)
+def test_a_line_of_the_licence_makes_a_difference_or_is_told(line: str) -> None:
+    wanted = planned(LICENSE + line)
+    number = LICENSE.count("\n") + 1
+    told = {finding.number for finding in wanted.of_license}
+    assert number in told or wanted.tools != planned(LICENSE).tools
+    for tool in wanted.tools.values():
+        Tool(name="x", capacity=tool.capacity, vendor=tool.vendor).clean_fields()
+
+
+@given(line=rule_lines)
+def test_a_line_of_the_options_makes_a_difference_or_is_told(line: str) -> None:
+    wanted = planned(LICENSE, GROUPS + line)
+    told = {finding.number for finding in wanted.of_options}
+    assert 3 in told or wanted.tools != planned(LICENSE, GROUPS).tools
+    assert not (3 in problems(wanted) and wanted.tools != planned(LICENSE, GROUPS).tools)
+
+
+@given(rules=st.lists(rule_lines, max_size=12))
+def test_what_is_planned_keeps_the_tables_rules(rules: list[str]) -> None:
+    for tool in planned(LICENSE, GROUPS + "\n".join(rules)).tools.values():
+        assert sum(tool.reservations.values()) <= tool.capacity
+        assert all(tool.quotas.get(team, seats) >= seats for team, seats in tool.reservations.items())
+        assert all("*" not in name for _, _, name in tool.lists)
+        assert "ALL_USERS" not in tool.user_limits
 
 
 @pytest.mark.django_db

@@ -27,13 +27,15 @@ def bring_in(plan: Plan, *, by: Actor, for_real: bool) -> list[str]:
     each. Not ``for_real``, the same is done and undone: what is told is what
     would be.
 
-    Raises ValidationError or OverReserved, with nothing changed.
+    Raises ValidationError, OverReserved, or IntegrityError if somebody else makes
+    the same rows meanwhile, with nothing changed.
     """
     told: list[str] = []
     try:
         with transaction.atomic(durable=True):
             # All at once, in the one order that borrows of several tools use too.
             list(Tool.objects.locked(plan.tools))
+            Team.objects.filter(name__in=plan.teams).lock()
             for name, members in sorted(plan.teams.items()):
                 told += _team(name, members, by)
             for name, wanted in sorted(plan.tools.items()):
@@ -79,7 +81,10 @@ def _tool(name: str, wanted: ToolPlan, by: Actor) -> Iterator[str]:
     before = {field: getattr(tool, field) for field in changed}
     for field, value in changed.items():
         setattr(tool, field, value)
-    tool.full_clean()
+    try:
+        tool.full_clean()
+    except ValidationError as error:
+        raise ValidationError([f"{name}: {message}" for message in error.messages]) from None
     if is_new or changed:
         with auditing.changing(tool, by=by):
             # Only these: the seats in use are not ours to write.
@@ -94,6 +99,9 @@ def _tool(name: str, wanted: ToolPlan, by: Actor) -> Iterator[str]:
     yield from _limits(tool, wanted, by)
     yield from _lists(tool, wanted, by)
     rationing.settle(tool=name)
+    tool.refresh_from_db(fields=["reserved"])
+    if "capacity" in changed and tool.reserved > tool.capacity:
+        yield f"{name}: {tool.reserved} seats are reserved, of the {tool.capacity} that there are"
 
 
 def _values(values: dict[str, Any]) -> str:
@@ -113,6 +121,9 @@ def _allotments(tool: Tool, wanted: ToolPlan, by: Actor) -> Iterator[str]:
         allowance = rationing.Allowance(
             wanted.quotas.get(name, before.quota), wanted.reservations.get(name, before.reservation)
         )
+        if allowance.quota is not None and allowance.reservation > allowance.quota:
+            text = f"{tool.name}: team {name} has {allowance.reservation} seats reserved"
+            raise ValidationError(f"{text}, more than the quota of {allowance.quota} would let it use")
         if allowance != before:
             allowances[team] = allowance
             quota = "no quota" if allowance.quota is None else f"quota {allowance.quota}"

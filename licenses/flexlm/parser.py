@@ -25,6 +25,7 @@ WITHOUT_COUNTERPART = {
     *("DUP_GROUP", "SUITE_DUP_GROUP", "BORROW", "LINGER", "HOSTID", "HOST_BASED", "USER_BASED", "FLOAT_OK"),
     *("TS_OK", "PLATFORMS", "MINIMUM", "CAPACITY", "RESTART"),
 }
+OF_PACKAGE = {"COMPONENTS", "OPTIONS", "SIGN", "SIGN2", "CK", "AUTH", "ISSUED", "SUPERSEDE"}
 # Lines of an options file about the daemon itself, offline use, and idle time.
 DAEMON_OPTIONS = {
     *("AUTOMATIC_REREAD", "ACTIVATION_LOWWATER", "ACTIVATION_EXPIRY_DAYS", "BORROW_LOWWATER", "DEBUGLOG"),
@@ -59,8 +60,15 @@ class Feature:
     starts: date | None = None
     issued: date | None = None
     overdraft: int = 0
+    # What FlexNet sorts lines by before all else; lower comes first.
+    sort: int = 100
     # The features whose older lines it replaces; its own if it names none.
     supersedes: frozenset[str] = frozenset()
+
+    @property
+    def dated(self) -> date | None:
+        """How old it is, for lines that supersede it."""
+        return self.issued or self.starts
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,16 +77,28 @@ class Component:
 
     name: str
     count: int = 1
+    # Instead of the package's, if not ''.
+    version: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Package:
-    """A PACKAGE line. In a suite the package's own feature stays one."""
+    """A PACKAGE line. In a suite the package's own feature stays one. ``version``
+    is that of the lines which enable it, '' if any does."""
 
     number: int
     name: str
+    vendor: str
+    version: str
     components: tuple[Component, ...]
     is_suite: bool
+    issued: date | None = None
+    supersedes: frozenset[str] = frozenset()
+
+    @property
+    def dated(self) -> date | None:
+        """How old it is, for lines that supersede it."""
+        return self.issued
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +127,11 @@ class Kind(StrEnum):
     GROUP = "GROUP"
     HOST_GROUP = "HOST_GROUP"
     ALL_USERS = "ALL_USERS"
+    ALL_GROUPS = "ALL_GROUPS"
+
+
+# MAX for each one, in place of a name: https://docs.revenera.com, "MAX".
+EACH = {(Kind.USER, "ALL_USERS"): Kind.ALL_USERS, (Kind.GROUP, "ALL_GROUPS"): Kind.ALL_GROUPS}
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,18 +171,21 @@ class NotUnderstood(ValueError):
 
 def lines(text: str) -> Iterator[tuple[int, str]]:
     """The lines that say something, with the number that each begins at; a
-    backslash at its end continues a line."""
+    backslash at its end continues a line, but not a comment, which would take
+    the next line with it."""
     number, parts = 0, list[str]()
-    for current, line in enumerate(text.splitlines(), start=1):
+    # Not splitlines(): the lines are to be those that an editor numbers.
+    for current, line in enumerate(re.split(r"\r\n|\r|\n", text), start=1):
         number = number or current
         stripped = line.rstrip()
-        if stripped.endswith("\\"):
+        is_comment = not parts and stripped.lstrip().startswith("#")
+        if stripped.endswith("\\") and not is_comment:
             parts.append(stripped[:-1])
             continue
         parts.append(stripped)
         whole, begun = " ".join(parts).strip(), number
         number, parts = 0, []
-        if whole and not whole.startswith("#"):
+        if whole and not is_comment:
             yield begun, whole
     if whole := " ".join(parts).strip():
         yield number, whole
@@ -240,7 +268,9 @@ def _feature(number: int, parts: list[str]) -> tuple[Feature, Mapping[str, str]]
     keyword, name, vendor, version, expiry, count, *rest = parts
     more = attributes(rest)
     seats = None if count.lower() == "uncounted" or number_of(count) == 0 else number_of(count)
-    named = more.get("SUPERSEDE", "").split()
+    expires, starts = day(expiry), day(more["START"]) if more.get("START") else None
+    if starts and expires and starts > expires:
+        raise NotUnderstood("it ends before it starts")
     return (
         Feature(
             number=number,
@@ -248,15 +278,26 @@ def _feature(number: int, parts: list[str]) -> tuple[Feature, Mapping[str, str]]
             name=name,
             vendor=vendor,
             version=version,
-            expires=day(expiry),
+            expires=expires,
             count=seats,
-            starts=day(more["START"]) if more.get("START") else None,
-            issued=day(more["ISSUED"]) if more.get("ISSUED") else None,
+            starts=starts,
+            issued=_issued(more),
             overdraft=number_of(more["OVERDRAFT"]) if more.get("OVERDRAFT") else 0,
-            supersedes=frozenset(named or [name]) if "SUPERSEDE" in more else frozenset(),
+            sort=number_of(more["SORT"]) if more.get("SORT") else 100,
+            supersedes=_supersedes(name, more),
         ),
         more,
     )
+
+
+def _issued(more: Mapping[str, str]) -> date | None:
+    return day(more["ISSUED"]) if more.get("ISSUED") else None
+
+
+def _supersedes(name: str, more: Mapping[str, str]) -> frozenset[str]:
+    if "SUPERSEDE" not in more:
+        return frozenset()
+    return frozenset(more["SUPERSEDE"].split() or [name])
 
 
 def _tell_attributes(number: int, more: Mapping[str, str], findings: list[Finding]) -> None:
@@ -272,18 +313,31 @@ def _tell_attributes(number: int, more: Mapping[str, str], findings: list[Findin
 def _package(number: int, parts: list[str]) -> Package:
     if len(parts) < 3:
         raise NotUnderstood("it takes a name, a vendor and COMPONENTS=")
-    more = attributes(parts[3:])
+    _, name, vendor, *rest = parts
+    version = rest.pop(0) if rest and "=" not in rest[0] else ""
+    more = attributes(rest)
+    # Before SIGN= there was a bare key in its place.
+    strange = [key for key in more if key not in OF_PACKAGE and not re.fullmatch("[0-9A-F]+", key)]
+    if strange:
+        raise NotUnderstood(", ".join(strange)[:200])
+    options = more.get("OPTIONS", "").upper()
+    if options not in ("", "SUITE"):
+        raise NotUnderstood(f"OPTIONS={options[:80]}")
     components = tuple(_component(text) for text in more.get("COMPONENTS", "").split())
     if not components:
         raise NotUnderstood("it has no COMPONENTS=")
-    return Package(number, parts[1], components, is_suite="SUITE" in more.get("OPTIONS", "").upper())
+    if options and any(component.count != 1 for component in components):
+        raise NotUnderstood("the components of a suite have no counts of their own")
+    return Package(
+        number, name, vendor, version, components, options == "SUITE", _issued(more), _supersedes(name, more)
+    )
 
 
 def _component(text: str) -> Component:
     name, *more = text.split(":")
     if not name or len(more) > 2:
         raise NotUnderstood(f"{text!r} is no component like name:version:count")
-    return Component(name, number_of(more[1]) if len(more) == 2 else 1)
+    return Component(name, number_of(more[1]) if len(more) == 2 else 1, more[0] if more else "")
 
 
 def parse_options(text: str) -> OptionsFile:
@@ -299,6 +353,8 @@ def parse_options(text: str) -> OptionsFile:
 
 def _options_line(number: int, parts: list[str], file: OptionsFile) -> None:
     keyword, *rest = [parts[0].upper(), *parts[1:]] if parts else [""]
+    if any(word.startswith("#") for word in rest):
+        raise NotUnderstood("a comment takes a line of its own")
     match keyword:
         case "GROUP" | "HOST_GROUP":
             if len(rest) < 2:
@@ -346,8 +402,13 @@ def _subject(parts: list[str]) -> tuple[Kind, str]:
     kind = parts[0].upper() if parts else ""
     if kind not in list(Kind):
         raise NotUnderstood(f"{parts[0][:40] if parts else 'it'!r} is no type of user")
-    if kind == Kind.ALL_USERS:
-        return Kind.ALL_USERS, ""
+    if kind in EACH.values():
+        # Some write it in place of the type, not of the name.
+        if len(parts) != 1:
+            raise NotUnderstood(f"{kind} takes no name")
+        return Kind(kind), ""
     if len(parts) != 2:
         raise NotUnderstood("it takes one name; several are a GROUP")
+    if each := EACH.get((Kind(kind), parts[1])):
+        return each, ""
     return Kind(kind), parts[1]

@@ -9,15 +9,13 @@ from django.db import models
 from django.db.models import Count, F, Min, OuterRef, Q, Subquery, Sum
 from django.db.models.functions import Coalesce, Now
 
-from licenses.names import TOOL_NAME_PATTERN
+from licenses.names import TOOL_NAME_PATTERN, UNKNOWN_TOOL_LABEL
 from licenses.policy import Levels
 
 MAX_CAPACITY = 1_000_000
 DEFAULT_TTL = timedelta(hours=8)
 MIN_TTL = timedelta(seconds=1)
 MAX_TTL = timedelta(days=366)
-# The metrics' label for every name that isn't in the table.
-UNKNOWN_TOOL_LABEL = "unknown"
 
 
 def reject_reserved_name(name: str) -> None:

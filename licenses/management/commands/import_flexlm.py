@@ -5,6 +5,7 @@ from typing import Any
 
 from django.core.exceptions import ValidationError
 from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.db import IntegrityError
 from django.utils import timezone
 
 from licenses.auditing import Actor
@@ -12,6 +13,7 @@ from licenses.errors import Refusal
 from licenses.flexlm.applying import bring_in
 from licenses.flexlm.parser import Finding, parse_license, parse_options
 from licenses.flexlm.plan import plan
+from licenses.names import is_clean
 
 UNSIGNED = "The signatures (SIGN=) were not checked: only the vendor's own daemon can."
 
@@ -48,6 +50,8 @@ class Command(BaseCommand):
             raise CommandError("; ".join(error.messages)) from None
         except Refusal as refusal:
             raise CommandError(refusal.detail) from None
+        except IntegrityError:
+            raise CommandError("somebody else changed the same tools or teams just now; try again") from None
         for change in changes:
             self.stdout.write(change)
         self.stdout.write(UNSIGNED)
@@ -65,7 +69,12 @@ class Command(BaseCommand):
     def _tell(self, file: Path, findings: list[Finding]) -> None:
         for finding in sorted(findings):
             kind = "" if finding.is_problem else "note: "
-            self.stderr.write(f"{file.name}:{finding.number}: {kind}{finding.text}")
+            self.stderr.write(f"{file.name}:{finding.number}: {kind}{visible(finding.text)}")
+
+
+def visible(text: str) -> str:
+    """With an escape for what a terminal would act on."""
+    return "".join(sign if is_clean(sign) else sign.encode("unicode_escape").decode() for sign in text)
 
 
 def read(file: Path) -> str:
