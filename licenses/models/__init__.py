@@ -4,6 +4,7 @@ from .allotment import AccessRule, Allotment, Effect, SubjectKind, UserLimit
 from .audit import Action, ActorKind, AuditedKind, AuditRecord
 from .denial import Denial
 from .failure import FailureCount
+from .history import DenialDay, HistoryMark, TeamHour, ToolHour, UsageDay
 from .identity import Identity
 from .lease import EndReason, Lease
 from .retry import BorrowKey
@@ -23,19 +24,24 @@ __all__ = [
     "AuditedKind",
     "BorrowKey",
     "Denial",
+    "DenialDay",
     "Effect",
     "EndReason",
     "FailureCount",
+    "HistoryMark",
     "Identity",
     "Lease",
     "MemberSource",
     "SubjectKind",
     "Sweep",
     "Team",
+    "TeamHour",
     "TeamMember",
     "Ticket",
     "TicketClaim",
     "TicketState",
     "Tool",
+    "ToolHour",
+    "UsageDay",
     "UserLimit",
 ]

@@ -69,6 +69,8 @@ class Denial(models.Model):
             # Whether a refusal or a grant belongs to an episode.
             models.Index(fields=["user", "tool", "last_at"], name="denial_episodes"),
             models.Index(fields=["-last_at", "-id"], name="denial_newest_first"),
+            # Which lease ended one; asked for each lease that is deleted.
+            models.Index(fields=["resolved_by"], condition=Q(resolved_by__isnull=False), name="denial_by_lease"),
         ]
 
     def __str__(self) -> str:

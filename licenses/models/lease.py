@@ -161,6 +161,8 @@ class Lease(models.Model):
             models.Index(fields=["part_of"], condition=Q(part_of__isnull=False), name="lease_parts"),
             models.Index(fields=["-borrowed_at", "-id"], name="lease_newest_first"),
             models.Index(fields=["tool", "-borrowed_at"], name="lease_by_tool"),
+            # What a day's history begins with, and what is old enough to go.
+            models.Index(fields=["ended_at"], condition=Q(ended_at__isnull=False), name="lease_by_end"),
         ]
 
     def __str__(self) -> str:
@@ -191,13 +193,8 @@ class Lease(models.Model):
     def cost(self, now: datetime) -> Decimal | None:
         """What its seats cost for as long as they were held, or have been by
         ``now``, at the tool's prices of today; None where it has none."""
-        price = self.tool.seat_hour_price
-        if price is None:
-            return None
-        above = self.tool.overdraft_hour_price
-        hours = Decimal(self.duration(now) / timedelta(hours=1))
-        bought = self.seats - self.overdraft_seats
-        return hours * (bought * price + self.overdraft_seats * (price if above is None else above))
+        held = self.duration(now)
+        return self.tool.cost_of(self.seats * held, overdraft=self.overdraft_seats * held)
 
     def end_when_over(self, now: datetime) -> None:
         """Fill in the end, unsaved, of a lease whose time is over."""

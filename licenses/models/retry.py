@@ -66,6 +66,9 @@ class BorrowKey(models.Model):
         indexes = [
             # What the sweeper deletes.
             models.Index(fields=["created_at"], name="borrowkey_by_age"),
+            # Asked for each lease and ticket that is deleted.
+            models.Index(fields=["lease"], condition=Q(lease__isnull=False), name="borrowkey_by_lease"),
+            models.Index(fields=["ticket"], condition=Q(ticket__isnull=False), name="borrowkey_by_ticket"),
         ]
 
     def __str__(self) -> str:

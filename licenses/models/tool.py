@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from datetime import datetime, timedelta
+from decimal import Decimal
 
 from django.core.exceptions import ValidationError
 from django.core.validators import MaxValueValidator, RegexValidator
@@ -202,6 +203,16 @@ class Tool(models.Model):
     def is_rationed(self) -> bool:
         """Whether more than the number of free seats may decide about a borrow."""
         return self.has_rules or self.user_limit is not None
+
+    def cost_of(self, seat_time: timedelta, *, overdraft: timedelta) -> Decimal | None:
+        """What seats cost that were out for so long, all of them together, of
+        which ``overdraft`` above the capacity; at today's prices, None without any."""
+        price = self.seat_hour_price
+        if price is None:
+            return None
+        above = price if self.overdraft_hour_price is None else self.overdraft_hour_price
+        hour = timedelta(hours=1)
+        return Decimal((seat_time - overdraft) / hour) * price + Decimal(overdraft / hour) * above
 
     def held_for(self, span: timedelta) -> None:
         """Let the average holding time follow a lease that ended, unsaved."""

@@ -83,6 +83,10 @@ class Ticket(models.Model):
         indexes = [
             # What the sweeper closes.
             models.Index(fields=["alive_until"], condition=Q(state="waiting"), name="ticket_open_by_life"),
+            # Who waited in a time, and what is old enough to go.
+            models.Index(fields=["closed_at"], condition=Q(closed_at__isnull=False), name="ticket_by_close"),
+            # Which lease was waited for; asked for each lease that is deleted.
+            models.Index(fields=["lease"], condition=Q(lease__isnull=False), name="ticket_by_lease"),
         ]
 
     def __str__(self) -> str:

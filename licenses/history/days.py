@@ -1,0 +1,165 @@
+"""A UTC day's history, made from the rows of what happened on it."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime, time, timedelta
+from typing import NamedTuple
+
+from django.db.models import Q
+
+from licenses.models import AuditedKind, AuditRecord, Denial, DenialDay, Lease, TeamHour, Tool, ToolHour, UsageDay
+from licenses.models.denial import EPISODE_WINDOW
+
+from .timeline import Steps, Use, by_hour
+
+DAY = timedelta(days=1)
+NEVER = datetime.max.replace(tzinfo=UTC)
+
+
+class Borrowed(NamedTuple):
+    """A lease, as far as history is concerned. ``end`` is when its seats came
+    free or will, if nothing else happens."""
+
+    use: Use
+    tool: int
+    team: int | None
+    project: str
+    user: str
+    overdraft: int
+
+
+@dataclass(slots=True)
+class DayHistory:
+    """The rows of one day, unsaved."""
+
+    tools: list[ToolHour] = field(default_factory=list)
+    teams: list[TeamHour] = field(default_factory=list)
+    usage: list[UsageDay] = field(default_factory=list)
+    denials: list[DenialDay] = field(default_factory=list)
+
+
+def midnight(day: date) -> datetime:
+    """The beginning of a UTC day."""
+    return datetime.combine(day, time(), UTC)
+
+
+def since(day: date, until: datetime) -> Iterator[tuple[date, DayHistory]]:
+    """The history of each day from this one on; the last ends at ``until``.
+
+    Reads each lease once. Right for a time that is over: what has happened in
+    it changes no more, but for an open lease whose time is over, and that one's
+    end is known.
+    """
+    capacities = capacities_by_tool()
+    going_on = [*_read(open_across(midnight(day)))]
+    while midnight(day) < until:
+        start, end = midnight(day), min(midnight(day) + DAY, until)
+        leases = [*going_on, *_read(Q(borrowed_at__gte=start, borrowed_at__lt=end))]
+        yield day, _history_of(day, leases, capacities, start, end)
+        going_on = [lease for lease in leases if lease.use.end > end]
+        day += DAY
+
+
+def open_across(moment: datetime) -> Q:
+    """Leases that were out at a moment, and before it."""
+    still_open = Q(ended_at__isnull=True) & (Q(expires_at__isnull=True) | Q(expires_at__gt=moment))
+    return Q(borrowed_at__lt=moment) & (still_open | Q(ended_at__gt=moment))
+
+
+def _read(which: Q) -> Iterator[Borrowed]:
+    rows = Lease.objects.filter(which).order_by()
+    columns = (
+        "tool",
+        "team",
+        "project",
+        "user",
+        "seats",
+        "overdraft_seats",
+        "borrowed_at",
+        "ended_at",
+        "expires_at",
+    )
+    for tool, team, project, user, seats, overdraft, start, ended, expires in rows.values_list(*columns):
+        yield Borrowed(Use(start, ended or expires or NEVER, seats), tool, team, project, user, overdraft)
+
+
+def capacities_by_tool() -> dict[int, Steps]:
+    """Each tool's capacity in the past. The audit has every change of it; a tool
+    that it knows nothing of has always had today's."""
+    changes: defaultdict[str, list[tuple[datetime, int, int]]] = defaultdict(list)
+    records = AuditRecord.objects.filter(subject_kind=AuditedKind.TOOL, after__has_key="capacity")
+    for name, at, before, after in records.order_by("recorded_at", "pk").values_list(
+        "subject", "recorded_at", "before", "after"
+    ):
+        capacity = after["capacity"]
+        changes[name].append((at, before.get("capacity", capacity), capacity))
+    return {
+        tool: Steps(
+            before=changes[name][0][1] if name in changes else capacity,
+            changes=[(at, new) for at, _, new in changes.get(name, [])],
+        )
+        for tool, name, capacity in Tool.objects.order_by().values_list("pk", "name", "capacity")
+    }
+
+
+def _history_of(
+    day: date, leases: Iterable[Borrowed], capacities: dict[int, Steps], start: datetime, end: datetime
+) -> DayHistory:
+    history = DayHistory()
+    of_tool: defaultdict[int, list[Use]] = defaultdict(list)
+    of_team: defaultdict[tuple[int, int], list[Use]] = defaultdict(list)
+    of_user: dict[tuple[int, int | None, str, str], UsageDay] = {}
+    for lease in leases:
+        of_tool[lease.tool].append(lease.use)
+        if lease.team is not None:
+            of_team[lease.tool, lease.team].append(lease.use)
+        who = (lease.tool, lease.team, lease.project, lease.user)
+        usage = of_user.get(who)
+        if usage is None:
+            usage = of_user[who] = UsageDay(
+                tool_id=lease.tool,
+                team_id=lease.team,
+                project=lease.project,
+                user=lease.user,
+                day=day,
+                borrows=0,
+                seat_time=timedelta(),
+                overdraft_time=timedelta(),
+            )
+        held = lease.use.within(start, end)
+        usage.borrows += start <= lease.use.start
+        usage.seat_time += lease.use.seats * held
+        usage.overdraft_time += lease.overdraft * held
+    history.usage.extend(of_user.values())
+    for tool, uses in of_tool.items():
+        history.tools.extend(
+            ToolHour(tool_id=tool, hour=hour.start, peak=hour.peak, seat_time=hour.seat_time, full_for=hour.full_for)
+            for hour in by_hour(uses, start, end, capacities[tool])
+        )
+    for (tool, team), uses in of_team.items():
+        history.teams.extend(
+            TeamHour(tool_id=tool, team_id=team, hour=hour.start, peak=hour.peak, seat_time=hour.seat_time)
+            for hour in by_hour(uses, start, end)
+        )
+    history.denials.extend(_denials_of(day, start, end))
+    return history
+
+
+def _denials_of(day: date, start: datetime, end: datetime) -> Iterable[DenialDay]:
+    """Episodes count on the day on which they ended: by a lease, or because
+    nobody had asked any more for as long as an episode may pause."""
+    rows: dict[tuple[int, str], DenialDay] = {}
+    asked = Denial.objects.filter(last_at__gte=start - EPISODE_WINDOW, last_at__lt=end).order_by()
+    for tool, code, last, resolved, attempts in asked.values_list("tool", "code", "last_at", "resolved_at", "attempts"):
+        ended = resolved or last + EPISODE_WINDOW
+        if not start <= ended < end:
+            continue
+        row = rows.setdefault(
+            (tool, code),
+            DenialDay(tool_id=tool, code=code, day=day, episodes=0, true_denials=0, attempts=0),
+        )
+        row.episodes += 1
+        row.true_denials += resolved is None
+        row.attempts += attempts
+    return rows.values()

@@ -1,0 +1,391 @@
+"""Reports: what the tools were used for, and what was refused.
+
+Days that are over come from the rollups, the rest from the leases themselves,
+so a report is exact up to the moment at which it is asked for. All amounts of
+time are of seats: two seats for an hour are two seat-hours.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, time, timedelta
+from decimal import Decimal
+from enum import StrEnum
+from typing import Any, TypeVar
+from zoneinfo import ZoneInfo
+
+from django.db.models import DateField, F, Max, Sum
+from django.db.models.functions import TruncDate, TruncMonth
+
+from licenses.clock import database_now
+from licenses.models import DenialDay, Team, TeamHour, Tool, ToolHour, UsageDay
+
+from . import days, rollups
+from .days import DAY, DayHistory
+from .timeline import HOUR, Steps, percentile
+
+R = TypeVar("R")
+WEEK_HOURS = 7 * 24
+UTC_ZONE = ZoneInfo("UTC")
+
+
+class Period(StrEnum):
+    HOUR = "hour"
+    DAY = "day"
+    MONTH = "month"
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """From the first to the last day, both included, as a time zone has them.
+    Use and denials by the day go by days in UTC."""
+
+    first: date
+    last: date
+    zone: ZoneInfo = UTC_ZONE
+
+    @classmethod
+    def of_late(cls, number: int, zone: ZoneInfo = UTC_ZONE) -> "Span":
+        """So many days, of which today is the last."""
+        today = database_now().astimezone(zone).date()
+        return cls(today - (number - 1) * DAY, today, zone)
+
+    @property
+    def start(self) -> datetime:
+        return self._midnight(self.first)
+
+    @property
+    def end(self) -> datetime:
+        return self._midnight(self.last + DAY)
+
+    def _midnight(self, day: date) -> datetime:
+        return datetime.combine(day, time(), self.zone).astimezone(UTC)
+
+    def periods(self, period: Period) -> Iterator[tuple[datetime | date, datetime, datetime]]:
+        """Each hour, day or month of the span: its name (of an hour its
+        beginning, of a month its first day), and the part of it that is in the
+        span, from when until when."""
+        if period == Period.HOUR:
+            # Hours are counted as the clock in UTC strikes them.
+            hour = self.start.replace(minute=0, second=0, microsecond=0)
+            hour += HOUR if hour < self.start else timedelta(0)
+            while hour < self.end:
+                yield hour, hour, hour + HOUR
+                hour += HOUR
+            return
+        day = self.first
+        while day <= self.last:
+            name = day if period == Period.DAY else day.replace(day=1)
+            following = day + DAY if period == Period.DAY else (name + 32 * DAY).replace(day=1)
+            yield name, self._midnight(day), self._midnight(min(following, self.last + DAY))
+            day = following
+
+    def length(self, period: Period) -> int:
+        """How many periods it has, or a few more."""
+        number = (self.last - self.first).days + 1
+        return {Period.HOUR: number * 25, Period.DAY: number, Period.MONTH: number // 28 + 2}[period]
+
+
+@dataclass(frozen=True, slots=True)
+class Utilisation:
+    """The use of a tool in a period; ``capacity`` is the most that there was.
+    ``full_for``, how long all seats were out, is known for whole tools only."""
+
+    tool: str
+    team: str | None
+    start: datetime | date
+    capacity: int
+    peak: int
+    mean: float
+    full_for: timedelta | None
+
+    @property
+    def share(self) -> float | None:
+        """The mean as a share of the capacity."""
+        return self.mean / self.capacity if self.capacity else None
+
+
+@dataclass(frozen=True, slots=True)
+class HourOfWeek:
+    """How a tool is used in one hour of the week: of the high-water marks of
+    all these hours the highest, the 95th percentile and the mean."""
+
+    weekday: int
+    hour: int
+    hours: int
+    highest: int
+    p95: int
+    mean: float
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What was used by whom; ``cost`` at today's prices, None without any."""
+
+    key: Mapping[str, str | None]
+    borrows: int
+    seat_time: timedelta
+    overdraft_time: timedelta
+    cost: Decimal | None
+
+    @property
+    def seat_hours(self) -> float:
+        return self.seat_time / HOUR
+
+    @property
+    def overdraft_hours(self) -> float:
+        return self.overdraft_time / HOUR
+
+
+@dataclass(frozen=True, slots=True)
+class Denials:
+    """Refused people: episodes, those of them that ended without a seat, and
+    how often they asked."""
+
+    key: Mapping[str, str]
+    episodes: int
+    true_denials: int
+    attempts: int
+
+
+def _exactly(read: Callable[[date, list[tuple[date, DayHistory]]], R]) -> R:
+    """What is read of the rollups up to a day and of the days since. Again, if a
+    rebuild has taken rollups away meanwhile."""
+    while True:
+        until = rollups.mark().rolled_up_until
+        answer = read(until, list(days.since(until, database_now())))
+        if rollups.mark().rolled_up_until >= until:
+            return answer
+
+
+# --- Utilisation ------------------------------------------------------------
+
+
+def utilisation(*, tools: Sequence[Tool], span: Span, period: Period, team: Team | None = None) -> list[Utilisation]:
+    """High-water mark, mean and time at the capacity, of each tool in each
+    period of the span, also where it wasn't used; with ``team`` that of one
+    team alone. Later than now there is nothing."""
+    now = database_now()
+    used = _used(tools, span, period, team)
+    capacities = days.capacities_by_tool()
+    return [
+        _utilisation(tool, team, name, start, min(end, now), used.get((tool.pk, name)), capacities[tool.pk])
+        for tool in tools
+        for name, start, end in span.periods(period)
+        if start < now
+    ]
+
+
+@dataclass(slots=True)
+class _Used:
+    peak: int = 0
+    seat_time: timedelta = timedelta(0)
+    full_for: timedelta = timedelta(0)
+
+    def add(self, peak: int, seat_time: timedelta, full_for: timedelta) -> None:
+        self.peak = max(self.peak, peak)
+        self.seat_time += seat_time
+        self.full_for += full_for
+
+
+def _utilisation(
+    tool: Tool,
+    team: Team | None,
+    name: datetime | date,
+    start: datetime,
+    end: datetime,
+    used: _Used | None,
+    capacity: Steps,
+) -> Utilisation:
+    used = used or _Used()
+    return Utilisation(
+        tool=tool.name,
+        team=team.name if team else None,
+        start=name,
+        capacity=capacity.most(start, end),
+        peak=used.peak,
+        mean=used.seat_time / (end - start),
+        full_for=None if team else used.full_for,
+    )
+
+
+def _used(
+    tools: Sequence[Tool], span: Span, period: Period, team: Team | None
+) -> dict[tuple[int, datetime | date], _Used]:
+    names: dict[Period, Any] = {
+        Period.HOUR: F("hour"),
+        Period.DAY: TruncDate("hour", tzinfo=span.zone),
+        Period.MONTH: TruncMonth("hour", tzinfo=span.zone, output_field=DateField()),
+    }
+
+    def read(until: date, since: list[tuple[date, DayHistory]]) -> dict[tuple[int, datetime | date], _Used]:
+        used: defaultdict[tuple[int, datetime | date], _Used] = defaultdict(_Used)
+        rows: Any = TeamHour.objects.filter(team=team) if team else ToolHour.objects
+        rows = rows.filter(tool__in=tools, hour__gte=span.start, hour__lt=min(span.end, days.midnight(until)))
+        full = None if team else Sum("full_for")
+        # By columns of their own names: an annotation can't be called as a field is.
+        grouped = rows.order_by().annotate(period=names[period]).values("tool", "period")
+        totals = {"highest": Max("peak"), "time": Sum("seat_time")} | ({"full": full} if full else {})
+        for row in grouped.annotate(**totals):
+            used[row["tool"], row["period"]].add(row["highest"], row["time"], row.get("full", timedelta(0)))
+        wanted = {tool.pk for tool in tools}
+        for _, day in since:
+            hours: Iterable[ToolHour | TeamHour] = (
+                [hour for hour in day.teams if hour.team_id == team.pk] if team else day.tools
+            )
+            for hour in hours:
+                if hour.tool_id in wanted and span.start <= hour.hour < span.end:
+                    name = _name_of(hour.hour, span.zone, period)
+                    used[hour.tool_id, name].add(hour.peak, hour.seat_time, getattr(hour, "full_for", timedelta(0)))
+        return dict(used)
+
+    return _exactly(read)
+
+
+def _name_of(hour: datetime, zone: ZoneInfo, period: Period) -> datetime | date:
+    if period == Period.HOUR:
+        return hour
+    day = hour.astimezone(zone).date()
+    return day if period == Period.DAY else day.replace(day=1)
+
+
+def hours_of_week(*, tool: Tool, span: Span, team: Team | None = None) -> list[HourOfWeek]:
+    """The 168 hours of the week, Monday's first at first, as the span's time
+    zone has them. Hours before the tool was ever used don't count, nor those to
+    come; an hour that nobody used it in is one of 0 seats."""
+    used = {start: use.peak for (_, start), use in _used([tool], span, Period.HOUR, team).items()}
+    now = database_now()
+    begun = _first_use(tool, team)
+    peaks: list[list[int]] = [[] for _ in range(WEEK_HOURS)]
+    for hour, start, _ in span.periods(Period.HOUR):
+        if begun is not None and begun <= start <= now:
+            local = start.astimezone(span.zone)
+            peaks[local.weekday() * 24 + local.hour].append(used.get(hour, 0))
+    return [
+        HourOfWeek(
+            weekday=number // 24,
+            hour=number % 24,
+            hours=len(found),
+            highest=max(found, default=0),
+            p95=percentile(found, 0.95),
+            mean=sum(found) / len(found) if found else 0.0,
+        )
+        for number, found in enumerate(peaks)
+    ]
+
+
+def _first_use(tool: Tool, team: Team | None) -> datetime | None:
+    """The day on which it was first used, as far as is known."""
+    stored: Any = TeamHour.objects.filter(tool=tool, team=team) if team else ToolHour.objects.filter(tool=tool)
+    first = stored.order_by("hour").values_list("hour", flat=True).first()
+    if first is None:
+        leases = tool.leases.filter(team=team) if team else tool.leases.all()
+        first = leases.order_by("borrowed_at").values_list("borrowed_at", flat=True).first()
+    return days.midnight(first.astimezone(UTC).date()) if first else None
+
+
+# --- Usage ------------------------------------------------------------------
+
+USAGE_KEYS = ("tool", "team", "project", "user")
+DENIAL_KEYS = ("tool", "code", "day", "month")
+
+
+@dataclass(slots=True)
+class _Amount:
+    borrows: int = 0
+    seat_time: timedelta = timedelta(0)
+    overdraft_time: timedelta = timedelta(0)
+
+    def add(self, borrows: int, seat_time: timedelta, overdraft_time: timedelta) -> None:
+        self.borrows += borrows
+        self.seat_time += seat_time
+        self.overdraft_time += overdraft_time
+
+
+def usage(*, by: Collection[str], span: Span, tool: Tool | None = None, team: Team | None = None) -> list[Usage]:
+    """Seat-hours and their cost by any of tool, team, project and user; the
+    greatest first. No team is None, no project ''."""
+    keys = [key for key in USAGE_KEYS if key in by]
+    which: dict[str, Any] = {"tool": tool} if tool else {}
+    which |= {"team": team} if team else {}
+
+    def read(until: date, since: list[tuple[date, DayHistory]]) -> dict[tuple[Any, ...], _Amount]:
+        amounts: defaultdict[tuple[Any, ...], _Amount] = defaultdict(_Amount)
+        rows = UsageDay.objects.filter(**which, day__gte=span.first, day__lte=span.last, day__lt=until).order_by()
+        # By tool in any case: each has its prices.
+        columns = dict.fromkeys(["tool", *keys])
+        for row in rows.values(*columns).annotate(
+            number=Sum("borrows"), time=Sum("seat_time"), above=Sum("overdraft_time")
+        ):
+            amounts[tuple(row[column] for column in columns)].add(row["number"], row["time"], row["above"])
+        for day, history in since:
+            if not span.first <= day <= span.last:
+                continue
+            for found in history.usage:
+                if (tool and found.tool_id != tool.pk) or (team and found.team_id != team.pk):
+                    continue
+                values = {"tool": found.tool_id, "team": found.team_id, "project": found.project, "user": found.user}
+                amounts[tuple(values[column] for column in columns)].add(
+                    found.borrows, found.seat_time, found.overdraft_time
+                )
+        return dict(amounts)
+
+    tools = Tool.objects.in_bulk()
+    teams: dict[int | None, str] = dict(Team.objects.values_list("pk", "name"))
+    totals: defaultdict[tuple[str | None, ...], _Amount] = defaultdict(_Amount)
+    costs: dict[tuple[str | None, ...], Decimal] = {}
+    columns = list(dict.fromkeys(["tool", *keys]))
+    for values, amount in _exactly(read).items():
+        named = dict(zip(columns, values, strict=True))
+        pool = tools[named["tool"]]
+        named |= {"tool": pool.name} | ({"team": teams.get(named["team"])} if "team" in named else {})
+        key = tuple(named[column] for column in keys)
+        totals[key].add(amount.borrows, amount.seat_time, amount.overdraft_time)
+        cost = pool.cost_of(amount.seat_time, overdraft=amount.overdraft_time)
+        if cost is not None:
+            costs[key] = costs.get(key, Decimal(0)) + cost
+    ranked = sorted(totals.items(), key=lambda item: (-item[1].seat_time, [value or "" for value in item[0]]))
+    return [
+        Usage(
+            key=dict(zip(keys, key, strict=True)),
+            borrows=amount.borrows,
+            seat_time=amount.seat_time,
+            overdraft_time=amount.overdraft_time,
+            cost=costs.get(key),
+        )
+        for key, amount in ranked
+    ]
+
+
+# --- Denials ----------------------------------------------------------------
+
+
+def denials(*, by: Collection[str], span: Span, tool: Tool | None = None) -> list[Denials]:
+    """Episodes of denials that are over, by any of tool, code, day and month;
+    the days in their order, else the most first. One that goes on still isn't
+    decided yet: it counts on the day on which it will end."""
+    keys = [key for key in DENIAL_KEYS if key in by]
+    tools = Tool.objects.in_bulk()
+
+    def read(until: date, since: list[tuple[date, DayHistory]]) -> list[DenialDay]:
+        stored = DenialDay.objects.filter(day__gte=span.first, day__lte=span.last, day__lt=until).order_by()
+        fresh = [row for day, history in since if span.first <= day <= span.last for row in history.denials]
+        return [*stored, *fresh]
+
+    totals: dict[tuple[str, ...], list[int]] = {}
+    for row in _exactly(read):
+        if tool and row.tool_id != tool.pk:
+            continue
+        values = {
+            "tool": tools[row.tool_id].name,
+            "code": row.code,
+            "day": row.day.isoformat(),
+            "month": row.day.replace(day=1).isoformat(),
+        }
+        total = totals.setdefault(tuple(values[key] for key in keys), [0, 0, 0])
+        for number, amount in enumerate((row.episodes, row.true_denials, row.attempts)):
+            total[number] += amount
+    found = [Denials(dict(zip(keys, key, strict=True)), *total) for key, total in sorted(totals.items())]
+    if not {"day", "month"} & set(keys):
+        found.sort(key=lambda row: -row.episodes)
+    return found

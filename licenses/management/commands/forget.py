@@ -1,0 +1,37 @@
+"""Delete the old, or the names in it."""
+
+from datetime import UTC, timedelta
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+
+from licenses.clock import database_now
+from licenses.history import retention
+
+
+class Command(BaseCommand):
+    help = (
+        "Delete leases, tickets and denials that are over since so many days, or take the names of people and hosts "
+        "out of them. Reports keep their figures; the audit is left alone."
+    )
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.add_argument("--older-than", type=int, required=True, metavar="DAYS", help="at least 1")
+        parser.add_argument("--anonymise", action="store_true", help="take names out, also of the usage by day")
+        parser.add_argument("--delete", action="store_true", help="delete the rows")
+
+    def handle(self, *args: Any, older_than: int, anonymise: bool, delete: bool, **options: Any) -> None:
+        if not 1 <= older_than <= 36500:
+            raise CommandError("--older-than takes a number of days from 1 to 36500.")
+        if not (anonymise or delete):
+            raise CommandError("Say what to do: --anonymise, --delete or both.")
+        before = (database_now() - timedelta(days=older_than)).astimezone(UTC).date()
+        if anonymise:
+            done = retention.anonymise(before=before)
+            self.stdout.write(
+                f"names taken out of {done.leases} lease(s), {done.tickets} ticket(s), {done.denials} denial(s), "
+                f"and of the usage of {done.days} day(s)"
+            )
+        if delete:
+            done = retention.delete(before=before)
+            self.stdout.write(f"{done.leases} lease(s), {done.tickets} ticket(s), {done.denials} denial(s) deleted")
