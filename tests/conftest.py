@@ -127,8 +127,9 @@ class Api:
         headers = {"Idempotency-Key": key} if key is not None else {}
         return self.post("/licenses/borrow", {"tool": tool, "user": user, **more}, **headers)
 
-    def borrow_set(self, *items: tuple[str, int], user: str = "ana", **more: Any) -> Any:
-        return self.post("/licenses/borrow", {"user": user, "items": as_items(items), **more})
+    def borrow_set(self, *items: tuple[str, int], user: str = "ana", key: str | None = None, **more: Any) -> Any:
+        headers = {"Idempotency-Key": key} if key is not None else {}
+        return self.post("/licenses/borrow", {"user": user, "items": as_items(items), **more}, **headers)
 
     def borrow_first_of(self, *alternatives: list[tuple[str, int]], user: str = "ana", **more: Any) -> Any:
         sets = [as_items(items) for items in alternatives]

@@ -233,7 +233,8 @@ def _wait_in_line(in_order: Iterable[Demand], capacity: int, until: datetime) ->
             queue.append(demand)
             serve(demand.at)
             longest = max(longest, len(queue))
-    while queue and pool.ends and pool.ends[0][0] <= until:
+    # What is still out then was never seen to come back.
+    while queue and pool.ends and pool.ends[0][0] < until:
         serve(pool.next_end())
     waits += [until - demand.at for demand in queue]
     return waits, len(queue), longest
