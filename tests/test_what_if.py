@@ -120,7 +120,7 @@ def test_the_demand_is_what_was_borrowed_and_what_was_refused(make_tool: MakeToo
             code="exhausted",
             first_at=NOON + minute * MINUTE,
             last_at=NOON + (minute + 5) * MINUTE,
-            resolved_at=lease and lease.borrowed_at,
+            resolved_at=lease.borrowed_at if lease else None,
             resolved_by=lease,
         )
     Denial.objects.create(tool=cad, user="emil", code="quota", first_at=NOON, last_at=NOON)

@@ -4,7 +4,7 @@ from django.urls import include, path
 from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerView
 from rest_framework.routers import DefaultRouter
 
-from . import audit, views
+from . import audit, reports, views
 
 router = DefaultRouter()
 router.register("tools", views.ToolViewSet)
@@ -22,6 +22,11 @@ urlpatterns = [
     path("licenses/<str:tool>/status", views.LicensesViewSet.as_view({"get": "tool_status"})),
     path("borrows", views.BorrowsViewSet.as_view({"get": "list"})),
     path("api/v1/", include(router.urls)),
+    path("api/v1/reports/utilisation", reports.Utilisation.as_view()),
+    path("api/v1/reports/hours-of-week", reports.HoursOfWeek.as_view()),
+    path("api/v1/reports/usage", reports.Usage.as_view()),
+    path("api/v1/reports/denials", reports.Denials.as_view()),
+    path("api/v1/reports/what-if", reports.WhatIf.as_view()),
     path("api/schema/", SpectacularAPIView.as_view(), name="schema"),
     path("api/docs/", SpectacularSwaggerView.as_view(url_name="schema"), name="docs"),
     path("version", views.version),

@@ -10,7 +10,7 @@ import heapq
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 from typing import Any
 
 from django.db.models import Min
@@ -19,6 +19,7 @@ from licenses.clock import database_now
 from licenses.errors import Exhausted, Reserved
 from licenses.models import Denial, Ticket, TicketState, Tool
 
+from . import rollups
 from .days import DAY, NEVER, open_across
 from .reports import Span
 from .timeline import percentile
@@ -47,12 +48,14 @@ class Demand:
 @dataclass(frozen=True, slots=True)
 class Recorded:
     """What was wanted of a tool within a span. Of the ``decided`` demands so
-    many really got nothing (``unmet``): those are taken to be held for ``assumed``."""
+    many really got nothing (``unmet``): those are taken to be held for ``assumed``.
+    Leases that ended before ``since`` were deleted, if there is such a day."""
 
     demands: list[Demand]
     decided: int
     unmet: int
     assumed: timedelta
+    since: date | None
     until: datetime
 
 
@@ -110,7 +113,7 @@ def _recorded(tool: Tool, span: Span, at_most: int | None) -> Recorded:
     assumed = sum(holds, timedelta(0)) / len(holds) if holds else tool.holding_time or HOLD_IF_UNKNOWN
     unmet = [Demand(at, seats, assumed) for at, seats in _unmet(tool, span.start, until)]
     demands += unmet
-    return Recorded([*going_on, *demands], len(demands), len(unmet), assumed, until)
+    return Recorded([*going_on, *demands], len(demands), len(unmet), assumed, rollups.mark().kept_since, until)
 
 
 def _granted(tool: Tool, start: datetime, end: datetime, until: datetime) -> list[Demand]:

@@ -1,0 +1,380 @@
+"""Reports over the API: what was used, by whom, and what was refused."""
+
+import io
+import zoneinfo
+from collections.abc import Callable, Mapping
+from datetime import date
+from functools import cache
+from typing import Any, ClassVar, TypeVar
+from zoneinfo import ZoneInfo
+
+from drf_spectacular.utils import OpenApiResponse, extend_schema, extend_schema_field
+from rest_framework import serializers
+from rest_framework.negotiation import DefaultContentNegotiation
+from rest_framework.renderers import BaseRenderer, BrowsableAPIRenderer, JSONRenderer
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.views import APIView
+
+from licenses.errors import UnknownTool
+from licenses.history import reports, tables, whatif
+from licenses.history.days import DAY
+from licenses.history.reports import DENIAL_KEYS, USAGE_KEYS, Period, Span
+from licenses.history.tables import Table
+from licenses.models import Team, Tool
+from licenses.models.tool import MAX_CAPACITY
+
+from .serializers import CleanTextField, StrictSerializer
+from .views import problem_response
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+DEFAULT_DAYS = 30
+MAX_DAYS = 3660
+MAX_ROWS = 20_000
+MAX_CAPACITIES = 10
+# Borrows that one call may replay: some seconds' work.
+MAX_DEMANDS = 100_000
+FORMATS = ("json", "csv")
+
+
+class CsvRenderer(BaseRenderer):
+    media_type = "text/csv"
+    format = "csv"
+    charset = "utf-8"
+
+    def render(self, data: Any, media_type: str | None = None, context: Mapping[str, Any] | None = None) -> str:
+        stream = io.StringIO()
+        data["table"].write_csv(stream)
+        return stream.getvalue()
+
+
+class ReportNegotiation(DefaultContentNegotiation):
+    """``?format=csv`` in a link does what ``Accept: text/csv`` does."""
+
+    def select_renderer(self, request: Request, renderers: Any, format_suffix: str | None = None) -> Any:
+        wanted = request.query_params.get("format")
+        # What is no format is told so by the query's serializer.
+        return super().select_renderer(request, renderers, wanted if wanted in FORMATS else format_suffix)
+
+
+# --- Queries ----------------------------------------------------------------
+
+
+@cache
+def _zones() -> frozenset[str]:
+    return frozenset(zoneinfo.available_timezones())
+
+
+@extend_schema_field(str)
+class ZoneField(serializers.Field[ZoneInfo, str, str, Any]):
+    def to_internal_value(self, data: str) -> ZoneInfo:
+        if data not in _zones():
+            raise serializers.ValidationError("No such time zone; one is called as in Europe/Berlin.")
+        return ZoneInfo(data)
+
+
+class ListedField(serializers.CharField):
+    """Words of a list, with commas between them."""
+
+    def __init__(self, *, among: tuple[str, ...], **options: Any) -> None:
+        super().__init__(max_length=200, help_text=f"Of {', '.join(among)}, with commas between them.", **options)
+        self.among = among
+
+    def to_internal_value(self, data: Any) -> Any:
+        words = super().to_internal_value(data).split(",")
+        if unknown := [word for word in words if word not in self.among]:
+            raise serializers.ValidationError(f"Not {unknown[0]!r}: any of {', '.join(self.among)}.")
+        return list(dict.fromkeys(words))
+
+
+class CapacitiesField(serializers.CharField):
+    def to_internal_value(self, data: Any) -> Any:
+        words = super().to_internal_value(data).split(",")
+        numbers = [int(word) for word in words if word.isascii() and word.isdigit() and len(word) <= 7]
+        if len(numbers) != len(words) or len(words) > MAX_CAPACITIES or max(numbers) > MAX_CAPACITY:
+            raise serializers.ValidationError(
+                f"Numbers of seats from 0 to {MAX_CAPACITY}, at most {MAX_CAPACITIES}, with commas between them."
+            )
+        return numbers
+
+
+class SpanQuery(StrictSerializer):
+    """Which days; the last 30 if nothing is said."""
+
+    since = serializers.DateField(required=False, help_text="The first day.")
+    until = serializers.DateField(required=False, help_text="The last day, included; today if missing.")
+    format = serializers.ChoiceField(choices=FORMATS, required=False)
+
+    def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
+        zone = attrs.get("tz", reports.UTC_ZONE)
+        last = attrs.get("until") or Span.of_late(1, zone).last
+        since = attrs.get("since")
+        if not date(2000, 1, 1) <= last <= date(2199, 12, 31):
+            raise serializers.ValidationError({"until": "From 2000 to 2199."})
+        first = since or last - (DEFAULT_DAYS - 1) * DAY
+        if first < date(1999, 1, 1) or first > last:
+            raise serializers.ValidationError({"since": "Not after the last day, and not before 1999."})
+        if (last - first).days >= MAX_DAYS:
+            raise serializers.ValidationError({"since": f"At most {MAX_DAYS} days in one report."})
+        return attrs | {"span": Span(first, last, zone)}
+
+
+class ZonedQuery(SpanQuery):
+    tool = CleanTextField(required=False, max_length=64)
+    team = CleanTextField(required=False, max_length=64, help_text="Of this team alone.")
+    tz = ZoneField(required=False, help_text="Whose days and hours, as in Europe/Berlin; UTC.")
+
+
+class UtilisationQuery(ZonedQuery):
+    period = serializers.ChoiceField(choices=[*Period], default=Period.DAY)
+
+
+class HoursOfWeekQuery(ZonedQuery):
+    tool = CleanTextField(max_length=64)
+
+
+class UsageQuery(SpanQuery):
+    by = ListedField(among=USAGE_KEYS, default=["tool", "user"])
+    tool = CleanTextField(required=False, max_length=64)
+    team = CleanTextField(required=False, max_length=64)
+
+
+class DenialsQuery(SpanQuery):
+    by = ListedField(among=DENIAL_KEYS, default=["tool", "code"])
+    tool = CleanTextField(required=False, max_length=64)
+
+
+class WhatIfQuery(SpanQuery):
+    tool = CleanTextField(max_length=64)
+    capacity = CapacitiesField(
+        required=False, max_length=80, help_text="Seats to try, with commas between them; today's if missing."
+    )
+
+
+# --- Answers, for the schema ------------------------------------------------
+
+
+class UtilisationRow(serializers.Serializer[Any]):
+    tool = serializers.CharField()
+    team = serializers.CharField(required=False, help_text="Only where a team was asked about.")
+    start = serializers.CharField(help_text="A day, a month's first day, or when an hour begins, UTC.")
+    capacity = serializers.IntegerField(help_text="The most seats that there were.")
+    peak = serializers.IntegerField(help_text="The high-water mark: the most seats that were out at once.")
+    mean = serializers.FloatField(help_text="Seats that were out, on average over the time.")
+    utilisation = serializers.FloatField(allow_null=True, help_text="The mean as a share of the capacity.")
+    full_seconds = serializers.FloatField(
+        required=False, help_text="For how long all seats were out; not told of teams."
+    )
+
+
+class HourOfWeekRow(serializers.Serializer[Any]):
+    weekday = serializers.CharField()
+    hour = serializers.IntegerField()
+    hours = serializers.IntegerField(help_text="How many such hours there were.")
+    highest = serializers.IntegerField(help_text="The highest of their high-water marks.")
+    p95 = serializers.IntegerField(help_text="95 % of the hours didn't go higher.")
+    mean = serializers.FloatField(help_text="The mean of their high-water marks.")
+
+
+class UsageRow(serializers.Serializer[Any]):
+    tool = serializers.CharField(required=False)
+    team = serializers.CharField(required=False, allow_null=True)
+    project = serializers.CharField(required=False)
+    user = serializers.CharField(required=False)
+    borrows = serializers.IntegerField(help_text="Leases that began in the time.")
+    seat_hours = serializers.FloatField()
+    overdraft_hours = serializers.FloatField(help_text="Of these, above the capacity.")
+    cost = serializers.CharField(allow_null=True, help_text="At today's prices; null if there are none.")
+
+
+class DenialsRow(serializers.Serializer[Any]):
+    tool = serializers.CharField(required=False)
+    code = serializers.CharField(required=False)
+    day = serializers.DateField(required=False)
+    month = serializers.DateField(required=False, help_text="Its first day.")
+    episodes = serializers.IntegerField(help_text="Refusals of one person, however often they tried.")
+    true_denials = serializers.IntegerField(help_text="Episodes after which there was no seat.")
+    attempts = serializers.IntegerField()
+
+
+class WhatIfRow(serializers.Serializer[Any]):
+    capacity = serializers.IntegerField()
+    demands = serializers.IntegerField()
+    refused = serializers.IntegerField(help_text="Were nobody to wait.")
+    too_big = serializers.IntegerField(help_text="More seats at once than there would be.")
+    waited = serializers.IntegerField(help_text="Were all to wait in line.")
+    unserved = serializers.IntegerField(help_text="Of these, who would still wait at the end.")
+    median_wait_seconds = serializers.FloatField(help_text="Of those who waited.")
+    p95_wait_seconds = serializers.FloatField()
+    longest_wait_seconds = serializers.FloatField()
+    longest_queue = serializers.IntegerField()
+
+
+class SpanAnswer(serializers.Serializer[Any]):
+    since = serializers.DateField()
+    until = serializers.DateField()
+
+
+class UtilisationAnswer(SpanAnswer):
+    rows = UtilisationRow(many=True)
+
+
+class HoursOfWeekAnswer(SpanAnswer):
+    rows = HourOfWeekRow(many=True)
+
+
+class UsageAnswer(SpanAnswer):
+    rows = UsageRow(many=True)
+
+
+class DenialsAnswer(SpanAnswer):
+    rows = DenialsRow(many=True)
+
+
+class WhatIfAnswer(SpanAnswer):
+    recorded_since = serializers.DateField(
+        allow_null=True, help_text="Older leases were deleted: a replay of what was before is of a part."
+    )
+    demands = serializers.IntegerField(help_text="What was wanted in the time.")
+    unmet = serializers.IntegerField(help_text="Of these, what really got no seat.")
+    assumed_hold_seconds = serializers.FloatField(help_text="For how long those would have held theirs.")
+    rows = WhatIfRow(many=True)
+
+
+# --- Views ------------------------------------------------------------------
+
+
+def find_tool(name: str) -> Tool:
+    """The tool of this name; raises UnknownTool."""
+    tool = Tool.objects.filter(name=name).first()
+    if tool is None:
+        raise UnknownTool
+    return tool
+
+
+def find_team(name: str) -> Team:
+    """The team of this name; raises ValidationError."""
+    team = Team.objects.filter(name=name).first()
+    if team is None:
+        raise serializers.ValidationError({"team": "There is no such team."})
+    return team
+
+
+class ReportView(APIView):
+    """One report: a query in, a table out, as JSON or CSV."""
+
+    renderer_classes = [JSONRenderer, CsvRenderer, BrowsableAPIRenderer]
+    content_negotiation_class = ReportNegotiation
+    query: ClassVar[type[SpanQuery]]
+
+    def get(self, request: Request) -> Response:
+        query = self.query.validated(request.query_params.dict())
+        span: Span = query["span"]
+        found = {name: find(query[name]) for name, find in (("tool", find_tool), ("team", find_team)) if name in query}
+        table, more = self.report(query | found, span)
+        if isinstance(getattr(request, "accepted_renderer", None), CsvRenderer):
+            name = f"{type(self).__name__.lower()}-{span.first}-{span.last}.csv"
+            return Response({"table": table}, headers={"Content-Disposition": f'attachment; filename="{name}"'})
+        return Response({"since": span.first, "until": span.last, **more, "rows": table.rows})
+
+    def report(self, query: dict[str, Any], span: Span) -> tuple[Table, dict[str, Any]]:
+        """The table, and what the answer says besides."""
+        raise NotImplementedError
+
+
+def describe(query: type[SpanQuery], answer: type[SpanAnswer]) -> Callable[[F], F]:
+    """How the schema has a report."""
+    responses = {
+        (200, "application/json"): answer,
+        (200, "text/csv"): OpenApiResponse(bytes, description="The rows, with a header."),
+        400: problem_response("`invalid`"),
+        404: problem_response("`unknown_tool`"),
+    }
+    described: Callable[[F], F] = extend_schema(parameters=[query], responses=responses)
+    return described
+
+
+class Utilisation(ReportView):
+    query = UtilisationQuery
+
+    @describe(UtilisationQuery, UtilisationAnswer)
+    def get(self, request: Request) -> Response:
+        """High-water mark, mean and time without a free seat, by the hour, day
+        or month; of all tools, or of one, or of one team's use of them."""
+        return super().get(request)
+
+    def report(self, query: dict[str, Any], span: Span) -> tuple[Table, dict[str, Any]]:
+        tools = [query["tool"]] if "tool" in query else list(Tool.objects.order_by("name"))
+        period = Period(query["period"])
+        if len(tools) * span.length(period) > MAX_ROWS:
+            raise serializers.ValidationError(
+                {"since": f"More than {MAX_ROWS} rows: ask for fewer days, longer periods, or one tool."}
+            )
+        team = query.get("team")
+        found = reports.utilisation(tools=tools, span=span, period=period, team=team)
+        return tables.utilisation(found, team=team is not None), {}
+
+
+class HoursOfWeek(ReportView):
+    query = HoursOfWeekQuery
+
+    @describe(HoursOfWeekQuery, HoursOfWeekAnswer)
+    def get(self, request: Request) -> Response:
+        """How high a tool's use goes in each of the 168 hours of the week."""
+        return super().get(request)
+
+    def report(self, query: dict[str, Any], span: Span) -> tuple[Table, dict[str, Any]]:
+        return tables.hours_of_week(reports.hours_of_week(tool=query["tool"], span=span, team=query.get("team"))), {}
+
+
+class Usage(ReportView):
+    query = UsageQuery
+
+    @describe(UsageQuery, UsageAnswer)
+    def get(self, request: Request) -> Response:
+        """Seat-hours and their cost by tool, team, project and user. Days are UTC's."""
+        return super().get(request)
+
+    def report(self, query: dict[str, Any], span: Span) -> tuple[Table, dict[str, Any]]:
+        found = reports.usage(by=query["by"], span=span, tool=query.get("tool"), team=query.get("team"))
+        return tables.usage(found, query["by"]), {}
+
+
+class Denials(ReportView):
+    query = DenialsQuery
+
+    @describe(DenialsQuery, DenialsAnswer)
+    def get(self, request: Request) -> Response:
+        """Who could not work, counted: episodes, and those that ended without a
+        seat. An episode counts on the day, UTC, on which it ended."""
+        return super().get(request)
+
+    def report(self, query: dict[str, Any], span: Span) -> tuple[Table, dict[str, Any]]:
+        return tables.denials(reports.denials(by=query["by"], span=span, tool=query.get("tool")), query["by"]), {}
+
+
+class WhatIf(ReportView):
+    query = WhatIfQuery
+
+    @describe(WhatIfQuery, WhatIfAnswer)
+    def get(self, request: Request) -> Response:
+        """What would have become of the recorded demand with other numbers of
+        seats: how many would have been refused or waited, and how long."""
+        return super().get(request)
+
+    def report(self, query: dict[str, Any], span: Span) -> tuple[Table, dict[str, Any]]:
+        tool: Tool = query["tool"]
+        capacities = query.get("capacity", [tool.capacity])
+        try:
+            recorded, outcomes = whatif.replay(tool=tool, capacities=capacities, span=span, at_most=MAX_DEMANDS)
+        except whatif.TooMuch:
+            raise serializers.ValidationError(
+                {"since": f"More than {MAX_DEMANDS} borrows: ask for fewer days, or use manage.py usage_report."}
+            ) from None
+        return tables.what_if(outcomes), {
+            "recorded_since": recorded.since,
+            "demands": recorded.decided,
+            "unmet": recorded.unmet,
+            "assumed_hold_seconds": round(recorded.assumed.total_seconds(), 3),
+        }

@@ -1,0 +1,259 @@
+"""Reports as clients, files and the terminal have them."""
+
+import csv
+import io
+import json
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from io import StringIO
+from typing import Any
+
+import pytest
+from django.core.management import CommandError, call_command
+
+from licenses.models import Denial, EndReason, Lease, Team, Tool
+
+from .conftest import Api, api_with, make_token
+
+MakeTool = Callable[..., Tool]
+MakeTeam = Callable[..., Team]
+
+MONDAY = datetime(2026, 3, 2, tzinfo=UTC)
+KINDS = ["utilisation", "hours-of-week?tool=cad", "usage", "denials", "what-if?tool=cad"]
+DAYS = "since=2026-03-02&until=2026-03-03"
+
+
+@pytest.fixture
+def monday(make_tool: MakeTool, make_team: MakeTeam) -> Tool:
+    cad = make_tool("cad", capacity=2, seat_hour_price="3")
+    make_tool("sim", capacity=1)
+    for user, start, end, project in (("ana", 8, 12, "p1"), ("ben", 9, 10, "=1+1"), ("cleo", 11, 13, "")):
+        Lease.objects.create(
+            tool=cad,
+            user=user,
+            project=project,
+            team=make_team("crash") if user == "ana" else None,
+            borrowed_at=MONDAY + timedelta(hours=start),
+            ended_at=MONDAY + timedelta(hours=end),
+            end_reason=EndReason.RETURNED,
+        )
+    asked = MONDAY + timedelta(hours=9.5)
+    Denial.objects.create(tool=cad, user="dora", code="exhausted", first_at=asked, last_at=asked)
+    return cad
+
+
+def get(api: Api, report: str, **query: str) -> Any:
+    answer = api.client.get(f"/api/v1/reports/{report}", query or None)
+    assert answer.status_code == 200, answer.content
+    return answer.json()
+
+
+def refused(api: Api, report: str) -> Any:
+    answer = api.client.get(f"/api/v1/reports/{report}")
+    assert answer["Content-Type"] == "application/problem+json"
+    assert answer.status_code in (400, 404)
+    return answer.json()
+
+
+def test_utilisation_by_the_day(api: Api, monday: Tool) -> None:
+    assert get(api, f"utilisation?tool=cad&{DAYS}") == {
+        "since": "2026-03-02",
+        "until": "2026-03-03",
+        "rows": [
+            {
+                "tool": "cad",
+                "start": "2026-03-02",
+                "capacity": 2,
+                "peak": 2,
+                "mean": 0.2917,
+                "utilisation": 0.1458,
+                "full_seconds": 7200,
+            },
+            {
+                "tool": "cad",
+                "start": "2026-03-03",
+                "capacity": 2,
+                "peak": 0,
+                "mean": 0,
+                "utilisation": 0,
+                "full_seconds": 0,
+            },
+        ],
+    }
+
+
+def test_utilisation_of_all_tools_of_one_team_by_the_hour_elsewhere(api: Api, monday: Tool) -> None:
+    assert [row["tool"] for row in get(api, f"utilisation?{DAYS}")["rows"]] == ["cad", "cad", "sim", "sim"]
+    (month,) = get(api, f"utilisation?tool=cad&period=month&team=crash&{DAYS}")["rows"]
+    assert (month["start"], month["team"], month["peak"]) == ("2026-03-01", "crash", 1)
+    assert "full_seconds" not in month
+    hours = get(api, "utilisation?tool=cad&period=hour&since=2026-03-02&until=2026-03-02&tz=Asia/Kolkata")["rows"]
+    assert len(hours) == 24
+    assert (hours[0]["start"], hours[-1]["start"]) == ("2026-03-01T19:00:00Z", "2026-03-02T18:00:00Z")
+    assert max(hour["peak"] for hour in hours) == 2
+
+
+def test_hours_of_the_week_of_a_time_zone(api: Api, monday: Tool) -> None:
+    rows = get(api, f"hours-of-week?tool=cad&tz=Europe/Berlin&{DAYS}")["rows"]
+    assert len(rows) == 168
+    # 09:00 in Berlin is 08:00 UTC.
+    assert rows[9] == {"weekday": "Monday", "hour": 9, "hours": 1, "highest": 1, "p95": 1, "mean": 1.0}
+    assert rows[10]["p95"] == 2
+
+
+def test_usage_by_project_with_its_cost(api: Api, monday: Tool) -> None:
+    assert get(api, f"usage?by=project,team&{DAYS}")["rows"] == [
+        {"project": "p1", "team": "crash", "borrows": 1, "seat_hours": 4, "overdraft_hours": 0, "cost": "12.00"},
+        {"project": "", "team": None, "borrows": 1, "seat_hours": 2, "overdraft_hours": 0, "cost": "6.00"},
+        {"project": "=1+1", "team": None, "borrows": 1, "seat_hours": 1, "overdraft_hours": 0, "cost": "3.00"},
+    ]
+    assert [row["user"] for row in get(api, f"usage?by=user&team=crash&{DAYS}")["rows"]] == ["ana"]
+    assert get(api, f"usage?by=user&tool=sim&{DAYS}")["rows"] == []
+
+
+def test_denials_by_month(api: Api, monday: Tool) -> None:
+    (row,) = get(api, f"denials?by=tool,month&{DAYS}")["rows"]
+    assert row == {"tool": "cad", "month": "2026-03-01", "episodes": 1, "true_denials": 1, "attempts": 1}
+
+
+def test_what_if(api: Api, monday: Tool) -> None:
+    answer = get(api, f"what-if?tool=cad&capacity=1,2,4&{DAYS}")
+    assert (answer["demands"], answer["unmet"], answer["recorded_since"]) == (4, 1, None)
+    assert answer["assumed_hold_seconds"] == pytest.approx(7 / 3 * 3600)
+    assert [(row["capacity"], row["refused"], row["waited"]) for row in answer["rows"]] == [
+        (1, 3, 3),
+        (2, 1, 2),
+        (4, 0, 0),
+    ]
+    (today,) = get(api, f"what-if?tool=cad&{DAYS}")["rows"]
+    assert today["capacity"] == 2
+
+
+def test_the_last_30_days_if_nothing_is_said(api: Api, monday: Tool) -> None:
+    answer = get(api, "usage")
+    until = datetime.fromisoformat(answer["until"])
+    assert until - datetime.fromisoformat(answer["since"]) == timedelta(days=29)
+    assert answer["rows"] == []
+
+
+@pytest.mark.parametrize("report", KINDS)
+@pytest.mark.parametrize("how", ["query", "header"])
+def test_every_report_is_there_as_csv(api: Api, monday: Tool, report: str, how: str) -> None:
+    joined = report + ("&" if "?" in report else "?") + DAYS
+    rows = get(api, joined)["rows"]
+    if how == "query":
+        answer = api.client.get(f"/api/v1/reports/{joined}&format=csv")
+    else:
+        answer = api.client.get(f"/api/v1/reports/{joined}", headers={"Accept": "text/csv"})
+    assert answer["Content-Type"] == "text/csv; charset=utf-8"
+    assert answer["Content-Disposition"].endswith('-2026-03-02-2026-03-03.csv"')
+    found = list(csv.DictReader(io.StringIO(answer.content.decode())))
+    assert len(found) == len(rows) > 0
+    assert list(found[0]) == list(rows[0])
+
+
+def test_csv_without_rows_still_has_its_header(api: Api, monday: Tool) -> None:
+    answer = api.client.get("/api/v1/reports/usage?format=csv&by=user")
+    assert answer.content == b"user,borrows,seat_hours,overdraft_hours,cost\r\n"
+
+
+def test_no_spreadsheet_calculates_what_somebody_called_a_project(api: Api, monday: Tool) -> None:
+    answer = api.client.get(f"/api/v1/reports/usage?format=csv&by=project&{DAYS}")
+    assert b"\r\n'=1+1,1," in answer.content
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "utilisation?since=yesterday",
+        "utilisation?since=2026-03-02T00:00:00Z",
+        "utilisation?since=2026-03-03&until=2026-03-02",
+        "utilisation?since=0001-01-01&until=0001-01-02",
+        "utilisation?until=9999-12-31&since=9999-12-01",
+        "utilisation?since=2000-01-01&until=2026-01-01",
+        "utilisation?period=hour&since=2020-01-01&until=2026-01-01",
+        "utilisation?period=week",
+        "utilisation?tz=Europe/Atlantis",
+        "utilisation?tz=../../etc/passwd",
+        "utilisation?tz=Europe",
+        "utilisation?team=nobody",
+        "utilisation?form=csv",
+        "utilisation?format=xml",
+        "usage?by=",
+        "usage?by=user,password",
+        "usage?by=tool%00",
+        "usage?tool=a%0Ab",
+        "denials?by=user",
+        "hours-of-week",
+        "what-if",
+        "what-if?tool=cad&capacity=",
+        "what-if?tool=cad&capacity=-1",
+        "what-if?tool=cad&capacity=1.5",
+        "what-if?tool=cad&capacity=9999999",
+        "what-if?tool=cad&capacity=٣",
+        "what-if?tool=cad&capacity=1,2,3,4,5,6,7,8,9,10,11",
+    ],
+)
+def test_what_makes_no_sense_is_told_so(api: Api, monday: Tool, query: str) -> None:
+    assert refused(api, query)["code"] == "invalid"
+
+
+def test_a_tool_that_is_not_there(api: Api, monday: Tool) -> None:
+    for report in ("utilisation", "hours-of-week", "usage", "denials", "what-if"):
+        assert refused(api, f"{report}?tool=cam")["code"] == "unknown_tool"
+
+
+@pytest.mark.parametrize("report", KINDS)
+def test_reports_are_for_those_who_may_read(required: None, monday: Tool, report: str) -> None:
+    path = f"/api/v1/reports/{report}"
+    assert api_with("").client.get(path).status_code == 401
+    assert api_with(f"Bearer {make_token(user='ana', scopes=['borrow'])}").client.get(path).status_code == 403
+    assert api_with(f"Bearer {make_token(user='ana', scopes=['read'])}").client.get(path).status_code == 200
+
+
+def report(*arguments: str) -> str:
+    out = StringIO()
+    call_command("usage_report", *arguments, stdout=out)
+    return out.getvalue()
+
+
+def test_the_command_tells_the_same(api: Api, monday: Tool) -> None:
+    days = ["--since", "2026-03-02", "--until", "2026-03-03"]
+    assert (
+        json.loads(report("usage", "--by", "project,team", "--json", *days))
+        == get(api, f"usage?by=project,team&{DAYS}")["rows"]
+    )
+    assert (
+        report("utilisation", "--csv", *days)
+        == api.client.get(f"/api/v1/reports/utilisation?{DAYS}&format=csv").content.decode()
+    )
+    assert (
+        report("denials", *days)
+        == "tool  code       episodes  true_denials  attempts\ncad   exhausted  1         1             1\n"
+    )
+    assert len(report("hours-of-week", "--tool", "cad", "--tz", "Europe/Berlin", *days).splitlines()) == 169
+    assert [
+        line.split()[:3]
+        for line in report("what-if", "--tool", "cad", "--capacity", "1", "--capacity", "4", *days).splitlines()[1:]
+    ] == [
+        ["1", "4", "3"],
+        ["4", "4", "0"],
+    ]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["utilisation", "--since", "yesterday"],
+        ["utilisation", "--since", "2026-03-03", "--until", "2026-03-02"],
+        ["utilisation", "--tz", "Europe/Atlantis"],
+        ["utilisation", "--tool", "cam"],
+        ["usage", "--by", "password"],
+        ["usage", "--team", "nobody"],
+        ["what-if"],
+        ["what-if", "--tool", "cad", "--capacity", "-1"],
+    ],
+)
+def test_the_command_refuses_what_makes_no_sense(monday: Tool, arguments: list[str]) -> None:
+    with pytest.raises(CommandError):
+        report(*arguments)
