@@ -37,7 +37,7 @@ def started(workers: int | None) -> Iterator[Stack]:
     """The stack in a temporary folder, with tools to borrow, and its end."""
     with ExitStack() as closing:
         folder = Path(closing.enter_context(tempfile.TemporaryDirectory(prefix="licenseserver-bench-")))
-        database = os.environ.get("DATABASE_URL") or closing.enter_context(_postgres(folder / "postgres"))
+        database = os.environ.get("DATABASE_URL") or closing.enter_context(postgres(folder / "postgres"))
         _demand_durability(database)
         port = _free_port()
         environment = os.environ | {
@@ -107,7 +107,7 @@ def version(stack: Stack) -> str:
 
 
 @contextmanager
-def _postgres(folder: Path) -> Iterator[str]:
+def postgres(folder: Path) -> Iterator[str]:
     # Kept out of the way of the wheel's lock file, see tests/database.py.
     folder.mkdir(mode=0o700)
     os.environ.setdefault("XDG_RUNTIME_DIR", str(folder))

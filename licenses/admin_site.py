@@ -10,6 +10,7 @@ from django.conf import settings
 from django.contrib import admin
 from django.contrib.auth import logout
 from django.http import HttpRequest, HttpResponseRedirect
+from django.urls import path
 
 from licenses.checks import OPEN
 from licenses.signin import oidc
@@ -28,6 +29,16 @@ class LicensesAdminSite(admin.AdminSite):
             "with_provider": oidc.is_configured(),
             "with_password": settings.LICENSE_LOCAL_PASSWORDS,
         }
+
+    def get_urls(self) -> list[Any]:
+        # Not before: the pages of licenses.admin register with this site.
+        from licenses.admin import reports
+
+        return [
+            path("reports/", self.admin_view(reports.overview), name="licenses_reports"),
+            path("reports/<str:name>/", self.admin_view(reports.one_tool), name="licenses_report"),
+            *super().get_urls(),
+        ]
 
     def logout(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> Any:
         if request.method == "POST" and (address := oidc.sign_out_address(request)):

@@ -5,12 +5,14 @@ so a report is exact up to the moment at which it is asked for. All amounts of
 time are of seats: two seats for an hour are two seat-hours.
 """
 
+import zoneinfo
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 from enum import StrEnum
+from functools import cache
 from typing import Any, TypeVar
 from zoneinfo import ZoneInfo
 
@@ -27,6 +29,22 @@ from .timeline import HOUR, Steps, percentile
 R = TypeVar("R")
 WEEK_HOURS = 7 * 24
 UTC_ZONE = ZoneInfo("UTC")
+DEFAULT_DAYS = 30
+MAX_DAYS = 3660
+FIRST_DAY, LAST_DAY = date(2000, 1, 1), date(2199, 12, 31)
+
+
+def time_zone(name: str) -> ZoneInfo:
+    """The time zone of a name as in Europe/Berlin; raises ValueError."""
+    # Not by trying: ZoneInfo opens files by their names.
+    if name not in _zones():
+        raise ValueError("No such time zone; one is called as in Europe/Berlin.")
+    return ZoneInfo(name)
+
+
+@cache
+def _zones() -> frozenset[str]:
+    return frozenset(zoneinfo.available_timezones())
 
 
 class Period(StrEnum):
@@ -45,10 +63,25 @@ class Span:
     zone: ZoneInfo = UTC_ZONE
 
     @classmethod
-    def of_late(cls, number: int, zone: ZoneInfo = UTC_ZONE) -> "Span":
+    def between(cls, first: date | None, last: date | None, zone: ZoneInfo = UTC_ZONE) -> "Span":
+        """From the first to the last day: today if missing, and 30 days in all.
+        Raises ValueError, with a sentence for people, for what can't be
+        computed or would take for ever."""
+        last = last or database_now().astimezone(zone).date()
+        if not FIRST_DAY <= last <= LAST_DAY:
+            raise ValueError(f"The last day is from {FIRST_DAY} to {LAST_DAY}.")
+        first = first or last - (DEFAULT_DAYS - 1) * DAY
+        if first > last:
+            raise ValueError("The first day is after the last.")
+        if (last - first).days >= MAX_DAYS:
+            raise ValueError(f"A report is of {MAX_DAYS} days at most.")
+        return cls(first, last, zone)
+
+    @classmethod
+    def of_late(cls, number: int) -> "Span":
         """So many days, of which today is the last."""
-        today = database_now().astimezone(zone).date()
-        return cls(today - (number - 1) * DAY, today, zone)
+        today = database_now().astimezone(UTC).date()
+        return cls(today - (number - 1) * DAY, today)
 
     @property
     def start(self) -> datetime:

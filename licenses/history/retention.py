@@ -102,8 +102,12 @@ def anonymise(*, before: date) -> Forgotten:
 
 def _blank(model: type[models.Model], which: Q, values: dict[str, str]) -> int:
     changed = 0
-    while keys := list(model._base_manager.filter(which).order_by().values_list("pk", flat=True)[:BATCH]):
+    rows = model._base_manager.filter(which).order_by("pk")
+    # Onwards by the key, or each batch would look again at those before it.
+    keys = list(rows.values_list("pk", flat=True)[:BATCH])
+    while keys:
         changed += model._base_manager.filter(pk__in=keys).update(**values)
+        keys = list(rows.filter(pk__gt=keys[-1]).values_list("pk", flat=True)[:BATCH])
     return changed
 
 
@@ -127,5 +131,5 @@ def _anonymise_day(day: date) -> int:
             first.borrows += other.borrows
             first.seat_time += other.seat_time
             first.overdraft_time += other.overdraft_time
-        first.save(force_insert=True)
+    UsageDay.objects.bulk_create([first for first, *_ in merged.values()], batch_size=BATCH)
     return 1

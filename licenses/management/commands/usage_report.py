@@ -1,7 +1,6 @@
 """``manage.py usage_report``: the reports in the terminal, as CSV or as JSON."""
 
 import json
-import zoneinfo
 from argparse import ArgumentTypeError
 from collections.abc import Callable
 from datetime import date
@@ -11,8 +10,7 @@ from zoneinfo import ZoneInfo
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from licenses.history import reports, tables, whatif
-from licenses.history.days import DAY
-from licenses.history.reports import DENIAL_KEYS, USAGE_KEYS, Period, Span
+from licenses.history.reports import DENIAL_KEYS, USAGE_KEYS, UTC_ZONE, Period, Span, time_zone
 from licenses.history.tables import Table
 from licenses.models import Team, Tool
 
@@ -25,9 +23,10 @@ def day(value: str) -> date:
 
 
 def zone(value: str) -> ZoneInfo:
-    if value not in zoneinfo.available_timezones():
-        raise ArgumentTypeError(f"{value!r} is no time zone as in Europe/Berlin")
-    return ZoneInfo(value)
+    try:
+        return time_zone(value)
+    except ValueError as error:
+        raise ArgumentTypeError(str(error)) from None
 
 
 def listed(among: tuple[str, ...]) -> Callable[[str], list[str]]:
@@ -64,15 +63,15 @@ class Command(BaseCommand):
             form.add_argument("--csv", dest="form", action="store_const", const="csv")
             form.add_argument("--json", dest="form", action="store_const", const="json")
         for kind in (utilisation, hours):
-            kind.add_argument("--tz", type=zone, default=reports.UTC_ZONE, metavar="ZONE", help="whose days; UTC's")
+            kind.add_argument("--tz", type=zone, default=UTC_ZONE, metavar="ZONE", help="whose days; UTC's")
         for kind in (utilisation, hours, usage):
             kind.add_argument("--team")
 
     def handle(self, *args: Any, kind: str, form: str | None, **options: Any) -> None:
-        last = options["until"] or Span.of_late(1, options.get("tz", reports.UTC_ZONE)).last
-        span = Span(options["since"] or last - 29 * DAY, last, options.get("tz", reports.UTC_ZONE))
-        if span.first > span.last:
-            raise CommandError("--since is after --until.")
+        try:
+            span = Span.between(options["since"], options["until"], options.get("tz", UTC_ZONE))
+        except ValueError as error:
+            raise CommandError(str(error)) from None
         found = {
             "tool": find(Tool, options["tool"]) if options["tool"] else None,
             "team": find(Team, options["team"]) if options.get("team") else None,

@@ -1,0 +1,130 @@
+"""Plots as the admin's pages draw them: SVG, so that they need no script and no network.
+
+Pure: numbers in, coordinates out.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import date, datetime
+
+from licenses.history.reports import HourOfWeek, Utilisation
+from licenses.history.tables import WEEKDAYS
+
+WIDTH, HEIGHT = 1000, 260
+LEFT, RIGHT, TOP, BOTTOM = 48, 8, 12, 28
+HEATS = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """A line across the plot, or a word below it."""
+
+    at: float
+    label: str
+
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """One period: its high-water mark, with its mean within. ``full`` if all
+    seats were out for some of its time."""
+
+    x: float
+    width: float
+    y: float
+    height: float
+    mean_y: float
+    mean_height: float
+    full: bool
+    title: str
+
+
+@dataclass(frozen=True, slots=True)
+class Plot:
+    """Bars under the line of the capacity."""
+
+    bars: Sequence[Bar]
+    capacity: str
+    levels: Sequence[Mark]
+    names: Sequence[Mark]
+    width: int = WIDTH
+    height: int = HEIGHT
+    left: int = LEFT
+    right: int = WIDTH - RIGHT
+    base: int = HEIGHT - BOTTOM
+
+
+def plot(found: Sequence[Utilisation]) -> Plot:
+    """The use of one tool, period by period."""
+    top = max([1, *(max(row.capacity, row.peak) for row in found)])
+    step = (WIDTH - LEFT - RIGHT) / max(len(found), 1)
+
+    def height(value: float) -> float:
+        return round(value / top * (HEIGHT - TOP - BOTTOM), 2)
+
+    def y(value: float) -> float:
+        return round(HEIGHT - BOTTOM - height(value), 2)
+
+    bars, line, names = [], [], []
+    label_every = -(-len(found) // 12) or 1
+    for number, row in enumerate(found):
+        x = LEFT + number * step
+        full = bool(row.full_for)
+        bars.append(
+            Bar(
+                x=round(x + step * 0.1, 2),
+                width=round(step * 0.8, 2),
+                y=y(row.peak),
+                height=height(row.peak),
+                mean_y=y(row.mean),
+                mean_height=height(row.mean),
+                full=full,
+                title=f"{_name(row.start)}: at most {row.peak} of {row.capacity}, {row.mean:.2f} on average"
+                + (f", none free for {row.full_for}" if full else ""),
+            )
+        )
+        line += [f"{x:.2f},{y(row.capacity)}", f"{x + step:.2f},{y(row.capacity)}"]
+        if number % label_every == 0:
+            names.append(Mark(round(x + step / 2, 2), _name(row.start)))
+    levels = [Mark(y(value), str(value)) for value in _round_levels(top)]
+    return Plot(bars, " ".join(line), levels, names)
+
+
+def _name(start: datetime | date) -> str:
+    return start.strftime("%m-%d %H:%M") if isinstance(start, datetime) else start.isoformat()
+
+
+def _round_levels(top: int) -> Iterator[int]:
+    """Up to six whole numbers from 0 to the top."""
+    step = 1
+    for step in (factor * 10**power for power in range(8) for factor in (1, 2, 5)):
+        if top / step <= 5:
+            break
+    return iter(range(0, top + 1, step))
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One hour of the week; ``heat`` from 0, nothing, to 10, all seats."""
+
+    p95: int
+    heat: int
+    title: str
+
+
+def heat_map(hours: Sequence[HourOfWeek], capacity: int) -> list[tuple[str, list[Cell]]]:
+    """The week, a weekday a row: how high the use goes, as a share of the capacity."""
+    return [
+        (
+            weekday,
+            [
+                Cell(
+                    p95=hour.p95,
+                    heat=min(round(hour.p95 / capacity * HEATS), HEATS) if capacity else (HEATS if hour.p95 else 0),
+                    title=f"{weekday} {hour.hour}:00: 95 % of {hour.hours} hours at most {hour.p95}, "
+                    f"the highest {hour.highest}, {hour.mean:.1f} on average",
+                )
+                for hour in hours[number * 24 : number * 24 + 24]
+            ],
+        )
+        for number, weekday in enumerate(WEEKDAYS)
+    ]

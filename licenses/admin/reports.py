@@ -1,0 +1,188 @@
+"""Reports in the admin: all tools at a glance, and one in depth."""
+
+import re
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+from urllib.parse import urlencode
+
+from django import forms
+from django.contrib import admin
+from django.core.exceptions import PermissionDenied, ValidationError
+from django.http import Http404, HttpRequest, HttpResponse
+from django.shortcuts import render
+
+from licenses.clock import database_now
+from licenses.history import reports, whatif
+from licenses.history.reports import Period, Span, Utilisation
+from licenses.models import Tool
+from licenses.models.tool import MAX_CAPACITY
+from licenses.names import TOOL_NAME_PATTERN
+
+from . import plots
+
+VIEW_LEASES = "licenses.view_lease"
+# Above that a plot's bars stand too close.
+MAX_BARS = 124
+# Rows of a list of who used most; the whole of it is in the CSV.
+MOST = 15
+# Borrows that a page may replay: a second or two of work.
+MAX_DEMANDS = 50_000
+MAX_CAPACITIES = 6
+
+
+class SpanForm(forms.Form):
+    """Which days, and whose."""
+
+    since = forms.DateField(required=False, widget=forms.DateInput(attrs={"type": "date"}))
+    until = forms.DateField(required=False, widget=forms.DateInput(attrs={"type": "date"}))
+    tz = forms.CharField(required=False, max_length=64, label="Time zone", widget=forms.TextInput(attrs={"size": 18}))
+
+    def clean_tz(self) -> Any:
+        try:
+            return reports.time_zone(self.cleaned_data["tz"]) if self.cleaned_data["tz"] else reports.UTC_ZONE
+        except ValueError as error:
+            raise ValidationError(str(error)) from None
+
+    def clean(self) -> dict[str, Any]:
+        cleaned = super().clean() or {}
+        if not self.errors:
+            try:
+                cleaned["span"] = Span.between(cleaned["since"], cleaned["until"], cleaned["tz"])
+            except ValueError as error:
+                raise ValidationError(str(error)) from None
+        return cleaned
+
+    def span(self) -> Span:
+        """The days that are asked for, or the usual ones."""
+        span: Span = self.cleaned_data["span"] if self.is_valid() else Span.between(None, None)
+        return span
+
+
+class ToolSpanForm(SpanForm):
+    """And which numbers of seats to try."""
+
+    capacity = forms.CharField(
+        required=False,
+        max_length=80,
+        label="What if there were … seats",
+        widget=forms.TextInput(attrs={"size": 12, "placeholder": "4,5,6"}),
+    )
+
+    def clean_capacity(self) -> list[int]:
+        words = [word.strip() for word in self.cleaned_data["capacity"].split(",") if word.strip()]
+        numbers = [int(word) for word in words if word.isascii() and word.isdigit() and len(word) <= 7]
+        if len(numbers) != len(words) or len(words) > MAX_CAPACITIES or max(numbers, default=0) > MAX_CAPACITY:
+            raise ValidationError(
+                f"Numbers of seats from 0 to {MAX_CAPACITY}, at most {MAX_CAPACITIES}, with commas between them."
+            )
+        return numbers
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """One tool's time."""
+
+    tool: Tool
+    capacity: int
+    peak: int
+    share: float | None
+    full_for: timedelta
+    usage: reports.Usage | None
+    denials: reports.Denials | None
+
+
+def require_reader(request: HttpRequest) -> None:
+    """Raise PermissionDenied for those who may not see leases either."""
+    if not getattr(request.user, "has_perm", lambda permission: False)(VIEW_LEASES):
+        raise PermissionDenied
+
+
+def overview(request: HttpRequest) -> HttpResponse:
+    """All tools: how full they were, what that cost, and who got nothing."""
+    require_reader(request)
+    form = SpanForm(request.GET)
+    span = form.span()
+    tools = list(Tool.objects.order_by("name"))
+    months: dict[str, list[Utilisation]] = {}
+    for row in reports.utilisation(tools=tools, span=span, period=Period.MONTH):
+        months.setdefault(row.tool, []).append(row)
+    usage = {row.key["tool"]: row for row in reports.usage(by=["tool"], span=span)}
+    denials = {row.key["tool"]: row for row in reports.denials(by=["tool"], span=span)}
+    summaries = [
+        _summary(tool, months.get(tool.name, []), span, usage.get(tool.name), denials.get(tool.name)) for tool in tools
+    ]
+    return _page(request, "admin/licenses/reports.html", form, span, {"title": "Reports", "summaries": summaries})
+
+
+def _summary(
+    tool: Tool, months: list[Utilisation], span: Span, usage: reports.Usage | None, denials: reports.Denials | None
+) -> Summary:
+    capacity = max((row.capacity for row in months), default=tool.capacity)
+    past = min(span.end, database_now()) - span.start
+    seat_time = usage.seat_time if usage else timedelta(0)
+    return Summary(
+        tool=tool,
+        capacity=capacity,
+        peak=max((row.peak for row in months), default=0),
+        share=seat_time / past / capacity if capacity and past > timedelta(0) else None,
+        full_for=sum((row.full_for for row in months if row.full_for), timedelta(0)),
+        usage=usage,
+        denials=denials,
+    )
+
+
+def one_tool(request: HttpRequest, name: str) -> HttpResponse:
+    """One tool: its use day by day, by hour of the week and by whom, what was
+    refused, and what other numbers of seats would have done."""
+    require_reader(request)
+    tool = Tool.objects.filter(name=name).first() if re.fullmatch(TOOL_NAME_PATTERN, name) else None
+    if tool is None:
+        raise Http404
+    form = ToolSpanForm(request.GET)
+    span = form.span()
+    period = next(period for period in (Period.HOUR, Period.DAY, Period.MONTH) if span.length(period) <= MAX_BARS)
+    found = reports.utilisation(tools=[tool], span=span, period=period)
+    context = {
+        "title": f"Reports: {tool.display_name or tool.name}",
+        "tool": tool,
+        "period": period,
+        "plot": plots.plot(found),
+        "full_for": sum((row.full_for for row in found if row.full_for), timedelta(0)),
+        "week": plots.heat_map(reports.hours_of_week(tool=tool, span=span), tool.capacity),
+        "hours": range(24),
+        "denials": reports.denials(by=["code"], span=span, tool=tool),
+        "lists": [
+            (key, rows[:MOST], len(rows), _query(span, tool=tool.name, by=key, format="csv"))
+            for key in ("team", "project", "user")
+            for rows in [reports.usage(by=[key], span=span, tool=tool)]
+        ],
+    }
+    return _page(request, "admin/licenses/report.html", form, span, context | _what_if(form, tool, span))
+
+
+def _what_if(form: SpanForm, tool: Tool, span: Span) -> dict[str, Any]:
+    asked = form.cleaned_data.get("capacity") if form.is_valid() else None
+    around = range(max(tool.capacity - 2, 0), tool.capacity + 3)
+    try:
+        recorded, outcomes = whatif.replay(tool=tool, capacities=asked or around, span=span, at_most=MAX_DEMANDS)
+    except whatif.TooMuch:
+        return {"too_much": MAX_DEMANDS}
+    return {"recorded": recorded, "outcomes": outcomes}
+
+
+def _query(span: Span, **more: str) -> str:
+    return urlencode({"since": span.first, "until": span.last, **more})
+
+
+def _page(request: HttpRequest, template: str, form: SpanForm, span: Span, context: dict[str, Any]) -> HttpResponse:
+    shown = type(form)(
+        request.GET.dict() | {"since": span.first.isoformat(), "until": span.last.isoformat(), "tz": span.zone.key}
+        if form.is_valid()
+        else request.GET
+    )
+    chosen = _query(span, tz=span.zone.key)
+    more = {"form": shown, "span": span, "query": chosen, "days_query": _query(span)}
+    return render(
+        request, template, admin.site.each_context(request) | more | context, status=200 if form.is_valid() else 400
+    )

@@ -1,0 +1,36 @@
+"""How the reports write amounts."""
+
+from datetime import timedelta
+
+from django import template
+
+from licenses.history.reports import Usage
+
+register = template.Library()
+
+
+@register.filter
+def percent(share: float | None) -> str:
+    """A share as a percentage; nothing where there is none."""
+    return "" if share is None else f"{share:.1%}"
+
+
+@register.filter
+def span(value: timedelta) -> str:
+    """A time as people say it, in its two largest units."""
+    if not value:
+        return "0"
+    if value < timedelta(minutes=1):
+        return f"{value.total_seconds():.0f} s"
+    minutes = round(value.total_seconds() / 60)
+    days, minutes = divmod(minutes, 24 * 60)
+    hours, minutes = divmod(minutes, 60)
+    if days:
+        return f"{days} d {hours} h"
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min"
+
+
+@register.filter
+def named(row: Usage, key: str) -> str:
+    """What a row is about; a dash for no team, no project, and for a name that was taken out."""
+    return row.key[key] or "—"

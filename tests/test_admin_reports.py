@@ -1,0 +1,134 @@
+"""The reports in the admin."""
+
+import re
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from django.contrib.auth.models import Permission, User
+from django.test import Client
+
+from licenses.admin.plots import plot
+from licenses.history import reports
+from licenses.history.reports import Period, Span
+from licenses.models import Denial, EndReason, Lease, Tool
+
+MakeTool = Callable[..., Tool]
+
+MONDAY = datetime(2026, 3, 2, tzinfo=UTC)
+DAYS = "since=2026-03-02&until=2026-03-03"
+
+
+@pytest.fixture
+def monday(make_tool: MakeTool) -> Tool:
+    cad = make_tool("cad", capacity=2, seat_hour_price="3")
+    make_tool("sim", capacity=1)
+    for user, start, end in (("<b>ana", 8, 12), ("ben", 9, 10), ("cleo", 11, 13)):
+        Lease.objects.create(
+            tool=cad,
+            user=user,
+            borrowed_at=MONDAY + timedelta(hours=start),
+            ended_at=MONDAY + timedelta(hours=end),
+            end_reason=EndReason.RETURNED,
+        )
+    asked = MONDAY + timedelta(hours=9.5)
+    Denial.objects.create(tool=cad, user="dora", code="exhausted", first_at=asked, last_at=asked)
+    return cad
+
+
+def page(client: Client, path: str, status: int = 200) -> str:
+    answer = client.get(f"/admin/reports/{path}")
+    assert answer.status_code == status
+    return re.sub(r"\s+", " ", answer.content.decode())
+
+
+def cells(html: str) -> list[list[str]]:
+    """The text of the tables' cells, row by row."""
+    rows = re.findall(r"<tr[^>]*>(.*?)</tr>", html)
+    return [
+        [re.sub(r"<[^>]*>", "", cell).strip() for cell in re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row)] for row in rows
+    ]
+
+
+def test_all_tools_at_a_glance(admin_client: Client, monday: Tool) -> None:
+    html = page(admin_client, f"?{DAYS}")
+    assert ["cad", "2", "2", "7.3%", "2 h 0 min", "3", "7.0", "0.0", "21.00", "1", "1"] in cells(html)
+    assert ["sim", "1", "0", "0.0%", "0", "0", "0.0", "0.0", "", "0", "0"] in cells(html)
+
+
+def test_one_tool_in_depth(admin_client: Client, monday: Tool) -> None:
+    html = page(admin_client, f"cad/?{DAYS}&capacity=1,3")
+    assert html.count('<rect class="peak"') == 48, "two days, hour by hour"
+    assert "03-02 09:00: at most 2 of 2, 2.00 on average, none free for 1:00:00" in html
+    rows = cells(html)
+    assert ["exhausted", "1", "1", "1"] in rows
+    assert ["1", "3", "3", "3 h 30 min", "4 h 20 min", "4 h 20 min", "3"] in rows
+    assert ["3", "0", "0", "0", "0", "0", "0"] in rows
+    assert ["&lt;b&gt;ana", "1", "4.0", "12.00"] in rows
+    (monday_row,) = [row for row in rows if row[0] == "Monday"]
+    assert monday_row[9:15] == ["1", "2", "1", "2", "1", "0"]
+
+
+def test_pages_load_nothing_from_elsewhere_and_run_no_script_of_their_own(admin_client: Client, monday: Tool) -> None:
+    for path in ("", "cad/"):
+        html = page(admin_client, f"{path}?{DAYS}")
+        assert not re.findall(r'(?:src|href|action)="(?:https?:)?//', html)
+        assert set(re.findall(r'<script src="([^"]*)"', html)) <= {"/static/admin/js/theme.js"}
+
+
+def test_what_the_pages_link_to_is_there(admin_client: Client, monday: Tool) -> None:
+    assert 'href="/admin/reports/"' in admin_client.get("/admin/").content.decode()
+    for path in ("", "cad/"):
+        links = re.findall(
+            r'href="(/(?:api|admin/reports)[^"]*)"', page(admin_client, f"{path}?{DAYS}&tz=Europe/Berlin")
+        )
+        assert len(links) > 3
+        for link in links:
+            assert admin_client.get(link.replace("&amp;", "&")).status_code == 200, link
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "since=yesterday",
+        "since=2026-03-03&until=2026-03-02",
+        "tz=Europe/Atlantis",
+        "until=9999-12-31",
+        "capacity=a",
+        "capacity=-1",
+        "capacity=1,2,3,4,5,6,7",
+    ],
+)
+def test_what_makes_no_sense_is_told_beside_the_form(admin_client: Client, monday: Tool, query: str) -> None:
+    assert 'class="errorlist' in page(admin_client, f"cad/?{query}", status=400)
+
+
+def test_a_tool_that_is_not_there(admin_client: Client, monday: Tool) -> None:
+    page(admin_client, "cam/", status=404)
+    page(admin_client, "%00/", status=404)
+
+
+def test_who_may_see_leases_may_see_reports(client: Client, monday: Tool) -> None:
+    assert client.get("/admin/reports/")["Location"].startswith("/admin/login/")
+    user = User.objects.create_user("ana", is_staff=True)
+    client.force_login(user)
+    for path in ("", "cad/"):
+        page(client, path, status=403)
+    user.user_permissions.add(Permission.objects.get(codename="view_lease"))
+    for path in ("", "cad/"):
+        page(client, path)
+
+
+def test_a_long_time_is_plotted_in_longer_periods(admin_client: Client, monday: Tool) -> None:
+    for days, bars in (("since=2026-03-01&until=2026-04-30", 61), ("since=2025-06-01&until=2026-05-31", 12)):
+        assert page(admin_client, f"cad/?{days}").count('<rect class="peak"') == bars
+
+
+def test_bars_stand_under_the_line_of_the_capacity(monday: Tool) -> None:
+    span = Span(MONDAY.date(), MONDAY.date())
+    drawn = plot(reports.utilisation(tools=[monday], span=span, period=Period.HOUR))
+    nine, ten = drawn.bars[9], drawn.bars[10]
+    line = float(drawn.capacity.split()[18].split(",")[1])
+    assert (nine.y, nine.y + nine.height, nine.full) == (line, drawn.base, True)
+    assert (ten.height, ten.full) == (nine.height / 2, False)
+    assert [level.label for level in drawn.levels] == ["0", "1", "2"]
