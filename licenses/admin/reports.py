@@ -14,7 +14,7 @@ from django.shortcuts import render
 
 from licenses.clock import database_now
 from licenses.history import reports, whatif
-from licenses.history.reports import Period, Span, Utilisation
+from licenses.history.reports import Period, Recent, Span, Utilisation
 from licenses.models import Tool
 from licenses.models.tool import MAX_CAPACITY
 from licenses.names import TOOL_NAME_PATTERN
@@ -104,11 +104,12 @@ def overview(request: HttpRequest) -> HttpResponse:
     form = SpanForm(request.GET)
     span = form.span()
     tools = list(Tool.objects.order_by("name"))
+    recent = Recent.read()
     months: dict[str, list[Utilisation]] = {}
-    for row in reports.utilisation(tools=tools, span=span, period=Period.MONTH):
+    for row in reports.utilisation(tools=tools, span=span, period=Period.MONTH, recent=recent):
         months.setdefault(row.tool, []).append(row)
-    usage = {row.key["tool"]: row for row in reports.usage(by=["tool"], span=span)}
-    denials = {row.key["tool"]: row for row in reports.denials(by=["tool"], span=span)}
+    usage = {row.key["tool"]: row for row in reports.usage(by=["tool"], span=span, recent=recent)}
+    denials = {row.key["tool"]: row for row in reports.denials(by=["tool"], span=span, recent=recent)}
     summaries = [
         _summary(tool, months.get(tool.name, []), span, usage.get(tool.name), denials.get(tool.name)) for tool in tools
     ]
@@ -142,20 +143,21 @@ def one_tool(request: HttpRequest, name: str) -> HttpResponse:
     form = ToolSpanForm(request.GET)
     span = form.span()
     period = next(period for period in (Period.HOUR, Period.DAY, Period.MONTH) if span.length(period) <= MAX_BARS)
-    found = reports.utilisation(tools=[tool], span=span, period=period)
+    recent = Recent.read()
+    found = reports.utilisation(tools=[tool], span=span, period=period, recent=recent)
     context = {
         "title": f"Reports: {tool.display_name or tool.name}",
         "tool": tool,
         "period": period,
         "plot": plots.plot(found),
         "full_for": sum((row.full_for for row in found if row.full_for), timedelta(0)),
-        "week": plots.heat_map(reports.hours_of_week(tool=tool, span=span), tool.capacity),
+        "week": plots.heat_map(reports.hours_of_week(tool=tool, span=span, recent=recent), tool.capacity),
         "hours": range(24),
-        "denials": reports.denials(by=["code"], span=span, tool=tool),
+        "denials": reports.denials(by=["code"], span=span, tool=tool, recent=recent),
         "lists": [
             (key, rows[:MOST], len(rows), _query(span, tool=tool.name, by=key, format="csv"))
             for key in ("team", "project", "user")
-            for rows in [reports.usage(by=[key], span=span, tool=tool)]
+            for rows in [reports.usage(by=[key], span=span, tool=tool, recent=recent)]
         ],
     }
     return _page(request, "admin/licenses/report.html", form, span, context | _what_if(form, tool, span))

@@ -53,12 +53,33 @@ def since(day: date, until: datetime) -> Iterator[tuple[date, DayHistory]]:
     """
     capacities = capacities_by_tool()
     going_on = [*_read(open_across(midnight(day)))]
+    # When something happens next, so that quiet days cost nothing.
+    lease = _next_lease(midnight(day))
+    denial = _next_denial(midnight(day) - EPISODE_WINDOW)
     while midnight(day) < until:
         start, end = midnight(day), min(midnight(day) + DAY, until)
-        leases = [*going_on, *_read(Q(borrowed_at__gte=start, borrowed_at__lt=end))]
-        yield day, _history_of(day, leases, capacities, start, end)
-        going_on = [lease for lease in leases if lease.use.end > end]
+        history = DayHistory()
+        if lease < end:
+            going_on += _read(Q(borrowed_at__gte=start, borrowed_at__lt=end))
+            lease = _next_lease(end)
+        if going_on:
+            _add_use(history, day, going_on, capacities, start, end)
+            going_on = [lease for lease in going_on if lease.use.end > end]
+        if denial < end:
+            history.denials.extend(_denials_of(day, start, end))
+            denial = _next_denial(end - EPISODE_WINDOW)
+        yield day, history
         day += DAY
+
+
+def _next_lease(moment: datetime) -> datetime:
+    later = Lease.objects.filter(borrowed_at__gte=moment).order_by("borrowed_at")
+    return later.values_list("borrowed_at", flat=True).first() or NEVER
+
+
+def _next_denial(moment: datetime) -> datetime:
+    later = Denial.objects.filter(last_at__gte=moment).order_by("last_at")
+    return later.values_list("last_at", flat=True).first() or NEVER
 
 
 def open_across(moment: datetime) -> Q:
@@ -103,10 +124,14 @@ def capacities_by_tool() -> dict[int, Steps]:
     }
 
 
-def _history_of(
-    day: date, leases: Iterable[Borrowed], capacities: dict[int, Steps], start: datetime, end: datetime
-) -> DayHistory:
-    history = DayHistory()
+def _add_use(
+    history: DayHistory,
+    day: date,
+    leases: Iterable[Borrowed],
+    capacities: dict[int, Steps],
+    start: datetime,
+    end: datetime,
+) -> None:
     of_tool: defaultdict[int, list[Use]] = defaultdict(list)
     of_team: defaultdict[tuple[int, int], list[Use]] = defaultdict(list)
     of_user: dict[tuple[int, int | None, str, str], UsageDay] = {}
@@ -142,8 +167,6 @@ def _history_of(
             TeamHour(tool_id=tool, team_id=team, hour=hour.start, peak=hour.peak, seat_time=hour.seat_time)
             for hour in by_hour(uses, start, end)
         )
-    history.denials.extend(_denials_of(day, start, end))
-    return history
 
 
 def _denials_of(day: date, start: datetime, end: datetime) -> Iterable[DenialDay]:

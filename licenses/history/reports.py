@@ -181,25 +181,42 @@ class Denials:
     attempts: int
 
 
-def _exactly(read: Callable[[date, list[tuple[date, DayHistory]]], R]) -> R:
-    """What is read of the rollups up to a day and of the days since. Again, if a
-    rebuild has taken rollups away meanwhile."""
-    while True:
+@dataclass(frozen=True, slots=True)
+class Recent:
+    """The days from ``until`` on, which aren't rolled up, as they were when this
+    was read. A page with many reports reads it once."""
+
+    until: date
+    days: Sequence[tuple[date, DayHistory]]
+
+    @classmethod
+    def read(cls) -> "Recent":
         until = rollups.mark().rolled_up_until
-        answer = read(until, list(days.since(until, database_now())))
-        if rollups.mark().rolled_up_until >= until:
+        return cls(until, list(days.since(until, database_now())))
+
+
+def _exactly(read: Callable[[Recent], R], recent: Recent | None) -> R:
+    """What is read of the rollups up to the recent days, and of these. Again, if
+    a rebuild has taken rollups away meanwhile."""
+    while True:
+        recent = recent or Recent.read()
+        answer = read(recent)
+        if rollups.mark().rolled_up_until >= recent.until:
             return answer
+        recent = None
 
 
 # --- Utilisation ------------------------------------------------------------
 
 
-def utilisation(*, tools: Sequence[Tool], span: Span, period: Period, team: Team | None = None) -> list[Utilisation]:
+def utilisation(
+    *, tools: Sequence[Tool], span: Span, period: Period, team: Team | None = None, recent: Recent | None = None
+) -> list[Utilisation]:
     """High-water mark, mean and time at the capacity, of each tool in each
     period of the span, also where it wasn't used; with ``team`` that of one
     team alone. Later than now there is nothing."""
     now = database_now()
-    used = _used(tools, span, period, team)
+    used = _used(tools, span, period, team, recent)
     capacities = days.capacities_by_tool()
     return [
         _utilisation(tool, team, name, start, min(end, now), used.get((tool.pk, name)), capacities[tool.pk])
@@ -243,7 +260,7 @@ def _utilisation(
 
 
 def _used(
-    tools: Sequence[Tool], span: Span, period: Period, team: Team | None
+    tools: Sequence[Tool], span: Span, period: Period, team: Team | None, recent: Recent | None
 ) -> dict[tuple[int, datetime | date], _Used]:
     names: dict[Period, Any] = {
         Period.HOUR: F("hour"),
@@ -251,10 +268,10 @@ def _used(
         Period.MONTH: TruncMonth("hour", tzinfo=span.zone, output_field=DateField()),
     }
 
-    def read(until: date, since: list[tuple[date, DayHistory]]) -> dict[tuple[int, datetime | date], _Used]:
+    def read(recent: Recent) -> dict[tuple[int, datetime | date], _Used]:
         used: defaultdict[tuple[int, datetime | date], _Used] = defaultdict(_Used)
         rows: Any = TeamHour.objects.filter(team=team) if team else ToolHour.objects
-        rows = rows.filter(tool__in=tools, hour__gte=span.start, hour__lt=min(span.end, days.midnight(until)))
+        rows = rows.filter(tool__in=tools, hour__gte=span.start, hour__lt=min(span.end, days.midnight(recent.until)))
         full = None if team else Sum("full_for")
         # By columns of their own names: an annotation can't be called as a field is.
         grouped = rows.order_by().annotate(period=names[period]).values("tool", "period")
@@ -262,7 +279,7 @@ def _used(
         for row in grouped.annotate(**totals):
             used[row["tool"], row["period"]].add(row["highest"], row["time"], row.get("full", timedelta(0)))
         wanted = {tool.pk for tool in tools}
-        for _, day in since:
+        for _, day in recent.days:
             hours: Iterable[ToolHour | TeamHour] = (
                 [hour for hour in day.teams if hour.team_id == team.pk] if team else day.tools
             )
@@ -272,7 +289,7 @@ def _used(
                     used[hour.tool_id, name].add(hour.peak, hour.seat_time, getattr(hour, "full_for", timedelta(0)))
         return dict(used)
 
-    return _exactly(read)
+    return _exactly(read, recent)
 
 
 def _name_of(hour: datetime, zone: ZoneInfo, period: Period) -> datetime | date:
@@ -282,11 +299,13 @@ def _name_of(hour: datetime, zone: ZoneInfo, period: Period) -> datetime | date:
     return day if period == Period.DAY else day.replace(day=1)
 
 
-def hours_of_week(*, tool: Tool, span: Span, team: Team | None = None) -> list[HourOfWeek]:
+def hours_of_week(
+    *, tool: Tool, span: Span, team: Team | None = None, recent: Recent | None = None
+) -> list[HourOfWeek]:
     """The 168 hours of the week, Monday's first at first, as the span's time
     zone has them. Hours before the tool was ever used don't count, nor those to
     come; an hour that nobody used it in is one of 0 seats."""
-    used = {start: use.peak for (_, start), use in _used([tool], span, Period.HOUR, team).items()}
+    used = {start: use.peak for (_, start), use in _used([tool], span, Period.HOUR, team, recent).items()}
     now = database_now()
     begun = _first_use(tool, team)
     peaks: list[list[int]] = [[] for _ in range(WEEK_HOURS)]
@@ -335,23 +354,32 @@ class _Amount:
         self.overdraft_time += overdraft_time
 
 
-def usage(*, by: Collection[str], span: Span, tool: Tool | None = None, team: Team | None = None) -> list[Usage]:
+def usage(
+    *,
+    by: Collection[str],
+    span: Span,
+    tool: Tool | None = None,
+    team: Team | None = None,
+    recent: Recent | None = None,
+) -> list[Usage]:
     """Seat-hours and their cost by any of tool, team, project and user; the
     greatest first. No team is None, no project ''."""
     keys = [key for key in USAGE_KEYS if key in by]
     which: dict[str, Any] = {"tool": tool} if tool else {}
     which |= {"team": team} if team else {}
 
-    def read(until: date, since: list[tuple[date, DayHistory]]) -> dict[tuple[Any, ...], _Amount]:
+    def read(recent: Recent) -> dict[tuple[Any, ...], _Amount]:
         amounts: defaultdict[tuple[Any, ...], _Amount] = defaultdict(_Amount)
-        rows = UsageDay.objects.filter(**which, day__gte=span.first, day__lte=span.last, day__lt=until).order_by()
+        rows = UsageDay.objects.filter(
+            **which, day__gte=span.first, day__lte=span.last, day__lt=recent.until
+        ).order_by()
         # By tool in any case: each has its prices.
         columns = dict.fromkeys(["tool", *keys])
         for row in rows.values(*columns).annotate(
             number=Sum("borrows"), time=Sum("seat_time"), above=Sum("overdraft_time")
         ):
             amounts[tuple(row[column] for column in columns)].add(row["number"], row["time"], row["above"])
-        for day, history in since:
+        for day, history in recent.days:
             if not span.first <= day <= span.last:
                 continue
             for found in history.usage:
@@ -368,7 +396,7 @@ def usage(*, by: Collection[str], span: Span, tool: Tool | None = None, team: Te
     totals: defaultdict[tuple[str | None, ...], _Amount] = defaultdict(_Amount)
     costs: dict[tuple[str | None, ...], Decimal] = {}
     columns = list(dict.fromkeys(["tool", *keys]))
-    for values, amount in _exactly(read).items():
+    for values, amount in _exactly(read, recent).items():
         named = dict(zip(columns, values, strict=True))
         pool = tools[named["tool"]]
         named |= {"tool": pool.name} | ({"team": teams.get(named["team"])} if "team" in named else {})
@@ -393,20 +421,22 @@ def usage(*, by: Collection[str], span: Span, tool: Tool | None = None, team: Te
 # --- Denials ----------------------------------------------------------------
 
 
-def denials(*, by: Collection[str], span: Span, tool: Tool | None = None) -> list[Denials]:
+def denials(
+    *, by: Collection[str], span: Span, tool: Tool | None = None, recent: Recent | None = None
+) -> list[Denials]:
     """Episodes of denials that are over, by any of tool, code, day and month;
     the days in their order, else the most first. One that goes on still isn't
     decided yet: it counts on the day on which it will end."""
     keys = [key for key in DENIAL_KEYS if key in by]
     tools = Tool.objects.in_bulk()
 
-    def read(until: date, since: list[tuple[date, DayHistory]]) -> list[DenialDay]:
-        stored = DenialDay.objects.filter(day__gte=span.first, day__lte=span.last, day__lt=until).order_by()
-        fresh = [row for day, history in since if span.first <= day <= span.last for row in history.denials]
+    def read(recent: Recent) -> list[DenialDay]:
+        stored = DenialDay.objects.filter(day__gte=span.first, day__lte=span.last, day__lt=recent.until).order_by()
+        fresh = [row for day, history in recent.days if span.first <= day <= span.last for row in history.denials]
         return [*stored, *fresh]
 
     totals: dict[tuple[str, ...], list[int]] = {}
-    for row in _exactly(read):
+    for row in _exactly(read, recent):
         if tool and row.tool_id != tool.pk:
             continue
         values = {

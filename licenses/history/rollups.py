@@ -5,7 +5,7 @@ written in a short one, which also moves the mark; so any number of programs may
 try, and one of them does it.
 """
 
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, timedelta
 
 from django.db import transaction
 
@@ -81,8 +81,3 @@ def rebuild() -> int:
         kept.rolled_up_until = first
         kept.save(update_fields=["rolled_up_until"])
     return roll_up()
-
-
-def unfinished(now: datetime) -> list[tuple[date, DayHistory]]:
-    """The days that aren't rolled up yet, as they are at ``now``."""
-    return list(days.since(mark().rolled_up_until, now))
