@@ -66,7 +66,7 @@ def fill(leases: int, days: int) -> str:
     chance = random.Random(7)  # noqa: S311 - the same past every time
     midnight = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
     tools = [
-        Tool.objects.create(name=f"tool{number}", capacity=10 + 12 * number, seat_hour_price="1.5")
+        Tool.objects.create(name=f"tool{number}", capacity=6 + 3 * number, seat_hour_price="1.5")
         for number in range(TOOLS)
     ]
     teams = [Team.objects.create(name=f"team{number}") for number in range(TEAMS)]
