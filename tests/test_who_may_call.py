@@ -45,6 +45,11 @@ GET    /api/v1/denials/                    401 200 403 200 200 200 200
 GET    /api/v1/denials/{id}/               401 200 403 200 200 200 200
 GET    /api/v1/audit/                      401 403 403 403 403 403 200
 GET    /api/v1/audit/{id}/                 401 403 403 403 403 403 200
+GET    /api/v1/reports/utilisation         401 200 403 200 200 200 200
+GET    /api/v1/reports/hours-of-week       401 200 403 200 200 200 200
+GET    /api/v1/reports/usage               401 200 403 200 200 200 200
+GET    /api/v1/reports/denials             401 200 403 200 200 200 200
+GET    /api/v1/reports/what-if             401 200 403 200 200 200 200
 GET    /api/schema/                        401 200 403 200 200 200 200
 GET    /api/docs/                          401 200 403 200 200 200 200
 GET    /api/v1/                            401 200 403 200 200 200 200
@@ -53,6 +58,7 @@ GET    /metrics                            401 200 403 200 200 200 200
 GET    /livez                              200 200 200 200 200 200 200
 GET    /readyz                             200 200 200 200 200 200 200
 """
+NEEDED = {"/api/v1/reports/hours-of-week": "?tool=cad", "/api/v1/reports/what-if": "?tool=cad&capacity=2"}
 ROLES: dict[str, dict[str, Any]] = {
     "nobody": {},
     "reader": {"user": "ben", "scopes": ["read"]},
@@ -100,7 +106,7 @@ def test_a_call_is_for_those_it_is_meant_for(
 ) -> None:
     caller = api_of(**ROLES[role]) if ROLES[role] else api_with("")
     listed = next((name for name in ("denials", "audit") if name in path), "id")
-    path = path.format(tool="cad", name="cad", ticket=ana["ticket"], id=ana[listed])
+    path = path.format(tool="cad", name="cad", ticket=ana["ticket"], id=ana[listed]) + NEEDED.get(path, "")
     body: dict[str, Any] = {"id": ana["id"]}
     if path.endswith(("borrow", "explain")):
         body = {"tool": "sim", "user": "ana"}
