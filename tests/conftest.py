@@ -106,6 +106,17 @@ def make_team(db: None) -> Callable[..., Team]:
     return make
 
 
+@pytest.fixture
+def exported(client: Client, db: None) -> set[str]:
+    """The names of the series that Prometheus can know: the server's and its own."""
+    names = {"up"}
+    for line in client.get("/metrics").content.decode().splitlines():
+        if line.startswith("# TYPE "):
+            name, kind = line.split()[2:]
+            names |= {f"{name}_{part}" for part in ("bucket", "sum", "count")} if kind == "histogram" else {name}
+    return names
+
+
 SOMEBODY = Actor.of_command("test")
 
 
