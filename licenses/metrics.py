@@ -14,6 +14,7 @@ from datetime import datetime
 
 from django.db import DatabaseError, InterfaceError
 from django.utils import timezone
+from django_prometheus.middleware import Metrics as HttpMetrics
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.multiprocess import MultiProcessCollector
@@ -42,6 +43,11 @@ WAIT_DURATION = Histogram(
     ["tool"],
     buckets=(1, 5, 15, 60, 300, 900, 1800, 3600, 4 * 3600, 12 * 3600),
 )
+
+# The calls that the objective of availability is about, and how they can fail
+# by the server's fault (monitoring/prometheus/rules/slo.yml).
+VIEWS_WITH_AN_OBJECTIVE = ("borrow", "return")
+SERVER_FAILURES = ("500", "503")
 
 # Names that were once found in the table. A name from a client is a label only
 # if it is here, so that nobody can add series by asking for tools that don't exist.
@@ -182,8 +188,8 @@ class Levels(Collector):
 
 
 def start_at_zero(tools: Iterable[Tool]) -> None:
-    """Make every series of every tool exist, so that the first event is an
-    increase from 0 that ``rate()`` sees."""
+    """Make every series of every tool exist, and those of the objectives, so that
+    the first event is an increase from 0 that ``rate()`` sees."""
     for tool in tools:
         know(tool.name)
         BORROW_ATTEMPTS.labels(tool.name)
@@ -198,6 +204,10 @@ def start_at_zero(tools: Iterable[Tool]) -> None:
                 WAITS.labels(tool.name, outcome)
     BORROW_ATTEMPTS.labels(UNKNOWN_TOOL_LABEL)
     BORROW_FAILURE.labels(UNKNOWN_TOOL_LABEL, UnknownTool.code)
+    responses = HttpMetrics.get_instance().responses_by_status_view_method
+    for view in VIEWS_WITH_AN_OBJECTIVE:
+        for status in ("200", *SERVER_FAILURES):
+            responses.labels(status=status, view=view, method="POST")
 
 
 def exposition(version: str) -> bytes:

@@ -25,7 +25,7 @@ from django.db.backends.base.operations import BaseDatabaseOperations
 from django.db.models import DateTimeField, F
 from django.test import Client
 
-from licenses import rationing
+from licenses import leasing, rationing
 from licenses.auditing import Actor
 from licenses.models import ApiToken, AuditRecord, Team, TeamMember, Tool
 from licenses.signin.provider import _provider
@@ -104,6 +104,18 @@ def make_team(db: None) -> Callable[..., Team]:
         return team
 
     return make
+
+
+@pytest.fixture
+def exported(client: Client, db: None) -> set[str]:
+    """The names of the series that Prometheus can know: the server's and its own."""
+    leasing.tidy()
+    names = {"up"}
+    for line in client.get("/metrics").content.decode().splitlines():
+        if line.startswith("# TYPE "):
+            name, kind = line.split()[2:]
+            names |= {f"{name}_{part}" for part in ("bucket", "sum", "count")} if kind == "histogram" else {name}
+    return names
 
 
 SOMEBODY = Actor.of_command("test")

@@ -11,6 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 from django.core.management import call_command
+from django.db import connection
 from prometheus_client.parser import text_string_to_metric_families
 
 from licenses.models import Tool
@@ -74,6 +75,32 @@ def test_attempts_are_successes_and_failures(api: Api, make_tool: Callable[..., 
     assert value(samples, "license_borrow_success_total", tool="summed") == 2
     assert failures == 4
     assert value(samples, "license_borrow_failure_total", tool="summed", reason="disabled") == 1
+
+
+def test_failures_of_the_server_are_told_from_denials(api: Api, make_tool: Callable[..., Tool]) -> None:
+    make_tool("broken")
+    lease = api.borrow("broken").json()
+
+    def answers(samples: Samples, view: str, status: int) -> float:
+        name = "django_http_responses_total_by_status_view_method_total"
+        return samples.get((name, frozenset({"status": str(status), "view": view, "method": "POST"}.items())), 0)
+
+    assert api.borrow("broken").status_code == 409
+    before = scrape(api)
+    with connection.cursor() as cursor:
+        cursor.execute("ALTER TABLE licenses_lease RENAME TO licenses_lease_away")
+    assert api.borrow("broken").status_code == 503
+    assert api.give_back(lease["id"]).status_code == 503
+    after = scrape(api)
+    for view in ("borrow", "return"):
+        assert answers(after, view, 503) == answers(before, view, 503) + 1
+        assert answers(after, view, 500) == answers(before, view, 500)
+    assert answers(after, "borrow", 409) == answers(before, "borrow", 409)
+    # An increase is seen only from a 0 that was seen.
+    series = {labels for name, labels in before if name == "django_http_responses_total_by_status_view_method_total"}
+    for view in ("borrow", "return"):
+        for status in ("200", "500", "503"):
+            assert frozenset({("status", status), ("view", view), ("method", "POST")}) in series
 
 
 def test_unknown_names_add_no_series(api: Api) -> None:

@@ -11,21 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
-from django.test import Client
 
-ROOT = Path(__file__).resolve().parent.parent
+from .monitoring import ROOT, metrics_in, read_yaml
+
 GRAFANA = ROOT / "monitoring" / "grafana"
 DASHBOARDS = sorted((GRAFANA / "dashboards").glob("*.json"))
 
 # Levels are read from the database at each scrape, so every replica reports
 # the same ones: a sum over replicas would count each seat several times.
 LEVELS = {"licenses_total", "licenses_borrowed", "licenses_available"}
-PROMQL_WORDS = {"and", "or", "unless", "by", "without", "on", "ignoring", "group_left", "group_right", "bool", "offset"}
-
-
-def read_yaml(path: str) -> Any:
-    return yaml.safe_load((ROOT / path).read_text())
 
 
 def read_dashboard(path: Path) -> dict[str, Any]:
@@ -42,24 +36,6 @@ def expressions(dashboard: dict[str, Any]) -> Iterator[str]:
     for panel in panels(dashboard):
         for target in panel["targets"]:
             yield target["expr"]
-
-
-def metrics_in(expression: str) -> set[str]:
-    """The names of the metrics that a PromQL expression asks for."""
-    bare = re.sub(r'"[^"]*"', "", expression)
-    bare = re.sub(r"\{[^}]*\}|\[[^\]]*\]|\b(by|without|on|ignoring)\s*\([^)]*\)", " ", bare)
-    return set(re.findall(r"\b[a-zA-Z_:][\w:]*\b(?!\s*\()", bare)) - PROMQL_WORDS
-
-
-@pytest.fixture
-def exported(client: Client, db: None) -> set[str]:
-    """The names of the series that Prometheus can know: the server's and its own."""
-    names = {"up"}
-    for line in client.get("/metrics").content.decode().splitlines():
-        if line.startswith("# TYPE "):
-            name, kind = line.split()[2:]
-            names |= {f"{name}_{part}" for part in ("bucket", "sum", "count")} if kind == "histogram" else {name}
-    return names
 
 
 @pytest.fixture(params=DASHBOARDS, ids=lambda path: path.stem)
@@ -255,6 +231,7 @@ def test_what_must_outlive_a_container_is_in_a_named_volume(compose: dict[str, A
     for name, folder in {
         "postgres": "/var/lib/postgresql/data",
         "prometheus": "/prometheus",
+        "alertmanager": "/alertmanager",
         "grafana": "/var/lib/grafana",
     }.items():
         assert f"{name}:{folder}" in compose["services"][name]["volumes"]
@@ -285,6 +262,6 @@ def test_no_service_has_privileges(services: dict[str, Any]) -> None:
 
 def test_the_demo_passwords_are_not_offered_to_the_network(services: dict[str, Any]) -> None:
     ports = [port for service in services.values() for port in service.get("ports", [])]
-    assert {port.rsplit(":", 1)[1] for port in ports} == {"8080", "9090", "3000"}
+    assert {port.rsplit(":", 1)[1] for port in ports} == {"8080", "9090", "9093", "3000"}
     for port in ports:
         assert port.startswith("${LISTEN_ADDRESS:-127.0.0.1}:"), port

@@ -13,14 +13,19 @@ router.register("denials", views.DenialViewSet)
 router.register("audit", audit.AuditViewSet)
 
 urlpatterns = [
-    path("licenses/status", views.LicensesViewSet.as_view({"get": "status"})),
-    path("licenses/borrow", views.LicensesViewSet.as_view({"post": "borrow"})),
-    path("licenses/explain", views.LicensesViewSet.as_view({"post": "explain"})),
-    path("licenses/renew", views.LicensesViewSet.as_view({"post": "renew"})),
-    path("licenses/return", views.LicensesViewSet.as_view({"post": "give_back"})),
-    path("licenses/queue/<str:ticket>", views.QueueViewSet.as_view({"get": "retrieve", "delete": "destroy"})),
-    path("licenses/<str:tool>/status", views.LicensesViewSet.as_view({"get": "tool_status"})),
-    path("borrows", views.BorrowsViewSet.as_view({"get": "list"})),
+    # The names are the label `view` of the metrics of HTTP.
+    path("licenses/status", views.LicensesViewSet.as_view({"get": "status"}), name="status"),
+    path("licenses/borrow", views.LicensesViewSet.as_view({"post": "borrow"}), name="borrow"),
+    path("licenses/explain", views.LicensesViewSet.as_view({"post": "explain"}), name="explain"),
+    path("licenses/renew", views.LicensesViewSet.as_view({"post": "renew"}), name="renew"),
+    path("licenses/return", views.LicensesViewSet.as_view({"post": "give_back"}), name="return"),
+    path(
+        "licenses/queue/<str:ticket>",
+        views.QueueViewSet.as_view({"get": "retrieve", "delete": "destroy"}),
+        name="queue",
+    ),
+    path("licenses/<str:tool>/status", views.LicensesViewSet.as_view({"get": "tool_status"}), name="tool-status"),
+    path("borrows", views.BorrowsViewSet.as_view({"get": "list"}), name="borrows"),
     path("api/v1/", include(router.urls)),
     path("api/v1/reports/utilisation", reports.Utilisation.as_view()),
     path("api/v1/reports/hours-of-week", reports.HoursOfWeek.as_view()),
