@@ -13,7 +13,7 @@ from enum import StrEnum
 from typing import Any, Generic, TypeVar
 from uuid import UUID
 
-from django.db.models import Count, F, OrderBy, OuterRef, QuerySet, Subquery, Window
+from django.db.models import Count, Exists, F, OrderBy, OuterRef, Q, QuerySet, Subquery, Window
 from django.db.models.functions import Coalesce, RowNumber
 
 from licenses import pools, statements
@@ -165,7 +165,9 @@ def held_by(user: str, now: datetime, tool: Tool | None = None) -> QuerySet[Leas
     borrow more."""
     mine = Lease.objects.active(now).heads().held_by(user)
     if tool is not None:
-        mine = mine.of_tool(tool.name)
+        # By the borrow, not by the tool, whose leases are many.
+        parts = Lease.objects.filter(part_of=OuterRef("pk"), tool=tool)
+        mine = mine.filter(Q(tool=tool) | Exists(parts))
     return mine.with_items().order_by("borrowed_at", "pk")
 
 

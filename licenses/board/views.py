@@ -19,8 +19,10 @@ from django.core.paginator import Paginator
 from django.db import DatabaseError, InterfaceError
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.shortcuts import render
+from django.utils.cache import patch_vary_headers
 from django.utils.http import url_has_allowed_host_and_scheme
 from django.views.decorators.cache import never_cache
+from django.views.decorators.gzip import gzip_page
 
 from licenses import leasing
 from licenses.api.authentication import anonymous, caller_of_account
@@ -54,9 +56,12 @@ LONGEST_SEARCH = 64
 def page(method: str) -> Callable[[Page[P]], Callable[Concatenate[HttpRequest, P], HttpResponse]]:
     """A page for whoever may look, others are sent to sign in; and the page that
     says so when the view can't do what it was asked."""
-    methods = ["GET", "HEAD"] if method == "GET" else [method]
+    methods, needed = (["GET", "HEAD"], Scope.READ) if method == "GET" else ([method], Scope.BORROW)
 
     def decorate(view: Page[P]) -> Callable[Concatenate[HttpRequest, P], HttpResponse]:
+        # Most of a page are the same few words; what is packed has a length of its
+        # own by chance, so that nobody guesses from it what is in there.
+        @gzip_page
         @never_cache
         @wraps(view)
         def run(request: HttpRequest, /, *args: P.args, **kwargs: P.kwargs) -> HttpResponse:
@@ -66,7 +71,7 @@ def page(method: str) -> Callable[[Page[P]], Callable[Concatenate[HttpRequest, P
                 return answer
             try:
                 caller = reader_of(request)
-                if not may(caller, Scope.READ):
+                if not may(caller, needed):
                     return redirect_to_login(request.get_full_path() if method == "GET" else "/")
                 return view(request, caller, *args, **kwargs)
             except BadRequest as wrong:
@@ -107,7 +112,7 @@ def shown(request: HttpRequest, template: str, caller: Caller, context: dict[str
     context |= {"reader": caller, "refresh_seconds": REFRESH_SECONDS, "living_part": f"licenses/board/{template}"}
     whole = "X-Refresh" not in request.headers
     answer = render(request, "licenses/board/page.html" if whole else "licenses/board/living.html", context)
-    answer["Vary"] = "X-Refresh, Cookie"
+    patch_vary_headers(answer, ["X-Refresh"])
     return answer
 
 
@@ -180,7 +185,7 @@ def one_tool(request: HttpRequest, caller: Caller, name: str) -> HttpResponse:
 @page("GET")
 def yours(request: HttpRequest, caller: Caller) -> HttpResponse:
     """All that one holds oneself, page by page."""
-    if not caller.name:
+    if caller.user is None:
         return redirect_to_login(request.get_full_path())
     number, now = page_number(request), database_now()
     leases = Paginator(reading.held_by(caller.name, now), LEASES_A_PAGE).get_page(number)
@@ -208,7 +213,7 @@ def give_back(request: HttpRequest, caller: Caller, lease_id: UUID) -> HttpRespo
     back = request.POST.get("next", "/")
     if not (is_clean(back) and url_has_allowed_host_and_scheme(back, allowed_hosts=None)):
         raise BadRequest("The page to go back to must be one of this server's.")
-    if not (caller.name and may(caller, Scope.BORROW)):
+    if caller.user is None:
         return redirect_to_login(back)
     lease = reading.own_lease(caller.name, lease_id)
     if lease is None:
@@ -219,7 +224,7 @@ def give_back(request: HttpRequest, caller: Caller, lease_id: UUID) -> HttpRespo
         if lease.end_reason == EndReason.RETURNED:
             messages.success(request, f"Returned: {what(lease)}.")
             return HttpResponseRedirect(back)
-    messages.info(request, f"There was nothing to return: {what(lease)}. {LeaseEnded.WHY[lease.end_reason]}")
+    messages.info(request, f"Already back: {what(lease)}. {LeaseEnded.WHY[lease.end_reason]}")
     return HttpResponseRedirect(back)
 
 

@@ -5,7 +5,6 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from django import template
-from django.utils.formats import date_format
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 
@@ -73,8 +72,8 @@ def moment(context: Any, value: datetime) -> SafeString:
 @register.simple_tag(takes_context=True)
 def clock(context: Any, value: datetime) -> SafeString:
     """A time in UTC; the script makes the reader's own of it."""
-    day = "H:i" if value.date() == context["now"].date() else "Y-m-d H:i"
-    return format_html('<time datetime="{}">{}</time>', value.isoformat(timespec="seconds"), date_format(value, day))
+    form = "%H:%M" if value.date() == context["now"].date() else "%Y-%m-%d %H:%M"
+    return format_html('<time datetime="{}">{}</time>', value.isoformat(timespec="seconds"), value.strftime(form))
 
 
 @register.filter("from_now")
