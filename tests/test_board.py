@@ -177,11 +177,15 @@ def test_what_keeps_a_tool_from_being_had_is_said(
 
 def test_a_seat_whose_lease_is_over_is_free(api: Api, make_tool: MakeTool, pass_time: PassTime) -> None:
     make_tool()
-    api.borrow("cad", "ana", ttl_seconds=60)
+    ana = signed_in("ana")
+    Api(ana).borrow("cad", "ana", ttl_seconds=60)
+    assert "Yours" in text(ana)
     pass_time(minutes=2)
     for path in ("/", "/tools/cad/"):
-        assert "0 of 1 borrowed" in text(api.client, path)
-        assert "Nobody has a seat." in text(api.client, path)
+        shown = text(ana, path)
+        assert "0 of 1 borrowed" in shown
+        assert "Nobody has a seat." in shown
+        assert "Yours" not in shown
 
 
 def test_a_lease_without_an_end_says_so(api: Api, make_tool: MakeTool) -> None:
