@@ -66,7 +66,8 @@ def page(method: str) -> Callable[[Page[P]], Callable[Concatenate[HttpRequest, P
         @wraps(view)
         def run(request: HttpRequest, /, *args: P.args, **kwargs: P.kwargs) -> HttpResponse:
             if request.method not in methods:
-                answer = error(request, 405, "Not like this", "This address is for the board's own buttons.")
+                detail = "This page is for reading." if needed == Scope.READ else "This address is for a button."
+                answer = error(request, 405, "Not like this", detail)
                 answer["Allow"] = ", ".join(methods)
                 return answer
             try:
