@@ -8,31 +8,39 @@ from django.http import HttpRequest, HttpResponseBase
 
 from licenses.api.problems import is_api_path
 
-# Pages of libraries that have scripts and styles in their text: the browsable
-# API and Swagger UI.
+# Pages of libraries, and those in the admin's dress.
+OF_LIBRARIES = ("/admin/", "/api/", "/signin/", "/oidc/")
+# Those of them that have scripts and styles in their text: the browsable API
+# and Swagger UI.
 WITH_INLINE = ("/api/v1/", "/api/docs/")
 
 
 def content_security_policy(path: str) -> str:
     """Everything from this server alone, no page in a frame, and forms to
-    nobody but this server and the provider, where a sign-out ends."""
-    inline = " 'unsafe-inline'" if path.startswith(WITH_INLINE) else ""
+    nobody but this server and the provider, where a sign-out ends. Our own pages
+    may load no more than they do."""
     forms = ["'self'"]
     if settings.LICENSE_OIDC_ISSUER:
         issuer = urlsplit(settings.LICENSE_OIDC_ISSUER)
         forms.append(f"{issuer.scheme}://{issuer.netloc}")
-    return "; ".join(
-        [
+    if path.startswith(OF_LIBRARIES):
+        inline = " 'unsafe-inline'" if path.startswith(WITH_INLINE) else ""
+        sources = [
             "default-src 'self'",
             f"script-src 'self'{inline}",
             f"style-src 'self'{inline}",
             "img-src 'self' data:",
             "object-src 'none'",
-            "base-uri 'none'",
-            "frame-ancestors 'none'",
-            f"form-action {' '.join(forms)}",
         ]
-    )
+    else:
+        sources = [
+            "default-src 'none'",
+            "script-src 'self'",
+            "style-src 'self'",
+            "img-src 'self'",
+            "connect-src 'self'",
+        ]
+    return "; ".join([*sources, "base-uri 'none'", "frame-ancestors 'none'", f"form-action {' '.join(forms)}"])
 
 
 class HeadersMiddleware:

@@ -269,12 +269,14 @@ def available(pool: Pool, subject: Subject, now: datetime) -> int:
 class Levels:
     """The seats that were bought, told apart: they are out (``borrowed``),
     kept back for teams that don't use them, set aside for those who wait, or
-    available to anybody. More may be out than were bought."""
+    available to anybody. More may be out than were bought; ``overdraft_left``
+    are the seats above the bought ones that anybody could still have."""
 
     borrowed: int
     reserved_idle: int
     set_aside: int
     available: int
+    overdraft_left: int
 
 
 def levels(pool: Pool) -> Levels:
@@ -285,4 +287,5 @@ def levels(pool: Pool) -> Levels:
     own = sum(share.idle for share in pool.rules.shares.values()) - left.idle.total()
     reserved_idle = max(min(pool.kept_back, free) - own, 0)
     available = max(left.shared - pool.overdraft, 0)
-    return Levels(pool.in_use, reserved_idle, free - reserved_idle - available, available)
+    overdraft_left = max(min(left.shared, pool.overdraft), 0)
+    return Levels(pool.in_use, reserved_idle, free - reserved_idle - available, available, overdraft_left)

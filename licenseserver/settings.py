@@ -121,7 +121,7 @@ AUTHENTICATION_BACKENDS = [
     "licenses.signin.oidc.ProviderBackend",
 ]
 LOGIN_URL = "signin"
-LOGIN_REDIRECT_URL = "/api/v1/"
+LOGIN_REDIRECT_URL = "/"
 
 # --- Applications -----------------------------------------------------------
 

@@ -2,10 +2,9 @@
 
 from django.contrib import admin
 from django.urls import include, path
-from django.views.generic import RedirectView
 
 urlpatterns = [
-    path("", RedirectView.as_view(pattern_name="docs")),
+    path("", include("licenses.board.urls")),
     path("admin/", admin.site.urls),
     path("", include("licenses.signin.urls")),
     path("", include("licenses.api.urls")),

@@ -104,11 +104,6 @@ def test_the_documentation_needs_no_network(api: Api) -> None:
     assert "https://" not in page
 
 
-def test_the_bare_address_leads_to_the_documentation(api: Api) -> None:
-    answer = api.client.get("/")
-    assert (answer.status_code, answer["Location"]) == (302, "/api/docs/")
-
-
 def test_a_slash_is_not_forced_on_the_client_calls(api: Api, make_tool: Callable[..., Tool]) -> None:
     make_tool("cad")
     assert api.client.get("/licenses/status").status_code == 200

@@ -4,7 +4,6 @@ Needs node with npm, and Chromium: without them it is skipped and says so.
 """
 
 import os
-import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,38 +11,20 @@ from pathlib import Path
 import httpx
 import pytest
 from django.core.management import call_command
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Page
 
+from .browser import install_from_npm, keep_on_this_machine, running_browser
 from .conftest import ROOT, Server
 from .issuer import AUDIENCE
 
 PROVIDER = ROOT / "tests" / "oidc_provider"
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-# Chromium by itself asks its maker for this and that.
-QUIET = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 
 
 @pytest.fixture(scope="module")
 def provider_program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The provider with what it needs, installed from its lock file."""
-    if not (shutil.which("node") and shutil.which("npm")):
-        pytest.skip("node and npm are not installed")
     folder = tmp_path_factory.mktemp("provider")
-    for name in ("package.json", "package-lock.json", "provider.js"):
-        shutil.copy(PROVIDER / name, folder)
-    installed = subprocess.run(
-        ["npm", "ci", "--no-audit", "--no-fund", "--ignore-scripts"], cwd=folder, capture_output=True, text=True
-    )
-    if installed.returncode != 0:
-        pytest.skip(f"npm can't install the provider: {installed.stderr[-300:]}")
+    install_from_npm(PROVIDER, folder)
     return folder / "provider.js"
 
 
@@ -99,15 +80,11 @@ def console() -> list[str]:
 @pytest.fixture
 def page(configured: Server, console: list[str]) -> Iterator[Page]:
     """A page of a browser that reaches this machine alone."""
-    if CHROMIUM is None:
-        pytest.skip("Chromium is not installed")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=QUIET)
+    with running_browser() as browser:
         page = browser.new_page()
         page.on("console", lambda message: console.append(message.text))
-        page.route(lambda url: not url.startswith("http://127.0.0.1:"), lambda route: route.abort())
+        keep_on_this_machine(page)
         yield page
-        browser.close()
 
 
 def sign_in_as(page: Page, name: str) -> None:

@@ -183,6 +183,13 @@ def test_the_seats_told_apart_add_up(site: Site) -> None:
     assert levels.available + levels.reserved_idle + levels.set_aside == free
 
 
+@given(site=sites(waiting=True))
+def test_what_is_left_within_the_capacity_and_above_is_what_a_stranger_can_have(site: Site) -> None:
+    site = replace(site, limits={}, user_limit=None, include=set(), exclude=set())
+    levels = policy.levels(site.pool())
+    assert levels.available + levels.overdraft_left == policy.available(site.pool(), Subject("stranger"), NOW)
+
+
 @given(site=sites(waiting=True), capacity=st.integers(0, 8), ask=asks)
 def test_a_capacity_below_what_is_reserved_is_never_exceeded(
     site: Site, capacity: int, ask: tuple[str, str, int]

@@ -152,6 +152,11 @@ class Lease(models.Model):
                 condition=Q(ended_at__isnull=True, expires_at__isnull=False),
                 name="lease_open_by_expiry",
             ),
+            # Who holds a tool's seats, newest first: the board. The index of all its
+            # leases would lead through its history.
+            models.Index(
+                fields=["tool", "-borrowed_at", "-id"], condition=Q(ended_at__isnull=True), name="lease_open_by_tool"
+            ),
             # What each team has, at every scrape.
             models.Index(
                 fields=["tool", "team"],

@@ -1,0 +1,234 @@
+"""The board's pages, and the button that returns one's own seats.
+
+For people with a browser: who they are is told by their session alone. What
+they may do is decided where the API decides it.
+"""
+
+import logging
+import re
+from collections.abc import Callable
+from datetime import datetime
+from functools import wraps
+from typing import Any, Concatenate, ParamSpec
+from uuid import UUID
+
+from django.contrib import messages
+from django.contrib.auth.views import redirect_to_login
+from django.core.exceptions import BadRequest
+from django.core.paginator import Paginator
+from django.db import DatabaseError, InterfaceError
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
+from django.shortcuts import render
+from django.utils.cache import patch_vary_headers
+from django.utils.http import url_has_allowed_host_and_scheme
+from django.views.decorators.cache import never_cache
+from django.views.decorators.gzip import gzip_page
+
+from licenses import leasing
+from licenses.api.authentication import anonymous, caller_of_account
+from licenses.api.permissions import may
+from licenses.api.problems import STATUS
+from licenses.callers import Caller, Kind, Scope
+from licenses.clock import database_now
+from licenses.errors import Busy, LeaseEnded, Refusal
+from licenses.models import EndReason, Lease, Tool
+from licenses.names import TOOL_NAME_PATTERN, is_clean
+
+from . import reading
+from .reading import Condition, Listed
+
+logger = logging.getLogger(__name__)
+
+P = ParamSpec("P")
+Page = Callable[Concatenate[HttpRequest, Caller, P], HttpResponse]
+
+REFRESH_SECONDS = 15
+TOOLS_A_PAGE = 25
+LEASES_A_PAGE = 50
+# How much of a tool stands on the page of all tools, and how much on its own.
+LEASES_OF_EACH, WAITING_OF_EACH, REFUSALS_OF_ALL = 5, 3, 10
+WAITING_OF_ONE, REFUSALS_OF_ONE = 50, 20
+OWN_LEASES = OWN_WAITS = 10
+FULL_TOOLS = 20
+LONGEST_SEARCH = 64
+
+
+def page(method: str) -> Callable[[Page[P]], Callable[Concatenate[HttpRequest, P], HttpResponse]]:
+    """A page for whoever may look, others are sent to sign in; and the page that
+    says so when the view can't do what it was asked."""
+    methods, needed = (["GET", "HEAD"], Scope.READ) if method == "GET" else ([method], Scope.BORROW)
+
+    def decorate(view: Page[P]) -> Callable[Concatenate[HttpRequest, P], HttpResponse]:
+        # Most of a page are the same few words; what is packed has a length of its
+        # own by chance, so that nobody guesses from it what is in there.
+        @gzip_page
+        @never_cache
+        @wraps(view)
+        def run(request: HttpRequest, /, *args: P.args, **kwargs: P.kwargs) -> HttpResponse:
+            if request.method not in methods:
+                detail = "This page is for reading." if needed == Scope.READ else "This address is for a button."
+                answer = error(request, 405, "Not like this", detail)
+                answer["Allow"] = ", ".join(methods)
+                return answer
+            try:
+                caller = reader_of(request)
+                if not may(caller, needed):
+                    return redirect_to_login(request.get_full_path() if method == "GET" else "/")
+                return view(request, caller, *args, **kwargs)
+            except BadRequest as wrong:
+                return error(request, 400, "This address makes no sense", str(wrong))
+            except Http404 as missing:
+                return error(request, 404, "Not found", str(missing))
+            except Refusal as refusal:
+                return refused(request, refusal)
+            except (DatabaseError, InterfaceError) as failure:
+                logger.error("The database failed: %s", failure)
+                return refused(request, Busy())
+
+        return run
+
+    return decorate
+
+
+def reader_of(request: HttpRequest) -> Caller:
+    """Who looks at the board."""
+    return caller_of_account(request.user, Kind.SESSION) if request.user.is_authenticated else anonymous()
+
+
+def error(request: HttpRequest, status: int, title: str, detail: str) -> HttpResponse:
+    """A page about what went wrong. Asks no database: that may be what did."""
+    return render(request, "licenses/board/error.html", {"title": title, "detail": detail}, status=status)
+
+
+def refused(request: HttpRequest, refusal: Refusal) -> HttpResponse:
+    """The page of a refusal of the domain."""
+    answer = error(request, STATUS[type(refusal)], refusal.title, refusal.detail)
+    if refusal.retry_after:
+        answer["Retry-After"] = str(refusal.retry_after)
+    return answer
+
+
+def shown(request: HttpRequest, template: str, caller: Caller, context: dict[str, Any]) -> HttpResponse:
+    """A page that refreshes itself; of that, its script asks for the living part alone."""
+    context |= {"reader": caller, "refresh_seconds": REFRESH_SECONDS, "living_part": f"licenses/board/{template}"}
+    whole = "X-Refresh" not in request.headers
+    answer = render(request, "licenses/board/page.html" if whole else "licenses/board/living.html", context)
+    patch_vary_headers(answer, ["X-Refresh"])
+    return answer
+
+
+def page_number(request: HttpRequest) -> int:
+    """Which page is asked for; raises BadRequest. One that there isn't, or no
+    more, stands for the last: leases come and go while one turns the pages."""
+    text = request.GET.get("page", "1")
+    if not re.fullmatch(r"[1-9][0-9]{0,8}", text):
+        raise BadRequest("A page is a whole number, from 1 on.")
+    return int(text)
+
+
+def search_text(request: HttpRequest) -> str:
+    """What tools are looked for; raises BadRequest."""
+    text = request.GET.get("q", "").strip()
+    if len(text) > LONGEST_SEARCH or not is_clean(text):
+        raise BadRequest(f"A search is {LONGEST_SEARCH} characters at most, on one line.")
+    return text
+
+
+# --- Pages ------------------------------------------------------------------
+
+
+@page("GET")
+def overview(request: HttpRequest, caller: Caller) -> HttpResponse:
+    """All tools: their seats, who has them, who waits; and the latest refusals."""
+    number, search, now = page_number(request), search_text(request), database_now()
+    entries = reading.entries(now)
+    tools = Paginator([entry for entry in entries if matches(entry.tool, search)], TOOLS_A_PAGE).get_page(number)
+    full = [entry.tool for entry in entries if Condition.FULL in entry.conditions]
+    context = {
+        "title": "Tools and their seats",
+        "now": now,
+        "totals": reading.totals(entries),
+        "full": Listed(full[:FULL_TOOLS], len(full)),
+        "search": search,
+        "searchable": search or tools.paginator.num_pages > 1,
+        "page": tools,
+        "entries": reading.with_people(list(tools.object_list), now, leases=LEASES_OF_EACH, waiting=WAITING_OF_EACH),
+        "refusals": reading.refusals(now, REFUSALS_OF_ALL),
+    }
+    return shown(request, "overview.html", caller, context | own(caller, now))
+
+
+def matches(tool: Tool, search: str) -> bool:
+    """Whether a tool is one that is looked for, by any of its names."""
+    return any(search.lower() in name.lower() for name in (tool.name, tool.display_name, tool.vendor))
+
+
+@page("GET")
+def one_tool(request: HttpRequest, caller: Caller, name: str) -> HttpResponse:
+    """One tool, with all who hold its seats, page by page."""
+    number, now = page_number(request), database_now()
+    entry = reading.entry(name, now) if re.fullmatch(TOOL_NAME_PATTERN, name) else None
+    if entry is None:
+        raise Http404("There is no tool of this name.")
+    tool = entry.tool
+    context = {
+        "title": tool.display_name or tool.name,
+        "now": now,
+        "entry": entry,
+        "tool": tool,
+        "page": Paginator(reading.leases(tool, now), LEASES_A_PAGE).get_page(number),
+        "waiting": Listed(list(reading.queue(tool, now)[:WAITING_OF_ONE]), tool.queued),
+        "refusals": reading.refusals(now, REFUSALS_OF_ONE, tool),
+    }
+    return shown(request, "tool.html", caller, context | own(caller, now, tool))
+
+
+@page("GET")
+def yours(request: HttpRequest, caller: Caller) -> HttpResponse:
+    """All that one holds oneself, page by page."""
+    if caller.user is None:
+        return redirect_to_login(request.get_full_path())
+    number, now = page_number(request), database_now()
+    leases = Paginator(reading.held_by(caller.name, now), LEASES_A_PAGE).get_page(number)
+    return shown(request, "yours.html", caller, {"title": "Your seats", "now": now, "page": leases})
+
+
+def own(caller: Caller, now: datetime, tool: Tool | None = None) -> dict[str, Any]:
+    """What the reader holds and waits for themself."""
+    if not caller.name:
+        return {"own_leases": Listed(), "own_waits": Listed()}
+    leases = Paginator(reading.held_by(caller.name, now, tool), OWN_LEASES).get_page(1)
+    return {
+        "own_leases": Listed(list(leases.object_list), leases.paginator.count),
+        "own_waits": reading.waits_of(caller.name, now, OWN_WAITS, tool),
+    }
+
+
+# --- Returning --------------------------------------------------------------
+
+
+@page("POST")
+def give_back(request: HttpRequest, caller: Caller, lease_id: UUID) -> HttpResponse:
+    """Return one's own seats, and nobody else's, whoever else one may act for;
+    harmless if they are back."""
+    back = request.POST.get("next", "/")
+    if not (is_clean(back) and url_has_allowed_host_and_scheme(back, allowed_hosts=None)):
+        raise BadRequest("The page to go back to must be one of this server's.")
+    if caller.user is None:
+        return redirect_to_login(back)
+    lease = reading.own_lease(caller.name, lease_id)
+    if lease is None:
+        raise Http404("You have no such seats. Perhaps they were borrowed under another name.")
+    if lease.ended_at is None:
+        leases = leasing.give_back(lease_id=lease_id)
+        lease.ended_at, lease.end_reason = leases[0].ended_at, leases[0].end_reason
+        if lease.end_reason == EndReason.RETURNED:
+            messages.success(request, f"Returned: {what(lease)}.")
+            return HttpResponseRedirect(back)
+    messages.info(request, f"Already back: {what(lease)}. {LeaseEnded.WHY[lease.end_reason]}")
+    return HttpResponseRedirect(back)
+
+
+def what(lease: Lease) -> str:
+    """The seats of a borrow, in words."""
+    return ", ".join(f"{part.seats} {'seat' if part.seats == 1 else 'seats'} of {part.tool}" for part in lease.items)

@@ -1,0 +1,53 @@
+"""A real browser and what node brings, for the tests that need them. Where they
+aren't installed these are skipped, and say so."""
+
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Page, sync_playwright
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+# Chromium by itself asks its maker for this and that.
+QUIET = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+
+
+@contextmanager
+def running_browser() -> Iterator[Browser]:
+    """Chromium, without a window."""
+    if CHROMIUM is None:
+        pytest.skip("Chromium is not installed")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=QUIET)
+        yield browser
+        browser.close()
+
+
+def keep_on_this_machine(page: Page) -> None:
+    """Let a page reach nothing else."""
+    page.route(lambda url: not url.startswith("http://127.0.0.1:"), lambda route: route.abort())
+
+
+def install_from_npm(package: Path, folder: Path) -> None:
+    """Install what the lock file of a package says into a folder."""
+    if not (shutil.which("node") and shutil.which("npm")):
+        pytest.skip("node and npm are not installed")
+    for file in package.iterdir():
+        if file.is_file():
+            shutil.copy(file, folder)
+    installed = subprocess.run(
+        ["npm", "ci", "--no-audit", "--no-fund", "--ignore-scripts"], cwd=folder, capture_output=True, text=True
+    )
+    if installed.returncode != 0:
+        pytest.skip(f"npm can't install {package.name}: {installed.stderr[-300:]}")
