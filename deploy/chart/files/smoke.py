@@ -10,6 +10,7 @@ import os
 import sys
 import urllib.error
 import urllib.request
+from typing import Any
 
 URL = os.environ["SMOKE_URL"].rstrip("/")
 TOKEN = os.environ.get("SMOKE_TOKEN", "")
@@ -18,7 +19,14 @@ TOOL = os.environ.get("SMOKE_TOOL", "")
 USER = os.environ.get("SMOKE_USER", "") or ("" if TOKEN else "helm-test")
 
 
-def ask(path, body=None):
+class Stay(urllib.request.HTTPRedirectHandler):
+    """Follows nobody: a redirect is an answer like another."""
+
+    def redirect_request(self, *_: Any) -> None:
+        return None
+
+
+def ask(path: str, body: dict[str, Any] | None = None) -> tuple[int, Any]:
     """The status and the document of an answer."""
     # As the ingress does it: plain HTTP would be answered with a redirect.
     headers = {"X-Forwarded-Proto": "https", "Content-Type": "application/json"}
@@ -27,15 +35,18 @@ def ask(path, body=None):
     data = None if body is None else json.dumps(body).encode()
     request = urllib.request.Request(URL + path, data=data, headers=headers)
     try:
-        with urllib.request.urlopen(request, timeout=10) as answer:
+        with urllib.request.build_opener(Stay).open(request, timeout=10) as answer:
             return answer.status, json.load(answer)
     except urllib.error.HTTPError as error:
+        if error.headers.get("Location", "").startswith("https:"):
+            return error.code, "it wants HTTPS. Has proxy.trustedSources this pod? If it needn't, set test.url."
         return error.code, error.read().decode(errors="replace")
     except OSError as error:
         return 0, str(error)
 
 
-def expect(what, wanted, answer):
+def expect(what: str, wanted: int, answer: tuple[int, Any]) -> Any:
+    """The document, if the status is the wanted one; else the end."""
     status, document = answer
     if status != wanted:
         sys.exit(f"FAIL  {what}: wanted {wanted}, got {status}: {document}")
