@@ -366,7 +366,9 @@ def test_the_proxy_goes_before_the_server_behind_it(render: Render) -> None:
     release = render("default", "drainSeconds=7")
     (_, _, script) = release.container("api", "proxy")["lifecycle"]["preStop"]["exec"]["command"]
     assert script.startswith("sleep 7; nginx -s quit;")
-    assert release.container("api")["lifecycle"]["preStop"]["exec"]["command"] == ["sleep", "14"]
+    # Who keeps a connection open has as long again, and then two seconds are to spare.
+    assert "keepalive_min_timeout 7s;" in release.one("ConfigMap", "-proxy")["data"]["site.conf"]
+    assert release.container("api")["lifecycle"]["preStop"]["exec"]["command"] == ["sleep", "16"]
 
 
 def test_a_new_configuration_of_the_proxy_means_new_pods(render: Render) -> None:
