@@ -554,6 +554,8 @@ def test_compose_and_the_chart_run_the_same_proxy(render: Render) -> None:
         assert name in shared
         for site in (own, files["site.conf"]):
             assert len(re.findall(rf"^map \S+ {re.escape(name)} {{$", site, re.MULTILINE)) == 1
+    compose = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+    assert compose["services"]["proxy"]["image"] == render("default").container("api", "proxy")["image"]
 
 
 def test_the_proxy_believes_the_sources_that_it_is_told(render: Render) -> None:
