@@ -524,8 +524,10 @@ def test_the_metrics_are_free_only_where_nobody_else_gets_at_them(render: Render
 
     assert free() == "true"
     assert free("proxy.enabled=false") == "false"
+    assert free("networkPolicy.enabled=false") == "false"
     assert free("metrics.serviceMonitor.tokenSecret=t") == "false"
     assert free("settings.LICENSE_METRICS_PUBLIC=false") == "false"
+    assert free("networkPolicy.enabled=false", "settings.LICENSE_METRICS_PUBLIC=true") == "true"
 
 
 @pytest.mark.parametrize(
