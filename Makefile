@@ -20,6 +20,15 @@ $(VENV)/development: tests/requirements.txt $(VENV)/runtime
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r tests/requirements.txt
 	@touch $@
 
+# For the chart: Helm, and a policy checker with an environment of its own.
+$(BIN)/helm: scripts/fetch_helm.py | $(VENV)/runtime
+	$(BIN)/python scripts/fetch_helm.py $@
+
+$(VENV)/checkov/bin/checkov: deploy/requirements.txt
+	$(PYTHON) -m venv --clear $(VENV)/checkov
+	$(VENV)/checkov/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r deploy/requirements.txt
+	@touch $@
+
 # Kept, so that sessions survive a restart; never committed.
 .secret_key:
 	@umask 077 && $(PYTHON) -c "import secrets; print(secrets.token_urlsafe(48))" > $@
@@ -42,14 +51,14 @@ admin: $(VENV)/runtime .secret_key ## create an administrator (asks for a passwo
 .PHONY: test test-sqlite test-postgres
 test: test-sqlite test-postgres ## the whole suite, on SQLite and on PostgreSQL
 
-test-sqlite: $(VENV)/development ## the suite on SQLite
+test-sqlite: $(VENV)/development $(BIN)/helm ## the suite on SQLite
 	TEST_DATABASE=sqlite $(BIN)/python -m pytest
 
-test-postgres: $(VENV)/development ## the suite on PostgreSQL: DATABASE_URL's, or one that it starts itself
+test-postgres: $(VENV)/development $(BIN)/helm ## the suite on PostgreSQL: DATABASE_URL's, or one that it starts itself
 	TEST_DATABASE=postgres $(BIN)/python -m pytest
 
 .PHONY: lint
-lint: $(VENV)/development ## style, types, architecture, deployment checks
+lint: $(VENV)/development $(BIN)/helm $(VENV)/checkov/bin/checkov ## style, types, architecture, deployment checks
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	PYTHONPATH=client/src $(BIN)/lint-imports
@@ -61,7 +70,9 @@ lint: $(VENV)/development ## style, types, architecture, deployment checks
 	$(BIN)/hadolint Dockerfile
 	$(BIN)/zizmor --offline --quiet .github
 	$(BIN)/actionlint
-	$(BIN)/yamllint --strict --config-data "$(YAML_RULES)" .github docker-compose.yml monitoring
+	$(BIN)/yamllint --strict --config-data "$(YAML_RULES)" .github docker-compose.yml monitoring \
+	  deploy/checkov.yaml deploy/chart/Chart.yaml deploy/chart/values.yaml deploy/chart/ci
+	scripts/check_chart
 
 .PHONY: bench
 bench: $(VENV)/development ## measure the server on PostgreSQL (wrk and pgbench are used where present)
@@ -74,3 +85,5 @@ lock: $(VENV)/development ## pin the dependencies anew, with hashes
 	$(BIN)/uv pip compile --quiet --universal --generate-hashes --python-version 3.11 \
 	  --custom-compile-command "make lock" pyproject.toml --group dev --constraint requirements.txt \
 	  --output-file tests/requirements.txt
+	$(BIN)/uv pip compile --quiet --universal --generate-hashes --python-version 3.11 \
+	  --custom-compile-command "make lock" --group policy --output-file deploy/requirements.txt

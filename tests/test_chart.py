@@ -1,0 +1,858 @@
+"""The Helm chart: what it installs, and that it fits the server.
+
+Helm renders the packed chart, as others get it, with the sets of values in
+``deploy/chart/ci``; nothing is installed. ``make`` puts Helm beside Python.
+"""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jsonschema
+import kubernetes_validate
+import pytest
+import yaml
+
+from licenses.management.commands import expire_leases, seed
+from licenses.names import TOOL_NAME_PATTERN
+from licenseserver import __version__
+
+from .conftest import ROOT, Server
+
+CHART = ROOT / "deploy" / "chart"
+MONITORING = ROOT / "monitoring"
+VALUES: dict[str, Any] = yaml.safe_load((CHART / "values.yaml").read_text())
+SCHEMA: dict[str, Any] = json.loads((CHART / "values.schema.json").read_text())
+SETS = {"default": Path(os.devnull)} | {
+    path.stem.removesuffix("-values"): path for path in sorted((CHART / "ci").glob("*.yaml"))
+}
+# The oldest that its makers maintain somewhere, and the newest.
+KUBERNETES = ["1.31", "1.37"]
+# Kinds of the Prometheus Operator, which the schemas of Kubernetes don't know.
+OPERATOR_KINDS = {"ServiceMonitor", "PrometheusRule"}
+
+Manifest = dict[str, Any]
+
+
+def run_helm(*arguments: str | Path) -> "subprocess.CompletedProcess[str]":
+    beside = Path(sys.executable).with_name("helm")
+    helm = str(beside) if beside.exists() else shutil.which("helm")
+    assert helm, "There is no helm; `make .venv/bin/helm` gets it."
+    return subprocess.run([helm, *arguments], capture_output=True, text=True, cwd=ROOT)
+
+
+def helm(*arguments: str | Path) -> str:
+    """What Helm prints; it must succeed."""
+    done = run_helm(*arguments)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="session")
+def chart(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The packed chart."""
+    folder = tmp_path_factory.mktemp("chart")
+    helm("package", CHART, "--destination", folder)
+    (packed,) = folder.iterdir()
+    return packed
+
+
+class Release(NamedTuple):
+    """What an installation would consist of."""
+
+    manifests: list[Manifest]
+
+    def of(self, kind: str) -> list[Manifest]:
+        return [manifest for manifest in self.manifests if manifest["kind"] == kind]
+
+    def one(self, kind: str, ending: str = "") -> Manifest:
+        """The only one of its kind whose name ends so."""
+        (found,) = [manifest for manifest in self.of(kind) if manifest["metadata"]["name"].endswith(ending)]
+        return found
+
+    def pods(self) -> dict[str, Manifest]:
+        """The pods, or their templates, by component."""
+        pods = {}
+        for manifest in self.manifests:
+            pod = manifest if manifest["kind"] == "Pod" else manifest.get("spec", {}).get("template")
+            if pod:
+                pods[pod["metadata"]["labels"]["app.kubernetes.io/component"]] = pod
+        return pods
+
+    def api(self) -> Manifest:
+        """The Deployment of the API."""
+        (found,) = [
+            manifest
+            for manifest in self.of("Deployment")
+            if manifest["metadata"]["labels"]["app.kubernetes.io/component"] == "api"
+        ]
+        return found
+
+    def container(self, component: str, name: str = "") -> dict[str, Any]:
+        containers: list[dict[str, Any]] = self.pods()[component]["spec"]["containers"]
+        return next(container for container in containers if container["name"] == (name or component))
+
+
+Render = Callable[..., Release]
+
+
+@pytest.fixture(scope="session")
+def render(chart: Path) -> Render:
+    """Renders a set of values, and further ones by ``--set``: ``render("default", "api.workers=3")``."""
+
+    def render(values: str = "default", *more: str, kubernetes: str = KUBERNETES[-1]) -> Release:
+        text = helm(
+            "template",
+            "licences",
+            chart,
+            *("--namespace", "tools", "--values", SETS[values], "--kube-version", kubernetes),
+            *("--api-versions", "monitoring.coreos.com/v1"),
+            *(argument for pair in more for argument in ("--set", pair)),
+        )
+        return Release([manifest for manifest in yaml.safe_load_all(text) if manifest])
+
+    return render
+
+
+@pytest.fixture(params=SETS)
+def release(request: pytest.FixtureRequest, render: Render) -> Release:
+    return render(request.param)
+
+
+def containers_of(release: Release) -> Iterator[tuple[str, dict[str, Any]]]:
+    for component, pod in release.pods().items():
+        for container in pod["spec"].get("initContainers", []) + pod["spec"]["containers"]:
+            yield f"{container['name']} of {component}", container
+
+
+def is_hook(manifest: Manifest) -> bool:
+    return "helm.sh/hook" in manifest["metadata"].get("annotations", {})
+
+
+def environment_of(container: dict[str, Any]) -> dict[str, Any]:
+    """The variables of a container; of one from a Secret, the reference."""
+    pairs = [(entry["name"], entry.get("value", entry.get("valueFrom"))) for entry in container["env"]]
+    assert len(dict(pairs)) == len(pairs), "a variable is there twice"
+    return dict(pairs)
+
+
+# --- What Kubernetes takes ---------------------------------------------------
+
+
+@pytest.mark.parametrize("kubernetes", KUBERNETES)
+@pytest.mark.parametrize("values", SETS)
+def test_kubernetes_knows_every_field(render: Render, values: str, kubernetes: str) -> None:
+    for manifest in render(values, kubernetes=kubernetes).manifests:
+        if manifest["kind"] not in OPERATOR_KINDS:
+            kubernetes_validate.validate(manifest, kubernetes, strict=True)
+
+
+def test_nothing_has_the_name_of_another(release: Release) -> None:
+    names = [(manifest["kind"], manifest["metadata"]["name"]) for manifest in release.manifests]
+    assert len(set(names)) == len(names)
+
+
+def test_a_long_name_is_cut_where_it_has_to_be(render: Render) -> None:
+    release = render("default", f"fullnameOverride={'a' * 80}")
+    for kind in ("Service", "Deployment", "Job"):
+        assert all(len(manifest["metadata"]["name"]) <= 63 for manifest in release.of(kind)), kind
+
+
+def test_what_selects_pods_selects_those_of_one_component(release: Release) -> None:
+    pods = {component: pod["metadata"]["labels"] for component, pod in release.pods().items()}
+    selectors = [
+        (manifest, spec.get("matchLabels", spec))
+        for manifest in release.manifests
+        for spec in [manifest.get("spec", {}).get("selector") or manifest.get("spec", {}).get("podSelector")]
+        if spec and manifest["kind"] != "ServiceMonitor"
+    ]
+    assert selectors
+    for manifest, wanted in selectors:
+        found = [component for component, labels in pods.items() if wanted.items() <= labels.items()]
+        assert len(found) == 1, manifest["metadata"]["name"]
+
+
+# --- Security ----------------------------------------------------------------
+
+
+def test_every_pod_may_run_in_a_restricted_namespace(release: Release) -> None:
+    """All of what https://kubernetes.io/docs/concepts/security/pod-security-standards
+    says for *restricted*, *baseline* included."""
+    volumes = {"configMap", "csi", "downwardAPI", "emptyDir", "ephemeral", "persistentVolumeClaim", "projected"}
+    for component, pod in release.pods().items():
+        spec = pod["spec"]
+        assert not {"hostNetwork", "hostPID", "hostIPC"} & set(spec), component
+        for volume in spec["volumes"]:
+            assert set(volume) - {"name"} <= volumes | {"secret"}, component
+        assert set(spec["securityContext"]) <= {
+            *("runAsNonRoot", "runAsUser", "runAsGroup", "fsGroup", "fsGroupChangePolicy", "seccompProfile")
+        }, component
+        assert spec["securityContext"]["runAsNonRoot"] is True, component
+        assert spec["securityContext"]["runAsUser"] > 0, component
+        assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}, component
+    for name, container in containers_of(release):
+        assert container["securityContext"] == {
+            "allowPrivilegeEscalation": False,
+            "capabilities": {"drop": ["ALL"]},
+            # More than the standard wants.
+            "readOnlyRootFilesystem": True,
+        }, name
+        assert all("hostPort" not in port for port in container.get("ports", [])), name
+
+
+def test_the_platform_may_choose_the_user(render: Render) -> None:
+    for component, pod in render("default", "runAsUser=null").pods().items():
+        assert pod["spec"]["securityContext"] == {
+            "runAsNonRoot": True,
+            "seccompProfile": {"type": "RuntimeDefault"},
+        }, component
+
+
+def test_no_pod_can_talk_to_kubernetes(release: Release) -> None:
+    for component, pod in release.pods().items():
+        assert pod["spec"]["automountServiceAccountToken"] is False, component
+    for account in release.of("ServiceAccount"):
+        assert account["automountServiceAccountToken"] is False
+    assert not {"Role", "ClusterRole", "RoleBinding", "ClusterRoleBinding"} & {m["kind"] for m in release.manifests}
+
+
+def test_a_secret_is_a_reference_and_never_a_value(release: Release) -> None:
+    assert not release.of("Secret")
+    secret = re.compile(r"SECRET|PASSWORD$|_TOKEN$|DATABASE_URL")
+    for name, container in containers_of(release):
+        for entry in container.get("env", []):
+            if secret.search(entry["name"]):
+                assert set(entry) == {"name", "valueFrom"}, f"{entry['name']} of {name}"
+                assert set(entry["valueFrom"]) == {"secretKeyRef"}, f"{entry['name']} of {name}"
+
+
+def test_everything_that_runs_has_room_and_a_limit(release: Release) -> None:
+    for name, container in containers_of(release):
+        assert set(container["resources"]["requests"]) == {"cpu", "memory"}, name
+        assert "memory" in container["resources"]["limits"], name
+
+
+def test_an_image_is_one_and_stays_the_same(release: Release) -> None:
+    for name, container in containers_of(release):
+        assert re.search(r"(:v?\d[\w.-]*|@sha256:[0-9a-f]{64})$", container["image"]), name
+
+
+def test_a_digest_wins_over_a_tag(render: Render) -> None:
+    digest = "sha256:" + "0" * 64
+    release = render("default", "image.repository=r.example/l", "image.tag=9.9", f"image.digest={digest}")
+    assert release.container("api")["image"] == f"r.example/l@{digest}"
+    assert render("default", "image.tag=9.9").container("api")["image"].endswith("/licenseserver:9.9")
+
+
+def test_the_image_is_the_server_s_own_version_unless_told() -> None:
+    about = yaml.safe_load((CHART / "Chart.yaml").read_text())
+    assert about["appVersion"] == __version__
+
+
+# --- Who may call whom -------------------------------------------------------
+
+
+@pytest.mark.parametrize("values", sorted(set(SETS) - {"minimal"}))
+def test_every_pod_has_a_policy_for_both_directions(render: Render, values: str) -> None:
+    release = render(values)
+    covered = set()
+    for policy in release.of("NetworkPolicy"):
+        assert policy["spec"]["policyTypes"] == ["Ingress", "Egress"]
+        covered.add(policy["spec"]["podSelector"]["matchLabels"]["app.kubernetes.io/component"])
+    assert covered == set(release.pods()) == {"api", "sweeper", "migrate", "test"}
+
+
+def test_nobody_calls_what_only_calls(release: Release) -> None:
+    for policy in release.of("NetworkPolicy"):
+        assert "ingress" not in policy["spec"] or policy["metadata"]["name"].endswith("-api")
+
+
+def test_who_is_not_named_may_not_call(render: Render) -> None:
+    (callers, prometheus) = render("production").one("NetworkPolicy", "-api")["spec"]["ingress"]
+    assert callers["ports"] == [{"port": "http", "protocol": "TCP"}]
+    traefik, test = callers["from"]
+    assert traefik == {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "traefik"}}}
+    assert test["podSelector"]["matchLabels"]["app.kubernetes.io/component"] == "test"
+    assert prometheus["ports"] == [{"port": "app", "protocol": "TCP"}]
+    assert prometheus["from"] == VALUES["networkPolicy"]["prometheus"]
+
+
+def test_the_migrations_may_reach_the_database_before_anything_is_installed(render: Render) -> None:
+    policy = render().one("NetworkPolicy", "-migrate")
+    job = render().one("Job")
+    assert policy["metadata"]["annotations"]["helm.sh/hook"] == job["metadata"]["annotations"]["helm.sh/hook"]
+    assert int(policy["metadata"]["annotations"]["helm.sh/hook-weight"]) < int(
+        job["metadata"]["annotations"]["helm.sh/hook-weight"]
+    )
+    assert {"ports": [{"port": 5432, "protocol": "TCP"}]} in policy["spec"]["egress"]
+
+
+def test_the_provider_can_be_reached_only_where_there_is_one(render: Render) -> None:
+    https = {"ports": [{"port": 443, "protocol": "TCP"}]}
+    assert https in render("production").one("NetworkPolicy", "-api")["spec"]["egress"]
+    assert https not in render("default").one("NetworkPolicy", "-api")["spec"]["egress"]
+
+
+def test_the_server_answers_to_every_name_that_leads_to_it(render: Render) -> None:
+    hosts = environment_of(render("everything").container("api"))["ALLOWED_HOSTS"].split(",")
+    assert hosts[:3] == ["licences.example.com", "licences.example.net", "licences.svc.example.net"]
+    assert {"site-licences", "site-licences.tools", "site-licences.tools.svc.cluster.local"} < set(hosts)
+
+
+def test_the_ingress_leads_to_the_service(render: Render) -> None:
+    release = render("production")
+    (rule,) = release.one("Ingress")["spec"]["rules"]
+    (path,) = rule["http"]["paths"]
+    service = release.one("Service", "licenseserver")
+    assert path["backend"]["service"]["name"] == service["metadata"]["name"]
+    assert path["backend"]["service"]["port"]["name"] in {port["name"] for port in service["spec"]["ports"]}
+
+
+@pytest.mark.parametrize("values", SETS)
+def test_every_port_that_is_named_is_there(render: Render, values: str) -> None:
+    release = render(values)
+    ports = {port["name"] for container in release.pods()["api"]["spec"]["containers"] for port in container["ports"]}
+    for service in release.of("Service"):
+        assert {port["targetPort"] for port in service["spec"]["ports"]} <= ports
+    for policy in release.of("NetworkPolicy"):
+        for rule in policy["spec"].get("ingress", []):
+            assert {port["port"] for port in rule["ports"]} <= ports
+
+
+# --- Starting and stopping ---------------------------------------------------
+
+
+def test_a_database_that_is_away_stops_the_calls_and_not_the_server(release: Release) -> None:
+    api = release.container("api")
+    assert api["startupProbe"]["httpGet"]["path"] == "/livez"
+    assert api["livenessProbe"]["httpGet"]["path"] == "/livez"
+    assert api["readinessProbe"]["httpGet"]["path"] == "/readyz"
+
+
+def test_everything_that_stays_up_tells_its_health(release: Release) -> None:
+    for deployment in release.of("Deployment"):
+        for container in deployment["spec"]["template"]["spec"]["containers"]:
+            assert {"livenessProbe", "readinessProbe"} <= set(container), container["name"]
+
+
+def test_a_rollout_never_has_fewer_pods_than_before(release: Release) -> None:
+    assert release.api()["spec"]["strategy"] == {
+        "type": "RollingUpdate",
+        "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0},
+    }
+
+
+@pytest.mark.parametrize("drain", [0, 5, 60])
+@pytest.mark.parametrize("proxy", ["true", "false"])
+def test_there_is_time_to_end_what_is_in_flight(render: Render, drain: int, proxy: str) -> None:
+    configuration = (ROOT / "licenseserver" / "gunicorn.conf.py").read_text()
+    (graceful,) = re.findall(r"^graceful_timeout = (\d+)$", configuration, re.MULTILINE)
+    release = render("default", f"drainSeconds={drain}", f"proxy.enabled={proxy}")
+    command, seconds = release.container("api")["lifecycle"]["preStop"]["exec"]["command"]
+    assert command == "sleep"
+    assert int(seconds) >= drain
+    given = release.pods()["api"]["spec"]["terminationGracePeriodSeconds"]
+    assert given > int(seconds) + int(graceful)
+
+
+def test_the_proxy_goes_before_the_server_behind_it(render: Render) -> None:
+    release = render("default", "drainSeconds=7")
+    (_, _, script) = release.container("api", "proxy")["lifecycle"]["preStop"]["exec"]["command"]
+    assert script.startswith("sleep 7; nginx -s quit;")
+    # Who keeps a connection open has as long again, and then two seconds are to spare.
+    assert "keepalive_min_timeout 7s;" in release.one("ConfigMap", "-proxy")["data"]["site.conf"]
+    assert release.container("api")["lifecycle"]["preStop"]["exec"]["command"] == ["sleep", "16"]
+
+
+def test_a_new_configuration_of_the_proxy_means_new_pods(render: Render) -> None:
+    def checksum(*more: str) -> str:
+        annotations: dict[str, str] = render("default", *more).pods()["api"]["metadata"]["annotations"]
+        return annotations["checksum/config"]
+
+    assert checksum() == checksum("sweeper.everySeconds=20")
+    assert checksum() != checksum("proxy.trustedSources={10.0.0.0/8}")
+
+
+def test_the_autoscaler_is_the_only_one_who_counts_pods(render: Render) -> None:
+    assert render("default").api()["spec"]["replicas"] == VALUES["api"]["replicas"]
+    release = render("everything")
+    assert "replicas" not in release.api()["spec"]
+    autoscaler = release.one("HorizontalPodAutoscaler")["spec"]
+    assert autoscaler["scaleTargetRef"]["name"] == release.api()["metadata"]["name"]
+    assert (autoscaler["minReplicas"], autoscaler["maxReplicas"]) == (3, 12)
+
+
+def test_pods_are_spread_over_nodes_and_zones(release: Release) -> None:
+    spread = release.pods()["api"]["spec"]["topologySpreadConstraints"]
+    assert [constraint["topologyKey"] for constraint in spread] == [
+        "kubernetes.io/hostname",
+        "topology.kubernetes.io/zone",
+    ]
+    labels = release.pods()["api"]["metadata"]["labels"]
+    for constraint in spread:
+        assert constraint["labelSelector"]["matchLabels"].items() <= labels.items()
+
+
+def test_workers_share_their_counters_in_a_folder_that_ends_with_the_pod(release: Release) -> None:
+    api = release.container("api")
+    folder = environment_of(api)["PROMETHEUS_MULTIPROC_DIR"]
+    (volume,) = [mount["name"] for mount in api["volumeMounts"] if mount["mountPath"] == folder]
+    volumes = {volume["name"]: volume for volume in release.pods()["api"]["spec"]["volumes"]}
+    assert "emptyDir" in volumes[volume]
+
+
+# --- Migrations --------------------------------------------------------------
+
+
+@pytest.mark.parametrize("values", ["default", "production", "everything"])
+def test_migrations_need_nothing_that_the_chart_has_yet_to_make(render: Render, values: str) -> None:
+    release = render(values)
+    made = {(m["kind"], m["metadata"]["name"]) for m in release.manifests if not is_hook(m)}
+    spec = release.pods()["migrate"]["spec"]
+    assert ("ServiceAccount", spec.get("serviceAccountName", "default")) not in made
+    for volume in spec["volumes"]:
+        assert ("ConfigMap", volume.get("configMap", {}).get("name")) not in made
+    (container,) = spec["containers"]
+    assert "envFrom" not in container
+    assert "configMapKeyRef" not in json.dumps(container["env"])
+
+
+def test_migrations_come_before_new_pods_and_only_there(release: Release) -> None:
+    for job in release.of("Job"):
+        annotations = job["metadata"]["annotations"]
+        assert annotations["helm.sh/hook"] == "pre-install,pre-upgrade"
+        assert "before-hook-creation" in annotations["helm.sh/hook-delete-policy"]
+    for deployment in release.of("Deployment"):
+        assert "migrate" not in json.dumps(deployment)
+
+
+def test_a_migration_takes_as_long_as_it_takes(render: Render) -> None:
+    assert environment_of(render("everything").container("migrate"))["DATABASE_STATEMENT_TIMEOUT"] == "0"
+    assert environment_of(render("everything").container("api"))["DATABASE_STATEMENT_TIMEOUT"] == "20"
+
+
+def test_migrations_may_have_a_way_of_their_own_to_the_database(render: Render) -> None:
+    release = render("everything")
+    reference = environment_of(release.container("migrate"))["DATABASE_URL"]["secretKeyRef"]
+    assert reference == {"name": "db-owner", "key": "url"}
+    assert environment_of(release.container("api"))["DATABASE_URL"]["secretKeyRef"] == {"name": "db", "key": "url"}
+
+
+def test_the_tools_of_the_values_are_seeded(render: Render) -> None:
+    script = render("everything").container("migrate")["command"][-1]
+    (line,) = [line for line in script.splitlines() if "manage.py seed" in line]
+    program, manage, *arguments = line.split()
+    assert (program, manage, arguments.pop(0)) == ("python", "manage.py", "seed")
+    parsed = seed.Command().create_parser("manage.py", "seed").parse_args(arguments)
+    assert dict(parsed.tool) == {
+        "cad_tool": {"capacity": 5},
+        "mesher-2.0": {"capacity": 1_000_000},
+        "_old": {"capacity": 0},
+    }
+
+
+# --- The server's settings ---------------------------------------------------
+
+# What the chart sets by other values, or not at all: there is no SQLite, and
+# no debugging.
+OTHERWISE = {"SECRET_KEY", "SECRET_KEY_FALLBACKS", "DATABASE_URL", "ADMIN_USERNAME", "ADMIN_PASSWORD"} | {
+    *("ALLOWED_HOSTS", "TRUST_PROXY", "WEB_CONCURRENCY", "BIND", "PROMETHEUS_MULTIPROC_DIR")
+}
+NOT_HERE = {"LICENSE_DB_PATH", "DEBUG"}
+OF_PYTHON_S_OWN = {"HTTPS_PROXY", "NO_PROXY"}
+
+
+def test_every_setting_of_the_server_can_be_set() -> None:
+    rows = re.findall(r"^\| (`[A-Z_]+`(?:, `[A-Z_]+`)*) \|", (ROOT / "README.md").read_text(), re.MULTILINE)
+    documented = {name for row in rows for name in re.findall(r"[A-Z_]+", row)}
+    assert len(documented) > 30
+    settings = set(SCHEMA["properties"]["settings"]["properties"])
+    secret = set(SCHEMA["properties"]["secretSettings"]["properties"])
+    assert settings | secret | OTHERWISE | NOT_HERE == documented | OF_PYTHON_S_OWN
+
+
+def test_the_example_with_everything_sets_every_setting() -> None:
+    values = yaml.safe_load(SETS["everything"].read_text())
+    for group in ("settings", "secretSettings"):
+        assert set(values[group]) == set(SCHEMA["properties"][group]["properties"])
+
+
+@pytest.mark.parametrize("component", ["api", "migrate"])
+@pytest.mark.parametrize("values", SETS)
+def test_the_server_takes_the_environment_that_it_gets(render: Render, values: str, component: str) -> None:
+    release = render(values)
+    if component not in release.pods():
+        assert values == "minimal"
+        return
+    contents = {"DATABASE_URL": "postgresql://licenses:pass@db.example.com:5432/licenses"}
+    environment = {
+        name: value if isinstance(value, str) else contents.get(name, f"what a Secret has for {name}")
+        for name, value in environment_of(release.container(component)).items()
+    }
+    # Files that are there only in a pod.
+    environment = {name: value for name, value in environment.items() if "/etc/" not in value}
+    checked = subprocess.run(
+        [sys.executable, "manage.py", "check"],
+        cwd=ROOT,
+        env={"PATH": os.environ["PATH"]} | environment,
+        capture_output=True,
+        text=True,
+    )
+    assert (checked.returncode, checked.stderr) == (0, "")
+
+
+def test_the_sweeper_is_told_what_it_understands(render: Render) -> None:
+    program, manage, name, *arguments = render("everything").container("sweeper")["command"]
+    assert (program, manage, name) == ("python", "manage.py", "expire_leases")
+    parsed = expire_leases.Command().create_parser("manage.py", name).parse_args(arguments)
+    assert (parsed.loop, parsed.every) == (True, 5.0)
+    for probe in ("readinessProbe", "livenessProbe"):
+        assert str(parsed.alive) in render("everything").container("sweeper")[probe]["exec"]["command"][-1]
+
+
+def test_the_metrics_are_free_only_where_nobody_else_gets_at_them(render: Render) -> None:
+    def free(*more: str) -> str:
+        value: str = environment_of(render("default", *more).container("api"))["LICENSE_METRICS_PUBLIC"]
+        return value
+
+    assert free() == "true"
+    assert free("proxy.enabled=false") == "false"
+    assert free("networkPolicy.enabled=false") == "false"
+    assert free("metrics.serviceMonitor.tokenSecret=t") == "false"
+    assert free("settings.LICENSE_METRICS_PUBLIC=false") == "false"
+    assert free("networkPolicy.enabled=false", "settings.LICENSE_METRICS_PUBLIC=true") == "true"
+
+
+@pytest.mark.parametrize(
+    ("more", "believed"),
+    [
+        ([], "true"),
+        (["proxy.enabled=false", "ingress.enabled=true", "ingress.hosts={licences.example.com}"], "true"),
+        (["proxy.enabled=false"], "false"),
+    ],
+)
+def test_forwarded_headers_are_believed_only_behind_somebody_who_sets_them(
+    render: Render, more: list[str], believed: str
+) -> None:
+    assert environment_of(render("default", *more).container("api"))["TRUST_PROXY"] == believed
+
+
+# --- The proxy ---------------------------------------------------------------
+
+
+def test_compose_and_the_chart_run_the_same_proxy(render: Render) -> None:
+    files = render("default").one("ConfigMap", "-proxy")["data"]
+    shared = (ROOT / "deploy" / "nginx" / "nginx.conf").read_text()
+    assert files["nginx.conf"].strip() == shared.strip()
+    own = (ROOT / "deploy" / "nginx" / "site.conf").read_text()
+    for name in ("$api", "$forwarded_proto", "$not_for_callers"):
+        assert name in shared
+        for site in (own, files["site.conf"]):
+            assert len(re.findall(rf"^map \S+ {re.escape(name)} {{$", site, re.MULTILINE)) == 1
+    compose = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+    assert compose["services"]["proxy"]["image"] == render("default").container("api", "proxy")["image"]
+
+
+def test_the_proxy_believes_the_sources_that_it_is_told(render: Render) -> None:
+    site = render("everything").one("ConfigMap", "-proxy")["data"]["site.conf"]
+    sources = ["10.42.0.0/16", "2001:db8::/32", "192.0.2.7"]
+    assert re.findall(r"set_real_ip_from (\S+);", site) == ["127.0.0.1", *sources]
+    (trusted,) = re.findall(r"geo \$realip_remote_addr \$from_ingress {([^}]*)}", site)
+    assert trusted.split() == ["default", "0;", "127.0.0.1", "1;"] + [
+        word for source in sources for word in (source, "1;")
+    ]
+
+
+# --- Monitoring --------------------------------------------------------------
+
+
+def files_in(chart: Path) -> dict[str, str]:
+    with tarfile.open(chart) as archive:
+        return {
+            member.name.removeprefix("licenseserver/"): archive.extractfile(member).read().decode()  # type: ignore[union-attr]
+            for member in archive.getmembers()
+        }
+
+
+def test_the_packed_chart_has_the_monitoring_s_files_and_no_others(chart: Path) -> None:
+    files = {name: text for name, text in files_in(chart).items() if name.startswith("files/monitoring/")}
+    wanted = [*MONITORING.glob("prometheus/rules/*.yml"), *MONITORING.glob("grafana/dashboards/*.json")]
+    assert files == {f"files/monitoring/{path.relative_to(MONITORING)}": path.read_text() for path in wanted}
+
+
+def test_the_packed_chart_has_what_a_chart_needs(chart: Path) -> None:
+    files = set(files_in(chart))
+    assert {"Chart.yaml", "README.md", "values.yaml", "values.schema.json", "templates/NOTES.txt"} < files
+    assert {"files/nginx.conf", "files/smoke.py", "templates/tests/smoke.yaml"} < files
+    assert not [name for name in files if name.startswith("ci/")]
+
+
+def test_every_rule_file_becomes_a_prometheus_rule_word_for_word(render: Render) -> None:
+    rules = sorted(MONITORING.glob("prometheus/rules/*.yml"))
+    assert not render("default").of("PrometheusRule")
+    made = {manifest["metadata"]["name"]: manifest for manifest in render("production").of("PrometheusRule")}
+    assert {name: manifest["spec"] for name, manifest in made.items()} == {
+        f"licences-licenseserver-{path.stem.replace('_', '-')}": yaml.safe_load(path.read_text()) for path in rules
+    }
+    for manifest in made.values():
+        assert manifest["metadata"]["labels"]["release"] == "prometheus"
+
+
+@pytest.mark.skipif(not shutil.which("promtool"), reason="promtool isn't on this machine")
+def test_prometheus_takes_the_rules_that_the_operator_would_give_it(render: Render, tmp_path: Path) -> None:
+    for manifest in render("production").of("PrometheusRule"):
+        path = tmp_path / f"{manifest['metadata']['name']}.yaml"
+        path.write_text(yaml.safe_dump(manifest["spec"]))
+        checked = subprocess.run(["promtool", "check", "rules", str(path)], capture_output=True, text=True)
+        assert checked.returncode == 0, checked.stderr
+
+
+def test_every_dashboard_becomes_a_config_map_word_for_word(render: Render) -> None:
+    assert not [
+        manifest for manifest in render("default").of("ConfigMap") if "dashboard" in manifest["metadata"]["name"]
+    ]
+    dashboards: dict[str, str] = {}
+    for manifest in render("production").of("ConfigMap"):
+        if manifest["metadata"]["labels"].get("grafana_dashboard") == "1":
+            dashboards |= manifest["data"]
+    assert {name: json.loads(text) for name, text in dashboards.items()} == {
+        path.name: json.loads(path.read_text()) for path in MONITORING.glob("grafana/dashboards/*.json")
+    }
+
+
+def test_prometheus_finds_the_pods_and_calls_them_as_the_rules_do(render: Render) -> None:
+    release = render("production")
+    monitor = release.one("ServiceMonitor")
+    wanted = monitor["spec"]["selector"]["matchLabels"].items()
+    (service,) = [s for s in release.of("Service") if wanted <= s["metadata"]["labels"].items()]
+    (endpoint,) = monitor["spec"]["endpoints"]
+    assert endpoint["port"] in {port["name"] for port in service["spec"]["ports"]}
+    assert endpoint["relabelings"] == [{"targetLabel": "job", "replacement": "licenseserver"}]
+    # One that isn't ready has most to tell.
+    assert service["spec"]["publishNotReadyAddresses"] is True
+
+
+def test_prometheus_shows_a_token_where_one_is_wanted(render: Render) -> None:
+    (endpoint,) = render("everything").one("ServiceMonitor")["spec"]["endpoints"]
+    assert endpoint["authorization"] == {"credentials": {"name": "metrics", "key": "secret"}}
+
+
+# --- Values ------------------------------------------------------------------
+
+
+def lint(chart: Path, values: Any, folder: Path) -> "subprocess.CompletedProcess[str]":
+    path = folder / "values.yaml"
+    path.write_text(yaml.safe_dump(values))
+    return run_helm("lint", "--strict", chart, "--values", path)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"replicas": 3},
+        {"api": {"replica": 3}},
+        {"api": {"replicas": "three"}},
+        {"api": {"resources": {"limit": {"memory": "1Gi"}}}},
+        {"api": {"resources": {"limits": {"memory": "1 GB"}}}},
+        {"settings": {"LICENCE_AUTH": "open"}},
+        {"settings": {"LICENSE_AUTH": "closed"}},
+        {"settings": {"DEBUG": True}},
+        {"settings": {"SECRET_KEY": "a secret is no value of a setting, however long"}},
+        {"settings": {"LICENSE_OIDC_CLIENT_SECRET": "nor is this"}},
+        {"settings": {"LICENSE_OIDC_ISSUER": "http://sso.example.com"}},
+        {"secretSettings": {"LICENSE_OIDC_CLIENT_SECRET": "nor is this"}},
+        {"secretKey": {"value": "nor is this"}},
+        {"image": {"digest": "sha256:abc"}},
+        {"ingress": {"enabled": True}},
+        {"ingress": {"enabled": True, "hosts": ["https://licences.example.com"]}},
+        {"networkPolicy": {"clients": [{"namespaceSelector": {"labels": {"a": "b"}}}]}},
+        {"networkPolicy": {"extraEgress": [{"from": []}]}},
+        {"tools": {"CAD tool": 5}},
+        {"tools": {"cad; reboot": 5}},
+        {"tools": {"cad_tool": -1}},
+        {"proxy": {"trustedSources": ["10.0.0.0/8; }"]}},
+        {"topologySpread": "always"},
+        {"runAsUser": 0},
+        {"test": {"url": "licences.example.com"}},
+    ],
+    ids=str,
+)
+def test_a_wrong_value_is_refused_before_anything_is_installed(
+    chart: Path, tmp_path: Path, values: dict[str, Any]
+) -> None:
+    refused = lint(chart, values, tmp_path)
+    assert refused.returncode != 0
+    assert "values don't meet the specifications of the schema" in refused.stdout + refused.stderr
+
+
+def schemas(schema: Any, path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every schema of an object in a schema."""
+    if isinstance(schema, dict):
+        if schema.get("type") == "object":
+            yield path, schema
+        for key, part in schema.items():
+            yield from schemas(part, f"{path}/{key}")
+    elif isinstance(schema, list):
+        for number, part in enumerate(schema):
+            yield from schemas(part, f"{path}/{number}")
+
+
+def test_no_object_takes_keys_that_nobody_knows() -> None:
+    jsonschema.Draft202012Validator.check_schema(SCHEMA)
+    # Helm's own, and one that the API server checks.
+    opened = {"/properties/global", "/properties/affinity"}
+    for path, schema in schemas(SCHEMA):
+        assert (path in opened) == ("additionalProperties" not in schema), path
+        if isinstance(schema.get("additionalProperties"), dict):
+            # A map: any key, but no value of another kind.
+            assert "properties" not in schema, path
+        else:
+            assert schema.get("additionalProperties", False) is False, path
+
+
+def leaves(values: Any, path: str = "") -> Iterator[str]:
+    """The paths of all single values: ``api.replicas``."""
+    if isinstance(values, dict) and values:
+        for key, value in values.items():
+            yield from leaves(value, f"{path}.{key}" if path else key)
+    else:
+        yield path
+
+
+def test_every_value_has_a_default_and_a_schema() -> None:
+    jsonschema.validate(VALUES, SCHEMA)
+
+    def known(schema: dict[str, Any], path: str = "") -> Iterator[str]:
+        """The paths that the schema has names for."""
+        if "$ref" in schema and schema["$ref"] == "#/$defs/image":
+            schema = SCHEMA["$defs"]["image"]
+        for key, part in schema.get("properties", {}).items():
+            inner = list(known(part, f"{path}.{key}" if path else key))
+            yield from inner or [f"{path}.{key}" if path else key]
+
+    optional = {"global"} | {path for path in known(SCHEMA) if re.match("settings|secretSettings", path)}
+    for path in set(known(SCHEMA)) - optional:
+        value: Any = VALUES
+        for key in path.split("."):
+            assert key in value, path
+            value = value[key]
+
+
+def test_the_readme_tells_every_value_and_its_default() -> None:
+    readme = (CHART / "README.md").read_text()
+    rows = dict(re.findall(r"^\| `([\w.]+)` \| `(.+?)` \|", readme[readme.index("## Values") :], re.MULTILINE))
+    for path, default in rows.items():
+        value: Any = VALUES
+        for key in path.split("."):
+            value = value[key]
+        assert yaml.safe_load(default) == value, path
+    for leaf in leaves(VALUES):
+        assert any(leaf == path or leaf.startswith(f"{path}.") for path in rows), leaf
+
+
+def test_the_readme_s_database_is_the_one_that_the_defaults_name() -> None:
+    readme = (CHART / "README.md").read_text()
+    examples = [yaml.safe_load(text) for text in re.findall(r"^```yaml\n(.*?)^```", readme, re.MULTILINE | re.DOTALL)]
+    (cluster,) = [example for example in examples if example.get("kind") == "Cluster"]
+    assert VALUES["database"]["existingSecret"] == f"{cluster['metadata']['name']}-app"
+    for example in examples:
+        # The others are values, or a configuration of Prometheus.
+        if "kind" not in example and "scrape_configs" not in example:
+            jsonschema.validate(example, SCHEMA)
+
+
+def test_a_tool_s_name_is_what_the_server_takes_for_one() -> None:
+    assert SCHEMA["properties"]["tools"]["propertyNames"]["pattern"] == f"^{TOOL_NAME_PATTERN}$"
+
+
+# --- helm test and the notes -------------------------------------------------
+
+
+def notes(*more: str) -> str:
+    arguments = [argument for pair in more for argument in ("--set", pair)]
+    return helm("install", "licences", CHART, "--namespace", "tools", "--dry-run=client", *arguments).split("NOTES:")[1]
+
+
+def test_the_notes_say_how_to_get_there_and_what_is_open() -> None:
+    plain = notes()
+    assert "port-forward service/licences-licenseserver 8000:80" in plain
+    assert "helm test licences --namespace tools" in plain
+    assert "createsuperuser" in plain
+    assert "LICENSE_AUTH is open" not in plain
+    assert "https://licences.example.com/" in notes("ingress.enabled=true", "ingress.hosts={licences.example.com}")
+    assert "LICENSE_AUTH is open" in notes("settings.LICENSE_AUTH=open")
+    assert "createsuperuser" not in notes("admin.existingSecret=admin")
+    assert "The proxy is off" in notes("proxy.enabled=false")
+
+
+def smoke(render: Render, server: Server, *more: str, **variables: str) -> "subprocess.CompletedProcess[str]":
+    """Runs what the pod of ``helm test`` runs, against a real server."""
+    container = render("default", *more).container("test")
+    assert container["command"][:2] == ["python", "-c"]
+    return subprocess.run(
+        [sys.executable, *container["command"][1:]],
+        env={"PATH": os.environ["PATH"], "SMOKE_URL": server.url} | variables,
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_helm_test_borrows_a_seat_and_returns_it(render: Render, server: Server) -> None:
+    done = smoke(render, server, SMOKE_TOOL="cad_tool")
+    assert done.returncode == 0, done.stderr
+    assert "a seat of cad_tool is borrowed" in done.stdout
+    report = server.manage("shell", "-c", "from licenses.models import Lease; print(Lease.objects.get().end_reason)")
+    assert report.split()[-1] == "returned"
+
+
+def test_helm_test_fails_where_no_seat_is_lent(render: Render, server: Server) -> None:
+    done = smoke(render, server, SMOKE_TOOL="mesher")
+    assert done.returncode == 1
+    assert "wanted 200, got 404" in done.stderr
+
+
+def test_helm_test_shows_a_token_where_one_is_needed(render: Render, server: Server) -> None:
+    server.stop()
+    server.environment |= {"LICENSE_AUTH": "required"}
+    server.start()
+    without = smoke(render, server, SMOKE_TOOL="cad_tool")
+    assert without.returncode == 0, without.stderr
+    assert "who shows no credential is refused" in without.stdout
+    assert "borrowed" not in without.stdout
+    token = server.manage("token", "create", "helm test", "--user", "smoke").split()[-1]
+    done = smoke(render, server, SMOKE_TOOL="cad_tool", SMOKE_TOKEN=token)
+    assert done.returncode == 0, done.stderr
+    assert "and returned" in done.stdout
+
+
+def test_helm_test_says_what_to_do_where_its_pod_is_not_believed(render: Render, server: Server) -> None:
+    server.stop()
+    # gunicorn itself believes this machine, unless told whom else.
+    server.environment |= {"SECURE_SSL": "true", "FORWARDED_ALLOW_IPS": "192.0.2.1"}
+    server.start()
+    refused = smoke(render, server)
+    assert refused.returncode == 1
+    assert "set test.url" in refused.stderr
+
+
+def test_helm_test_fails_where_nobody_answers(render: Render, server: Server) -> None:
+    server.stop()
+    assert smoke(render, server).returncode == 1
+
+
+@pytest.mark.parametrize(
+    ("values", "url"),
+    [
+        ([], "http://licences-licenseserver:80"),
+        (["test.url=https://licences.example.com"], "https://licences.example.com"),
+    ],
+)
+def test_helm_test_calls_the_service_or_where_it_is_told(render: Render, values: list[str], url: str) -> None:
+    assert environment_of(render("default", *values).container("test"))["SMOKE_URL"] == url
