@@ -28,7 +28,7 @@ COPY licenses licenses
 # this stage.
 RUN SECRET_KEY=not-a-secret-only-for-collecting-static-files \
         /venv/bin/python manage.py collectstatic --noinput \
-    && /venv/bin/python -m compileall -q --invalidation-mode unchecked-hash manage.py licenseserver licenses
+    && /venv/bin/python -m compileall -q -f --invalidation-mode unchecked-hash manage.py licenseserver licenses
 
 
 FROM python:3.13-slim-trixie
