@@ -107,6 +107,7 @@ sbom: $(VENV)/release/bin/pip-audit ## list what the server consists of: dist/sb
 
 .PHONY: client
 client: $(VENV)/release/bin/pip-audit ## build the client's wheel: dist/
+	rm -rf client/build
 	SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) $(VENV)/release/bin/python -m pip wheel --quiet --disable-pip-version-check \
 	  --no-deps --no-index --no-build-isolation --wheel-dir dist ./client
 
