@@ -62,9 +62,10 @@ def pinned() -> list[str]:
 def licence(package: str) -> str:
     """Its SPDX expression; exits where it tells none and none has been read."""
     try:
-        told = metadata(package).get("License-Expression")
+        fields = metadata(package)
     except PackageNotFoundError:
         sys.exit(f"licences: {package} is not installed here")
+    told = fields["License-Expression"] if "License-Expression" in fields else None
     if told and package in READ:
         sys.exit(f"licences: {package} tells its licence now ({told}); take it out of READ")
     expression = told or READ.get(package)
