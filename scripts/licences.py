@@ -65,7 +65,7 @@ def licence(package: str) -> str:
         fields = metadata(package)
     except PackageNotFoundError:
         sys.exit(f"licences: {package} is not installed here")
-    told = fields["License-Expression"] if "License-Expression" in fields else None
+    (told,) = fields.get_all("License-Expression") or [None]
     if told and package in READ:
         sys.exit(f"licences: {package} tells its licence now ({told}); take it out of READ")
     expression = told or READ.get(package)
