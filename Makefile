@@ -88,11 +88,12 @@ licences: $(VENV)/development ## list the dependencies' licences anew
 	$(BIN)/python scripts/licences.py
 
 # Straight from the files with the hashes: nothing is resolved or installed. A
-# package may be in two of them, so they are asked one by one.
+# package may be in two of them, so they are asked one by one. What PyPI has not
+# heard of is a failure, or an index that answers nothing would look like health.
 .PHONY: audit
 audit: $(VENV)/release/bin/pip-audit ## are there known vulnerabilities in what is pinned? (asks PyPI)
 	for file in requirements.txt */requirements.txt; do \
-	  $(VENV)/release/bin/pip-audit --require-hashes --disable-pip --progress-spinner off --requirement $$file || exit 1; \
+	  $(VENV)/release/bin/pip-audit --strict --require-hashes --disable-pip --progress-spinner off --requirement $$file || exit 1; \
 	done
 
 # Of an environment like the image's: without pip, and without what tests need.
