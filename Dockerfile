@@ -12,20 +12,23 @@ WORKDIR /app
 # Dependencies first: they change less often than the code. Every file is
 # checked against its hash, and nothing is compiled, so no compiler is needed.
 # The environment has no pip of its own; nothing is installed after this.
+# Bytecode is made here because a read-only root can't keep it, and without the
+# times of its sources, so that every build gives the same (docs/releases.md).
 COPY requirements.txt ./
 RUN python -m venv --without-pip /venv \
-    && python -m pip --python /venv/bin/python install \
-        --require-hashes --only-binary :all: --requirement requirements.txt
+    && python -m pip --python /venv/bin/python install --no-compile \
+        --require-hashes --only-binary :all: --requirement requirements.txt \
+    && /venv/bin/python -m compileall -q --invalidation-mode unchecked-hash /venv
 
 COPY manage.py ./
 COPY licenseserver licenseserver
 COPY licenses licenses
 
 # The settings want a key to load at all; this one signs nothing and stays in
-# this stage. Bytecode is made here because a read-only root can't keep it.
+# this stage.
 RUN SECRET_KEY=not-a-secret-only-for-collecting-static-files \
         /venv/bin/python manage.py collectstatic --noinput \
-    && /venv/bin/python -m compileall -q manage.py licenseserver licenses
+    && /venv/bin/python -m compileall -q -f --invalidation-mode unchecked-hash manage.py licenseserver licenses
 
 
 FROM python:3.13-slim-trixie

@@ -29,6 +29,12 @@ $(VENV)/checkov/bin/checkov: deploy/requirements.txt
 	$(VENV)/checkov/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r deploy/requirements.txt
 	@touch $@
 
+# What a release is made and examined with, apart from what it consists of.
+$(VENV)/release/bin/pip-audit: scripts/requirements.txt
+	$(PYTHON) -m venv --clear $(VENV)/release
+	$(VENV)/release/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r scripts/requirements.txt
+	@touch $@
+
 # Kept, so that sessions survive a restart; never committed.
 .secret_key:
 	@umask 077 && $(PYTHON) -c "import secrets; print(secrets.token_urlsafe(48))" > $@
@@ -68,11 +74,43 @@ lint: $(VENV)/development $(BIN)/helm $(VENV)/checkov/bin/checkov ## style, type
 	  $(BIN)/python manage.py makemigrations --check --dry-run; \
 	  $(BIN)/python manage.py spectacular --validate --fail-on-warn --file /dev/null'
 	$(BIN)/hadolint Dockerfile
-	$(BIN)/zizmor --offline --quiet .github
-	$(BIN)/actionlint
+	$(BIN)/zizmor --offline --quiet --persona pedantic .github
+	$(BIN)/actionlint -shellcheck $(BIN)/shellcheck
+	$(BIN)/shellcheck $$(grep -lE '^#!.*\<bash' .ci/* scripts/*)
 	$(BIN)/yamllint --strict --config-data "$(YAML_RULES)" .github docker-compose.yml monitoring \
-	  deploy/checkov.yaml deploy/chart/Chart.yaml deploy/chart/values.yaml deploy/chart/ci
+	  deploy/checkov.yaml deploy/kind deploy/chart/Chart.yaml deploy/chart/values.yaml deploy/chart/ci
 	scripts/check_chart
+	$(BIN)/python scripts/licences.py --check
+	$(BIN)/python scripts/release.py check
+
+.PHONY: licences
+licences: $(VENV)/development ## list the dependencies' licences anew
+	$(BIN)/python scripts/licences.py
+
+# Straight from the files with the hashes: nothing is resolved or installed. A
+# package may be in two of them, so they are asked one by one. What PyPI has not
+# heard of is a failure, or an index that answers nothing would look like health.
+.PHONY: audit
+audit: $(VENV)/release/bin/pip-audit ## are there known vulnerabilities in what is pinned? (asks PyPI)
+	for file in requirements.txt */requirements.txt; do \
+	  $(VENV)/release/bin/pip-audit --strict --require-hashes --disable-pip --progress-spinner off --requirement $$file || exit 1; \
+	done
+
+# Of an environment like the image's: without pip, and without what tests need.
+.PHONY: sbom
+sbom: $(VENV)/release/bin/pip-audit ## list what the server consists of: dist/sbom.cdx.json (CycloneDX)
+	$(PYTHON) -m venv --clear --without-pip $(VENV)/image
+	$(PYTHON) -m pip --python $(VENV)/image/bin/python install --quiet --disable-pip-version-check \
+	  --require-hashes --only-binary :all: --requirement requirements.txt
+	mkdir -p dist
+	$(VENV)/release/bin/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible \
+	  --output-file dist/sbom.cdx.json $(VENV)/image/bin/python
+
+.PHONY: client
+client: $(VENV)/release/bin/pip-audit ## build the client's wheel: dist/
+	rm -rf client/build
+	SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) $(VENV)/release/bin/python -m pip wheel --quiet --disable-pip-version-check \
+	  --no-deps --no-index --no-build-isolation --wheel-dir dist ./client
 
 .PHONY: bench
 bench: $(VENV)/development ## measure the server on PostgreSQL (wrk and pgbench are used where present)
@@ -87,3 +125,5 @@ lock: $(VENV)/development ## pin the dependencies anew, with hashes
 	  --output-file tests/requirements.txt
 	$(BIN)/uv pip compile --quiet --universal --generate-hashes --python-version 3.11 \
 	  --custom-compile-command "make lock" --group policy --output-file deploy/requirements.txt
+	$(BIN)/uv pip compile --quiet --universal --generate-hashes --python-version 3.11 \
+	  --custom-compile-command "make lock" --group release --output-file scripts/requirements.txt

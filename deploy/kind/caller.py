@@ -1,0 +1,71 @@
+"""Calls the server from inside the cluster, for scripts/verify_kind.
+
+    caller.py ask PATH [JSON]      prints the status on a line, then the answer
+    caller.py scrape URL           prints what is there, as Prometheus would ask
+    caller.py go-on TOOL FILE      borrows and returns, over and over, until FILE
+                                   is there; prints how often, and what went wrong
+
+From the environment: CALLER_URL and CALLER_TOKEN. Needs Python alone.
+"""
+
+import http.client
+import json
+import os
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+URL = os.environ["CALLER_URL"]
+# As an ingress controller does it, where TLS has ended.
+HEADERS = {
+    "Authorization": f"Bearer {os.environ['CALLER_TOKEN']}",
+    "Content-Type": "application/json",
+    "X-Forwarded-Proto": "https",
+}
+
+
+def ask(path: str, body: str | None = None) -> tuple[int, str]:
+    """The status and the answer; 0 and the error where there was none."""
+    request = urllib.request.Request(URL + path, data=body.encode() if body else None, headers=HEADERS)
+    try:
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as refusal:
+        return refusal.code, refusal.read().decode(errors="replace")
+    except (OSError, http.client.HTTPException) as error:
+        return 0, repr(error)
+
+
+def go_on(tool: str, end: Path) -> tuple[int, list[str]]:
+    """How many seats were borrowed and returned, and every call that failed.
+
+    One call after another, each over a connection of its own, so that each may
+    come to another pod; a tenth of a second lies between two pairs.
+    """
+    pairs, failures = 0, []
+    while not end.exists():
+        status, text = ask("/licenses/borrow", json.dumps({"tool": tool}))
+        if status == 200:
+            status, text = ask("/licenses/return", json.dumps({"id": json.loads(text)["id"]}))
+        if status == 200:
+            pairs += 1
+        else:
+            failures.append(f"{time.strftime('%H:%M:%S')} {status} {text}")
+        time.sleep(0.1)
+    return pairs, failures
+
+
+match sys.argv[1:]:
+    case ["ask", path, *rest]:
+        print(*ask(path, *rest), sep="\n")
+    case ["scrape", url]:
+        with urllib.request.urlopen(url, timeout=10) as metrics:
+            sys.stdout.write(metrics.read().decode())
+    case ["go-on", tool, end]:
+        pairs, failures = go_on(tool, Path(end))
+        print(pairs, len(failures))
+        print(*failures, sep="\n")
+    case _:
+        sys.exit(__doc__)

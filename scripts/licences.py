@@ -1,0 +1,96 @@
+"""The licences of what the server's image installs, as docs/licences.md has them.
+
+    python scripts/licences.py          writes the list anew
+    python scripts/licences.py --check  fails where the list isn't up to date
+
+Either way it fails at a licence that nobody has agreed to. It reads the metadata
+of the packages that are installed beside it: those of requirements.txt.
+"""
+
+import re
+import sys
+from importlib.metadata import PackageNotFoundError, metadata
+from pathlib import Path
+
+from packaging.requirements import Requirement
+
+ROOT = Path(__file__).parents[1]
+LIST = ROOT / "docs" / "licences.md"
+
+# Ours to use, to change and to pass on in an image. MPL and LGPL want the source
+# of the library itself offered, changed or not; the image has both unchanged,
+# as PyPI has them.
+AGREED = {"Apache-2.0", "BSD-2-Clause", "BSD-3-Clause", "LGPL-3.0-only", "MIT", "MIT-0", "MPL-2.0", "PSF-2.0"}
+
+# Those that don't tell theirs as an SPDX expression, as read in their licence files.
+READ = {
+    "asgiref": "BSD-3-Clause",
+    "certifi": "MPL-2.0",
+    "charset-normalizer": "MIT",
+    "django-filter": "BSD-3-Clause",
+    "django-prometheus": "Apache-2.0",
+    # Its Swagger UI is under Apache-2.0, its Redoc under MIT.
+    "drf-spectacular-sidecar": "BSD-3-Clause AND Apache-2.0 AND MIT",
+    "inflection": "MIT",
+    "pyyaml": "MIT",
+    "requests": "Apache-2.0",
+    "sqlparse": "BSD-3-Clause",
+    "uritemplate": "BSD-3-Clause OR Apache-2.0",
+}
+
+HEAD = """\
+# Licences of the dependencies
+
+Of every package that the server's image installs from `requirements.txt`, by
+`make licences`; `make lint` fails when this list is out of date, or a licence
+comes in that `scripts/licences.py` doesn't agree to. The client has no
+dependencies. What the image's base, Debian, brings is in the image's SBOM
+([releases.md](releases.md)).
+
+| package | licence |
+|---|---|
+"""
+
+
+def pinned() -> list[str]:
+    """The packages of requirements.txt that are installed on this platform."""
+    lines = re.findall(r"^([A-Za-z0-9][^\\\n]*)", (ROOT / "requirements.txt").read_text(), re.MULTILINE)
+    requirements = [Requirement(line) for line in lines]
+    return [one.name for one in requirements if one.marker is None or one.marker.evaluate()]
+
+
+def licence(package: str) -> str:
+    """Its SPDX expression; exits where it tells none and none has been read."""
+    try:
+        fields = metadata(package)
+    except PackageNotFoundError:
+        sys.exit(f"licences: {package} is not installed here")
+    (told,) = fields.get_all("License-Expression") or [None]
+    if told and package in READ:
+        sys.exit(f"licences: {package} tells its licence now ({told}); take it out of READ")
+    expression = told or READ.get(package)
+    if not expression:
+        sys.exit(f"licences: {package} doesn't tell its licence: read it, and add it to READ")
+    return expression
+
+
+def agreed(expression: str) -> bool:
+    """Whether one of the alternatives has nothing but licences that are agreed to."""
+    if "(" in expression:
+        return False
+    return any(set(alternative.split(" AND ")) <= AGREED for alternative in expression.split(" OR "))
+
+
+def main() -> None:
+    licences = {package: licence(package) for package in pinned()}
+    if strange := {package: expression for package, expression in licences.items() if not agreed(expression)}:
+        sys.exit(f"licences: nobody has agreed to {strange}")
+    text = HEAD + "".join(f"| {package} | {expression} |\n" for package, expression in sorted(licences.items()))
+    if sys.argv[1:] != ["--check"]:
+        LIST.write_text(text)
+    elif not LIST.exists() or LIST.read_text() != text:
+        sys.exit(f"licences: {LIST.relative_to(ROOT)} is out of date; `make licences` writes it anew")
+
+
+if __name__ == "__main__":
+    main()
