@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export SECRET_KEY ?= $(shell cat .secret_key 2>/dev/null)
 YAML_RULES := {extends: default, rules: {document-start: disable, truthy: {check-keys: false}, comments: {min-spaces-from-content: 1}, line-length: {max: 150}}}
-LOCAL := DEBUG=false SECURE_SSL=false LICENSE_AUTH=$${LICENSE_AUTH:-open} LICENSE_DB_SEED=$${LICENSE_DB_SEED:-true}
+LOCAL := DEBUG=false SECURE_SSL=false LICENSE_AUTH=$${LICENSE_AUTH:-open} LICENSE_DB_SEED=$${LICENSE_DB_SEED:-true} LOG_FORMAT=$${LOG_FORMAT:-text}
 
 .PHONY: help
 help: ## list the targets

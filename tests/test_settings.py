@@ -31,6 +31,7 @@ def start(**variables: str) -> subprocess.CompletedProcess[str]:
         ("LICENSE_DB_PREPARE", "perhaps"),
         ("LICENSE_DB_PATH", "/nonexistent/licenses.db"),
         ("LICENSE_DB_PATH", "/"),
+        ("LOG_FORMAT", "xml"),
         ("LOG_LEVEL", "LOUD"),
         ("DATABASE_URL", "mysql://u:p@h/d"),
         ("DATABASE_URL", "nonsense"),
@@ -102,6 +103,7 @@ def test_a_wrong_value_stops_the_server_too(variable: str, value: str) -> None:
 @pytest.mark.parametrize(
     ("variable", "value"),
     [
+        ("LOG_FORMAT", "TEXT"),
         ("LOG_LEVEL", "warning"),
         ("DEBUG", "yes"),
         ("ALLOWED_HOSTS", ""),
