@@ -12,10 +12,11 @@ WORKDIR /app
 # Dependencies first: they change less often than the code. Every file is
 # checked against its hash, and nothing is compiled, so no compiler is needed.
 # The environment has no pip of its own; nothing is installed after this.
-COPY requirements.txt ./
+COPY requirements.txt requirements-tracing.txt ./
 RUN python -m venv --without-pip /venv \
     && python -m pip --python /venv/bin/python install \
-        --require-hashes --only-binary :all: --requirement requirements.txt
+        --require-hashes --only-binary :all: \
+        --requirement requirements.txt --requirement requirements-tracing.txt
 
 COPY manage.py ./
 COPY licenseserver licenseserver

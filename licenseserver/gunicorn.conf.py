@@ -132,6 +132,16 @@ def post_fork(server: Any, worker: Any) -> None:
     # have to wait for its turn in the interpreter: Python's 5 ms would be longer
     # than the whole transaction.
     sys.setswitchinterval(0.0005)
+    if settings.TRACING:
+        from licenseserver import tracing
+
+        worker.stop_tracing = tracing.start()
+
+
+def worker_exit(server: Any, worker: Any) -> None:
+    """Send the last traces."""
+    if settings.TRACING and hasattr(worker, "stop_tracing"):
+        worker.stop_tracing()
 
 
 def child_exit(server: Any, worker: Any) -> None:

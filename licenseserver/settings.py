@@ -317,3 +317,13 @@ STATIC_ROOT = BASE_DIR / "staticfiles"
 LOG_FORMAT = environment.choice("LOG_FORMAT", "json", among=logs.FORMATTERS)
 LOG_LEVEL = environment.choice("LOG_LEVEL", "INFO", among=environment.LOG_LEVELS)
 LOGGING = logs.configuration(LOG_FORMAT, LOG_LEVEL)
+
+# --- Traces -----------------------------------------------------------------
+
+# Off unless OpenTelemetry's variables say where to. The SDK reads the others.
+TRACING = environment.tracing()
+if TRACING:
+    # After what machines and files need, which no trace is about.
+    MIDDLEWARE.insert(
+        MIDDLEWARE.index("licenses.api.middleware.BodyLimitMiddleware"), "licenseserver.tracing.TracingMiddleware"
+    )
