@@ -80,7 +80,7 @@ class JsonFormatter(logging.Formatter):
     """A JSON object a line. ASCII alone, so that nothing in it can end the line
     or confuse a terminal."""
 
-    encode = json.JSONEncoder(default=str).encode
+    encode = json.JSONEncoder(default=str, separators=(",", ":")).encode
 
     def format(self, record: logging.LogRecord) -> str:
         line = {
