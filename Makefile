@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export SECRET_KEY ?= $(shell cat .secret_key 2>/dev/null)
 YAML_RULES := {extends: default, rules: {document-start: disable, truthy: {check-keys: false}, comments: {min-spaces-from-content: 1}, line-length: {max: 150}}}
-LOCAL := DEBUG=false SECURE_SSL=false LICENSE_AUTH=$${LICENSE_AUTH:-open} LICENSE_DB_SEED=$${LICENSE_DB_SEED:-true}
+LOCAL := DEBUG=false SECURE_SSL=false LICENSE_AUTH=$${LICENSE_AUTH:-open} LICENSE_DB_SEED=$${LICENSE_DB_SEED:-true} LOG_FORMAT=$${LOG_FORMAT:-text}
 
 .PHONY: help
 help: ## list the targets
@@ -101,7 +101,7 @@ audit: $(VENV)/release/bin/pip-audit ## are there known vulnerabilities in what 
 sbom: $(VENV)/release/bin/pip-audit ## list what the server consists of: dist/sbom.cdx.json (CycloneDX)
 	$(PYTHON) -m venv --clear --without-pip $(VENV)/image
 	$(PYTHON) -m pip --python $(VENV)/image/bin/python install --quiet --disable-pip-version-check \
-	  --require-hashes --only-binary :all: --requirement requirements.txt
+	  --require-hashes --only-binary :all: --requirement requirements.txt --requirement monitoring/requirements.txt
 	mkdir -p dist
 	$(VENV)/release/bin/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible \
 	  --output-file dist/sbom.cdx.json $(VENV)/image/bin/python
@@ -121,7 +121,11 @@ lock: $(VENV)/development ## pin the dependencies anew, with hashes
 	$(BIN)/uv pip compile --quiet --universal --generate-hashes --python-version 3.11 \
 	  --custom-compile-command "make lock" pyproject.toml --output-file requirements.txt
 	$(BIN)/uv pip compile --quiet --universal --generate-hashes --python-version 3.11 \
+	  --custom-compile-command "make lock" --group tracing --constraint requirements.txt \
+	  --output-file monitoring/requirements.txt
+	$(BIN)/uv pip compile --quiet --universal --generate-hashes --python-version 3.11 \
 	  --custom-compile-command "make lock" pyproject.toml --group dev --constraint requirements.txt \
+	  --constraint monitoring/requirements.txt \
 	  --output-file tests/requirements.txt
 	$(BIN)/uv pip compile --quiet --universal --generate-hashes --python-version 3.11 \
 	  --custom-compile-command "make lock" --group policy --output-file deploy/requirements.txt

@@ -2,6 +2,7 @@
 
 import ipaddress
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 from django.conf import settings
@@ -28,6 +29,7 @@ def network_of(address: str) -> str:
     return str(ipaddress.ip_network(f"{address}/64", strict=False))
 
 
+@lru_cache(maxsize=1024)
 def _valid(address: str) -> str:
     try:
         parsed = ipaddress.ip_address(address)

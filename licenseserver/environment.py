@@ -10,6 +10,7 @@ import os
 import re
 import sys
 from collections.abc import Collection
+from importlib.util import find_spec
 from urllib.parse import urlsplit
 
 from django.core.exceptions import ImproperlyConfigured
@@ -146,6 +147,30 @@ def url(name: str) -> str:
     if value and (not is_confidential(value) or "?" in value or "#" in value or "@" in value):
         raise SettingError(f"{name} must be an https:// address, not {value!r}.")
     return value
+
+
+def tracing() -> bool:
+    """Whether traces are asked for, by OpenTelemetry's own variables
+    (https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables/):
+    an endpoint is set, and neither the SDK nor the exporter is switched off."""
+    both = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
+    endpoints = [name for name in both if text(name, "")]
+    off = boolean("OTEL_SDK_DISABLED", False)
+    exporter = choice("OTEL_TRACES_EXPORTER", "otlp", among=("otlp", "none"))
+    if not endpoints or off or exporter == "none":
+        return False
+    for name in endpoints:
+        if not re.fullmatch(r"https?://[^\s/]+(/\S*)?", text(name)):
+            raise SettingError(f"{name} must be an http:// or https:// address.")
+    for name in ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL"):
+        choice(name, "http/protobuf", among=("http/protobuf",))
+    try:
+        installed = find_spec("opentelemetry.exporter.otlp.proto.http") is not None
+    except ModuleNotFoundError:
+        installed = False
+    if not installed:
+        raise SettingError(f"{endpoints[0]} needs the packages of monitoring/requirements.txt.")
+    return True
 
 
 LOOPBACK = {"localhost", "127.0.0.1", "::1"}

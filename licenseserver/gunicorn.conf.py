@@ -1,5 +1,8 @@
 """gunicorn's settings; ``python -m licenseserver`` starts it with them."""
 
+import io
+import logging
+import logging.config
 import os
 import pathlib
 import re
@@ -17,7 +20,42 @@ from licenseserver.environment import settings_or_exit
 
 settings_or_exit()
 from django.conf import settings  # noqa: E402
+from gunicorn.glogging import Logger  # noqa: E402
 
+from licenseserver import logs  # noqa: E402
+
+# Now, and not when Django starts: what goes wrong until then is an event too.
+logging.config.dictConfig(settings.LOGGING)
+logging.captureWarnings(True)
+# No line tells its place in the code, its thread or process: they needn't be
+# found out (https://docs.python.org/3/howto/logging.html#optimization).
+logging._srcfile = None
+logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
+sys.excepthook = logs.uncaught
+
+
+class ServerLog(Logger):
+    """gunicorn's own lines, on the way that all others go. Of a request that it
+    can't read or answer they have what is wrong, not what the client sent: that
+    may hold credentials."""
+
+    def setup(self, cfg: Any) -> None:
+        super().setup(cfg)
+        self.error_log.handlers.clear()
+        self.error_log.propagate = True
+
+    def warning(self, msg: Any, *args: Any, **kwargs: Any) -> None:
+        if str(msg).startswith("Invalid request from"):
+            # What follows is quoted from the request, as repr() does it.
+            msg, args = re.split(r"""b?['"]""", str(msg), maxsplit=1)[0].rstrip(": "), ()
+        super().warning(msg, *args, **kwargs)
+
+    def exception(self, msg: Any, *args: Any, **kwargs: Any) -> None:
+        super().exception(msg, *(str(arg).partition("?")[0] for arg in args), **kwargs)
+
+
+logger_class = ServerLog
+loglevel = settings.LOG_LEVEL.lower()
 bind = settings.BIND
 workers = settings.WEB_CONCURRENCY
 
@@ -70,7 +108,10 @@ def on_starting(server: Any) -> None:
         server.log.warning(OPEN)
     if settings.LICENSE_DB_SEED:
         try:
-            call_command("seed")
+            done = io.StringIO()
+            call_command("seed", stdout=done)
+            for line in done.getvalue().splitlines():
+                server.log.info("Seeding: %s", line)
         except DatabaseError as error:
             sys.exit(f"licenseserver: can't seed, is the database migrated? ({str(error).splitlines()[0]})")
         finally:
@@ -91,6 +132,16 @@ def post_fork(server: Any, worker: Any) -> None:
     # have to wait for its turn in the interpreter: Python's 5 ms would be longer
     # than the whole transaction.
     sys.setswitchinterval(0.0005)
+    if settings.TRACING:
+        from licenseserver import tracing
+
+        worker.stop_tracing = tracing.start()
+
+
+def worker_exit(server: Any, worker: Any) -> None:
+    """Send the last traces."""
+    if settings.TRACING and hasattr(worker, "stop_tracing"):
+        worker.stop_tracing()
 
 
 def child_exit(server: Any, worker: Any) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import dj_database_url
 import django_stubs_ext
 
-from licenseserver import __version__, environment
+from licenseserver import __version__, environment, logs
 from licenseserver.environment import SettingError
 
 # Django's generic classes (ModelAdmin[Tool]) take their parameter only while
@@ -141,6 +141,7 @@ INSTALLED_APPS = [
 ]
 
 MIDDLEWARE = [
+    "licenses.api.middleware.EventMiddleware",
     "django_prometheus.middleware.PrometheusBeforeMiddleware",
     "licenses.api.middleware.ProbeMiddleware",
     "django.middleware.security.SecurityMiddleware",
@@ -313,15 +314,16 @@ STATIC_ROOT = BASE_DIR / "staticfiles"
 
 # --- Logs -------------------------------------------------------------------
 
+LOG_FORMAT = environment.choice("LOG_FORMAT", "json", among=logs.FORMATTERS)
 LOG_LEVEL = environment.choice("LOG_LEVEL", "INFO", among=environment.LOG_LEVELS)
-LOGGING = {
-    "version": 1,
-    "disable_existing_loggers": False,
-    "formatters": {"line": {"format": "%(asctime)s %(levelname)s %(name)s: %(message)s"}},
-    "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "line"}},
-    "root": {"handlers": ["console"], "level": LOG_LEVEL},
-    "loggers": {
-        # Refused requests are counted and answered; they are no event of ours.
-        "django.request": {"level": "ERROR"},
-    },
-}
+LOGGING = logs.configuration(LOG_FORMAT, LOG_LEVEL)
+
+# --- Traces -----------------------------------------------------------------
+
+# Off unless OpenTelemetry's variables say where to. The SDK reads the others.
+TRACING = environment.tracing()
+if TRACING:
+    # After what machines and files need, which no trace is about.
+    MIDDLEWARE.insert(
+        MIDDLEWARE.index("licenses.api.middleware.BodyLimitMiddleware"), "licenseserver.tracing.TracingMiddleware"
+    )

@@ -4,7 +4,7 @@
     python scripts/licences.py --check  fails where the list isn't up to date
 
 Either way it fails at a licence that nobody has agreed to. It reads the metadata
-of the packages that are installed beside it: those of requirements.txt.
+of the packages that are installed beside it: those of the files PINNED.
 """
 
 import re
@@ -16,6 +16,8 @@ from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[1]
 LIST = ROOT / "docs" / "licences.md"
+# What the Dockerfile installs.
+PINNED = (ROOT / "requirements.txt", ROOT / "monitoring" / "requirements.txt")
 
 # Ours to use, to change and to pass on in an image. MPL and LGPL want the source
 # of the library itself offered, changed or not; the image has both unchanged,
@@ -41,8 +43,8 @@ READ = {
 HEAD = """\
 # Licences of the dependencies
 
-Of every package that the server's image installs from `requirements.txt`, by
-`make licences`; `make lint` fails when this list is out of date, or a licence
+Of every package that the server's image installs, from `requirements.txt` and
+`monitoring/requirements.txt`, by `make licences`; `make lint` fails when this list is out of date, or a licence
 comes in that `scripts/licences.py` doesn't agree to. The client has no
 dependencies. What the image's base, Debian, brings is in the image's SBOM
 ([releases.md](releases.md)).
@@ -53,10 +55,10 @@ dependencies. What the image's base, Debian, brings is in the image's SBOM
 
 
 def pinned() -> list[str]:
-    """The packages of requirements.txt that are installed on this platform."""
-    lines = re.findall(r"^([A-Za-z0-9][^\\\n]*)", (ROOT / "requirements.txt").read_text(), re.MULTILINE)
-    requirements = [Requirement(line) for line in lines]
-    return [one.name for one in requirements if one.marker is None or one.marker.evaluate()]
+    """The packages of the image that are installed on this platform."""
+    text = "".join(path.read_text() for path in PINNED)
+    requirements = [Requirement(line) for line in re.findall(r"^([A-Za-z0-9][^\\\n]*)", text, re.MULTILINE)]
+    return sorted({one.name for one in requirements if one.marker is None or one.marker.evaluate()})
 
 
 def licence(package: str) -> str:

@@ -316,9 +316,10 @@ def free_port() -> int:
 
 
 @contextmanager
-def running_server(folder: Path, port: int = 0) -> Iterator[Server]:
+def running_server(folder: Path, port: int = 0, /, **variables: str) -> Iterator[Server]:
     """A server with four workers and the default tools; keeps its files in a
-    folder, and takes any port if it is not given one."""
+    folder, takes any port if it is not given one, and has these variables beside
+    those of the suite."""
     with own_database(folder) as database:
         inherited = {name: value for name, value in os.environ.items() if name != "DATABASE_URL"}
         port = port or free_port()
@@ -335,6 +336,7 @@ def running_server(folder: Path, port: int = 0) -> Iterator[Server]:
                 "BIND": f"127.0.0.1:{port}",
                 "PROMETHEUS_MULTIPROC_DIR": str(folder / "metrics"),
             }
+            | variables
         )
         subprocess.run(
             [sys.executable, "manage.py", "migrate", "--verbosity", "0"], cwd=ROOT, env=environment, check=True

@@ -197,6 +197,63 @@ def test_prometheus_scrapes_the_server_under_a_name_that_it_answers_to(services:
     assert host in services[host]["environment"]["ALLOWED_HOSTS"].split("$")[0].split(",")
 
 
+# --- Logs -------------------------------------------------------------------
+
+
+def test_the_logs_are_collected_only_where_somebody_asks_for_it(services: dict[str, Any]) -> None:
+    asked_for = {name for name, service in services.items() if "profiles" in service}
+    assert asked_for == {"loki", "alloy"}
+    for name, service in services.items():
+        assert service.get("profiles", ["logs"]) == ["logs"], name
+        assert name in asked_for or not asked_for & set(service.get("depends_on", {})), name
+
+
+def test_the_logs_go_from_the_collector_by_loki_to_grafana(services: dict[str, Any]) -> None:
+    collector = (ROOT / "monitoring" / "alloy" / "config.alloy").read_text()
+    loki = read_yaml("monitoring/loki/loki.yml")
+    (source,) = read_yaml("monitoring/grafana/provisioning/datasources/loki.yml")["datasources"]
+    address = f"http://loki:{loki['server']['http_listen_port']}"
+    assert f'url = "{address}/loki/api/v1/push"' in collector
+    assert (source["type"], source["url"]) == ("loki", address)
+    assert not source.get("isDefault")
+    assert "/etc/loki/loki.yml" in services["loki"]["command"][0]
+    assert services["alloy"]["command"][-1] == "/etc/alloy/config.alloy"
+
+
+def test_every_part_of_the_collector_hands_on_to_one_that_is_there() -> None:
+    collector = (ROOT / "monitoring" / "alloy" / "config.alloy").read_text()
+    there = {f"{kind}.{label}" for kind, label in re.findall(r'^([a-z.]+) "(\w+)" \{', collector, re.MULTILINE)}
+    handed = re.findall(r"\b((?:loki|discovery)\.\w+\.\w+)\.(?:receiver|targets|output)\b", collector)
+    assert len(handed) == 4
+    assert set(handed) <= there
+    assert collector.count("{") == collector.count("}")
+
+
+def test_what_has_any_number_of_values_is_no_label_of_the_logs() -> None:
+    collector = (ROOT / "monitoring" / "alloy" / "config.alloy").read_text()
+    labels = re.findall(r"stage\.labels \{\s*values = \{(.*?)\}", collector)
+    assert labels == ['level = ""']
+
+
+def test_logs_are_kept_as_long_as_samples_and_no_longer(services: dict[str, Any]) -> None:
+    loki = read_yaml("monitoring/loki/loki.yml")
+    (days,) = [
+        re.fullmatch(r"--storage.tsdb.retention.time=(\d+)d", o)
+        for o in services["prometheus"]["command"]
+        if "time=" in o
+    ]
+    assert days
+    assert loki["limits_config"]["retention_period"] == f"{24 * int(days[1])}h"
+    # Without these it deletes nothing.
+    assert loki["compactor"]["retention_enabled"]
+    assert loki["compactor"]["delete_request_store"] == loki["schema_config"]["configs"][-1]["object_store"]
+
+
+def test_the_server_s_lines_are_json_in_compose(services: dict[str, Any]) -> None:
+    for name in ("api", "sweeper", "migrate"):
+        assert services[name]["environment"]["LOG_FORMAT"] == "${LOG_FORMAT:-json}"
+
+
 # --- Compose ----------------------------------------------------------------
 
 
@@ -233,6 +290,8 @@ def test_what_must_outlive_a_container_is_in_a_named_volume(compose: dict[str, A
         "prometheus": "/prometheus",
         "alertmanager": "/alertmanager",
         "grafana": "/var/lib/grafana",
+        "loki": "/loki",
+        "alloy": "/data",
     }.items():
         assert f"{name}:{folder}" in compose["services"][name]["volumes"]
         assert name in compose["volumes"]

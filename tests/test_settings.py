@@ -31,7 +31,11 @@ def start(**variables: str) -> subprocess.CompletedProcess[str]:
         ("LICENSE_DB_PREPARE", "perhaps"),
         ("LICENSE_DB_PATH", "/nonexistent/licenses.db"),
         ("LICENSE_DB_PATH", "/"),
+        ("LOG_FORMAT", "xml"),
         ("LOG_LEVEL", "LOUD"),
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "collector:4318"),
+        ("OTEL_TRACES_EXPORTER", "zipkin"),
+        ("OTEL_SDK_DISABLED", "perhaps"),
         ("DATABASE_URL", "mysql://u:p@h/d"),
         ("DATABASE_URL", "nonsense"),
         ("DATABASE_URL", "postgresql://host:notaport/d"),
@@ -102,6 +106,7 @@ def test_a_wrong_value_stops_the_server_too(variable: str, value: str) -> None:
 @pytest.mark.parametrize(
     ("variable", "value"),
     [
+        ("LOG_FORMAT", "TEXT"),
         ("LOG_LEVEL", "warning"),
         ("DEBUG", "yes"),
         ("ALLOWED_HOSTS", ""),

@@ -1,18 +1,81 @@
-"""What happens before Django looks at a request: probes, and a limit on bodies."""
+"""What happens before Django looks at a request: its line in the log, probes, and a limit on bodies."""
 
+import logging
+import os
+import time
 from collections.abc import Callable
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from django.conf import settings
+from django.contrib.auth.models import User
 from django.http import HttpRequest, HttpResponseBase
+
+from licenses.addresses import client_address
+from licenses.callers import Caller
+from licenseserver import logs
 
 from . import views
 from .problems import is_api_path, problem
+
+logger = logging.getLogger("licenses.request")
 
 # A body that nobody read makes the kernel reset the connection, and the client
 # would never see the answer; so up to this much is read and thrown away.
 DISCARD_LIMIT = 16 * 1024 * 1024
 CHUNK = 64 * 1024
+
+
+class EventMiddleware:
+    """Gives every request an id, and writes one line about it when it is answered.
+
+    The id is the one that came in ``X-Request-ID``, if that is one, and goes
+    back in the same header. The query is left out: it may hold secrets.
+    """
+
+    def __init__(self, get_response: Callable[[HttpRequest], HttpResponseBase]) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponseBase:
+        start = time.perf_counter()
+        request_id = request.META.get("HTTP_X_REQUEST_ID", "")
+        if not logs.REQUEST_ID.fullmatch(request_id):
+            request_id = os.urandom(16).hex()
+        with logs.Event(request_id) as event:
+            response = self.get_response(request)
+            response.headers["X-Request-ID"] = request_id
+            level = _level(request.path_info, response.status_code)
+            if logger.isEnabledFor(level):
+                facts = {
+                    "method": request.method,
+                    "path": request.path_info,
+                    "status": response.status_code,
+                    "duration_seconds": round(time.perf_counter() - start, 6),
+                    "client": client_address(request.META),
+                }
+                logger.log(level, "request", extra={"facts": facts | _caller(request) | event.facts})
+        return response
+
+
+def _level(path: str, status: int) -> int:
+    if status >= 500:
+        # A defect; or only that the server can't right now.
+        return logging.ERROR if status == 500 else logging.WARNING
+    by_a_machine = path in ProbeMiddleware.probes or path.startswith(settings.STATIC_URL)
+    return logging.DEBUG if by_a_machine else logging.INFO
+
+
+def _caller(request: HttpRequest) -> dict[str, Any]:
+    """Who sent the request, as far as that was found out while it was answered."""
+    caller = getattr(request, "auth", None)
+    if isinstance(caller, Caller):
+        facts = {"caller": caller.name, "caller_kind": caller.kind.value, "credential": caller.credential}
+        if not caller.name:
+            # A team's token has one; a JWT may have the provider's dozens.
+            facts["caller_team"] = ",".join(sorted(caller.teams))
+        return {name: value for name, value in facts.items() if value}
+    # Of a page. Not request.user itself, which would ask the database.
+    user = getattr(request, "_cached_user", None)
+    return {"caller": user.get_username(), "caller_kind": "session"} if isinstance(user, User) else {}
 
 
 class ProbeMiddleware:

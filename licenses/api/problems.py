@@ -15,6 +15,7 @@ from rest_framework.response import Response
 
 from licenses import errors
 from licenses.errors import Busy, Refusal
+from licenseserver import logs
 
 logger = logging.getLogger(__name__)
 
@@ -64,14 +65,20 @@ def is_api_path(path: str) -> bool:
 def problem(
     *, status: int, code: str, title: str, detail: str, headers: dict[str, str] | None = None, **facts: Any
 ) -> HttpResponse:
-    """A problem document as a response; ``facts`` become members of it."""
+    """A problem document as a response; ``facts`` become members of it, and the
+    id by which the log knows the request."""
+    logs.note(code=code)
     body = {"type": "about:blank", "title": title, "status": status, "code": code, "detail": detail} | facts
+    if event := logs.current():
+        body["request_id"] = event.request_id
     return HttpResponse(json.dumps(body), status=status, content_type=CONTENT_TYPE, headers=headers)
 
 
 def from_refusal(refusal: Refusal) -> HttpResponse:
     """The problem document of a refusal of the domain."""
     headers = {"Retry-After": str(refusal.retry_after)} if refusal.retry_after else None
+    if refusal.tool:
+        logs.note(tool=refusal.tool)
     return problem(
         status=STATUS[type(refusal)],
         code=refusal.code,

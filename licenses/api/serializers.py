@@ -486,3 +486,6 @@ class Problem(serializers.Serializer[Any]):
     status = serializers.IntegerField()
     code = serializers.CharField()
     detail = serializers.CharField()
+    request_id = serializers.CharField(
+        required=False, help_text="The answer's X-Request-ID, by which the server's log knows the request."
+    )

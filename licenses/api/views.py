@@ -1,6 +1,5 @@
 """HTTP in, service, HTTP out."""
 
-import logging
 import re
 import uuid
 from dataclasses import replace
@@ -37,6 +36,7 @@ from licenses.errors import Refusal, UnknownLease, UnknownTicket, UnknownTool
 from licenses.models import Denial, Lease, Ticket, Tool
 from licenses.names import TOOL_NAME_PATTERN
 from licenses.queueing import Waiting
+from licenseserver import logs
 
 from .authentication import caller_of
 from .permissions import MayChangeLeases, MayScrape, require_may_act_for, require_own, team_for
@@ -63,9 +63,6 @@ from .serializers import (
     clean_text,
 )
 
-logger = logging.getLogger(__name__)
-
-
 LEASES = Lease.objects.all()
 TICKETS = Ticket.objects.all()
 
@@ -76,6 +73,7 @@ def problem_response(description: str) -> OpenApiResponse:
 
 def find_tool(name: str) -> Tool:
     """The tool of this name; raises UnknownTool, also for what can't be one."""
+    logs.note(tool=name)
     tools = statements.tools_with_levels(name) if re.fullmatch(TOOL_NAME_PATTERN, name) else []
     if not tools:
         raise UnknownTool
@@ -92,26 +90,37 @@ def find_uuid(value: str, unknown: type[Refusal]) -> uuid.UUID:
 
 def require_own_lease(request: Request, lease_id: uuid.UUID) -> None:
     """Raise UnknownLease for what is another's."""
+    logs.note(lease=lease_id)
     require_own(caller_of(request), LEASES, UnknownLease, pk=lease_id)
 
 
 def find_own_ticket(request: Request, value: str) -> uuid.UUID:
     """The ticket's id in a path; raises UnknownTicket, also for another's."""
     ticket_id = find_uuid(value, UnknownTicket)
+    logs.note(ticket=ticket_id)
     require_own(caller_of(request), TICKETS, UnknownTicket, id=ticket_id)
     return ticket_id
 
 
+def note_leases(leases: list[Lease]) -> None:
+    """Put a borrow on the request's line in the log."""
+    head = leases[0]
+    logs.note(lease=head.pk, user=head.user, tool=",".join(lease.tool.name for lease in leases))
+
+
 def lease_answer(held: leasing.Held) -> Response:
+    note_leases(held.leases)
     return Response(LeaseSerializer(held.head, context={"now": held.now, "leases": held.leases}).data)
 
 
 def borrow_answer(outcome: leasing.Granted | Waiting) -> Response:
     """200 with the lease, or 202 with the place in the queue."""
     if isinstance(outcome, leasing.Granted):
+        note_leases(outcome.leases)
         context = {"now": outcome.now, "leases": outcome.leases, "alternative": outcome.alternative}
         headers = {"Idempotent-Replayed": "true"} if outcome.replayed else None
         return Response(GrantedSerializer(outcome.head, context=context).data, headers=headers)
+    logs.note(ticket=outcome.ticket.id)
     data = WaitingSerializer(outcome).data
     headers = {"Location": f"/licenses/queue/{outcome.ticket.id}", "Retry-After": str(data["poll_after"])}
     return Response(data, status=202, headers=headers)
@@ -133,6 +142,7 @@ def borrow_request(request: Request) -> leasing.Asked:
     """The body of a borrow, by somebody who may ask for it."""
     caller = caller_of(request)
     asked = asked_for(request.data, caller=caller.name)
+    logs.note(user=asked.user, tool=",".join(sorted(asked.tools())))
     require_may_act_for(caller, asked.user)
     return replace(asked, team=team_for(caller, asked.team))
 
@@ -245,6 +255,7 @@ class LicensesViewSet(viewsets.ViewSet):
         lease_id = LeaseRequest.validated(request.data)["id"]
         require_own_lease(request, lease_id)
         leases = leasing.give_back(lease_id=lease_id)
+        note_leases(leases)
         return Response({"status": "ok", "tool": leases[0].tool.name})
 
 
@@ -450,8 +461,9 @@ class LeaseViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, viewsets.Ge
         that has ended stays as it is."""
         caller, reason = caller_of(request), ForceReturnRequest.validated(request.data)["reason"]
         by = Actor.of_call(caller, request.META)
-        leasing.force_return(lease_id=find_uuid(pk, UnknownLease), note=reason, by=by)
-        logger.info("%s force-returned lease %s: %s", caller, pk, reason)
+        lease_id = find_uuid(pk, UnknownLease)
+        logs.note(lease=lease_id)
+        note_leases(leasing.force_return(lease_id=lease_id, note=reason, by=by))
         return Response(self.get_serializer(self.get_object()).data)
 
 

@@ -1,7 +1,9 @@
 """Close what is over: leases, tickets; delete old idempotency keys; roll up days that are over."""
 
+import logging
 import signal
 import threading
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,8 @@ from django.db import DatabaseError, InterfaceError, close_old_connections
 from licenses import leasing
 from licenses.errors import Busy
 from licenses.history import rollups
+
+logger = logging.getLogger(__name__)
 
 # Of a round of --loop, which shows a sign of life after each.
 DAYS_A_ROUND = 31
@@ -35,9 +39,12 @@ class Command(BaseCommand):
             raise CommandError("--every takes a number of seconds above 0.")
         if not options["loop"]:
             try:
-                self._tidy()
+                done = self._tidy()
             except Busy as busy:
                 raise CommandError(busy.detail) from busy
+            self.stdout.write(
+                "{leases} lease(s), {tickets} ticket(s), {keys} key(s), {days} day(s) rolled up".format(**done)
+            )
             return
         stopped = threading.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -45,20 +52,16 @@ class Command(BaseCommand):
         while True:
             try:
                 close_old_connections()
-                self._tidy(quiet=True)
+                done = self._tidy(at_most=DAYS_A_ROUND)
+                logger.log(logging.INFO if any(done.values()) else logging.DEBUG, "tidied", extra={"facts": done})
                 if options["alive"]:
                     options["alive"].touch()
             except (Busy, DatabaseError, InterfaceError) as error:
                 # The next round may find the database again.
-                self.stderr.write(f"Not tidied: {error}")
+                logger.warning("Not tidied: %s", error)
             if stopped.wait(options["every"]):
                 return
 
-    def _tidy(self, *, quiet: bool = False) -> None:
-        done = leasing.tidy()
-        days = rollups.roll_up(at_most=DAYS_A_ROUND if quiet else None)
-        if not quiet or done.leases or done.tickets or done.keys or days:
-            self.stdout.write(
-                f"{done.leases} lease(s), {done.tickets} ticket(s), {done.keys} key(s), {days} day(s) rolled up"
-            )
-            self.stdout.flush()
+    def _tidy(self, *, at_most: int | None = None) -> dict[str, int]:
+        """How many of what were closed, deleted or rolled up: days ``at_most``."""
+        return asdict(leasing.tidy()) | {"days": rollups.roll_up(at_most=at_most)}
