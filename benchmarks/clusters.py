@@ -116,8 +116,9 @@ class Cluster:
         wait_for(lambda: _answers(self.url_of("postgres")), f"PostgreSQL in {self.folder}")
 
     def reload(self) -> None:
-        assert self.process is not None
-        self.process.send_signal(signal.SIGHUP)
+        """Take up what was configured."""
+        if self.process is not None:
+            self.process.send_signal(signal.SIGHUP)
 
     def kill(self) -> None:
         """End all its processes at once, as a power cut does."""
@@ -171,7 +172,8 @@ def pooled(folder: Path, database: str, *settings: str, size: int = 4) -> Iterat
     URL, with so many connections to each database; ``settings`` are further lines
     of pgbouncer.ini."""
     program = pgbouncer()
-    assert program is not None
+    if program is None:
+        raise FileNotFoundError("PgBouncer is not installed")
     parts = psycopg.conninfo.conninfo_to_dict(database)
     own_folder(folder)
     port = free_port()

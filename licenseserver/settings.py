@@ -247,8 +247,8 @@ def postgresql(url: str) -> dict[str, Any]:
         "PASSWORD": parts.pop("password", ""),
         "HOST": parts.pop("host", ""),
         "PORT": parts.pop("port", ""),
-        # No health check: it would cost every request a round trip. A stale
-        # connection is noticed at the first statement, and that one is tried again.
+        # No health check: it would cost every request a round trip. A connection that
+        # broke meanwhile costs one request, which is answered 503.
         "CONN_MAX_AGE": 60,
         # Server-side cursors don't survive PgBouncer's transaction pooling.
         "DISABLE_SERVER_SIDE_CURSORS": True,

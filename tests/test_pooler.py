@@ -49,7 +49,7 @@ def pooled_replicas(folder: Path, stack: ExitStack, limits: dict[str, str]) -> P
         for name, value in limits.items():
             connection.execute(f"ALTER DATABASE \"{connection.info.dbname}\" SET {name} = '{value}'")
     pooler = stack.enter_context(clusters.pooled(folder / "pgbouncer", direct, size=POOL))
-    servers = []
+    servers: list[Server] = []
     for name in ("one", "two"):
         (folder / name).mkdir()
         port = free_port()
