@@ -142,6 +142,11 @@ class Cluster:
             self.process.wait(60)
             self.process = None
 
+    def is_primary(self) -> bool:
+        """Whether it takes writes."""
+        with psycopg.connect(self.url_of("postgres")) as connection:
+            return connection.execute("SELECT pg_is_in_recovery()").fetchall() == [(False,)]
+
     def promote(self) -> None:
         """Make a standby a primary, and wait until it writes."""
         with psycopg.connect(self.url_of("postgres"), autocommit=True) as connection:
