@@ -1,12 +1,14 @@
 """A backup that is taken while clients borrow, restored in another place."""
 
+import io
 import os
 import sqlite3
 import stat
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from datetime import timedelta
 from pathlib import Path
 
 import httpx
@@ -15,7 +17,9 @@ import pytest
 from django.core.management import CommandError, call_command
 from django.db import connection
 
-from .conftest import Server, free_port, own_database, running_server, server_environment
+from licenses.models import Tool
+
+from .conftest import Api, Server, free_port, own_database, running_server, server_environment
 from .test_concurrency import ledger
 
 CLIENTS = 8
@@ -232,3 +236,24 @@ def test_on_postgresql_the_command_names_what_to_use(db: None, tmp_path: Path) -
         pytest.skip("for PostgreSQL")
     with pytest.raises(CommandError, match="PostgreSQL"):
         call_command("backup", tmp_path / "backup")
+
+
+def test_after_a_restore_no_fence_is_given_out_twice(api: Api, make_tool: Callable[..., Tool]) -> None:
+    make_tool(capacity=5)
+    kept = api.borrow().json()["fence"]
+    # What came after the backup.
+    lost = [kept + number for number in range(1, 1000)]
+    told = io.StringIO()
+    call_command("restored", stdout=told)
+    assert api.borrow().json()["fence"] > max(lost)
+    assert "cad: after 8:00:00, or longer" in told.getvalue()
+    assert api.status()["borrowed"] == 2
+
+
+def test_after_a_restore_one_is_told_which_leases_never_end(make_tool: Callable[..., Tool]) -> None:
+    make_tool(default_ttl=None)
+    make_tool("mesher", max_ttl=timedelta(hours=2), default_ttl=timedelta(hours=1))
+    told = io.StringIO()
+    call_command("restored", stdout=told)
+    assert "cad: not by themselves" in told.getvalue()
+    assert "mesher: after 2:00:00\n" in told.getvalue()
