@@ -5,6 +5,7 @@ import os
 import sqlite3
 import stat
 import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -19,7 +20,7 @@ from django.db import connection
 
 from licenses.models import Tool
 
-from .conftest import Api, Server, free_port, own_database, running_server, server_environment
+from .conftest import ROOT, Api, Server, free_port, own_database, running_server, server_environment
 from .test_concurrency import ledger
 
 CLIENTS = 8
@@ -216,6 +217,25 @@ class TestTheCommand:
         with pytest.raises(CommandError, match="exists already"):
             call_command("backup", tmp_path / "backup")
         assert (tmp_path / "backup").read_text() == "precious"
+
+    def test_leaves_another_backup_to_the_same_file_alone(self, tmp_path: Path) -> None:
+        (tmp_path / "backup.part").write_text("half of it")
+        with pytest.raises(CommandError, match="File exists"):
+            call_command("backup", tmp_path / "backup")
+        assert (tmp_path / "backup.part").read_text() == "half of it"
+
+    def test_leaves_nothing_behind_when_it_fails(self, tmp_path: Path) -> None:
+        empty = {"LICENSE_DB_PATH": str(tmp_path / "empty.db"), "SECRET_KEY": "k" * 50}
+        failed = subprocess.run(
+            [sys.executable, "manage.py", "backup", str(tmp_path / "backup")],
+            cwd=ROOT,
+            env={name: value for name, value in os.environ.items() if name != "DATABASE_URL"} | empty,
+            capture_output=True,
+            text=True,
+        )
+        assert failed.returncode == 1
+        assert "no such table" in failed.stderr
+        assert not list(tmp_path.glob("backup*"))
 
     def test_says_so_if_the_folder_is_not_there(self, tmp_path: Path) -> None:
         with pytest.raises(CommandError, match="can't be written"):

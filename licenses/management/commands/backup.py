@@ -26,24 +26,23 @@ class Command(BaseCommand):
     def handle(self, *args: Any, file: Path, **options: Any) -> None:
         if connection.vendor != "sqlite":
             raise CommandError("The database is a PostgreSQL; back it up with its own programs (docs/backup.md).")
-        if file.exists():
-            raise CommandError(f"{file} exists already; nothing was written.")
         began = database_now()
         part = file.with_name(file.name + ".part")
         try:
-            # Not to be found half written, nor to be read by others.
+            # Not to be found half written, nor to be read by others, nor written twice.
             os.close(os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
         except OSError as error:
             raise CommandError(f"{part} can't be written: {error.strerror}") from None
         try:
+            if file.exists():
+                raise CommandError(f"{file} exists already; nothing was written.")
             open_leases = self._copy(part)
-            # Unlike a rename it replaces no file that came meanwhile.
-            os.link(part, file)
+            part.replace(file)
             _flush(file.parent)
         except (OSError, sqlite3.Error) as error:
             raise CommandError(f"The backup failed: {error}") from None
         finally:
-            part.unlink()
+            part.unlink(missing_ok=True)
         self.stdout.write(
             f"{file}: {file.stat().st_size} bytes, {open_leases} open lease(s), as of {began.isoformat()} or later"
         )
