@@ -8,7 +8,7 @@ A primary and a standby of PostgreSQL, and a server whose DATABASE_URL names bot
 Clients borrow and return; the primary is killed, and the standby promoted by hand, as
 Patroni and CloudNativePG do. Then the leases in the new primary are compared with
 what the clients were told. Ends with an error if a lease or a return was acknowledged
-and is lost, but for ``--asynchronous``, which is there to see just that.
+and is lost, or a lease is there that nobody knows of, but for ``--asynchronous``, which is there to see just that.
 """
 
 import argparse
@@ -166,13 +166,15 @@ def _pair(folder: Path, closing: ExitStack, *, synchronous: bool) -> tuple[Clust
 
 
 def _lost(database: Cluster, told: Told) -> Iterator[str]:
-    """What was acknowledged and isn't so in the database."""
+    """What was acknowledged and isn't so in the database, or is there unknown to all."""
     with psycopg.connect(database.url) as connection:
         rows = connection.execute("SELECT id::text, ended_at IS NOT NULL FROM licenses_lease").fetchall()
     found = {lease for lease, _ in rows}
     ended = {lease for lease, over in rows if over}
     if gone := told.borrowed - found:
         yield f"{len(gone)} of {len(told.borrowed)} acknowledged leases"
+    if untold := found - told.borrowed:
+        yield f"{len(untold)} leases that nobody was told of"
     if undone := (told.returned & found) - ended:
         yield f"{len(undone)} of {len(told.returned)} acknowledged returns"
 
