@@ -24,12 +24,13 @@ OPERATIONS = 2_000
 # Connections to PostgreSQL; the replicas have 16 to the pooler.
 POOL = 3
 # As docs/scaling.md has them, but for the lock's, which a test waits for. The
-# isolation is what nobody should set, and has to do no harm.
+# isolation and the time zone have to do no harm.
 LIMITS = {
     "statement_timeout": "5s",
     "lock_timeout": "300ms",
     "idle_in_transaction_session_timeout": "10s",
     "default_transaction_isolation": "repeatable read",
+    "timezone": "Asia/Kathmandu",
 }
 
 
@@ -39,6 +40,7 @@ class Pooled:
 
     servers: list[Server]
     direct: str
+    pooler: str
 
 
 def pooled_replicas(folder: Path, stack: ExitStack, limits: dict[str, str]) -> Pooled:
@@ -48,7 +50,7 @@ def pooled_replicas(folder: Path, stack: ExitStack, limits: dict[str, str]) -> P
     with psycopg.connect(direct, autocommit=True) as connection:
         for name, value in limits.items():
             connection.execute(f"ALTER DATABASE \"{connection.info.dbname}\" SET {name} = '{value}'")
-    pooler = stack.enter_context(clusters.pooled(folder / "pgbouncer", direct, size=POOL))
+    pooler = stack.enter_context(clusters.pooled(folder / "pgbouncer", direct, "query_wait_timeout = 1", size=POOL))
     servers: list[Server] = []
     for name in ("one", "two"):
         (folder / name).mkdir()
@@ -66,7 +68,7 @@ def pooled_replicas(folder: Path, stack: ExitStack, limits: dict[str, str]) -> P
         stack.callback(server.stop)
         server.start()
         servers.append(server)
-    return Pooled(servers, direct)
+    return Pooled(servers, direct, pooler)
 
 
 @pytest.fixture
@@ -152,6 +154,19 @@ def test_the_limits_of_the_database_hold_behind_a_pooler(pooled: Pooled) -> None
         )
     assert (refused.status_code, refused.json()["code"]) == (503, "busy")
     assert "no lock_timeout" not in pooled.servers[0].log.read_text()
+
+
+def test_a_pool_without_a_free_connection_is_a_busy_database(pooled: Pooled) -> None:
+    with ExitStack() as holding:
+        for _ in range(POOL):
+            # Each keeps its connection to PostgreSQL until its transaction ends.
+            holding.enter_context(psycopg.connect(pooled.pooler)).execute("SELECT 1")
+        refused = httpx.post(
+            f"{pooled.servers[0].url}/licenses/borrow", json={"tool": "cad_tool", "user": "ana"}, timeout=30
+        )
+    assert (refused.status_code, refused.json()["code"]) == (503, "busy")
+    granted = httpx.post(f"{pooled.servers[0].url}/licenses/borrow", json={"tool": "cad_tool", "user": "ana"})
+    assert granted.status_code == 200
 
 
 def test_a_server_says_at_its_start_that_limits_are_missing(tmp_path: Path, stack: ExitStack) -> None:
