@@ -18,13 +18,14 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=3, help="of each workload, of which the median is told; 3")
     parser.add_argument("--connections", type=int, default=16, help="at once; 16")
     parser.add_argument("--workers", type=int, help="gunicorn's processes; by default as deployed")
+    parser.add_argument("--pooler", type=int, metavar="N", help="behind PgBouncer with N connections to PostgreSQL")
     parser.add_argument("--workload", action="append", choices=sorted(load.WORKLOADS), help="only this (repeatable)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
     options = parser.parse_args()
     workloads = [load.WORKLOADS[name] for name in options.workload or load.WORKLOADS]
     program = limit.pgbench()
 
-    with stack.started(options.workers) as running:
+    with stack.started(options.workers, pool=options.pooler) as running:
         measured: dict[str, list[load.Measured]] = {workload.name: [] for workload in workloads}
         limits: dict[str, list[float]] = {workload.name: [] for workload in workloads if _is_a_pair(workload)}
         wrong: list[str] = []
@@ -67,6 +68,7 @@ def main() -> int:
             "database": stack.version(running),
             "workers": running.workers,
             "connections": options.connections,
+            "pooler": options.pooler,
             "load": load.generator(),
             "rounds": options.rounds,
             "seconds": options.seconds,

@@ -33,11 +33,22 @@ class Stack:
 
 
 @contextmanager
-def started(workers: int | None) -> Iterator[Stack]:
-    """The stack in a temporary folder, with tools to borrow, and its end."""
+def started(workers: int | None, *, pool: int | None = None) -> Iterator[Stack]:
+    """The stack in a temporary folder, with tools to borrow, and its end; with
+    ``pool``, behind a PgBouncer that has so many connections."""
     with ExitStack() as closing:
         folder = Path(closing.enter_context(tempfile.TemporaryDirectory(prefix="licenseserver-bench-")))
         database = os.environ.get("DATABASE_URL") or closing.enter_context(postgres(folder / "postgres"))
+        yield closing.enter_context(serving(database, folder, workers=workers, pool=pool))
+
+
+@contextmanager
+def serving(
+    database: str, folder: Path, *, workers: int | None = None, pool: int | None = None, log: Path | None = None
+) -> Iterator[Stack]:
+    """A server on the database of this URL, which it migrates and fills with tools;
+    what it has to say goes to ``log``, or here."""
+    with ExitStack() as closing:
         _demand_durability(database)
         port = _free_port()
         environment = os.environ | {
@@ -62,7 +73,15 @@ def started(workers: int | None) -> Iterator[Stack]:
             check=True,
             stdout=subprocess.DEVNULL,
         )
-        server = subprocess.Popen([sys.executable, "-m", "licenseserver"], cwd=ROOT, env=environment)
+        if pool is not None:
+            from .clusters import pooled
+
+            environment["DATABASE_URL"] = closing.enter_context(pooled(folder / "pgbouncer", database, size=pool))
+            environment["LICENSE_DB_POOLER"] = "true"
+        output = closing.enter_context(log.open("ab")) if log else None
+        server = subprocess.Popen(
+            [sys.executable, "-m", "licenseserver"], cwd=ROOT, env=environment, stdout=output, stderr=output
+        )
         closing.callback(_end, server)
         url = f"http://127.0.0.1:{port}"
         _wait_until_ready(url, server)

@@ -373,6 +373,17 @@ class Busy(Refusal):
         super().__init__("The database did not answer in time. Try again in a moment.")
 
 
+class ReadOnly(Refusal):
+    """The database is a standby, which takes no changes; nothing was changed."""
+
+    code = "read_only"
+    title = "Server is read-only"
+    retry_after = 5
+
+    def __init__(self) -> None:
+        super().__init__("This server reads from a standby of the database. It answers questions and changes nothing.")
+
+
 class ProviderAway(Refusal):
     """The sign-in provider can't be asked, and what it said before is too old."""
 

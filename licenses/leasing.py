@@ -52,6 +52,9 @@ R = TypeVar("R")
 # deadlock. https://www.postgresql.org/docs/current/errcodes-appendix.html
 TRY_AGAIN = {"40001", "40P01"}
 TRIES = 3
+# More leases of a tool than were ever given out between a backup and its restore.
+# Nine million restores later a fence would be more than a JSON number holds.
+FENCES_AT_MOST = 10**9
 # How exactly Tool.denied_at is kept: a retry loop needn't write it each time.
 DENIED_AT_STEP = timedelta(minutes=1)
 
@@ -750,6 +753,13 @@ def _close_overdue(tool: Tool, now: datetime) -> int:
         **{f"{reason}_total": F(f"{reason}_total") + count for reason, count in ended.items()},
     )
     return len(leases)
+
+
+@_transaction
+def skip_fences() -> None:
+    """Let every tool go on with fences above all that it ever gave out, after a
+    restore forgot the last of them. Raises Busy."""
+    Tool.objects.update(last_fence=F("last_fence") + FENCES_AT_MOST)
 
 
 def follow_validity(*, tool: str) -> None:

@@ -98,14 +98,23 @@ limit_request_field_size = 8190
 
 
 def on_starting(server: Any) -> None:
-    """Say so if anybody may call; seed the default tools where the environment asks for it."""
+    """Say so if anybody may call, or if a pooler lost the time limits; seed the
+    default tools where the environment asks for it."""
     from django.core.management import call_command
     from django.db import DatabaseError, connections
 
-    from licenses.checks import OPEN
+    from licenses.checks import OPEN, UNLIMITED, unlimited
 
     if settings.LICENSE_AUTH == "open":
         server.log.warning(OPEN)
+    if settings.LICENSE_DB_POOLER:
+        try:
+            if missing := unlimited():
+                server.log.warning(UNLIMITED, ", ".join(missing))
+        except DatabaseError:
+            pass  # /readyz will say so.
+        finally:
+            connections.close_all()
     if settings.LICENSE_DB_SEED:
         try:
             done = io.StringIO()

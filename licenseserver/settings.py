@@ -8,7 +8,6 @@ import re
 from pathlib import Path
 from typing import Any
 
-import dj_database_url
 import django_stubs_ext
 
 from licenseserver import __version__, environment, logs
@@ -189,6 +188,7 @@ AUTH_PASSWORD_VALIDATORS = [
 
 # Seconds; 0 is none, for migrations.
 STATEMENT_TIMEOUT = environment.integer("DATABASE_STATEMENT_TIMEOUT", 5, minimum=0, maximum=86_400)
+URL_FORM = "postgresql://user:password@host:port/name"
 
 
 def sqlite(path: str) -> dict[str, Any]:
@@ -213,39 +213,63 @@ def sqlite(path: str) -> dict[str, Any]:
 
 
 def postgresql(url: str) -> dict[str, Any]:
-    """PostgreSQL from a URL, with the time limits that keep a stuck client
+    """PostgreSQL from a libpq URL, with the time limits that keep a stuck client
     from holding a tool's lock: lock < statement < gunicorn's timeout.
 
-    A URL with its own ``?options=`` replaces the limits; PgBouncer needs that
-    (it refuses start-up options), and the limits set on the role instead.
+    Several hosts are tried in their order, until one has the
+    ``target_session_attrs`` that the URL asks for. A URL with its own
+    ``?options=`` replaces the limits. A pooler that shares connections refuses
+    options, or would drop them unsaid: there the role has to have the limits
+    (licenses/checks.py looks).
     """
+    from psycopg import IsolationLevel, ProgrammingError
+    from psycopg.conninfo import conninfo_to_dict
+
     try:
-        config: dict[str, Any] = dict(dj_database_url.parse(url))
-    except (ValueError, KeyError):
-        raise SettingError("DATABASE_URL is not a database URL (postgresql://user:password@host:port/name).") from None
-    if config.get("ENGINE") != "django.db.backends.postgresql" or not config.get("NAME"):
-        raise SettingError("DATABASE_URL must be postgresql://user:password@host:port/name.")
-    config |= {
-        "ENGINE": "django_prometheus.db.backends.postgresql",
-        # No health check: it would cost every request a round trip. A stale
-        # connection is noticed at the first statement, and that one is tried again.
-        "CONN_MAX_AGE": 60,
-        # Server-side cursors don't survive PgBouncer's transaction pooling.
-        "DISABLE_SERVER_SIDE_CURSORS": True,
-    }
+        parts: dict[str, Any] = conninfo_to_dict(url)
+    except ProgrammingError:
+        # Its message may have a part of the password.
+        raise SettingError(f"DATABASE_URL is not a database URL ({URL_FORM}).") from None
+    ports = str(parts.get("port", "")).split(",")
+    if not url.startswith(("postgresql://", "postgres://")) or not parts.get("dbname"):
+        raise SettingError(f"DATABASE_URL must be {URL_FORM}.")
+    if not all(port == "" or (port.isdecimal() and 0 < int(port) <= 65_535) for port in ports):
+        raise SettingError("DATABASE_URL: a port must be a number from 1 to 65535.")
     # To plan the statements of a borrow takes PostgreSQL as long as to run them.
     prepared = {"server_side_binding": True, "prepare_threshold": 3} if LICENSE_DB_PREPARE else {}
     limits = (
         f"-c statement_timeout={STATEMENT_TIMEOUT}s -c lock_timeout=3s -c idle_in_transaction_session_timeout=10s "
-        # Under REPEATABLE READ a count after the lock would be a stale one.
         "-c default_transaction_isolation=read\\ committed"
     )
-    config["OPTIONS"] = prepared | {"connect_timeout": 5, "options": limits} | config.get("OPTIONS", {})
-    return config
+    return {
+        "ENGINE": "django_prometheus.db.backends.postgresql",
+        "NAME": parts.pop("dbname"),
+        "USER": parts.pop("user", ""),
+        "PASSWORD": parts.pop("password", ""),
+        "HOST": parts.pop("host", ""),
+        "PORT": parts.pop("port", ""),
+        # No health check: it would cost every request a round trip. A connection that
+        # broke meanwhile costs one request, which is answered 503.
+        "CONN_MAX_AGE": 60,
+        # Server-side cursors don't survive PgBouncer's transaction pooling.
+        "DISABLE_SERVER_SIDE_CURSORS": True,
+        "OPTIONS": prepared
+        | ({} if LICENSE_DB_POOLER else {"options": limits})
+        # Said with each BEGIN, whatever the role's or the pooler's default: under
+        # REPEATABLE READ a count after the lock would be a stale one.
+        | {"connect_timeout": 5, "isolation_level": IsolationLevel.READ_COMMITTED}
+        # A machine that lost its power says no more: without these a call would wait
+        # a quarter of an hour for its answer.
+        | {"keepalives_idle": 3, "keepalives_interval": 1, "keepalives_count": 3, "tcp_user_timeout": 6000}
+        | parts,
+    }
 
 
 DATABASE_URL = environment.text("DATABASE_URL", "")
-LICENSE_DB_PREPARE = environment.boolean("LICENSE_DB_PREPARE", True)
+# Whether a pooler is in front of PostgreSQL that gives a connection to another
+# client after each transaction (PgBouncer's pool_mode = transaction).
+LICENSE_DB_POOLER = environment.boolean("LICENSE_DB_POOLER", False)
+LICENSE_DB_PREPARE = environment.boolean("LICENSE_DB_PREPARE", not LICENSE_DB_POOLER)
 DATABASES = {
     "default": postgresql(DATABASE_URL)
     if DATABASE_URL

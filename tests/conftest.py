@@ -225,13 +225,14 @@ class Server:
     environment: dict[str, str]
     log: Path
     process: "subprocess.Popen[bytes] | None" = None
+    code: Path = ROOT
 
     def start(self) -> None:
         """Start it, and wait until it is ready."""
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "licenseserver"],
-                cwd=ROOT,
+                cwd=self.code,
                 env=self.environment,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -315,29 +316,33 @@ def free_port() -> int:
         return port
 
 
+def server_environment(folder: Path, database: dict[str, str], port: int) -> dict[str, str]:
+    """The variables of a server that keeps its files in a folder."""
+    inherited = {name: value for name, value in os.environ.items() if name != "DATABASE_URL"}
+    (folder / "metrics").mkdir(exist_ok=True)
+    return (
+        inherited
+        | database
+        | {
+            "DJANGO_SETTINGS_MODULE": "licenseserver.settings",
+            "SECRET_KEY": settings.SECRET_KEY,
+            "SECURE_SSL": "false",
+            "LICENSE_DB_SEED": "true",
+            "WEB_CONCURRENCY": "4",
+            "BIND": f"127.0.0.1:{port}",
+            "PROMETHEUS_MULTIPROC_DIR": str(folder / "metrics"),
+        }
+    )
+
+
 @contextmanager
 def running_server(folder: Path, port: int = 0, /, **variables: str) -> Iterator[Server]:
     """A server with four workers and the default tools; keeps its files in a
     folder, takes any port if it is not given one, and has these variables beside
     those of the suite."""
     with own_database(folder) as database:
-        inherited = {name: value for name, value in os.environ.items() if name != "DATABASE_URL"}
         port = port or free_port()
-        (folder / "metrics").mkdir()
-        environment = (
-            inherited
-            | database
-            | {
-                "DJANGO_SETTINGS_MODULE": "licenseserver.settings",
-                "SECRET_KEY": settings.SECRET_KEY,
-                "SECURE_SSL": "false",
-                "LICENSE_DB_SEED": "true",
-                "WEB_CONCURRENCY": "4",
-                "BIND": f"127.0.0.1:{port}",
-                "PROMETHEUS_MULTIPROC_DIR": str(folder / "metrics"),
-            }
-            | variables
-        )
+        environment = server_environment(folder, database, port) | variables
         subprocess.run(
             [sys.executable, "manage.py", "migrate", "--verbosity", "0"], cwd=ROOT, env=environment, check=True
         )

@@ -438,6 +438,12 @@ def test_a_migration_takes_as_long_as_it_takes(render: Render) -> None:
     assert environment_of(render("everything").container("api"))["DATABASE_STATEMENT_TIMEOUT"] == "20"
 
 
+def test_migrations_past_a_pooler_lift_the_limits_of_the_role(render: Render) -> None:
+    release = render("everything")
+    assert environment_of(release.container("api"))["LICENSE_DB_POOLER"] == "true"
+    assert "LICENSE_DB_POOLER" not in environment_of(release.container("migrate"))
+
+
 def test_migrations_may_have_a_way_of_their_own_to_the_database(render: Render) -> None:
     release = render("everything")
     reference = environment_of(release.container("migrate"))["DATABASE_URL"]["secretKeyRef"]

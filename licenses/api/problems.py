@@ -14,11 +14,13 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from licenses import errors
-from licenses.errors import Busy, Refusal
+from licenses.errors import Busy, ReadOnly, Refusal
 from licenseserver import logs
 
 logger = logging.getLogger(__name__)
 
+# PostgreSQL's code for a change that a standby was asked for.
+READ_ONLY_TRANSACTION = "25006"
 CONTENT_TYPE = "application/problem+json"
 STATUS: dict[type[Refusal], int] = {
     errors.TtlTooLong: 400,
@@ -43,6 +45,7 @@ STATUS: dict[type[Refusal], int] = {
     errors.KeyReused: 422,
     errors.TooManyFailures: 429,
     errors.Busy: 503,
+    errors.ReadOnly: 503,
     errors.ProviderAway: 503,
 }
 TITLES = {
@@ -94,6 +97,8 @@ def handle_exception(error: Exception, context: dict[str, Any]) -> Response | Ht
     that is away; anything else is a defect and is left to Django."""
     if isinstance(error, Refusal):
         return from_refusal(error)
+    if getattr(error.__cause__, "sqlstate", None) == READ_ONLY_TRANSACTION:
+        return from_refusal(ReadOnly())
     if isinstance(error, (DatabaseError, InterfaceError)):
         logger.error("The database failed: %s", error)
         return from_refusal(Busy())

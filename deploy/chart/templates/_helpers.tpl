@@ -102,7 +102,7 @@ imagePullPolicy: {{ .Values.image.pullPolicy }}
   value: {{ include "licenseserver.hosts" .root | quote }}
 - name: TRUST_PROXY
   value: {{ include "licenseserver.behindProxy" .root | quote }}
-{{- range $name, $value := omit $values.settings (ternary "DATABASE_STATEMENT_TIMEOUT" "" (hasKey . "statementTimeout")) }}
+{{- range $name, $value := omit $values.settings (ternary "DATABASE_STATEMENT_TIMEOUT" "" (hasKey . "statementTimeout")) (ternary "LICENSE_DB_POOLER" "" (default false .pastPooler)) }}
 - name: {{ $name }}
   value: {{ include "licenseserver.text" $value | quote }}
 {{- end }}
