@@ -34,6 +34,7 @@ READ = {
     # Its Swagger UI is under Apache-2.0, its Redoc under MIT.
     "drf-spectacular-sidecar": "BSD-3-Clause AND Apache-2.0 AND MIT",
     "inflection": "MIT",
+    "protobuf": "BSD-3-Clause",
     "pyyaml": "MIT",
     "requests": "Apache-2.0",
     "sqlparse": "BSD-3-Clause",
@@ -44,9 +45,9 @@ HEAD = """\
 # Licences of the dependencies
 
 Of every package that the server's image installs, from `requirements.txt` and
-`monitoring/requirements.txt`, by `make licences`; `make lint` fails when this list is out of date, or a licence
-comes in that `scripts/licences.py` doesn't agree to. The client has no
-dependencies. What the image's base, Debian, brings is in the image's SBOM
+`monitoring/requirements.txt`, by `make licences`; `make lint` fails when this list
+is out of date, or a licence comes in that `scripts/licences.py` doesn't agree to.
+The client has no dependencies. What the image's base, Debian, brings is in the image's SBOM
 ([releases.md](releases.md)).
 
 | package | licence |
