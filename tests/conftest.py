@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -226,12 +226,13 @@ class Server:
     log: Path
     process: "subprocess.Popen[bytes] | None" = None
     code: Path = ROOT
+    command: Sequence[str] = ("-m", "licenseserver")
 
     def start(self) -> None:
         """Start it, and wait until it is ready."""
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "licenseserver"],
+                [sys.executable, *self.command],
                 cwd=self.code,
                 env=self.environment,
                 stdout=log,

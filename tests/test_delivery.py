@@ -355,7 +355,9 @@ def test_a_licence_that_nobody_agreed_to_is_refused(tmp_path: Path) -> None:
     script = tmp_path / "scripts" / "licences.py"
     text = (ROOT / "scripts" / "licences.py").read_text()
     script.write_text(text.replace('"MPL-2.0", ', "", 1))
-    shutil.copy(ROOT / "requirements.txt", tmp_path)
+    for path in ("requirements.txt", "monitoring/requirements.txt"):
+        (tmp_path / path).parent.mkdir(exist_ok=True)
+        shutil.copy(ROOT / path, tmp_path / path)
     refused = subprocess.run([sys.executable, script], capture_output=True, text=True)
     assert refused.returncode == 1
     assert "mozilla-django-oidc" in refused.stderr

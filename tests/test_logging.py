@@ -160,15 +160,6 @@ def test_a_refusal_tells_its_code_and_tool(logging_server: Server, ana: httpx.Cl
     assert event["level"] == "info"
 
 
-def test_a_problem_document_names_the_request(logging_server: Server, ana: httpx.Client) -> None:
-    for answer in (
-        ana.post("/licenses/borrow", json={"tool": "nothing"}, headers={"X-Request-ID": "ticket-8"}),
-        ana.get("/licenses/no/such/path"),
-        httpx.get(f"{logging_server.url}/borrows"),
-    ):
-        assert answer.json()["request_id"] == answer.headers["X-Request-ID"]
-
-
 def test_a_wait_is_followed_by_its_ticket(logging_server: Server, ana: httpx.Client) -> None:
     held = ana.post("/licenses/borrow", json={"tool": "analysis", "seats": 2}).json()["id"]
     waiting = ana.post("/licenses/borrow", json={"tool": "analysis", "wait_seconds": 600})
@@ -254,6 +245,16 @@ def test_a_defect_is_one_line_with_its_traceback(server: Server) -> None:
     assert defect["exception"].startswith("Traceback (most recent call last):\n")
     assert "django_session" in defect["exception"]
     assert (request["event"], request["status"], request["level"]) == ("request", 500, "error")
+
+
+def test_a_problem_that_is_the_server_s_names_the_request(server: Server) -> None:
+    signed_in = {"Cookie": f"sessionid={'a' * 32}"}
+    refused = httpx.get(f"{server.url}/licenses/nothing/status", headers=signed_in)
+    assert (refused.status_code, "request_id" in refused.json()) == (404, False)
+    server.manage("migrate", "sessions", "zero", "--verbosity", "0")
+    failed = httpx.get(f"{server.url}/licenses/nothing/status", headers=signed_in)
+    assert failed.status_code == 503
+    assert failed.json()["request_id"] == failed.headers["X-Request-ID"]
 
 
 # --- X-Request-ID -----------------------------------------------------------

@@ -68,11 +68,12 @@ def is_api_path(path: str) -> bool:
 def problem(
     *, status: int, code: str, title: str, detail: str, headers: dict[str, str] | None = None, **facts: Any
 ) -> HttpResponse:
-    """A problem document as a response; ``facts`` become members of it, and the
-    id by which the log knows the request."""
+    """A problem document as a response; ``facts`` become members of it. One that is
+    the server's fault has the id by which its log knows the request; a refusal is
+    the same to the letter when it is repeated."""
     logs.note(code=code)
     body = {"type": "about:blank", "title": title, "status": status, "code": code, "detail": detail} | facts
-    if event := logs.current():
+    if status >= 500 and (event := logs.current()):
         body["request_id"] = event.request_id
     return HttpResponse(json.dumps(body), status=status, content_type=CONTENT_TYPE, headers=headers)
 

@@ -487,5 +487,5 @@ class Problem(serializers.Serializer[Any]):
     code = serializers.CharField()
     detail = serializers.CharField()
     request_id = serializers.CharField(
-        required=False, help_text="The answer's X-Request-ID, by which the server's log knows the request."
+        required=False, help_text="From 500: the answer's X-Request-ID, by which the server's log knows the request."
     )

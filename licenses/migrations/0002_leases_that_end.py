@@ -8,6 +8,8 @@ import django.db.models.functions.datetime
 import uuid
 from django.db import migrations, models
 
+from ._online import LockTables
+
 
 class Migration(migrations.Migration):
 
@@ -16,6 +18,7 @@ class Migration(migrations.Migration):
     ]
 
     operations = [
+        LockTables("tool", "lease"),
         migrations.CreateModel(
             name='BorrowKey',
             fields=[

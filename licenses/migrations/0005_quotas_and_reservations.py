@@ -5,6 +5,8 @@ import django.db.models.deletion
 import licenses.models.team
 from django.db import migrations, models
 
+from ._online import LockTables
+
 
 class Migration(migrations.Migration):
 
@@ -13,6 +15,7 @@ class Migration(migrations.Migration):
     ]
 
     operations = [
+        LockTables("tool", "lease", "ticket"),
         migrations.CreateModel(
             name='AccessRule',
             fields=[

@@ -1,25 +1,90 @@
-"""Indexes on tables that grow with every borrow, made while these go on.
+"""Changes to tables that people work with meanwhile.
 
-On PostgreSQL an index that is made within a transaction keeps writers out until
-it is done, which takes seconds for a million leases. SQLite knows no other way.
-A migration that uses it is not atomic.
+A migration that uses ``AddIndexOnline`` is not atomic. One that alters several
+tables that a borrow needs begins with ``LockTables``. ``manage.py migrate`` tries
+again what could not have its locks.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
+from django.conf import settings
 from django.contrib.postgres.operations import AddIndexConcurrently
 from django.db import migrations
+from django.db.migrations.operations.base import Operation
+
+
+@contextmanager
+def _patience(cursor: Any) -> Iterator[None]:
+    """Without a limit to how long a lock is waited for: an index that is made
+    concurrently waits for whoever began before it, and nobody waits for it."""
+    if settings.LICENSE_DB_POOLER:
+        # What is set here could meet another client.
+        yield
+        return
+    cursor.execute("SHOW lock_timeout")
+    (before,) = cursor.fetchone()
+    cursor.execute("SET lock_timeout = 0")
+    try:
+        yield
+    finally:
+        cursor.execute("SELECT set_config('lock_timeout', %s, false)", [before])
 
 
 class AddIndexOnline(AddIndexConcurrently):
+    """An index on a table that grows with every borrow, made while these go on.
+
+    On PostgreSQL an index that is made within a transaction keeps writers out
+    until it is done, which takes seconds for a million leases. SQLite knows no
+    other way.
+    """
+
     def database_forwards(self, app_label: str, schema_editor: Any, from_state: Any, to_state: Any) -> None:
-        if schema_editor.connection.vendor == "postgresql":
-            super().database_forwards(app_label, schema_editor, from_state, to_state)
-        else:
+        if schema_editor.connection.vendor != "postgresql":
             migrations.AddIndex.database_forwards(self, app_label, schema_editor, from_state, to_state)
+            return
+        with schema_editor.connection.cursor() as cursor:
+            # A try before this one may have made it, or have left half of it.
+            cursor.execute("SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass(%s)", [self.index.name])
+            made = cursor.fetchone()
+            if made == (True,):
+                return
+            if made:
+                cursor.execute(f'DROP INDEX CONCURRENTLY "{self.index.name}"')
+            with _patience(cursor):
+                super().database_forwards(app_label, schema_editor, from_state, to_state)
 
     def database_backwards(self, app_label: str, schema_editor: Any, from_state: Any, to_state: Any) -> None:
         if schema_editor.connection.vendor == "postgresql":
             super().database_backwards(app_label, schema_editor, from_state, to_state)
         else:
             migrations.AddIndex.database_backwards(self, app_label, schema_editor, from_state, to_state)
+
+
+class LockTables(Operation):
+    """Lock these models' tables, in the order in which a borrow comes to them.
+
+    Otherwise a migration may have the leases and wait for the tool, while every
+    borrow has the tool and waits for the leases.
+    """
+
+    reduces_to_sql = True
+    reversible = True
+
+    def __init__(self, *models: str) -> None:
+        self.models = models
+
+    def state_forwards(self, app_label: str, state: Any) -> None:
+        """Nothing changes."""
+
+    def database_forwards(self, app_label: str, schema_editor: Any, from_state: Any, to_state: Any) -> None:
+        if schema_editor.connection.vendor == "postgresql":
+            for name in self.models:
+                table = from_state.apps.get_model(app_label, name)._meta.db_table
+                schema_editor.execute(f'LOCK TABLE "{table}" IN ACCESS EXCLUSIVE MODE')
+
+    database_backwards = database_forwards
+
+    def describe(self) -> str:
+        return f"Lock {', '.join(self.models)}"
