@@ -211,3 +211,59 @@ def test_a_server_that_is_told_to_stop_answers_what_it_has_begun(server: Server)
     with psycopg.connect(server.environment["DATABASE_URL"]) as rows:
         found = rows.execute("SELECT id::text FROM licenses_lease WHERE ended_at IS NULL").fetchall()
     assert found == [(answer.json()["id"],)]
+
+
+@pytest.fixture
+def unmigrated(tmp_path: Path) -> Iterator[dict[str, str]]:
+    """The variables of a server whose database lacks the last migrations."""
+    with own_database(tmp_path) as database:
+        environment = server_environment(tmp_path, database, 0)
+        command = [sys.executable, "manage.py", "migrate", "--verbosity", "0", "licenses", MIGRATIONS[3]]
+        subprocess.run(command, cwd=ROOT, env=environment, check=True)
+        yield environment
+
+
+def migrating(environment: dict[str, str]) -> "subprocess.Popen[str]":
+    command = [sys.executable, "manage.py", "migrate", "--verbosity", "0"]
+    return subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
+
+
+@pytest.mark.skipif(connection.vendor != "postgresql", reason="SQLite locks the whole database")
+def test_a_migration_lets_others_pass_while_a_table_is_in_use(unmigrated: dict[str, str]) -> None:
+    with psycopg.connect(unmigrated["DATABASE_URL"]) as dump, migrating(unmigrated) as migration:
+        dump.execute("SELECT count(*) FROM licenses_lease")
+        assert migration.stderr is not None
+        while "A table is in use; trying again." not in migration.stderr.readline():
+            assert migration.poll() is None
+        with psycopg.connect(unmigrated["DATABASE_URL"]) as people:
+            # Longer than a migration keeps them waiting.
+            people.execute("SET statement_timeout = '20s'")
+            people.execute("UPDATE licenses_tool SET in_use = in_use")
+        dump.rollback()
+        assert migration.wait(60) == 0, migration.stderr.read()
+    with psycopg.connect(unmigrated["DATABASE_URL"]) as rows:
+        done = rows.execute("SELECT name FROM django_migrations WHERE app = 'licenses' ORDER BY name").fetchall()
+        assert [name for (name,) in done] == MIGRATIONS
+
+
+@pytest.mark.skipif(connection.vendor != "postgresql", reason="SQLite makes no index concurrently")
+def test_an_index_that_was_left_half_made_is_made_anew(unmigrated: dict[str, str]) -> None:
+    with psycopg.connect(unmigrated["DATABASE_URL"]) as rows:
+        rows.execute("CREATE INDEX lease_by_end ON licenses_lease (id)")
+        # As PostgreSQL leaves it when CREATE INDEX CONCURRENTLY is broken off.
+        rows.execute("UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'lease_by_end'::regclass")
+    with migrating(unmigrated) as migration:
+        assert migration.wait(60) == 0
+    with psycopg.connect(unmigrated["DATABASE_URL"]) as rows:
+        found = rows.execute(
+            "SELECT pg_get_indexdef(indexrelid), indisvalid FROM pg_index WHERE indexrelid = 'lease_by_end'::regclass"
+        ).fetchone()
+    assert found is not None
+    assert "(ended_at) WHERE (ended_at IS NOT NULL)" in found[0]
+    assert found[1]
+
+
+@pytest.mark.skipif(connection.vendor != "postgresql", reason="one server has the SQLite file")
+def test_two_migrations_at_once_take_turns(unmigrated: dict[str, str]) -> None:
+    with migrating(unmigrated) as one, migrating(unmigrated) as other:
+        assert (one.wait(60), other.wait(60)) == (0, 0)
