@@ -126,6 +126,15 @@ def test_limits_and_lists_work_at_once(
     assert api.borrow(user="eve").json()["code"] == "not_included"
 
 
+def test_a_host_is_listed_by_a_name_as_long_as_any_that_borrows(
+    api: Api, admin_client: Client, make_tool: MakeTool
+) -> None:
+    tool, host = make_tool(), "h" * 255
+    save(admin_client, tool, {"access_rules": [{"effect": "exclude", "kind": "host", "team": "", "name": host}]})
+    assert api.borrow(host=host).json()["code"] == "excluded"
+    assert api.borrow(host=host[:-1]).status_code == 200
+
+
 @pytest.mark.parametrize(
     "row",
     [
@@ -134,6 +143,8 @@ def test_limits_and_lists_work_at_once(
         {"effect": "include", "kind": "user", "team": "crash", "name": "ana"},
         {"effect": "both", "kind": "user", "team": "", "name": "ana"},
         {"effect": "include", "kind": "user", "team": "", "name": "a\u202eb"},
+        {"effect": "include", "kind": "user", "team": "", "name": "u" * 65},
+        {"effect": "include", "kind": "host", "team": "", "name": "h" * 256},
     ],
 )
 def test_a_line_that_makes_no_sense_is_refused(

@@ -237,7 +237,7 @@ def test_a_file_that_is_not_there_is_told(tmp_path: Path) -> None:
         "INCLUDE Mesher INTERNET 10.1.*.*",
         "INCLUDE Mesher HOST 10.1.*.*",
         "EXCLUDE Mesher HOST 10.1.2.3",
-        "EXCLUDE Mesher HOST " + "h" * 65,
+        "EXCLUDE Mesher HOST " + "h" * 256,
         "HOST_GROUP lab node1 10.1.*.*",
         "GROUP lab ana # and the boss",
         "MAX 2 Mesher GROUP crash",

@@ -15,7 +15,7 @@ from licenses.leasing import Asked
 from licenses.models import Denial, EndReason, Lease, Tool
 from licenses.models.lease import NOTE_LENGTH
 from licenses.models.tool import MAX_CAPACITY, MAX_TTL, MIN_TTL
-from licenses.names import is_clean
+from licenses.names import HOST_LENGTH, is_clean
 from licenses.policy import Item
 from licenses.queueing import Waiting
 
@@ -121,7 +121,7 @@ class BorrowRequest(StrictSerializer):
         help_text="Of the user's teams, the one that it counts for; the server's choice if absent.",
     )
     project = CleanTextField(default="", max_length=64, allow_blank=True, help_text="What its cost goes to.")
-    host = CleanTextField(default="", max_length=255, allow_blank=True)
+    host = CleanTextField(default="", max_length=HOST_LENGTH, allow_blank=True)
     tool = CleanTextField(required=False, max_length=64)
     seats = StrictIntegerField(required=False, min_value=1, max_value=MAX_CAPACITY, help_text="Of `tool`; 1 if absent.")
     items = ItemsField(

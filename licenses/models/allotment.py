@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from datetime import datetime
 
+from django.core.exceptions import ValidationError
 from django.db import models
 from django.db.models import F, OuterRef, Q, Subquery, Sum
 from django.db.models.functions import Coalesce, Greatest, Now
@@ -144,6 +145,11 @@ class AccessRule(models.Model):
 
     def __str__(self) -> str:
         return f"{self.effect} {self.kind} {self.subject}"
+
+    def clean(self) -> None:
+        """Refuse a name that is longer than any of its kind."""
+        if self.kind != SubjectKind.HOST and len(self.name) > USER_LENGTH:
+            raise ValidationError({"name": f"A {self.kind} has {USER_LENGTH} characters at most."})
 
     @property
     def subject(self) -> str:

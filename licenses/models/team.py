@@ -8,15 +8,16 @@ from django.core.validators import RegexValidator
 from django.db import models
 from django.db.models import Q
 
-from licenses.names import TOOL_NAME_PATTERN, USER_LENGTH, is_user_name
+from licenses.names import TOOL_NAME_PATTERN, USER_LENGTH, is_host_name
 
 # A team is a name in addresses and metrics, as a tool is.
 TEAM_NAME_PATTERN = TOOL_NAME_PATTERN
 
 
 def validate_name(name: str) -> None:
-    """Raise ValidationError for a name that no lease can be held under."""
-    if not is_user_name(name):
+    """Raise ValidationError for a name that no lease can be held under, of a user
+    or a machine; a field's own length says how long it may be."""
+    if not is_host_name(name):
         raise ValidationError("No control or invisible characters, no blanks at the ends.")
 
 
