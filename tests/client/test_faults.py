@@ -81,8 +81,10 @@ def test_who_is_interrupted_before_the_reply_leaves_no_seat_behind(
         Reply(302, "", {"Location": "http://[elsewhere"}),
         Reply(200, "<html>Sign in"),
         Reply(200, '{"id": null}'),
+        Reply(200, "[" * 100_000),
+        Reply(503, "[" * 100_000),
     ],
-    ids=["404", "403", "302", "no JSON", "no lease"],
+    ids=["404", "403", "302", "no JSON", "no lease", "too deep", "too deep a problem"],
 )
 def test_what_a_gateway_answers_says_nothing_of_the_lease(shell: Shell, gateway: Gateway, reply: Reply) -> None:
     process = shell.start(

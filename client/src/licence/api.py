@@ -3,6 +3,7 @@
 import contextlib
 import http.client
 import json
+import math
 import random
 import re
 import ssl
@@ -304,7 +305,8 @@ class Client:
         except urllib.error.HTTPError as error:
             with error:
                 raise _refusal(self.server, error) from None
-        except (OSError, http.client.HTTPException) as error:
+        # A proxy's name from the environment may be no name at all.
+        except (OSError, UnicodeError, http.client.HTTPException) as error:
             reason = getattr(error, "reason", None) or error
             untrusted = isinstance(reason, ssl.SSLCertVerificationError)
             raise Unreachable(f"{self.server} can't be reached: {reason}", hopeless=untrusted) from None
@@ -338,7 +340,7 @@ def _json(text: bytes) -> Any:
         return None
     try:
         return json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise Unreachable("the answer is no JSON; is this a licence server?") from None
 
 
@@ -346,7 +348,7 @@ def _refusal(server: str, error: urllib.error.HTTPError) -> LicenceError:
     """What an answer that isn't 2xx means."""
     try:
         body = json.loads(error.read(ANSWER_LIMIT))
-    except (OSError, ValueError, http.client.HTTPException):
+    except (OSError, ValueError, RecursionError, http.client.HTTPException):
         body = None
     problem = body if isinstance(body, dict) else {}
     detail = str(problem.get("detail") or f"{server} answered {error.code} {error.reason}")
@@ -358,7 +360,7 @@ def _refusal(server: str, error: urllib.error.HTTPError) -> LicenceError:
     wait = error.headers.get("Retry-After", "")
     return Unreachable(
         detail,
-        retry_after=float(wait) if re.fullmatch(r"[0-9]{1,9}", wait) else None,
+        retry_after=float(wait) if re.fullmatch(r"[0-9]{1,6}", wait) else None,
         hopeless=error.code < 500 and error.code not in PASSING,
     )
 
@@ -372,7 +374,7 @@ def _outcome(answer: Answer) -> Lease | Ticket:
             id=str(body["ticket"]),
             position=int(body["position"]),
             eta_seconds=_number(body["eta_seconds"]),
-            poll_after=float(body["poll_after"]),
+            poll_after=_number(body["poll_after"]) or 0,
             raw=body,
         )
 
@@ -421,7 +423,11 @@ def _list(answer: Answer) -> list[Any]:
 
 
 def _number(value: Any) -> float | None:
-    return float(value) if value is not None else None
+    """So many seconds, which one can wait."""
+    number = float(value) if value is not None else None
+    if number is not None and not 0 <= number < math.inf:
+        raise ValueError(f"{value!r} is no time")
+    return number
 
 
 @contextlib.contextmanager
@@ -429,5 +435,5 @@ def _understanding(what: str) -> Iterator[None]:
     """What can't be read may be a proxy's; whether it hides a lease is unknown."""
     try:
         yield
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
         raise Unreachable(f"the answer is no {what} ({error!r}); is the server older than this client?") from None

@@ -52,11 +52,21 @@ class Parser(argparse.ArgumentParser):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; returns its exit code."""
+    """Run the command; returns its exit code. The process has to end then."""
     options = _parser().parse_args(arguments)
-    options.messages = messages = Messages(as_json=options.json)
+    options.messages = Messages(as_json=options.json)
+    options.signals = Signals()
     try:
-        options.signals = Signals()
+        return _carry_out(options)
+    except Interrupted as interrupted:
+        return 128 + interrupted.number
+    finally:
+        options.signals.ignore()
+
+
+def _carry_out(options: argparse.Namespace) -> int:
+    messages = options.messages
+    try:
         config = load(
             server=options.server,
             token=options.token,
@@ -82,8 +92,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except LicenceError as error:
         messages.fail("usage", str(error))
         return EX_USAGE
-    except Interrupted as interrupted:
-        return 128 + interrupted.number
     except Unwritable as error:
         # That whoever read our output has gone is no news.
         if error.why.errno == errno.EPIPE:

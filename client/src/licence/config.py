@@ -65,6 +65,8 @@ def _login() -> str:
     try:
         return getpass.getuser()
     except (KeyError, OSError, ImportError):
+        if sys.platform == "win32":
+            raise ConfigError("nobody is logged in; say who borrows with --user or LICENCE_USER") from None
         return str(os.getuid())
 
 

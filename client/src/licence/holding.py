@@ -170,7 +170,7 @@ class Holding:
             # Not all clients at once, and never later than told.
             due *= random.uniform(0.8, 1)  # noqa: S311
         pauses = [pause for pause in (due, left) if pause is not None]
-        return max(min(pauses), SHORTEST_PAUSE) if pauses else None
+        return max(min(*pauses, threading.TIMEOUT_MAX), SHORTEST_PAUSE) if pauses else None
 
     def _lose(self, reason: str) -> None:
         if self._over.is_set():

@@ -70,6 +70,12 @@ class Signals:
         self._quiet_until = time.monotonic() + after
         self._react = self._interrupt
 
+    def ignore(self) -> None:
+        """What is over can't be interrupted: a signal that comes while Python ends
+        would replace the exit code."""
+        for number in ENDING:
+            signal.signal(number, signal.SIG_IGN)
+
     def _handle(self, number: int, frame: FrameType | None) -> None:
         self._react(number)
 
