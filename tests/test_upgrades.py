@@ -152,8 +152,8 @@ def test_nobody_notices_an_upgrade(tmp_path: Path, old: str, new: str | None) ->
             server = Server(f"http://127.0.0.1:{port}", environment, folder / "server.log", code=code)
             if not (code / "licenseserver" / "__main__.py").exists():
                 server.command = FIRST_COMMAND
-            server.start()
             closing.callback(server.stop)
+            server.start()
             return server
 
         migrate(before)
