@@ -14,8 +14,9 @@ import httpx
 import pytest
 import yaml
 
-from .conftest import ROOT, free_port
+from .conftest import free_port
 
+ROOT = Path(__file__).resolve().parent.parent
 DASHBOARDS = sorted((ROOT / "monitoring" / "grafana" / "dashboards").glob("*.json"))
 RULES = sorted((ROOT / "monitoring" / "prometheus" / "rules").glob("*.yml"))
 PROMQL_WORDS = {"and", "or", "unless", "by", "without", "on", "ignoring", "group_left", "group_right", "bool", "offset"}
@@ -48,7 +49,7 @@ def panels(dashboard: dict[str, Any]) -> list[dict[str, Any]]:
 def metrics_in(expression: str) -> set[str]:
     """The names of the metrics that a PromQL expression asks for."""
     bare = re.sub(r'"[^"]*"', "", expression)
-    bare = re.sub(r"\{[^}]*\}|\[[^\]]*\]|\b(by|without|on|ignoring)\s*\([^)]*\)", " ", bare)
+    bare = re.sub(r"\{[^}]*\}|\[[^\]]*\]|\b(by|without|on|ignoring|group_left|group_right)\s*\([^)]*\)", " ", bare)
     return set(re.findall(r"\b[a-zA-Z_:][\w:]*\b(?!\s*\()", bare)) - PROMQL_WORDS
 
 
