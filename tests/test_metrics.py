@@ -16,8 +16,11 @@ import httpx
 import pytest
 from django.core.management import call_command
 from django.db import connection
+from django.http import HttpRequest, HttpResponse
+from django.test import RequestFactory
 from prometheus_client.parser import text_string_to_metric_families
 
+from licenses.api.middleware import EventMiddleware
 from licenses.models import Tool
 
 from .conftest import ROOT, Api, Server
@@ -253,14 +256,13 @@ def test_a_request_is_in_flight_until_it_is_answered_or_fails(server: Server) ->
     wait_for_gauges(server, requests_in_flight=1)
 
 
-def test_an_uncaught_defect_ends_a_request_too(api: Api, make_tool: Callable[..., Tool]) -> None:
-    make_tool("broken")
+def test_a_request_is_counted_down_when_its_worker_is_told_to_stop_at_once(api: Api, rf: RequestFactory) -> None:
+    def stopped(_: HttpRequest) -> HttpResponse:
+        raise SystemExit
+
     before = value(scrape(api), "licenseserver_requests_in_flight")
-    with connection.cursor() as cursor:
-        cursor.execute("ALTER TABLE licenses_tool RENAME TO licenses_tool_away")
-    assert api.client.get("/").status_code >= 500
-    with connection.cursor() as cursor:
-        cursor.execute("ALTER TABLE licenses_tool_away RENAME TO licenses_tool")
+    with pytest.raises(SystemExit):
+        EventMiddleware(stopped)(rf.get("/"))
     assert value(scrape(api), "licenseserver_requests_in_flight") == before
 
 
