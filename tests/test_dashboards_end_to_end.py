@@ -44,6 +44,8 @@ class Watched:
 
     server: Server
     prometheus: str
+    # Of one who has to wait all the time.
+    ticket: str = ""
 
     def call(self, method: str, path: str, body: Any = None) -> Any:
         answer = httpx.request(method, f"{self.server.url}{path}", json=body)
@@ -56,21 +58,26 @@ class Watched:
     def give_back(self, lease: Any) -> None:
         self.call("POST", "/licenses/return", {"id": lease["id"]})
 
+    def poll(self, ticket: str) -> Any:
+        return self.call("GET", f"/licenses/queue/{ticket}")
+
     def use_up(self) -> None:
         """All seats out, the one on credit too; somebody waited, and others wait."""
         self.server.manage("shell", "-c", TEAMS_AND_LIMITS)
+        self.server.manage("expire_leases")
         held = [self.borrow(user) for user in ("ana", "ben", "cleo", "dan", "eve", "amy")]
         assert all("id" in lease for lease in held), held
         self.call("POST", "/licenses/renew", {"id": held[0]["id"]})
-        first, _ = (self.borrow(user, wait_seconds=600)["ticket"] for user in ("fay", "gus"))
-        # The first seat that comes back only pays off the credit, and the last is aero's.
+        *tickets, self.ticket = (self.borrow(user, wait_seconds=600)["ticket"] for user in ("fay", "gus", "hal"))
+        # One of them is aero's and stays so.
         for lease in (held[1], held[2], held[5]):
             self.give_back(lease)
-        until(lambda: "id" in self.call("GET", f"/licenses/queue/{first}"), lambda: "no seat came free")
-        self.server.manage("expire_leases")
+        until(lambda: all("id" in self.poll(ticket) for ticket in tickets), lambda: "no seat came free")
 
     def work_on(self) -> None:
         """What goes on all the time."""
+        # Who doesn't ask loses the place.
+        assert "ticket" in self.poll(self.ticket)
         self.give_back(self.borrow("amy"))
         refusals = [self.borrow("ana"), self.borrow("ira"), self.borrow("ira", tool="no_such_tool"), self.borrow("")]
         assert all("code" in refusal for refusal in refusals), refusals
