@@ -2,20 +2,22 @@
 
 Events are counters that the processes keep and gunicorn's workers share by
 files (``PROMETHEUS_MULTIPROC_DIR``), but for the ends of leases, which also
-other programs bring about: those the database counts. Levels are never counted up and down in a
-process, which would drift with every crash: they are read from the database
-when Prometheus asks.
+other programs bring about: those the database counts. Levels of seats are never
+counted up and down in a process, which would drift with every crash: they are
+read from the database when Prometheus asks. What a worker is busy with is a
+level of the worker's own, and goes with it.
 """
 
 import os
 import platform
 from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
+from pathlib import Path
 
 from django.db import DatabaseError, InterfaceError
 from django.utils import timezone
 from django_prometheus.middleware import Metrics as HttpMetrics
-from prometheus_client import REGISTRY, CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
@@ -44,6 +46,15 @@ WAIT_DURATION = Histogram(
     buckets=(1, 5, 15, 60, 300, 900, 1800, 3600, 4 * 3600, 12 * 3600),
 )
 
+# Sums over the workers that live: gunicorn.conf.py drops those of one that is gone.
+WORKERS = Gauge("licenseserver_workers", "Processes that answer requests.", multiprocess_mode="livesum")
+THREADS = Gauge("licenseserver_threads", "Requests that they can answer at once.", multiprocess_mode="livesum")
+REQUESTS_IN_FLIGHT = Gauge(
+    "licenseserver_requests_in_flight",
+    "Requests that are being answered, the one for these metrics among them.",
+    multiprocess_mode="livesum",
+)
+
 # The calls that the objective of availability is about, and how they can fail
 # by the server's fault (monitoring/prometheus/rules/slo.yml).
 VIEWS_WITH_AN_OBJECTIVE = ("borrow", "return")
@@ -62,6 +73,12 @@ def know(tool: str) -> None:
 def label(tool: str) -> str:
     """The label for a name that a client sent."""
     return tool if tool in _known else UNKNOWN_TOOL_LABEL
+
+
+def worker_started(threads: int) -> None:
+    """Count this process as a worker that answers so many requests at once."""
+    WORKERS.set(1)
+    THREADS.set(threads)
 
 
 def borrow_granted(name: str, seconds: float) -> None:
@@ -91,6 +108,27 @@ def wait_ended(name: str, ticket: Ticket) -> None:
     WAITS.labels(tool, ticket.state).inc()
     if ticket.state == TicketState.GRANTED and ticket.closed_at is not None:
         WAIT_DURATION.labels(tool).observe((ticket.closed_at - ticket.created_at).total_seconds())
+
+
+class SharedCounters(MultiProcessCollector):
+    """What all workers count, read from their files.
+
+    A file is empty between its creation and its first byte, and stays so if the
+    worker dies there; the library would fail on it, at every scrape.
+    """
+
+    def collect(self) -> Iterable[Metric]:
+        files = [str(path) for path in Path(self._path).glob("*.db") if _size(path)]
+        metrics: Iterable[Metric] = self.merge(files, accumulate=True)  # type: ignore[no-untyped-call]
+        return metrics
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        # Its worker is gone meanwhile.
+        return 0
 
 
 class Levels(Collector):
@@ -229,5 +267,5 @@ def exposition(version: str) -> bytes:
     counters: CollectorRegistry = REGISTRY
     if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
         counters = CollectorRegistry()
-        MultiProcessCollector(counters)  # type: ignore[no-untyped-call]
+        SharedCounters(counters)  # type: ignore[no-untyped-call]
     return generate_latest(counters) + generate_latest(levels)

@@ -141,6 +141,9 @@ def post_fork(server: Any, worker: Any) -> None:
     # have to wait for its turn in the interpreter: Python's 5 ms would be longer
     # than the whole transaction.
     sys.setswitchinterval(0.0005)
+    from licenses import metrics
+
+    metrics.worker_started(worker.cfg.threads)
     if settings.TRACING:
         from licenseserver import tracing
 

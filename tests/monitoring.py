@@ -1,14 +1,23 @@
 """The files that watch the server, as tests read them."""
 
+import json
 import re
 import shutil
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import yaml
 
+from .conftest import free_port
+
 ROOT = Path(__file__).resolve().parent.parent
+DASHBOARDS = sorted((ROOT / "monitoring" / "grafana" / "dashboards").glob("*.json"))
 RULES = sorted((ROOT / "monitoring" / "prometheus" / "rules").glob("*.yml"))
 PROMQL_WORDS = {"and", "or", "unless", "by", "without", "on", "ignoring", "group_left", "group_right", "bool", "offset"}
 
@@ -27,10 +36,20 @@ def recorded() -> set[str]:
     return {rule["record"] for rule in rules() if "record" in rule}
 
 
+def read_dashboard(path: Path) -> dict[str, Any]:
+    dashboard: dict[str, Any] = json.loads(path.read_text())
+    return dashboard
+
+
+def panels(dashboard: dict[str, Any]) -> list[dict[str, Any]]:
+    """The panels that show something: all but the row titles."""
+    return [panel for panel in dashboard["panels"] if panel["type"] != "row"]
+
+
 def metrics_in(expression: str) -> set[str]:
     """The names of the metrics that a PromQL expression asks for."""
     bare = re.sub(r'"[^"]*"', "", expression)
-    bare = re.sub(r"\{[^}]*\}|\[[^\]]*\]|\b(by|without|on|ignoring)\s*\([^)]*\)", " ", bare)
+    bare = re.sub(r"\{[^}]*\}|\[[^\]]*\]|\b(by|without|on|ignoring|group_left|group_right)\s*\([^)]*\)", " ", bare)
     return set(re.findall(r"\b[a-zA-Z_:][\w:]*\b(?!\s*\()", bare)) - PROMQL_WORDS
 
 
@@ -42,3 +61,58 @@ def program(*names: str) -> str:
         if found := shutil.which(name):
             return found
     pytest.skip(f"{names[0]} is not installed (apt-get install prometheus prometheus-alertmanager)")
+
+
+def until(condition: Callable[[], bool], otherwise: Callable[[], str]) -> None:
+    """Wait until the condition holds; fail with what ``otherwise`` says."""
+    deadline = time.monotonic() + 60
+    while not condition():
+        if time.monotonic() > deadline:
+            raise AssertionError(otherwise())
+        time.sleep(0.1)
+
+
+@contextmanager
+def started(command: list[str | Path], folder: Path, url: str) -> Iterator[str]:
+    """One of Prometheus' servers, up and ready, with its files in a folder."""
+    log = folder / "log"
+
+    def ready() -> bool:
+        assert process.poll() is None, log.read_text()
+        try:
+            return httpx.get(f"{url}/-/ready").status_code == 200
+        except httpx.TransportError:
+            return False
+
+    with log.open("wb") as output:
+        process = subprocess.Popen(command, cwd=folder, stdout=output, stderr=subprocess.STDOUT)
+    try:
+        until(ready, log.read_text)
+        yield url
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+@contextmanager
+def running_prometheus(folder: Path, server: str, alertmanager: str | None = None) -> Iterator[str]:
+    """The committed configuration and rules, but quick, and with these two."""
+    command = program("prometheus")
+    (folder / "rules").mkdir(parents=True)
+    for path in RULES:
+        quick = re.sub(r"^(    interval:) .*", r"\1 500ms", path.read_text(), flags=re.MULTILINE)
+        (folder / "rules" / path.name).write_text(quick)
+    config = read_yaml("monitoring/prometheus/prometheus.yml")
+    config["global"] = {"scrape_interval": "500ms", "scrape_timeout": "500ms", "evaluation_interval": "500ms"}
+    (manager,) = config["alerting"]["alertmanagers"]
+    manager["static_configs"][0]["targets"] = [alertmanager.removeprefix("http://")] if alertmanager else []
+    (job,) = [job for job in config["scrape_configs"] if job["job_name"] == "licenseserver"]
+    job["static_configs"][0]["targets"] = [server.removeprefix("http://")]
+    config["scrape_configs"] = [job]
+    (folder / "prometheus.yml").write_text(yaml.safe_dump(config))
+    address = f"127.0.0.1:{free_port()}"
+    arguments = [f"--web.listen-address={address}", f"--storage.tsdb.path={folder / 'data'}"]
+    with started(
+        [command, f"--config.file={folder / 'prometheus.yml'}", *arguments], folder, f"http://{address}"
+    ) as url:
+        yield url

@@ -3,10 +3,8 @@ the committed rules, an Alertmanager with the committed routes, and a webhook.""
 
 import json
 import queue
-import subprocess
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -19,7 +17,7 @@ import pytest
 import yaml
 
 from .conftest import Server, free_port, running_server
-from .monitoring import ROOT, program, read_yaml
+from .monitoring import program, read_yaml, running_prometheus, started, until
 from .monitoring import rules as committed_rules
 
 Alert = dict[str, Any]
@@ -62,37 +60,6 @@ def webhook() -> Iterator[Webhook]:
     server.server_close()
 
 
-def until(condition: Callable[[], bool], otherwise: Callable[[], str]) -> None:
-    """Wait until the condition holds; fail with what ``otherwise`` says."""
-    deadline = time.monotonic() + 60
-    while not condition():
-        if time.monotonic() > deadline:
-            raise AssertionError(otherwise())
-        time.sleep(0.1)
-
-
-@contextmanager
-def started(command: list[str | Path], folder: Path, url: str) -> Iterator[str]:
-    """One of Prometheus' servers, up and ready, with its files in a folder."""
-    log = folder / "log"
-
-    def ready() -> bool:
-        assert process.poll() is None, log.read_text()
-        try:
-            return httpx.get(f"{url}/-/ready").status_code == 200
-        except httpx.TransportError:
-            return False
-
-    with log.open("wb") as output:
-        process = subprocess.Popen(command, cwd=folder, stdout=output, stderr=subprocess.STDOUT)
-    try:
-        until(ready, log.read_text)
-        yield url
-    finally:
-        process.terminate()
-        process.wait(30)
-
-
 @contextmanager
 def running_alertmanager(folder: Path, webhook: str) -> Iterator[str]:
     """The committed routes, but at once, and with somebody to tell."""
@@ -109,29 +76,6 @@ def running_alertmanager(folder: Path, webhook: str) -> Iterator[str]:
     arguments = [f"--web.listen-address={address}", "--cluster.listen-address=", f"--storage.path={folder / 'data'}"]
     with started(
         [command, f"--config.file={folder / 'alertmanager.yml'}", *arguments], folder, f"http://{address}"
-    ) as url:
-        yield url
-
-
-@contextmanager
-def running_prometheus(folder: Path, server: str, alertmanager: str) -> Iterator[str]:
-    """The committed configuration and rules, but quick, and with these two."""
-    command = program("prometheus")
-    folder.mkdir()
-    source = ROOT / "monitoring" / "prometheus"
-    config = read_yaml(source / "prometheus.yml")
-    config["global"] = {"scrape_interval": "500ms", "scrape_timeout": "500ms", "evaluation_interval": "500ms"}
-    config["rule_files"] = [str(source / pattern) for pattern in config["rule_files"]]
-    (manager,) = config["alerting"]["alertmanagers"]
-    manager["static_configs"][0]["targets"] = [alertmanager.removeprefix("http://")]
-    (job,) = [job for job in config["scrape_configs"] if job["job_name"] == "licenseserver"]
-    job["static_configs"][0]["targets"] = [server.removeprefix("http://")]
-    config["scrape_configs"] = [job]
-    (folder / "prometheus.yml").write_text(yaml.safe_dump(config))
-    address = f"127.0.0.1:{free_port()}"
-    arguments = [f"--web.listen-address={address}", f"--storage.tsdb.path={folder / 'data'}"]
-    with started(
-        [command, f"--config.file={folder / 'prometheus.yml'}", *arguments], folder, f"http://{address}"
     ) as url:
         yield url
 

@@ -1,9 +1,13 @@
 """What Prometheus sees."""
 
 import os
+import signal
+import socket
 import subprocess
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from io import StringIO
 from pathlib import Path
@@ -12,8 +16,11 @@ import httpx
 import pytest
 from django.core.management import call_command
 from django.db import connection
+from django.http import HttpRequest, HttpResponse
+from django.test import RequestFactory
 from prometheus_client.parser import text_string_to_metric_families
 
+from licenses.api.middleware import EventMiddleware
 from licenses.models import Tool
 
 from .conftest import ROOT, Api, Server
@@ -197,3 +204,82 @@ def test_the_sweepers_last_run_and_the_end_of_licences_are_seen(api: Api, make_t
     for _ in range(2):
         call_command("expire_leases", stdout=StringIO())
         assert started - 60 < metrics()[swept] < started + 60
+
+
+# --- What the workers do ----------------------------------------------------
+
+
+def workers_of(server: Server) -> set[int]:
+    """The processes that the server started."""
+    assert server.process is not None
+    children = Path(f"/proc/{server.process.pid}/task/{server.process.pid}/children")
+    return {int(pid) for pid in children.read_text().split()}
+
+
+@contextmanager
+def unfinished_request(server: Server) -> Iterator[None]:
+    """A borrow whose sender takes its time with the body, and in the end goes away."""
+    url = httpx.URL(server.url)
+    with socket.create_connection((url.host, url.port), timeout=30) as connection:
+        connection.sendall(
+            f"POST /licenses/borrow HTTP/1.1\r\nHost: {url.host}\r\nContent-Type: application/json\r\n"
+            'Content-Length: 100\r\n\r\n{"tool": '.encode()
+        )
+        yield
+
+
+def wait_for_gauges(server: Server, **wanted: float) -> None:
+    """Until the server's gauges say that."""
+    found: dict[str, float] = {}
+    deadline = time.monotonic() + 60
+    while found != wanted:
+        assert time.monotonic() < deadline, f"{found}, not {wanted}"
+        try:
+            samples = parse(httpx.get(f"{server.url}/metrics").text)
+        except httpx.TransportError:
+            # Asked a worker that was being killed.
+            continue
+        found = {name: value(samples, f"licenseserver_{name}") for name in wanted}
+
+
+def test_a_request_is_in_flight_until_it_is_answered_or_fails(server: Server) -> None:
+    # The one that asks is among them.
+    wait_for_gauges(server, requests_in_flight=1)
+    with unfinished_request(server):
+        wait_for_gauges(server, requests_in_flight=2)
+        with unfinished_request(server):
+            wait_for_gauges(server, requests_in_flight=3)
+        wait_for_gauges(server, requests_in_flight=2)
+    wait_for_gauges(server, requests_in_flight=1)
+    for body in (b"{", b'{"tool":"cad_tool","user":"ana"}'):
+        httpx.post(f"{server.url}/licenses/borrow", content=body, headers={"Content-Type": "application/json"})
+    wait_for_gauges(server, requests_in_flight=1)
+
+
+def test_a_request_is_counted_down_when_its_worker_is_told_to_stop_at_once(api: Api, rf: RequestFactory) -> None:
+    def stopped(_: HttpRequest) -> HttpResponse:
+        raise SystemExit
+
+    before = value(scrape(api), "licenseserver_requests_in_flight")
+    with pytest.raises(SystemExit):
+        EventMiddleware(stopped)(rf.get("/"))
+    assert value(scrape(api), "licenseserver_requests_in_flight") == before
+
+
+def test_a_worker_that_is_gone_takes_its_share_along(server: Server) -> None:
+    wait_for_gauges(server, workers=4, threads=8, requests_in_flight=1)
+    with unfinished_request(server):
+        wait_for_gauges(server, workers=4, threads=8, requests_in_flight=2)
+        gone = workers_of(server)
+        for pid in gone:
+            os.kill(pid, signal.SIGKILL)
+        wait_for_gauges(server, workers=4, threads=8, requests_in_flight=1)
+        assert not gone & workers_of(server)
+
+
+def test_a_worker_that_died_before_it_counted_anything_spoils_nothing(server: Server) -> None:
+    (Path(server.environment["PROMETHEUS_MULTIPROC_DIR"]) / "counter_999999999.db").touch()
+    httpx.post(f"{server.url}/licenses/borrow", json={"tool": "cad_tool", "user": "ana"})
+    answer = httpx.get(f"{server.url}/metrics")
+    assert answer.status_code == 200
+    assert value(parse(answer.text), "license_borrow_attempts_total", tool="cad_tool") == 1

@@ -10,6 +10,7 @@ from django.conf import settings
 from django.contrib.auth.models import User
 from django.http import HttpRequest, HttpResponseBase
 
+from licenses import metrics
 from licenses.addresses import client_address
 from licenses.callers import Caller
 from licenseserver import logs
@@ -26,7 +27,8 @@ CHUNK = 64 * 1024
 
 
 class EventMiddleware:
-    """Gives every request an id, and writes one line about it when it is answered.
+    """Gives every request an id, counts it while it is being answered, and writes
+    one line about it at the end.
 
     The id is the one that came in ``X-Request-ID``, if that is one, and goes
     back in the same header. The query is left out: it may hold secrets.
@@ -40,7 +42,7 @@ class EventMiddleware:
         request_id = request.META.get("HTTP_X_REQUEST_ID", "")
         if not logs.REQUEST_ID.fullmatch(request_id):
             request_id = os.urandom(16).hex()
-        with logs.Event(request_id) as event:
+        with logs.Event(request_id) as event, metrics.REQUESTS_IN_FLIGHT.track_inprogress():
             response = self.get_response(request)
             response.headers["X-Request-ID"] = request_id
             level = _level(request.path_info, response.status_code)
