@@ -128,6 +128,33 @@ def on_starting(server: Any) -> None:
             connections.close_all()
 
 
+# What the master stops its workers by, and what a terminal sends to all of them.
+STOPPING = {signal.SIGTERM, signal.SIGQUIT}
+master = os.getpid()
+
+
+def pre_fork(server: Any, worker: Any) -> None:
+    """Keep the signals that stop a worker until it minds them.
+
+    Up to there it has the master's handlers, which would take one and forget it:
+    the worker would be killed after ``graceful_timeout``.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
+
+
+def forked() -> None:
+    if os.getpid() == master:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)
+
+
+os.register_at_fork(after_in_parent=forked)
+
+
+def post_worker_init(worker: Any) -> None:
+    """Mind the signals, those that came meanwhile too."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)
+
+
 def post_fork(server: Any, worker: Any) -> None:
     """Leave Ctrl-C to the master, which tells the workers to quit.
 

@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 
 import pytest
 
@@ -27,3 +29,25 @@ def test_a_signal_to_the_master_is_enough(server: Server, number: signal.Signals
     server.process.send_signal(number)
     assert server.process.wait(60) == 0
     assert "SIGKILL" not in server.log.read_text()
+
+
+def test_a_server_that_is_still_starting_its_workers_stops_in_order(server: Server) -> None:
+    server.stop()
+    server.log.write_text("")
+    with server.log.open("ab") as log:
+        process = subprocess.Popen(
+            [sys.executable, *server.command],
+            cwd=server.code,
+            # With traces a worker takes its time before it minds its own signals.
+            env=server.environment | {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9"},
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
+    # It is heard when all are forked, and so at the last one's first steps.
+    while "Booting worker" not in server.log.read_text():
+        assert process.poll() is None
+    process.terminate()
+    assert process.wait(60) == 0
+    told = server.log.read_text()
+    assert "SIGKILL" not in told
+    assert told.count("Worker exiting") == told.count("Booting worker") == 4
