@@ -602,6 +602,9 @@ def _lock_ticket(ticket_id: uuid.UUID) -> tuple[Ticket, dict[str, Tool], datetim
         return ticket, {}, database_now()
     # A ticket never changes what it asks for, so that may be read before the lock.
     tools, now = _lock({item.tool for items in queueing.asked_for(ticket).values() for item in items})
+    for name in tools:
+        # This worker may not have heard of them: a ticket outlives workers.
+        metrics.know(name)
     ticket.refresh_from_db()
     return ticket, tools, now
 

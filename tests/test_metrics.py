@@ -186,6 +186,24 @@ def test_four_workers_answer_with_the_same_counts(server: Server) -> None:
     assert any(name == "licenseserver_build_info" for name, _ in samples)
 
 
+def test_a_wait_that_outlived_the_server_is_counted_for_its_tool(server: Server) -> None:
+    def call(method: str, path: str, **body: object) -> dict[str, str]:
+        answer: dict[str, str] = httpx.request(method, f"{server.url}{path}", json=body).raise_for_status().json()
+        return answer
+
+    lease, _ = (call("POST", "/licenses/borrow", tool="analysis", user=user) for user in ("ana", "ben"))
+    ticket = call("POST", "/licenses/borrow", tool="analysis", user="eve", wait_seconds=600)["ticket"]
+    call("POST", "/licenses/return", id=lease["id"])
+    server.stop()
+    server.start()
+    # The first that this worker hears of the tool.
+    assert call("GET", f"/licenses/queue/{ticket}")["tool"] == "analysis"
+    samples = parse(httpx.get(f"{server.url}/metrics").text)
+    assert value(samples, "license_queue_waits_total", tool="analysis", outcome="granted") == 1
+    assert value(samples, "license_queue_wait_seconds_count", tool="analysis") == 1
+    assert value(samples, "license_borrow_success_total", tool="analysis") == 1
+
+
 def test_the_sweepers_last_run_and_the_end_of_licences_are_seen(api: Api, make_tool: Callable[..., Tool]) -> None:
     until = datetime(2030, 1, 1, tzinfo=UTC)
     make_tool("ends", valid_until=until)
