@@ -128,7 +128,7 @@ def measure() -> int:
     """Tell how long each thing takes that people wait for."""
     from licenses.history import days, reports, retention, rollups, whatif
     from licenses.history.reports import Period, Span
-    from licenses.models import HistoryMark, Lease, TeamHour, Tool, ToolHour, UsageDay
+    from licenses.models import DenialDay, HistoryMark, Lease, TeamHour, Tool, ToolHour, UsageDay
 
     year, month = Span.of_late(365), Span.of_late(30)
     tools = list(Tool.objects.order_by("name"))
@@ -143,7 +143,8 @@ def measure() -> int:
         start = days.midnight(mark.rolled_up_until - days.DAY)
         for hours in (ToolHour, TeamHour):
             hours.objects.filter(hour__gte=start).delete()
-        UsageDay.objects.filter(day__gte=start.date()).delete()
+        for dates in (UsageDay, DenialDay):
+            dates.objects.filter(day__gte=start.date()).delete()
         return f"{rollups.roll_up()} day"
 
     _say("roll up a day", _timed(last_day))
