@@ -255,8 +255,8 @@ def test_who_loses_a_seat_to_an_administrator_is_told_why(shell: Shell) -> None:
     said = json.loads(process.stderr.readline())
     assert (said["event"], said["lease"]) == ("lost", lease)
     assert "Maintenance tonight" in said["detail"]
-    process.communicate(timeout=PATIENCE)
-    assert process.returncode == 128 + signal.SIGTERM
+    # With its input still open: the end of that would end the command as well.
+    assert process.wait(PATIENCE) == 128 + signal.SIGTERM
 
 
 def test_who_has_a_seat_when_the_tools_licence_ends_is_told_before_a_heartbeat_is_due(shell: Shell) -> None:
