@@ -3,12 +3,15 @@
     python -m benchmarks.failover                   with synchronous replication
     python -m benchmarks.failover --asynchronous    without
     python -m benchmarks.failover --outage 10       the standby is promoted so many seconds later
+    python -m benchmarks.failover --patroni         three nodes, and Patroni promotes one
+    python -m benchmarks.failover --patroni --haproxy --switchover
 
 A primary and a standby of PostgreSQL, and a server whose DATABASE_URL names both.
-Clients borrow and return; the primary is killed, and the standby promoted by hand, as
-Patroni and CloudNativePG do. Then the leases in the new primary are compared with
-what the clients were told. Ends with an error if a lease or a return was acknowledged
-and is lost, or a lease is there that nobody knows of, but for ``--asynchronous``, which is there to see just that.
+Clients borrow and return; the primary is killed, and the standby promoted by hand, or
+by Patroni. Then the leases in the new primary are compared with what the clients were
+told. Ends with an error if a lease or a return was acknowledged and is lost, or a
+lease is there that nobody knows of, but for ``--asynchronous``, which is there to see
+just that.
 """
 
 import argparse
@@ -21,14 +24,14 @@ import time
 import urllib.parse
 import uuid
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import psycopg
 
-from . import stack
+from . import patroni, stack
 from .clusters import Cluster, url_of_any, wait_for
 
 CLIENTS = 16
@@ -114,35 +117,100 @@ def main() -> int:
     parser.add_argument("--asynchronous", action="store_true", help="the primary waits for no standby")
     parser.add_argument("--outage", type=float, default=5, metavar="SECONDS", help="from the death to the promotion; 5")
     parser.add_argument("--seconds", type=float, default=5, help="of load before the death, and after; 5")
+    parser.add_argument("--patroni", action="store_true", help="Patroni notices the death, and promotes")
+    parser.add_argument(
+        "--ttl", type=int, default=30, help="of Patroni's leader without a sign of life; 30, its default"
+    )
+    parser.add_argument("--haproxy", action="store_true", help="DATABASE_URL leads to an HAProxy that asks Patroni")
+    parser.add_argument("--switchover", action="store_true", help="nobody dies: Patroni is told to hand over")
     options = parser.parse_args()
+    if options.patroni and (absent := patroni.missing()):
+        parser.error(f"--patroni needs {', '.join(absent)}")
     told, stop = Told(), threading.Event()
     with ExitStack() as closing:
         folder = Path(closing.enter_context(tempfile.TemporaryDirectory(prefix="licenseserver-failover-")))
-        primary, standby = _pair(folder, closing, synchronous=not options.asynchronous)
-        running = closing.enter_context(stack.serving(url_of_any(primary, standby), folder, log=folder / "log"))
+        scene = _under_patroni(folder, closing, options) if options.patroni else _by_hand(folder, closing, options)
+        running = closing.enter_context(stack.serving(scene.url, folder, log=folder / "log"))
         clients = [Client(running.url, number, told, stop) for number in range(CLIENTS)]
         for client in clients:
             client.start()
         closing.callback(stop.set)
         time.sleep(options.seconds)
+        scene.prepare()
+        died = time.monotonic()
+        scene.die()
+        scene.take_over()
+        promoted = time.monotonic()
+        wait_for(lambda: any(moment > promoted for moment in list(told.granted_at)), "the server")
+        time.sleep(options.seconds)
+        scene.come_back()
+        stop.set()
+        for client in clients:
+            client.join()
+        database = scene.database()
+        lost = list(_lost(database, told))
+        lost += [f"counter: {leak}" for leak in stack.leaks(stack.Stack(running.url, database, 0))]
+    _print(told, died, promoted, lost)
+    return 1 if lost and not options.asynchronous else 0
+
+
+@dataclass
+class Scene:
+    """What is played: how the server gets to the database, how that dies, how it is
+    replaced, what becomes of the dead, and where the new one is."""
+
+    url: str
+    die: Callable[[], None]
+    # Returns when there is a new primary.
+    take_over: Callable[[], None]
+    database: Callable[[], str]
+    prepare: Callable[[], None] = lambda: None
+    come_back: Callable[[], None] = lambda: None
+
+
+def _by_hand(folder: Path, closing: ExitStack, options: argparse.Namespace) -> Scene:
+    primary, standby = _pair(folder, closing, synchronous=not options.asynchronous)
+
+    def prepare() -> None:
         if options.asynchronous:
             # On one machine a standby is hardly ever behind; this one lacks a second.
             standby.cut_off()
             time.sleep(1)
-        died = time.monotonic()
-        primary.kill()
+
+    def take_over() -> None:
         time.sleep(options.outage)
         standby.promote()
-        promoted = time.monotonic()
-        wait_for(lambda: any(moment > promoted for moment in list(told.granted_at)), "the server")
-        time.sleep(options.seconds)
-        stop.set()
-        for client in clients:
-            client.join()
-        lost = list(_lost(standby, told))
-        lost += [f"counter: {leak}" for leak in stack.leaks(stack.Stack(running.url, standby.url, 0))]
-    _print(told, died, promoted, lost)
-    return 1 if lost and not options.asynchronous else 0
+
+    return Scene(url_of_any(primary, standby), primary.kill, take_over, lambda: standby.url, prepare)
+
+
+def _under_patroni(folder: Path, closing: ExitStack, options: argparse.Namespace) -> Scene:
+    # Patroni wants loop_wait + 2 * retry_timeout within the TTL.
+    pause = options.ttl // 3
+    cluster = closing.enter_context(
+        patroni.managed(folder / "patroni", ttl=options.ttl, loop_wait=pause, retry_timeout=pause)
+    )
+    url = closing.enter_context(patroni.balanced(folder, cluster)) if options.haproxy else cluster.url
+    old, heir = cluster.primary(), cluster.heir()
+
+    def die() -> None:
+        if options.switchover:
+            old.hand_over(heir)
+        else:
+            old.kill()
+
+    def come_back() -> None:
+        if not options.switchover:
+            old.start()
+        wait_for(lambda: old.says("replica"), "the old primary, as a standby", 120)
+
+    return Scene(
+        url,
+        die,
+        lambda: wait_for(lambda: heir.says("primary"), "a new primary", 120),
+        lambda: heir.url,
+        come_back=come_back,
+    )
 
 
 def _pair(folder: Path, closing: ExitStack, *, synchronous: bool) -> tuple[Cluster, Cluster]:
@@ -165,9 +233,9 @@ def _pair(folder: Path, closing: ExitStack, *, synchronous: bool) -> tuple[Clust
     return primary, standby
 
 
-def _lost(database: Cluster, told: Told) -> Iterator[str]:
+def _lost(database: str, told: Told) -> Iterator[str]:
     """What was acknowledged and isn't so in the database, or is there unknown to all."""
-    with psycopg.connect(database.url) as connection:
+    with psycopg.connect(database) as connection:
         rows = connection.execute("SELECT id::text, ended_at IS NOT NULL FROM licenses_lease").fetchall()
     found = {lease for lease, _ in rows}
     ended = {lease for lease, over in rows if over}

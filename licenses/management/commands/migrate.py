@@ -50,16 +50,15 @@ class Command(migrate.Command):
         try:
             with connection.cursor() as cursor:
                 cursor.execute("SELECT pg_advisory_lock(%s)", [ONE_AT_A_TIME])
-            try:
-                super().handle(*args, **options)
-            finally:
-                with connection.cursor() as cursor:
-                    cursor.execute("SELECT pg_advisory_unlock(%s)", [ONE_AT_A_TIME])
+            super().handle(*args, **options)
         except OperationalError as error:
             if getattr(error.__cause__, "sqlstate", None) not in NOT_NOW:
                 raise
             return False
         finally:
-            with connection.cursor() as cursor:
-                cursor.execute("RESET lock_timeout")
+            # Both end with the session, and so they do if that is gone.
+            if connection.is_usable():
+                with connection.cursor() as cursor:
+                    cursor.execute("SELECT pg_advisory_unlock_all()")
+                    cursor.execute("RESET lock_timeout")
         return True
