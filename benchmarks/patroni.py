@@ -239,16 +239,17 @@ def balanced(folder: Path, cluster: Managed) -> Iterator[str]:
         )
     url = f"postgresql://postgres@127.0.0.1:{port}/{DATABASE}?connect_timeout=2"
     try:
-        wait_for(lambda: _answers(url), "HAProxy")
+        # Until a node's first check HAProxy takes it for a primary; it asks them in turn.
+        wait_for(lambda: all(_leads_to_primary(url) for _ in range(3 * len(NAMES))), "HAProxy")
         yield url
     finally:
         process.terminate()
         process.wait(30)
 
 
-def _answers(url: str) -> bool:
+def _leads_to_primary(url: str) -> bool:
     try:
-        psycopg.connect(url).close()
+        psycopg.connect(url, target_session_attrs="read-write").close()
     except psycopg.OperationalError:
         return False
     return True
