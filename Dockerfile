@@ -67,6 +67,6 @@ CMD ["python", "-m", "licenseserver"]
 ARG VERSION=dev
 ARG REVISION=unknown
 LABEL org.opencontainers.image.title="licenseserver" \
-      org.opencontainers.image.description="Floating-licence server: borrow a seat, work, return it." \
+      org.opencontainers.image.description="Floating-license server: borrow a seat, work, return it." \
       org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.revision="${REVISION}"

@@ -80,12 +80,12 @@ lint: $(VENV)/development $(BIN)/helm $(VENV)/checkov/bin/checkov ## style, type
 	$(BIN)/yamllint --strict --config-data "$(YAML_RULES)" .github docker-compose.yml monitoring \
 	  deploy/checkov.yaml deploy/kind deploy/chart/Chart.yaml deploy/chart/values.yaml deploy/chart/ci
 	scripts/check_chart
-	$(BIN)/python scripts/licences.py --check
+	$(BIN)/python scripts/third_party_licenses.py --check
 	$(BIN)/python scripts/release.py check
 
-.PHONY: licences
-licences: $(VENV)/development ## list the dependencies' licences anew
-	$(BIN)/python scripts/licences.py
+.PHONY: third-party
+third-party: $(VENV)/development ## list the dependencies' licenses anew
+	$(BIN)/python scripts/third_party_licenses.py
 
 # Straight from the files with the hashes: nothing is resolved or installed. A
 # package may be in two of them, so they are asked one by one. What PyPI has not

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Django's command line for the licence server."""
+"""Django's command line for the license server."""
 
 import os
 import sys

@@ -18,7 +18,7 @@ from licenses.signin.forms import AdminSignInForm
 
 
 class LicensesAdminSite(admin.AdminSite):
-    site_title = site_header = "Licence server"
+    site_title = site_header = "License server"
     index_template = "licenses/admin_index.html"
     login_template = "licenses/signin.html"
     login_form = AdminSignInForm

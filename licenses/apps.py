@@ -4,7 +4,7 @@ from django.contrib.admin import apps as admin_apps
 
 class LicensesConfig(AppConfig):
     name = "licenses"
-    verbose_name = "Licences"
+    verbose_name = "Licenses"
     default = True
 
     def ready(self) -> None:

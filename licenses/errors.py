@@ -104,7 +104,7 @@ class LeaseEnded(Refusal):
         "returned": "It was returned.",
         "expired": "No heartbeat came in time, so its seat was free for others.",
         "forced": "An administrator took it back.",
-        "revoked": "The tool's licence ended.",
+        "revoked": "The tool's license ended.",
     }
 
     def __init__(self, *, reason: str, note: str, ended_at: datetime) -> None:
@@ -322,12 +322,12 @@ class Disabled(Refusal):
 
 class NotStarted(Refusal):
     code = "not_started"
-    title = "Licence not yet valid"
+    title = "License not yet valid"
     denial = True
 
     def __init__(self, *, tool: str, valid_from: datetime) -> None:
         super().__init__(
-            f"The licence of {tool} is valid from {valid_from:%Y-%m-%d %H:%M} UTC.",
+            f"The license of {tool} is valid from {valid_from:%Y-%m-%d %H:%M} UTC.",
             tool=tool,
             valid_from=valid_from.isoformat(),
         )
@@ -335,12 +335,12 @@ class NotStarted(Refusal):
 
 class Expired(Refusal):
     code = "expired"
-    title = "Licence has expired"
+    title = "License has expired"
     denial = True
 
     def __init__(self, *, tool: str, valid_until: datetime) -> None:
         super().__init__(
-            f"The licence of {tool} ended at {valid_until:%Y-%m-%d %H:%M} UTC; ask its administrators to renew it.",
+            f"The license of {tool} ended at {valid_until:%Y-%m-%d %H:%M} UTC; ask its administrators to renew it.",
             tool=tool,
             valid_until=valid_until.isoformat(),
         )

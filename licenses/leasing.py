@@ -402,7 +402,7 @@ def _grant(
 
 def _end_of(now: datetime, ttl: timedelta | None, tools: Iterable[Tool]) -> datetime | None:
     """When a lease ends without a heartbeat after ``now``: after its ttl, and
-    with the licence of each of its tools; None is never."""
+    with the license of each of its tools; None is never."""
     ends = [tool.valid_until for tool in tools if tool.valid_until is not None]
     if ttl is not None:
         ends.append(now + ttl)
@@ -766,7 +766,7 @@ def skip_fences() -> None:
 
 
 def follow_validity(*, tool: str) -> None:
-    """Let the open leases of a tool end with its licence, after its dates were
+    """Let the open leases of a tool end with its license, after its dates were
     changed: those that lasted longer end earlier, and those without a heartbeat
     last as long as it does. Part of the caller's transaction."""
     with transaction.atomic():

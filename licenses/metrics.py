@@ -188,7 +188,7 @@ class Levels(Collector):
             yield family
         ends = GaugeMetricFamily(
             "license_valid_until_timestamp_seconds",
-            "When the licence ends, for tools whose licence does.",
+            "When the license ends, for tools whose license does.",
             labels=["tool"],
         )
         for tool in tools:

@@ -1,7 +1,7 @@
 """Decisions about seats, pure: numbers and rules in, refusals out.
 
 The rules are asked in this order, and a borrow is told the first that stands in
-its way: the tool is *disabled*, its licence hasn't *begun* or has *ended*, the
+its way: the tool is *disabled*, its license hasn't *begun* or has *ended*, the
 *ttl* is too long; the subject is *excluded*, or isn't *included*; the *user's
 limit* or the *team's quota* is reached; the seats are *exhausted*, or what is
 left is *reserved*. The lists, quotas and reservations are those that FlexNet's
@@ -203,7 +203,7 @@ def refusals(
     """All that stands in the way of ``seats`` seats for a subject at ``now``,
     in the documented order; nothing if they can be had.
 
-    ``ttl`` is what was asked for, None if nothing was. The licence is valid
+    ``ttl`` is what was asked for, None if nothing was. The license is valid
     from ``valid_from`` on and until just before ``valid_until``.
     """
     if not pool.enabled:

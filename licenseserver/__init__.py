@@ -1,3 +1,3 @@
-"""The Django project of the floating-licence server."""
+"""The Django project of the floating-license server."""
 
 __version__ = "0.1.0"

@@ -98,7 +98,7 @@ def hosts(name: str, default: str) -> list[str]:
 
 
 def origins(name: str) -> list[str]:
-    """A list of origins, as in ``https://licences.example.com``: no path."""
+    """A list of origins, as in ``https://licenses.example.com``: no path."""
     found = words(name)
     for origin in found:
         if not re.fullmatch(r"https?://[^/\s]+", origin):

@@ -316,7 +316,7 @@ REST_FRAMEWORK: dict[str, Any] = {
 }
 
 SPECTACULAR_SETTINGS: dict[str, Any] = {
-    "TITLE": "Floating-licence server",
+    "TITLE": "Floating-license server",
     "DESCRIPTION": "Borrow a seat of a tool, work, return it.",
     "VERSION": VERSION,
     "SERVE_INCLUDE_SCHEMA": False,

@@ -15,8 +15,8 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from jwt.algorithms import ECAlgorithm, RSAAlgorithm
 
-AUDIENCE = "https://licences.example/api"
-CLIENT = "licences"
+AUDIENCE = "https://licenses.example/api"
+CLIENT = "licenses"
 
 # Slow to make; the tests need no secrecy of them.
 RSA_KEY = rsa.generate_private_key(public_exponent=65537, key_size=2048)

@@ -120,11 +120,11 @@ def test_an_overdraft_is_told_to_who_does_the_tickets(watched: Watched, webhook:
     assert alert["annotations"] == {
         "summary": "analysis is overdrawn",
         "description": "More seats of analysis are out than were bought, or were in the last 15 minutes.",
-        "runbook_url": f"{base['labels']['url']}/licences.md#overdraftentered",
+        "runbook_url": f"{base['labels']['url']}/licenses.md#overdraftentered",
     }
 
 
-def test_a_licence_that_ends_is_told_at_once_and_so_is_its_renewal(
+def test_a_license_that_ends_is_told_at_once_and_so_is_its_renewal(
     watched: Watched, webhook: Webhook, tmp_path: Path
 ) -> None:
     file = tmp_path / "tools.toml"

@@ -373,12 +373,12 @@ def test_a_force_return_over_the_api_tells_by_whom(
     api: Api, admin_client: Client, make_tool: MakeTool, issuer: Issuer, settings: Any, credential: str
 ) -> None:
     make_tool()
-    settings.LICENSE_OIDC_ADMIN_GROUPS = ["licence admins"]
+    settings.LICENSE_OIDC_ADMIN_GROUPS = ["license admins"]
     if credential == "password":
         User.objects.create_superuser("olga", password="a long pass phrase")
         operator, name = api_with(basic("olga", "a long pass phrase")["Authorization"]), ("account", "olga")
     elif credential == "JWT":
-        operator, name = api_with(f"Bearer {issuer.sign(issuer.claims(groups=['licence admins']))}"), ("jwt", "ben")
+        operator, name = api_with(f"Bearer {issuer.sign(issuer.claims(groups=['license admins']))}"), ("jwt", "ben")
     else:
         secret = make_token(user="admin", scopes=["admin"])
         operator, name = api_with(f"Bearer {secret}"), ("token", f"token {ApiToken.objects.get().pk}")

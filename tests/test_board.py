@@ -152,9 +152,9 @@ def test_seats_reserved_set_aside_and_above_the_capacity_are_told_apart(
     [
         ({}, ""),
         ({"enabled": False}, "Switched off: no seats are given."),
-        ({"valid_from": timedelta(days=3, hours=1)}, "The licence begins on"),
-        ({"valid_until": timedelta(days=-2)}, "The licence ended on"),
-        ({"valid_until": timedelta(days=12, hours=1)}, "The licence ends on"),
+        ({"valid_from": timedelta(days=3, hours=1)}, "The license begins on"),
+        ({"valid_until": timedelta(days=-2)}, "The license ended on"),
+        ({"valid_until": timedelta(days=12, hours=1)}, "The license ends on"),
         ({"valid_until": timedelta(days=31)}, ""),
         ({"capacity": 0}, "No seat free."),
         ({"capacity": 0, "overdraft": 1}, ""),
@@ -169,7 +169,7 @@ def test_what_keeps_a_tool_from_being_had_is_said(
     for path in ("/", "/tools/cad/"):
         shown = text(api.client, path)
         assert told in shown
-        assert ("The licence" in shown) == ("The licence" in told)
+        assert ("The license" in shown) == ("The license" in told)
         assert ("No seat free." in shown) == ("No seat" in told)
     grants = not told or told == "No seat free." or "ends" in told
     assert ("1 free" in shown or "0 free" in shown) == grants
@@ -346,7 +346,7 @@ def test_a_page_is_sent_packed_to_who_can_unpack_it(api: Api, make_tool: MakeToo
     make_tool()
     answer = api.client.get("/", headers={"Accept-Encoding": "gzip"})
     assert answer["Content-Encoding"] == "gzip"
-    assert b"Licence board" in gzip.decompress(answer.content)
+    assert b"License board" in gzip.decompress(answer.content)
 
 
 def test_a_refresh_gets_the_living_part_alone(api: Api, make_tool: MakeTool) -> None:
@@ -604,7 +604,7 @@ def assert_page_of_error(answer: Any, status: int) -> None:
     assert answer.status_code == status
     assert answer["Content-Type"] == "text/html; charset=utf-8"
     shown = Reading(answer.content.decode()).text
-    assert "Licence board" in shown
+    assert "License board" in shown
     assert "To the board" in shown
 
 

@@ -110,7 +110,7 @@ def render(chart: Path) -> Render:
     def render(values: str = "default", *more: str, kubernetes: str = KUBERNETES[-1]) -> Release:
         text = helm(
             "template",
-            "licences",
+            "licenses",
             chart,
             *("--namespace", "tools", "--values", SETS[values], "--kube-version", kubernetes),
             *("--api-versions", "monitoring.coreos.com/v1"),
@@ -302,8 +302,8 @@ def test_the_provider_can_be_reached_only_where_there_is_one(render: Render) -> 
 
 def test_the_server_answers_to_every_name_that_leads_to_it(render: Render) -> None:
     hosts = environment_of(render("everything").container("api"))["ALLOWED_HOSTS"].split(",")
-    assert hosts[:3] == ["licences.example.com", "licences.example.net", "licences.svc.example.net"]
-    assert {"site-licences", "site-licences.tools", "site-licences.tools.svc.cluster.local"} < set(hosts)
+    assert hosts[:3] == ["licenses.example.com", "licenses.example.net", "licenses.svc.example.net"]
+    assert {"site-licenses", "site-licenses.tools", "site-licenses.tools.svc.cluster.local"} < set(hosts)
 
 
 def test_the_ingress_leads_to_the_service(render: Render) -> None:
@@ -540,7 +540,7 @@ def test_the_metrics_are_free_only_where_nobody_else_gets_at_them(render: Render
     ("more", "believed"),
     [
         ([], "true"),
-        (["proxy.enabled=false", "ingress.enabled=true", "ingress.hosts={licences.example.com}"], "true"),
+        (["proxy.enabled=false", "ingress.enabled=true", "ingress.hosts={licenses.example.com}"], "true"),
         (["proxy.enabled=false"], "false"),
     ],
 )
@@ -605,7 +605,7 @@ def test_every_rule_file_becomes_a_prometheus_rule_word_for_word(render: Render)
     assert not render("default").of("PrometheusRule")
     made = {manifest["metadata"]["name"]: manifest for manifest in render("production").of("PrometheusRule")}
     assert {name: manifest["spec"] for name, manifest in made.items()} == {
-        f"licences-licenseserver-{path.stem.replace('_', '-')}": yaml.safe_load(path.read_text()) for path in rules
+        f"licenses-licenseserver-{path.stem.replace('_', '-')}": yaml.safe_load(path.read_text()) for path in rules
     }
     for manifest in made.values():
         assert manifest["metadata"]["labels"]["release"] == "prometheus"
@@ -667,7 +667,7 @@ def lint(chart: Path, values: Any, folder: Path) -> "subprocess.CompletedProcess
         {"api": {"replicas": "three"}},
         {"api": {"resources": {"limit": {"memory": "1Gi"}}}},
         {"api": {"resources": {"limits": {"memory": "1 GB"}}}},
-        {"settings": {"LICENCE_AUTH": "open"}},
+        {"settings": {"LICENSE_AUTHN": "open"}},
         {"settings": {"LICENSE_AUTH": "closed"}},
         {"settings": {"DEBUG": True}},
         {"settings": {"SECRET_KEY": "a secret is no value of a setting, however long"}},
@@ -677,7 +677,7 @@ def lint(chart: Path, values: Any, folder: Path) -> "subprocess.CompletedProcess
         {"secretKey": {"value": "nor is this"}},
         {"image": {"digest": "sha256:abc"}},
         {"ingress": {"enabled": True}},
-        {"ingress": {"enabled": True, "hosts": ["https://licences.example.com"]}},
+        {"ingress": {"enabled": True, "hosts": ["https://licenses.example.com"]}},
         {"networkPolicy": {"clients": [{"namespaceSelector": {"labels": {"a": "b"}}}]}},
         {"networkPolicy": {"extraEgress": [{"from": []}]}},
         {"tools": {"CAD tool": 5}},
@@ -686,7 +686,7 @@ def lint(chart: Path, values: Any, folder: Path) -> "subprocess.CompletedProcess
         {"proxy": {"trustedSources": ["10.0.0.0/8; }"]}},
         {"topologySpread": "always"},
         {"runAsUser": 0},
-        {"test": {"url": "licences.example.com"}},
+        {"test": {"url": "licenses.example.com"}},
     ],
     ids=str,
 )
@@ -783,16 +783,16 @@ def test_a_tool_s_name_is_what_the_server_takes_for_one() -> None:
 
 def notes(*more: str) -> str:
     arguments = [argument for pair in more for argument in ("--set", pair)]
-    return helm("install", "licences", CHART, "--namespace", "tools", "--dry-run=client", *arguments).split("NOTES:")[1]
+    return helm("install", "licenses", CHART, "--namespace", "tools", "--dry-run=client", *arguments).split("NOTES:")[1]
 
 
 def test_the_notes_say_how_to_get_there_and_what_is_open() -> None:
     plain = notes()
-    assert "port-forward service/licences-licenseserver 8000:80" in plain
-    assert "helm test licences --namespace tools" in plain
+    assert "port-forward service/licenses-licenseserver 8000:80" in plain
+    assert "helm test licenses --namespace tools" in plain
     assert "createsuperuser" in plain
     assert "LICENSE_AUTH is open" not in plain
-    assert "https://licences.example.com/" in notes("ingress.enabled=true", "ingress.hosts={licences.example.com}")
+    assert "https://licenses.example.com/" in notes("ingress.enabled=true", "ingress.hosts={licenses.example.com}")
     assert "LICENSE_AUTH is open" in notes("settings.LICENSE_AUTH=open")
     assert "createsuperuser" not in notes("admin.existingSecret=admin")
     assert "The proxy is off" in notes("proxy.enabled=false")
@@ -856,8 +856,8 @@ def test_helm_test_fails_where_nobody_answers(render: Render, server: Server) ->
 @pytest.mark.parametrize(
     ("values", "url"),
     [
-        ([], "http://licences-licenseserver:80"),
-        (["test.url=https://licences.example.com"], "https://licences.example.com"),
+        ([], "http://licenses-licenseserver:80"),
+        (["test.url=https://licenses.example.com"], "https://licenses.example.com"),
     ],
 )
 def test_helm_test_calls_the_service_or_where_it_is_told(render: Render, values: list[str], url: str) -> None:

@@ -1,4 +1,4 @@
-"""How changes get to users: workflows, releases, licences, what runs in kind.
+"""How changes get to users: workflows, releases, licenses, what runs in kind.
 
 actionlint and zizmor read the workflows in ``make lint``; asked here is what
 they don't know of this project. What can only be seen in a cluster is in
@@ -340,20 +340,20 @@ def test_a_released_chart_runs_the_released_image(tmp_path: Path) -> None:
     assert {member.type for member in members} <= {tarfile.REGTYPE, tarfile.AREGTYPE}
 
 
-# --- Licences ----------------------------------------------------------------
+# --- Licenses ----------------------------------------------------------------
 
 
-def test_every_dependency_has_a_licence_that_was_agreed_to() -> None:
-    script = str(ROOT / "scripts" / "licences.py")
+def test_every_dependency_has_a_license_that_was_agreed_to() -> None:
+    script = str(ROOT / "scripts" / "licenses.py")
     checked = subprocess.run([sys.executable, script, "--check"], capture_output=True, text=True)
     assert checked.returncode == 0, checked.stderr
 
 
-def test_a_licence_that_nobody_agreed_to_is_refused(tmp_path: Path) -> None:
+def test_a_license_that_nobody_agreed_to_is_refused(tmp_path: Path) -> None:
     (tmp_path / "scripts").mkdir()
     (tmp_path / "docs").mkdir()
-    script = tmp_path / "scripts" / "licences.py"
-    text = (ROOT / "scripts" / "licences.py").read_text()
+    script = tmp_path / "scripts" / "licenses.py"
+    text = (ROOT / "scripts" / "licenses.py").read_text()
     script.write_text(text.replace('"MPL-2.0", ', "", 1))
     for path in ("requirements.txt", "monitoring/requirements.txt"):
         (tmp_path / path).parent.mkdir(exist_ok=True)
@@ -361,7 +361,7 @@ def test_a_licence_that_nobody_agreed_to_is_refused(tmp_path: Path) -> None:
     refused = subprocess.run([sys.executable, script], capture_output=True, text=True)
     assert refused.returncode == 1
     assert "mozilla-django-oidc" in refused.stderr
-    assert not (tmp_path / "docs" / "licences.md").exists()
+    assert not (tmp_path / "docs" / "licenses.md").exists()
 
 
 # --- What runs in kind -------------------------------------------------------

@@ -160,7 +160,7 @@ def test_fence_numbers_increase_with_every_lease_of_a_tool(api: Api, make_tool: 
     assert api.borrow("sim").json()["fence"] == 1
 
 
-def test_a_lease_ends_with_the_tools_licence(api: Api, make_tool: MakeTool, pass_time: PassTime) -> None:
+def test_a_lease_ends_with_the_tools_license(api: Api, make_tool: MakeTool, pass_time: PassTime) -> None:
     until = datetime.now(UTC) + timedelta(hours=1)
     make_tool("cad", valid_until=until)
     lease = api.borrow().json()

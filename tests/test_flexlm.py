@@ -1,4 +1,4 @@
-"""Coming from FlexNet: licence and options files become tools, teams and rules."""
+"""Coming from FlexNet: license and options files become tools, teams and rules."""
 
 from collections.abc import Callable
 from datetime import UTC, date, datetime
@@ -187,7 +187,7 @@ def test_a_capacity_below_the_reservations_is_told(tmp_path: Path, make_tool: Ma
 
 
 @pytest.mark.django_db
-def test_leases_follow_a_licence_that_ends_earlier(tmp_path: Path, api: Api, make_tool: MakeTool) -> None:
+def test_leases_follow_a_license_that_ends_earlier(tmp_path: Path, api: Api, make_tool: MakeTool) -> None:
     make_tool("f", capacity=1, default_ttl=None)
     lease = api.borrow("f", "ana").json()
     assert lease["expires_at"] is None
@@ -293,7 +293,7 @@ def test_what_can_not_be_expressed_is_reported(line: str) -> None:
         "sampled-f1-00737-55296-1825",
     ],
 )
-def test_a_line_of_the_licence_that_makes_no_sense_is_reported(line: str) -> None:
+def test_a_line_of_the_license_that_makes_no_sense_is_reported(line: str) -> None:
     assert problems(planned("FEATURE g v 1.0 permanent 1 SIGN=0\n" + line)) == [2]
 
 
@@ -511,7 +511,7 @@ GROUPS = "GROUP Crash ana ben\nHOST_GROUP farm node1 node2\n"
 
 
 @given(line=feature_lines)
-def test_a_line_of_the_licence_makes_a_difference_or_is_told(line: str) -> None:
+def test_a_line_of_the_license_makes_a_difference_or_is_told(line: str) -> None:
     wanted = planned(LICENSE + line)
     number = LICENSE.count("\n") + 1
     told = {finding.number for finding in wanted.of_license}

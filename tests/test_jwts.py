@@ -51,8 +51,8 @@ def test_groups_make_an_administrator(
     required: None, issuer: Issuer, settings: Any, make_tool: Callable[..., Tool]
 ) -> None:
     make_tool(capacity=3)
-    settings.LICENSE_OIDC_ADMIN_GROUPS = ["licence admins"]
-    for groups, status in [(["licence admins", "x"], 200), (["others"], 403), ("licence admins", 200), ({"a": 1}, 403)]:
+    settings.LICENSE_OIDC_ADMIN_GROUPS = ["license admins"]
+    for groups, status in [(["license admins", "x"], 200), (["others"], 403), ("license admins", 200), ({"a": 1}, 403)]:
         token = issuer.sign(issuer.claims(groups=groups))
         assert api_with(f"Bearer {token}").borrow(user="ana").status_code == status
 

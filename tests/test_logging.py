@@ -384,7 +384,7 @@ def test_no_secret_is_ever_written(tmp_path: Path, issuer: Issuer, written: str)
         "LOG_LEVEL": "DEBUG",
         "LICENSE_OIDC_ISSUER": issuer.url,
         "LICENSE_JWT_AUDIENCE": AUDIENCE,
-        "LICENSE_OIDC_CLIENT_ID": "licences",
+        "LICENSE_OIDC_CLIENT_ID": "licenses",
         "LICENSE_OIDC_CLIENT_SECRET": "client-secret-5f1b",
         "ADMIN_USERNAME": "boss",
         "ADMIN_PASSWORD": "right-password-93c2",

@@ -205,7 +205,7 @@ def test_a_wait_that_outlived_the_server_is_counted_for_its_tool(server: Server)
     assert value(samples, "license_borrow_success_total", tool="analysis") == 1
 
 
-def test_the_sweepers_last_run_and_the_end_of_licences_are_seen(api: Api, make_tool: Callable[..., Tool]) -> None:
+def test_the_sweepers_last_run_and_the_end_of_licenses_are_seen(api: Api, make_tool: Callable[..., Tool]) -> None:
     until = datetime(2030, 1, 1, tzinfo=UTC)
     make_tool("ends", valid_until=until)
     make_tool("endless")

@@ -51,15 +51,15 @@ def provider(provider_program: Path, server_port: int) -> Iterator[str]:
 
 @pytest.fixture
 def configured(provider: str, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Server:
-    """The licence server as deployed, where people sign in at the provider."""
+    """The license server as deployed, where people sign in at the provider."""
     for name, value in {
         "LICENSE_AUTH": "required",
         "LICENSE_LOCAL_PASSWORDS": "false",
         "LICENSE_OIDC_ISSUER": provider,
-        "LICENSE_OIDC_CLIENT_ID": "licences",
-        "LICENSE_OIDC_CLIENT_SECRET": "the secret of the licence server",
+        "LICENSE_OIDC_CLIENT_ID": "licenses",
+        "LICENSE_OIDC_CLIENT_SECRET": "the secret of the license server",
         "LICENSE_OIDC_SCOPES": "openid profile groups",
-        "LICENSE_OIDC_ADMIN_GROUPS": "licence admins",
+        "LICENSE_OIDC_ADMIN_GROUPS": "license admins",
         "LICENSE_OIDC_TEAM_PREFIX": "team-",
         "LICENSE_JWT_AUDIENCE": AUDIENCE,
         "LICENSE_JWT_USERNAME_CLAIMS": "preferred_username,client_id",

@@ -23,8 +23,8 @@ def provider(issuer: Issuer, settings: Any) -> Issuer:
     """The provider as people sign in at it."""
     settings.LICENSE_OIDC_CLIENT_ID = CLIENT
     settings.LICENSE_OIDC_CLIENT_SECRET = "a secret"
-    settings.LICENSE_OIDC_ADMIN_GROUPS = ["licence admins"]
-    settings.LICENSE_OIDC_STAFF_GROUPS = ["licence staff"]
+    settings.LICENSE_OIDC_ADMIN_GROUPS = ["license admins"]
+    settings.LICENSE_OIDC_STAFF_GROUPS = ["license staff"]
     settings.LICENSE_OIDC_TEAM_PREFIX = "team-"
     settings.LICENSE_OIDC_TEAM_GROUPS = {"/eng/Noise": "noise"}
     settings.LICENSE_AUTH = "required"
@@ -92,7 +92,7 @@ def test_the_session_is_a_new_one(provider: Issuer, browser: Client) -> None:
 
 def test_groups_give_rights_and_teams_and_take_them(provider: Issuer, browser: Client) -> None:
     TeamMember.objects.create(team=Team.objects.create(name="by-hand"), user="ben")
-    sign_in(browser, provider, groups=["licence admins", "team-Crash", "/eng/Noise", "team-no such name", "x", 1])
+    sign_in(browser, provider, groups=["license admins", "team-Crash", "/eng/Noise", "team-no such name", "x", 1])
     user = User.objects.get()
     assert (user.is_staff, user.is_superuser) == (True, True)
     teams = TeamMember.objects.filter(user="ben").values_list("team__name", "source")
@@ -101,7 +101,7 @@ def test_groups_give_rights_and_teams_and_take_them(provider: Issuer, browser: C
         ("crash", MemberSource.OIDC),
         ("noise", MemberSource.OIDC),
     }
-    sign_in(browser, provider, groups=["licence staff", "team-crash"])
+    sign_in(browser, provider, groups=["license staff", "team-crash"])
     user.refresh_from_db()
     assert (user.is_staff, user.is_superuser) == (True, False)
     assert user.has_perm("licenses.change_lease")
@@ -124,7 +124,7 @@ def test_what_groups_give_and_take_is_on_record(provider: Issuer, browser: Clien
     settings.TRUSTED_PROXIES = 1
     browser.defaults["HTTP_X_FORWARDED_FOR"] = "198.51.100.7"
     ben = ("sign_in", "ben", "198.51.100.7")
-    sign_in(browser, provider, groups=["licence admins", "team-crash"])
+    sign_in(browser, provider, groups=["license admins", "team-crash"])
     assert recorded() == [
         (*ben, "created", "account", "ben"),
         (*ben, "created", "identity", "ben"),
@@ -132,7 +132,7 @@ def test_what_groups_give_and_take_is_on_record(provider: Issuer, browser: Clien
         (*ben, "created", "team", "crash"),
         (*ben, "created", "member", "ben in crash"),
     ]
-    sign_in(browser, provider, groups=["licence admins", "team-crash"])
+    sign_in(browser, provider, groups=["license admins", "team-crash"])
     assert len(recorded()) == 5
     sign_in(browser, provider, groups=None)
     rights = {"is_superuser": True, "is_staff": True, "groups": [OPERATORS]}
@@ -144,7 +144,7 @@ def test_what_groups_give_and_take_is_on_record(provider: Issuer, browser: Clien
 
 
 def test_who_may_only_look_around_does_not_see_the_audit(provider: Issuer, browser: Client) -> None:
-    sign_in(browser, provider, groups=["licence staff"])
+    sign_in(browser, provider, groups=["license staff"])
     assert browser.get("/admin/licenses/tool/").status_code == 200
     assert browser.get("/admin/licenses/auditrecord/").status_code == 403
     assert browser.get("/api/v1/audit/").status_code == 403
@@ -160,7 +160,7 @@ def test_rights_given_by_hand_stay_where_groups_mean_nothing(provider: Issuer, b
     settings.LICENSE_OIDC_ADMIN_GROUPS = settings.LICENSE_OIDC_STAFF_GROUPS = []
     sign_in(browser, provider)
     User.objects.update(is_staff=True)
-    sign_in(browser, provider, groups=["licence admins"])
+    sign_in(browser, provider, groups=["license admins"])
     assert (User.objects.get().is_staff, User.objects.get().is_superuser) == (True, False)
 
 
@@ -212,7 +212,7 @@ def test_a_locked_account_stays_out(provider: Issuer, browser: Client) -> None:
 
 CLAIMS: list[tuple[str, dict[str, Any], int]] = [
     ("another audience", {"aud": "another"}, 400),
-    ("the API's audience", {"aud": "https://licences.example/api"}, 400),
+    ("the API's audience", {"aud": "https://licenses.example/api"}, 400),
     ("another party", {"aud": [CLIENT, "x"], "azp": "x"}, 400),
     ("another issuer", {"iss": "https://evil.example"}, 400),
     ("another nonce", {"nonce": "another"}, 400),
@@ -342,7 +342,7 @@ def test_a_browser_is_sent_to_sign_in_and_back(provider: Issuer) -> None:
 
 def test_a_sign_out_ends_the_session_here_and_there(provider: Issuer, browser: Client) -> None:
     for page in ("/signout/", "/admin/logout/"):
-        sign_in(browser, provider, groups=["licence staff"])
+        sign_in(browser, provider, groups=["license staff"])
         assert browser.get("/signout/").status_code == 405
         stolen = browser.cookies["sessionid"].value
         answer = browser.post(page)

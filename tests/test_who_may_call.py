@@ -11,7 +11,7 @@ from django.conf import settings as django_settings
 from django.contrib.auth.models import User
 from django.core.management import call_command
 from django.test import Client
-from licence import Licence, Refused
+from license_client import License, Refused
 
 from licenses.models import AuditRecord, Denial, Lease, Team, TeamMember, Tool
 
@@ -121,7 +121,7 @@ def test_a_call_is_for_those_it_is_meant_for(
         assert_problem(answer, status)
         assert list(Lease.objects.order_by("pk").values_list("pk", "ended_at", "expires_at")) == before
     if status == 401:
-        assert answer["WWW-Authenticate"] == 'Bearer realm="licences"'
+        assert answer["WWW-Authenticate"] == 'Bearer realm="licenses"'
 
 
 def test_what_another_has_looks_like_what_is_not_there(ana: dict[str, Any]) -> None:
@@ -215,15 +215,15 @@ def test_the_admins_front_page_says_that_the_server_is_open(admin_client: Client
 
 def test_the_client_works_with_a_token(required_server: Server) -> None:
     secret = required_server.manage("token", "create", "nightly", "--user", "ben").strip()
-    with pytest.raises(Refused) as refused, Licence("cad_tool", server=required_server.url, user="ben"):
+    with pytest.raises(Refused) as refused, License("cad_tool", server=required_server.url, user="ben"):
         pass
     assert refused.value.status == 401
-    with Licence("cad_tool", server=required_server.url, token=secret, user="ben"):
+    with License("cad_tool", server=required_server.url, token=secret, user="ben"):
         borrows = httpx.get(f"{required_server.url}/borrows", headers={"Authorization": f"Bearer {secret}"})
         assert [lease["user"] for lease in borrows.json()] == ["ben"]
     with (
         pytest.raises(Refused) as refused,
-        Licence("cad_tool", server=required_server.url, token=secret, user="ana"),
+        License("cad_tool", server=required_server.url, token=secret, user="ana"),
     ):
         pass
     assert refused.value.code == "not_for_others"

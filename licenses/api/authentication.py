@@ -28,7 +28,7 @@ from licenses.signin.rights import rights_of
 logger = logging.getLogger(__name__)
 
 EVERYONE = frozenset({Scope.READ, Scope.BORROW})
-REALM = 'realm="licences"'
+REALM = 'realm="licenses"'
 
 Known = tuple[User | None, Caller]
 
@@ -73,7 +73,7 @@ class SessionAuthentication(authentication.SessionAuthentication):
 class PasswordAuthentication(authentication.BasicAuthentication):
     """People with a local password (HTTP Basic), where there are such."""
 
-    www_authenticate_realm = "licences"
+    www_authenticate_realm = "licenses"
 
     def authenticate(self, request: Request) -> Known | None:
         if not settings.LICENSE_LOCAL_PASSWORDS:

@@ -1,1 +1,1 @@
-"""What FlexNet (FlexLM) licence and options files say, brought into our own tables."""
+"""What FlexNet (FlexLM) license and options files say, brought into our own tables."""

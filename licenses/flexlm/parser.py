@@ -1,4 +1,4 @@
-"""FlexNet's licence and options files as data; nothing is decided here.
+"""FlexNet's license and options files as data; nothing is decided here.
 
 The formats are those of the "License File Format" and "Options File" chapters of
 Revenera's administration guide, https://docs.revenera.com. Signatures are read
@@ -15,7 +15,7 @@ MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", 
 # A number of seats that is a slip of the pen rather than a purchase.
 MAX_COUNT = 1_000_000
 
-# Attributes of a licence line that change nothing about seats here.
+# Attributes of a license line that change nothing about seats here.
 SILENT = {
     *("SIGN", "SIGN2", "CK", "SN", "NOTICE", "ISSUER", "ISSUED", "VENDOR_STRING", "SORT", "SUPERSEDE"),
     *("ASSET_INFO", "DIST_INFO", "USER_INFO", "VENDOR_INFO", "START", "OVERDRAFT", "AUTH", "VERSION"),
@@ -236,7 +236,7 @@ def attributes(parts: list[str]) -> dict[str, str]:
 
 
 def parse_license(text: str) -> LicenseFile:
-    """Read a licence file; what isn't understood is in its findings."""
+    """Read a license file; what isn't understood is in its findings."""
     file = LicenseFile()
     for number, line in lines(text):
         try:

@@ -60,7 +60,7 @@ def plan(license: LicenseFile, options: OptionsFile, today: date) -> Plan:
     return wanted
 
 
-# --- The licence file -------------------------------------------------------
+# --- The license file -------------------------------------------------------
 
 
 def _tools(license: LicenseFile, wanted: Plan, today: date) -> dict[str, list[str]]:
@@ -326,9 +326,9 @@ def _tell_overlap(rule: Rule, team: str, wanted: Plan) -> None:
 def _cannot(rule: Rule, names: _Names, wanted: Plan) -> str | None:
     """Why a rule can't be expressed here; None if it can."""
     if rule.feature and not names.tools.get(rule.feature):
-        return f"{rule.feature}: not a feature that is imported from the licence file"
+        return f"{rule.feature}: not a feature that is imported from the license file"
     if not rule.feature and len(vendors := {tool.vendor for tool in wanted.tools.values()}) > 1:
-        return f"it is about one vendor's features, and the licence file has {len(vendors)} vendors; name the features"
+        return f"it is about one vendor's features, and the license file has {len(vendors)} vendors; name the features"
     if rule.qualifier:
         return f"{rule.feature} has one pool of seats here, which {rule.qualifier} can't divide"
     kinds: dict[Verb, set[Kind | None]] = {

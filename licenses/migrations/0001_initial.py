@@ -31,7 +31,7 @@ class Migration(migrations.Migration):
             ],
             options={
                 'ordering': ['name'],
-                'constraints': [models.CheckConstraint(condition=models.Q(('capacity__gte', 0), ('capacity__lte', 1000000)), name='tool_capacity_in_range'), models.CheckConstraint(condition=models.Q(('in_use__gte', 0)), name='tool_in_use_not_negative'), models.CheckConstraint(condition=models.Q(('valid_from__isnull', True), ('valid_until__isnull', True), ('valid_until__gt', models.F('valid_from')), _connector='OR'), name='tool_validity_ends_after_start', violation_error_message='The licence must end after it starts.')],
+                'constraints': [models.CheckConstraint(condition=models.Q(('capacity__gte', 0), ('capacity__lte', 1000000)), name='tool_capacity_in_range'), models.CheckConstraint(condition=models.Q(('in_use__gte', 0)), name='tool_in_use_not_negative'), models.CheckConstraint(condition=models.Q(('valid_from__isnull', True), ('valid_until__isnull', True), ('valid_until__gt', models.F('valid_from')), _connector='OR'), name='tool_validity_ends_after_start', violation_error_message='The license must end after it starts.')],
             },
         ),
         migrations.CreateModel(

@@ -20,7 +20,7 @@ class EndReason(models.TextChoices):
     RETURNED = "returned"
     EXPIRED = "expired"  # no heartbeat came in time
     FORCED = "forced"  # an administrator took it back
-    REVOKED = "revoked"  # the tool's licence ended
+    REVOKED = "revoked"  # the tool's license ended
 
 
 class LeaseQuerySet(models.QuerySet["Lease"]):
@@ -209,6 +209,6 @@ class Lease(models.Model):
 
     def reason_of_expiry(self) -> EndReason:
         """Why it ends at ``expires_at``. A lease never lasts longer than the
-        tool's licence; one that lasts as long ends because of that."""
+        tool's license; one that lasts as long ends because of that."""
         until = self.tool.valid_until
         return EndReason.REVOKED if until and self.expires_at and self.expires_at >= until else EndReason.EXPIRED

@@ -169,7 +169,7 @@ class Tool(models.Model):
             models.CheckConstraint(
                 condition=Q(valid_from__isnull=True) | Q(valid_until__isnull=True) | Q(valid_until__gt=F("valid_from")),
                 name="tool_validity_ends_after_start",
-                violation_error_message="The licence must end after it starts.",
+                violation_error_message="The license must end after it starts.",
             ),
         ]
 

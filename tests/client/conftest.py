@@ -30,7 +30,7 @@ HEED_SIGNALS = (
 
 
 class Shell:
-    """Runs ``licence`` against a server."""
+    """Runs ``license`` against a server."""
 
     def __init__(self, server: Server, home: Path) -> None:
         self.server = server
@@ -39,13 +39,13 @@ class Shell:
             "PYTHONPATH": str(ROOT / "client" / "src"),
             "PYTHONUNBUFFERED": "1",
             "HOME": str(home),
-            "LICENCE_SERVER": server.url,
-            "LICENCE_USER": "ci",
+            "LICENSE_SERVER": server.url,
+            "LICENSE_USER": "ci",
             "NO_PROXY": "*",
         }
 
     def command(self, *arguments: str) -> list[str]:
-        return [sys.executable, "-m", "licence", *arguments]
+        return [sys.executable, "-m", "license_client", *arguments]
 
     def __call__(self, *arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
         return subprocess.run(
@@ -186,7 +186,7 @@ def gateway(shell: Shell) -> Iterator[Gateway]:
 
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as listener:
         made = Gateway(shell.server, f"http://127.0.0.1:{listener.server_port}")
-        shell.environment["LICENCE_SERVER"] = made.url
+        shell.environment["LICENSE_SERVER"] = made.url
         thread = threading.Thread(target=listener.serve_forever)
         thread.start()
         try:

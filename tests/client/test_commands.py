@@ -16,9 +16,9 @@ from typing import Any
 
 import httpx
 import pytest
-from licence import Client, Item, Lease, Licence, LicenceError, Refused, Unreachable
-from licence.config import ConfigError, load
-from licence.units import item, seconds
+from license_client import Client, Item, Lease, License, LicenseError, Refused, Unreachable
+from license_client.config import ConfigError, load
+from license_client.units import item, seconds
 
 from .conftest import PATIENCE, Shell, line_of, until
 
@@ -41,7 +41,7 @@ def test_run_exits_with_the_commands_own_code_and_returns_the_seat(shell: Shell)
 
 
 def test_the_command_is_told_of_its_lease(shell: Shell) -> None:
-    done = shell("run", "--tool", "cad_tool", "--", "sh", "-c", "echo $LICENCE_TOOL $LICENCE_LEASE_ID $LICENCE_FENCE")
+    done = shell("run", "--tool", "cad_tool", "--", "sh", "-c", "echo $LICENSE_TOOL $LICENSE_LEASE_ID $LICENSE_FENCE")
     tool, lease, fence = done.stdout.split()
     found = httpx.get(f"{shell.server.url}/api/v1/leases/{lease}/").json()
     assert (tool, found["user"], found["fence"], found["end_reason"]) == ("cad_tool", "ci", int(fence), "returned")
@@ -52,7 +52,7 @@ def test_several_tools_are_one_lease_and_alternatives_are_tried_in_turn(shell: S
     first = shell.start("run", *tools, "--", "sh", "-c", "echo up; read line", stdin=subprocess.PIPE)
     assert line_of(first) == "up"
     assert (shell.borrowed("cad_tool"), shell.borrowed("simulation"), shell.borrowed("analysis")) == (5, 1, 0)
-    second = shell("run", *tools, "--", "sh", "-c", "echo $LICENCE_TOOL")
+    second = shell("run", *tools, "--", "sh", "-c", "echo $LICENSE_TOOL")
     assert second.stdout.strip() == "analysis"
     first.communicate("\n", timeout=PATIENCE)
     assert (first.returncode, shell.borrowed("cad_tool"), shell.borrowed("simulation")) == (0, 0, 0)
@@ -112,7 +112,7 @@ def test_heartbeats_keep_the_lease_for_longer_than_its_ttl(shell: Shell) -> None
         "--",
         "sh",
         "-c",
-        "echo $LICENCE_LEASE_ID; read line",
+        "echo $LICENSE_LEASE_ID; read line",
         stdin=subprocess.PIPE,
     )
     lease = line_of(process)
@@ -134,7 +134,7 @@ def test_a_server_that_was_killed_and_came_back_costs_no_lease(shell: Shell) -> 
         "--",
         "sh",
         "-c",
-        "echo $LICENCE_LEASE_ID; read line",
+        "echo $LICENSE_LEASE_ID; read line",
         stdin=subprocess.PIPE,
     )
     lease = line_of(process)
@@ -178,7 +178,7 @@ def test_a_lost_lease_is_said_loudly(shell: Shell, choice: str, code: int) -> No
         "--",
         "sh",
         "-c",
-        "echo $LICENCE_LEASE_ID; exec cat",
+        "echo $LICENSE_LEASE_ID; exec cat",
         stdin=subprocess.PIPE,
     )
     lease = line_of(process)
@@ -201,7 +201,7 @@ def test_run_waits_its_turn(shell: Shell) -> None:
     held = shell("borrow", "analysis:2").stdout.strip()
     process = shell.start("run", "--tool", "analysis", "--wait", "5m", "--", "echo", "got it")
     assert process.stderr is not None
-    assert process.stderr.readline().startswith("licence: waiting, place 1")
+    assert process.stderr.readline().startswith("license: waiting, place 1")
     shell("return", held)
     output, _ = process.communicate(timeout=PATIENCE)
     assert (process.returncode, output) == (0, "got it\n")
@@ -254,7 +254,7 @@ def test_the_wait_is_one_line_on_a_terminal(shell: Shell) -> None:
             seen += chunk
     os.close(ours)
     assert process.wait(PATIENCE) == 75
-    waiting, _, rest = seen.partition(b"licence: waiting, place 1")
+    waiting, _, rest = seen.partition(b"license: waiting, place 1")
     assert waiting == b"\r\x1b[K"
     assert b"\r\x1b[K" in rest
 
@@ -300,7 +300,7 @@ def test_status_is_for_people_and_for_programs(shell: Shell) -> None:
         (["run", "--tool", "cad_tool:6", "--wait", "1m", "--", "true"], 75),
         (["fly"], 64),
         ([], 64),
-        (["status", "--server", "licences.example.com"], 64),
+        (["status", "--server", "licenses.example.com"], 64),
         (["status", "--config", "/nowhere/config.toml"], 78),
     ],
 )
@@ -327,27 +327,27 @@ def test_a_server_that_is_away_is_tried_for_a_while(shell: Shell) -> None:
 
 
 def test_a_block_of_python_holds_a_seat(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("LICENCE_SERVER", shell.server.url)
-    with Licence("cad_tool", seats=2, user="ana") as holding:
+    monkeypatch.setenv("LICENSE_SERVER", shell.server.url)
+    with License("cad_tool", seats=2, user="ana") as holding:
         assert shell.borrowed() == 2
         assert holding.lease.tools == "2 x cad_tool"
     assert shell.borrowed() == 0
 
     def fail_in_a_block() -> None:
-        with Licence(items=[Item("cad_tool"), Item("analysis")], user="ana"):
+        with License(items=[Item("cad_tool"), Item("analysis")], user="ana"):
             assert (shell.borrowed(), shell.borrowed("analysis")) == (1, 1)
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
         fail_in_a_block()
     assert (shell.borrowed(), shell.borrowed("analysis")) == (0, 0)
-    with pytest.raises(Refused) as refused, Licence("cad_tool", seats=6, user="ana"):
+    with pytest.raises(Refused) as refused, License("cad_tool", seats=6, user="ana"):
         pass
     assert (refused.value.code, refused.value.facts["total"]) == ("exhausted", 5)
 
 
 def test_a_block_of_python_takes_what_is_free_and_waits(shell: Shell) -> None:
-    with Licence(
+    with License(
         alternatives=[[Item("analysis", 3)], [Item("cad_tool"), Item("simulation", 2)]], server=shell.server.url
     ):
         status = {tool.tool: tool.borrowed for tool in Client(shell.server.url).status()}
@@ -356,7 +356,7 @@ def test_a_block_of_python_takes_what_is_free_and_waits(shell: Shell) -> None:
         assert held.items == (Item("cad_tool"), Item("simulation", 2))
         with (
             pytest.raises(Refused) as refused,
-            Licence("simulation", 2, wait=timedelta(seconds=1), server=shell.server.url),
+            License("simulation", 2, wait=timedelta(seconds=1), server=shell.server.url),
         ):
             pass
         assert refused.value.code == "queue_timeout"
@@ -365,11 +365,11 @@ def test_a_block_of_python_takes_what_is_free_and_waits(shell: Shell) -> None:
 @pytest.mark.parametrize("wanted", [{}, {"tool": "cad_tool", "items": [Item("cad_tool")]}])
 def test_a_block_names_one_thing_that_it_wants(wanted: Any) -> None:
     with pytest.raises(ValueError, match="name a tool"):
-        Licence(**wanted)
+        License(**wanted)
 
 
 def test_a_block_keeps_its_work_if_the_seat_cant_be_returned(shell: Shell, caplog: pytest.LogCaptureFixture) -> None:
-    with Licence("cad_tool", server=shell.server.url, patience="1s") as holding:
+    with License("cad_tool", server=shell.server.url, patience="1s") as holding:
         shell.server.kill()
     assert f"Lease {holding.lease.id} was not returned" in caplog.text
     assert str(holding.lease.expires_at) in caplog.text
@@ -377,14 +377,14 @@ def test_a_block_keeps_its_work_if_the_seat_cant_be_returned(shell: Shell, caplo
 
 def test_a_block_is_told_when_its_seat_is_lost(shell: Shell) -> None:
     told: list[str] = []
-    with Licence("cad_tool", ttl=1, server=shell.server.url, user="ana", on_lost=told.append) as holding:
+    with License("cad_tool", ttl=1, server=shell.server.url, user="ana", on_lost=told.append) as holding:
         Client(shell.server.url).give_back(holding.lease.id)
         assert holding.lost.wait(PATIENCE)
     assert told == [holding.reason]
 
 
 def test_a_heartbeat_that_never_arrives_loses_the_seat_at_its_end(shell: Shell) -> None:
-    with Licence("cad_tool", ttl=2, server=shell.server.url, user="ana") as holding:
+    with License("cad_tool", ttl=2, server=shell.server.url, user="ana") as holding:
         shell.server.kill()
         assert holding.lost.wait(PATIENCE)
         assert holding.lease.ends is not None
@@ -404,7 +404,7 @@ def test_a_lost_reply_takes_no_second_seat(shell: Shell) -> None:
     assert (refused.value.status, refused.value.code) == (410, "returned")
 
 
-def test_something_that_is_no_licence_server_is_said_to_be_none() -> None:
+def test_something_that_is_no_license_server_is_said_to_be_none() -> None:
     import http.server
 
     class Elsewhere(http.server.BaseHTTPRequestHandler):
@@ -476,22 +476,24 @@ def test_a_lease_counts_for_a_team_and_a_project(shell: Shell, tmp_path: Path) -
     shell.server.manage("team", "import", str(members))
     named = json.loads(shell("borrow", "cad_tool", "--team", "crash", "--project", "hood", "--json").stdout)
     assert (named["team"], named["project"]) == ("crash", "hood")
-    around = {"LICENCE_TEAM": "body", "LICENCE_PROJECT": "door"}
+    around = {"LICENSE_TEAM": "body", "LICENSE_PROJECT": "door"}
     kept = json.loads(shell("borrow", "cad_tool", "--json", **around).stdout)
     assert (kept["team"], kept["project"]) == ("body", "door")
     refused = shell("borrow", "cad_tool", "--team", "others")
     assert refused.returncode == 77
     assert "isn't a member" in refused.stderr
-    told = "import json, sys; from licence import Client; print(json.dumps(Client(sys.argv[1]).borrows()[0].raw))"
+    told = (
+        "import json, sys; from license_client import Client; print(json.dumps(Client(sys.argv[1]).borrows()[0].raw))"
+    )
     ran = shell("run", "--tool", "analysis", "--project", "hood", "--", sys.executable, "-c", told, shell.server.url)
     assert json.loads(ran.stdout)["project"] == "hood"
 
 
 def test_flags_win_over_the_environment_and_that_over_the_file(tmp_path: Path) -> None:
-    file = tmp_path / "licence" / "config.toml"
+    file = tmp_path / "license" / "config.toml"
     file.parent.mkdir()
     file.write_text('server = "http://file"\ntoken = "file"\nuser = "file"\nteam = "file"\nproject = "file"\n')
-    environment = {"XDG_CONFIG_HOME": str(tmp_path), "LICENCE_TOKEN": "environment", "LICENCE_USER": "environment"}
+    environment = {"XDG_CONFIG_HOME": str(tmp_path), "LICENSE_TOKEN": "environment", "LICENSE_USER": "environment"}
     config = load(user="flag", environment=environment)
     assert (config.server, config.token, config.user) == ("http://file", "environment", "flag")
     assert (config.team, config.project) == ("file", "file")
@@ -511,8 +513,8 @@ def test_a_user_without_a_name_is_a_number(monkeypatch: pytest.MonkeyPatch, erro
 @pytest.mark.parametrize(
     "server",
     [
-        "licences.example.com",
-        "ftp://licences.example.com",
+        "licenses.example.com",
+        "ftp://licenses.example.com",
         "http://",
         "http://[::1",
         "http://.example.com",
@@ -525,13 +527,13 @@ def test_a_user_without_a_name_is_a_number(monkeypatch: pytest.MonkeyPatch, erro
     ],
 )
 def test_what_is_no_servers_address(server: str) -> None:
-    with pytest.raises(LicenceError, match="no server's address"):
+    with pytest.raises(LicenseError, match="no server's address"):
         Client(server)
 
 
 @pytest.mark.parametrize("token", ["a b", "a\nb", "tök"])
 def test_what_is_no_token(token: str) -> None:
-    with pytest.raises(LicenceError, match="token"):
+    with pytest.raises(LicenseError, match="token"):
         Client("http://localhost", token=token)
 
 

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import httpx
 import pytest
-from licence import Licence
+from license_client import License
 
 from .conftest import PATIENCE, Call, Gateway, Lost, Reply, Shell, line_of, problem, until
 
-RUN_UNTIL_A_LINE_COMES = ["--", "sh", "-c", "echo $LICENCE_LEASE_ID; read line"]
+RUN_UNTIL_A_LINE_COMES = ["--", "sh", "-c", "echo $LICENSE_LEASE_ID; read line"]
 # Runs a program with the terminal that is its stdin as its own, in the foreground.
 IN_THE_FOREGROUND = (
     "import fcntl, os, sys, termios\n"
@@ -140,8 +140,8 @@ def test_who_waits_for_a_silent_server_is_told_so(shell: Shell, gateway: Gateway
 
 def test_every_call_carries_the_token_of_the_file(shell: Shell, gateway: Gateway, tmp_path: Path) -> None:
     kept, given = (shell.server.manage("token", "create", name, "--user", "ci").strip() for name in ("kept", "given"))
-    del shell.environment["LICENCE_SERVER"]
-    file = tmp_path / ".config" / "licence" / "config.toml"
+    del shell.environment["LICENSE_SERVER"]
+    file = tmp_path / ".config" / "license" / "config.toml"
     file.parent.mkdir(parents=True)
     file.write_text(f'server = "{gateway.url}"\ntoken = "{kept}"\n')
     assert shell("run", "--tool", "cad_tool", "--", "true").returncode == 0
@@ -154,7 +154,7 @@ def test_every_call_carries_the_token_of_the_file(shell: Shell, gateway: Gateway
 def test_a_refusal_is_final(shell: Shell, gateway: Gateway, status: int, code: int) -> None:
     gateway.fault = lambda call: problem(status, "no_way")
     done = shell("run", "--tool", "cad_tool", "--", "true")
-    assert (done.returncode, done.stderr) == (code, "licence: This is no_way.\n")
+    assert (done.returncode, done.stderr) == (code, "license: This is no_way.\n")
     assert len(gateway.calls) == 1
 
 
@@ -241,7 +241,7 @@ def test_a_stopped_client_loses_its_seat_and_is_told_when_it_goes_on(shell: Shel
 
 def test_who_loses_a_seat_to_an_administrator_is_told_why(shell: Shell) -> None:
     options = ["--ttl", "2s", "--on-lost", "kill", "--json"]
-    command = ["sh", "-c", "echo $LICENCE_LEASE_ID; exec cat"]
+    command = ["sh", "-c", "echo $LICENSE_LEASE_ID; exec cat"]
     process = shell.start("run", "--tool", "cad_tool", *options, "--", *command, stdin=subprocess.PIPE)
     lease = line_of(process)
     code = (
@@ -259,7 +259,7 @@ def test_who_loses_a_seat_to_an_administrator_is_told_why(shell: Shell) -> None:
     assert process.wait(PATIENCE) == 128 + signal.SIGTERM
 
 
-def test_who_has_a_seat_when_the_tools_licence_ends_is_told_before_a_heartbeat_is_due(shell: Shell) -> None:
+def test_who_has_a_seat_when_the_tools_license_ends_is_told_before_a_heartbeat_is_due(shell: Shell) -> None:
     code = (
         "from datetime import timedelta\n"
         "from django.utils.timezone import now\n"
@@ -267,9 +267,9 @@ def test_who_has_a_seat_when_the_tools_licence_ends_is_told_before_a_heartbeat_i
         "Tool.objects.create(name='trial', capacity=1, valid_until=now() + timedelta(seconds=5))\n"
     )
     shell.server.manage("shell", "-c", code)
-    with Licence("trial", ttl="1h", server=shell.server.url) as holding:
+    with License("trial", ttl="1h", server=shell.server.url) as holding:
         assert holding.lost.wait(PATIENCE)
-    assert "The tool's licence ended" in holding.reason
+    assert "The tool's license ended" in holding.reason
 
 
 @pytest.mark.parametrize("impatient", [False, True])

@@ -11,7 +11,7 @@ const server = process.env.TEST_SERVER;
 const audience = process.env.TEST_AUDIENCE;
 
 const groups = {
-  ana: ["licence admins", "team-crash"],
+  ana: ["license admins", "team-crash"],
   ben: ["team-crash", "team-noise"],
 };
 
@@ -24,8 +24,8 @@ listener.listen(0, "127.0.0.1", () => {
   const provider = new Provider(issuer, {
     clients: [
       {
-        client_id: "licences",
-        client_secret: "the secret of the licence server",
+        client_id: "licenses",
+        client_secret: "the secret of the license server",
         redirect_uris: [`${server}/oidc/callback/`],
         post_logout_redirect_uris: [`${server}/signin/`],
       },

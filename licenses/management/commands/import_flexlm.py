@@ -20,13 +20,13 @@ UNSIGNED = "The signatures (SIGN=) were not checked: only the vendor's own daemo
 
 class Command(BaseCommand):
     help = (
-        "Bring capacities, dates, groups, quotas, reservations and lists of a FlexNet (FlexLM) licence file and "
+        "Bring capacities, dates, groups, quotas, reservations and lists of a FlexNet (FlexLM) license file and "
         "options file into the tables. Shows what would change; --apply changes it. Ends with an error if any line "
         "was not understood or can't be expressed here, and then applies nothing unless --skip-unknown."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
-        parser.add_argument("--license", type=Path, required=True, metavar="FILE", help="the licence file")
+        parser.add_argument("--license", type=Path, required=True, metavar="FILE", help="the license file")
         parser.add_argument("--options", type=Path, metavar="FILE", help="the vendor daemon's options file")
         parser.add_argument("--apply", action="store_true", help="change the tables")
         parser.add_argument("--skip-unknown", action="store_true", help="apply what is understood, without the rest")

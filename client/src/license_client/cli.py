@@ -1,4 +1,4 @@
-"""The command ``licence``."""
+"""The command ``license``."""
 
 import argparse
 import errno
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from . import units
-from .api import Client, Item, Lease, LicenceError, Refused, Unreachable
+from .api import Client, Item, Lease, LicenseError, Refused, Unreachable
 from .config import ConfigError, load
 from .holding import acquire
 from .messages import Messages
@@ -28,8 +28,8 @@ otherwise {EX_NO_SEAT} no seat, {EX_UNREACHABLE} server unreachable, {EX_NOT_ALL
 {EX_REFUSED} refused for another reason, {EX_USAGE} usage, {EX_CONFIG} configuration,
 {EX_NOT_EXECUTABLE} command not executable, {EX_NOT_FOUND} command not found.
 
-environment: LICENCE_SERVER, LICENCE_TOKEN, LICENCE_USER, LICENCE_TEAM,
-LICENCE_PROJECT, LICENCE_CONFIG.
+environment: LICENSE_SERVER, LICENSE_TOKEN, LICENSE_USER, LICENSE_TEAM,
+LICENSE_PROJECT, LICENSE_CONFIG.
 """
 
 
@@ -89,7 +89,7 @@ def _carry_out(options: argparse.Namespace) -> int:
     except Unreachable as error:
         messages.fail("unreachable", str(error))
         return EX_UNREACHABLE
-    except LicenceError as error:
+    except LicenseError as error:
         messages.fail("usage", str(error))
         return EX_USAGE
     except Unwritable as error:
@@ -108,7 +108,7 @@ def _exit_code(refused: Refused) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     common = Parser(add_help=False)
-    common.add_argument("--server", metavar="URL", help="the licence server")
+    common.add_argument("--server", metavar="URL", help="the license server")
     common.add_argument("--token", help="what to show there (better in the environment or the file)")
     common.add_argument("--user", help="who borrows; by default who is logged in")
     common.add_argument("--config", metavar="FILE", help="the configuration file (TOML)")
@@ -124,8 +124,8 @@ def _parser() -> argparse.ArgumentParser:
     wanted.add_argument("--wait", type=_duration, default=0, metavar="TIME", help="stand in the queue for so long")
 
     parser = Parser(
-        prog="licence",
-        description="Borrow a floating licence, run a command, return it.",
+        prog="license",
+        description="Borrow a floating license, run a command, return it.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

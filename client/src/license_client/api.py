@@ -25,11 +25,11 @@ QUIET_SECONDS = 3.0
 PASSING = {404, 408, 425, 429}
 
 
-class LicenceError(Exception):
+class LicenseError(Exception):
     """What this package raises."""
 
 
-class Refused(LicenceError):
+class Refused(LicenseError):
     """The server understood and said no, in a problem document: final, until
     something changes.
 
@@ -44,7 +44,7 @@ class Refused(LicenceError):
         self.facts = facts
 
 
-class Unreachable(LicenceError):
+class Unreachable(LicenseError):
     """No answer, or one that says nothing (a proxy's, an overloaded server's).
     Whether the call took effect is unknown.
 
@@ -154,9 +154,9 @@ class Client:
         on_retry: Callable[[Unreachable, float], None] | None = None,
     ) -> None:
         if not _is_address(server):
-            raise LicenceError(f"{server!r} is no server's address; write https://licences.example.com")
+            raise LicenseError(f"{server!r} is no server's address; write https://licenses.example.com")
         if token and not _is_visible(token):
-            raise LicenceError("the token has a character that no token has: a space, a line's end, an accent")
+            raise LicenseError("the token has a character that no token has: a space, a line's end, an accent")
         self.server = server.rstrip("/")
         self.token = token
         self.timeout = timeout
@@ -341,10 +341,10 @@ def _json(text: bytes) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError):
-        raise Unreachable("the answer is no JSON; is this a licence server?") from None
+        raise Unreachable("the answer is no JSON; is this a license server?") from None
 
 
-def _refusal(server: str, error: urllib.error.HTTPError) -> LicenceError:
+def _refusal(server: str, error: urllib.error.HTTPError) -> LicenseError:
     """What an answer that isn't 2xx means."""
     try:
         body = json.loads(error.read(ANSWER_LIMIT))
@@ -418,7 +418,7 @@ def _status(body: Any) -> ToolStatus:
 
 def _list(answer: Answer) -> list[Any]:
     if not isinstance(answer.body, list):
-        raise Unreachable("the answer is no list; is this a licence server?")
+        raise Unreachable("the answer is no list; is this a license server?")
     return answer.body
 
 

@@ -8,13 +8,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from .api import LicenceError
+from .api import LicenseError
 
 DEFAULT_SERVER = "http://localhost:8000"
 KEYS = {"server", "token", "user", "team", "project"}
 
 
-class ConfigError(LicenceError):
+class ConfigError(LicenseError):
     """The configuration can't be used; says why."""
 
 
@@ -37,25 +37,25 @@ def load(
     file: str | None = None,
     environment: Mapping[str, str] = os.environ,
 ) -> Config:
-    """The configuration: arguments, then ``LICENCE_SERVER``, ``LICENCE_TOKEN``,
-    ``LICENCE_USER``, ``LICENCE_TEAM`` and ``LICENCE_PROJECT``, then the file,
+    """The configuration: arguments, then ``LICENSE_SERVER``, ``LICENSE_TOKEN``,
+    ``LICENSE_USER``, ``LICENSE_TEAM`` and ``LICENSE_PROJECT``, then the file,
     then the defaults: a server on this machine, no token, the name that one is
     logged in with, no team or project in particular.
 
     The file is TOML with the same names in lower case, at ``file``, at
-    ``LICENCE_CONFIG``, or in the platform's usual place; the latter may be
+    ``LICENSE_CONFIG``, or in the platform's usual place; the latter may be
     absent. Raises ConfigError.
     """
-    given = file or environment.get("LICENCE_CONFIG")
+    given = file or environment.get("LICENSE_CONFIG")
     path = Path(given) if given else usual_place(environment)
     # In a container the home may be another user's, and closed: no file, then.
     kept = _read(path) if given or os.path.exists(path) else {}  # noqa: PTH110 - Path.exists() would raise
     return Config(
-        server=server or environment.get("LICENCE_SERVER") or kept.get("server") or DEFAULT_SERVER,
-        token=token or environment.get("LICENCE_TOKEN") or kept.get("token"),
-        user=user or environment.get("LICENCE_USER") or kept.get("user") or _login(),
-        team=team or environment.get("LICENCE_TEAM") or kept.get("team"),
-        project=project or environment.get("LICENCE_PROJECT") or kept.get("project") or "",
+        server=server or environment.get("LICENSE_SERVER") or kept.get("server") or DEFAULT_SERVER,
+        token=token or environment.get("LICENSE_TOKEN") or kept.get("token"),
+        user=user or environment.get("LICENSE_USER") or kept.get("user") or _login(),
+        team=team or environment.get("LICENSE_TEAM") or kept.get("team"),
+        project=project or environment.get("LICENSE_PROJECT") or kept.get("project") or "",
     )
 
 
@@ -66,7 +66,7 @@ def _login() -> str:
         return getpass.getuser()
     except (KeyError, OSError, ImportError):
         if sys.platform == "win32":
-            raise ConfigError("nobody is logged in; say who borrows with --user or LICENCE_USER") from None
+            raise ConfigError("nobody is logged in; say who borrows with --user or LICENSE_USER") from None
         return str(os.getuid())
 
 
@@ -76,7 +76,7 @@ def usual_place(environment: Mapping[str, str]) -> Path:
         home = environment.get("APPDATA") or os.path.expanduser("~/AppData/Roaming")  # noqa: PTH111 - never raises
     else:
         home = environment.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config")  # noqa: PTH111 - never raises
-    return Path(home) / "licence" / "config.toml"
+    return Path(home) / "license" / "config.toml"
 
 
 def _read(path: Path) -> dict[str, str]:

@@ -1,9 +1,9 @@
-"""The licences of what the server's image installs, as docs/licences.md has them.
+"""The licenses of what the server's image installs, as docs/third-party-licenses.md has them.
 
-    python scripts/licences.py          writes the list anew
-    python scripts/licences.py --check  fails where the list isn't up to date
+    python scripts/third_party_licenses.py          writes the list anew
+    python scripts/third_party_licenses.py --check  fails where the list isn't up to date
 
-Either way it fails at a licence that nobody has agreed to. It reads the metadata
+Either way it fails at a license that nobody has agreed to. It reads the metadata
 of the packages that are installed beside it: those of the files PINNED.
 """
 
@@ -15,7 +15,7 @@ from pathlib import Path
 from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[1]
-LIST = ROOT / "docs" / "licences.md"
+LIST = ROOT / "docs" / "third-party-licenses.md"
 # What the Dockerfile installs.
 PINNED = (ROOT / "requirements.txt", ROOT / "monitoring" / "requirements.txt")
 
@@ -24,7 +24,7 @@ PINNED = (ROOT / "requirements.txt", ROOT / "monitoring" / "requirements.txt")
 # as PyPI has them.
 AGREED = {"Apache-2.0", "BSD-2-Clause", "BSD-3-Clause", "LGPL-3.0-only", "MIT", "MIT-0", "MPL-2.0", "PSF-2.0"}
 
-# Those that don't tell theirs as an SPDX expression, as read in their licence files.
+# Those that don't tell theirs as an SPDX expression, as read in their license files.
 READ = {
     "asgiref": "BSD-3-Clause",
     "certifi": "MPL-2.0",
@@ -42,15 +42,15 @@ READ = {
 }
 
 HEAD = """\
-# Licences of the dependencies
+# Licenses of the dependencies
 
 Of every package that the server's image installs, from `requirements.txt` and
-`monitoring/requirements.txt`, by `make licences`; `make lint` fails when this list
-is out of date, or a licence comes in that `scripts/licences.py` doesn't agree to.
+`monitoring/requirements.txt`, by `make third-party`; `make lint` fails when this list
+is out of date, or a license comes in that `scripts/third_party_licenses.py` doesn't agree to.
 The client has no dependencies. What the image's base, Debian, brings is in the image's SBOM
 ([releases.md](releases.md)).
 
-| package | licence |
+| package | license |
 |---|---|
 """
 
@@ -62,37 +62,37 @@ def pinned() -> list[str]:
     return sorted({one.name for one in requirements if one.marker is None or one.marker.evaluate()})
 
 
-def licence(package: str) -> str:
+def license(package: str) -> str:
     """Its SPDX expression; exits where it tells none and none has been read."""
     try:
         fields = metadata(package)
     except PackageNotFoundError:
-        sys.exit(f"licences: {package} is not installed here")
+        sys.exit(f"licenses: {package} is not installed here")
     (told,) = fields.get_all("License-Expression") or [None]
     if told and package in READ:
-        sys.exit(f"licences: {package} tells its licence now ({told}); take it out of READ")
+        sys.exit(f"licenses: {package} tells its license now ({told}); take it out of READ")
     expression = told or READ.get(package)
     if not expression:
-        sys.exit(f"licences: {package} doesn't tell its licence: read it, and add it to READ")
+        sys.exit(f"licenses: {package} doesn't tell its license: read it, and add it to READ")
     return expression
 
 
 def agreed(expression: str) -> bool:
-    """Whether one of the alternatives has nothing but licences that are agreed to."""
+    """Whether one of the alternatives has nothing but licenses that are agreed to."""
     if "(" in expression:
         return False
     return any(set(alternative.split(" AND ")) <= AGREED for alternative in expression.split(" OR "))
 
 
 def main() -> None:
-    licences = {package: licence(package) for package in pinned()}
-    if strange := {package: expression for package, expression in licences.items() if not agreed(expression)}:
-        sys.exit(f"licences: nobody has agreed to {strange}")
-    text = HEAD + "".join(f"| {package} | {expression} |\n" for package, expression in sorted(licences.items()))
+    licenses = {package: license(package) for package in pinned()}
+    if strange := {package: expression for package, expression in licenses.items() if not agreed(expression)}:
+        sys.exit(f"licenses: nobody has agreed to {strange}")
+    text = HEAD + "".join(f"| {package} | {expression} |\n" for package, expression in sorted(licenses.items()))
     if sys.argv[1:] != ["--check"]:
         LIST.write_text(text)
     elif not LIST.exists() or LIST.read_text() != text:
-        sys.exit(f"licences: {LIST.relative_to(ROOT)} is out of date; `make licences` writes it anew")
+        sys.exit(f"licenses: {LIST.relative_to(ROOT)} is out of date; `make third-party` writes it anew")
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from types import FrameType
 
-from .api import Client, Lease, LicenceError
+from .api import Client, Lease, LicenseError
 from .holding import SETTLE_SECONDS, Holding
 from .messages import Messages
 
@@ -126,10 +126,10 @@ class Run:
             return 128 + self._signalled
         lease = self._holding.lease
         environment = os.environ | {
-            "LICENCE_LEASE_ID": lease.id,
-            "LICENCE_TOOL": lease.items[0].tool,
-            "LICENCE_FENCE": str(lease.fence if lease.fence is not None else ""),
-            "LICENCE_EXPIRES_AT": lease.expires_at or "",
+            "LICENSE_LEASE_ID": lease.id,
+            "LICENSE_TOOL": lease.items[0].tool,
+            "LICENSE_FENCE": str(lease.fence if lease.fence is not None else ""),
+            "LICENSE_EXPIRES_AT": lease.expires_at or "",
         }
         try:
             self._process = subprocess.Popen(self._argv, env=environment)  # noqa: S603 - what the user asked for
@@ -170,11 +170,11 @@ class Run:
         lease = self._holding.lease
         try:
             self._holding.give_back()
-        except (LicenceError, Interrupted) as error:
+        except (LicenseError, Interrupted) as error:
             why = "Interrupted." if isinstance(error, Interrupted) else str(error)
             end = self._holding.lease.expires_at
             then = (
-                f"It comes back at {end}." if end else f"It stays out until somebody calls: licence return {lease.id}"
+                f"It comes back at {end}." if end else f"It stays out until somebody calls: license return {lease.id}"
             )
             self._messages.say("not_returned", f"The seat was not returned. {why} {then}", {"lease": lease.id})
 

@@ -53,7 +53,7 @@ class Messages:
         expected = f", about {units.spoken(ticket.eta_seconds)} to go" if ticket.eta_seconds is not None else ""
         text = f"waiting, place {ticket.position}{expected}, {units.spoken(now - self._waiting_since)} so far"
         if self._rewrites:
-            self._write(f"{CLEAR_LINE}licence: {text}", open_line=True)
+            self._write(f"{CLEAR_LINE}license: {text}", open_line=True)
         else:
             self.say("waiting", text, ticket.raw)
 
@@ -62,7 +62,7 @@ class Messages:
         self._write("")
 
     def _line(self, entry: Mapping[str, object]) -> None:
-        self._write((json.dumps(entry) if self.as_json else f"licence: {entry['detail']}") + "\n")
+        self._write((json.dumps(entry) if self.as_json else f"license: {entry['detail']}") + "\n")
 
     def _write(self, text: str, *, open_line: bool = False) -> None:
         with self._lock:

@@ -12,7 +12,7 @@ from datetime import timedelta
 from functools import partial
 from types import TracebackType
 
-from .api import Client, Item, Lease, LicenceError, Refused, Ticket, Unreachable
+from .api import Client, Item, Lease, LicenseError, Refused, Ticket, Unreachable
 from .config import load
 from .units import seconds
 
@@ -79,7 +79,7 @@ def acquire(
             if not missed or time.monotonic() >= max(deadline, start + client.patience):
                 raise
         except BaseException as error:
-            with contextlib.suppress(LicenceError):
+            with contextlib.suppress(LicenseError):
                 hurried = client.but(timeout=SETTLE_SECONDS, patience=0)
                 if outcome is None and not isinstance(error, Unreachable):
                     # Asked, and no answer read: only the same key can tell.
@@ -108,7 +108,7 @@ class Holding:
         self._on_lost = on_lost
         self._over = threading.Event()
         self._told_of_end = False
-        self._thread = threading.Thread(target=self._keep, name="licence-heartbeat", daemon=True)
+        self._thread = threading.Thread(target=self._keep, name="license-heartbeat", daemon=True)
         if self._beat() is not None:
             self._thread.start()
 
@@ -121,7 +121,7 @@ class Holding:
             return
         if self.lost.is_set():
             # Most likely over. But a heartbeat whose answer was lost may have extended it.
-            with contextlib.suppress(LicenceError):
+            with contextlib.suppress(LicenseError):
                 self.client.but(timeout=SETTLE_SECONDS, patience=0).give_back(self.lease.id)
             return
         # A heartbeat on its way is harmless: an ended lease isn't revived.
@@ -161,7 +161,7 @@ class Holding:
     def _beat(self) -> float | None:
         """The seconds until the next heartbeat; None if none is needed.
 
-        A lease may end, with its tool's licence, before a heartbeat is due:
+        A lease may end, with its tool's license, before a heartbeat is due:
         then, to be told so.
         """
         left = self._left()
@@ -181,10 +181,10 @@ class Holding:
             self._on_lost(reason)
 
 
-class Licence:
+class License:
     """Seats for a block of Python:
 
-        with Licence("cad_tool", wait="30m") as lease:
+        with License("cad_tool", wait="30m") as lease:
             ...
 
     ``seats`` are of ``tool``; ``items`` in its place are a set of several
@@ -230,7 +230,7 @@ class Licence:
 
     def __enter__(self) -> Holding:
         if self._holding is not None:
-            raise RuntimeError("this licence is in use; make another")
+            raise RuntimeError("this license is in use; make another")
         lease = acquire(
             self.client,
             self._alternatives,
@@ -256,7 +256,7 @@ class Licence:
             return
         try:
             holding.give_back()
-        except LicenceError as unsaid:
+        except LicenseError as unsaid:
             lease = holding.lease
             logger.warning(
                 "Lease %s was not returned: %s It ends at %s.", lease.id, unsaid, lease.expires_at or "no time"

@@ -1,0 +1,26 @@
+"""Client of the floating-license server; needs nothing but Python.
+
+from license_client import License
+
+with License("cad_tool", wait="30m") as lease:
+    ...  # the seat is yours, and renewed, until the block ends
+"""
+
+from .api import Client, Item, Lease, LicenseError, Refused, Ticket, ToolStatus, Unreachable
+from .config import ConfigError
+from .holding import Holding, License, acquire
+
+__all__ = [
+    "Client",
+    "ConfigError",
+    "Holding",
+    "Item",
+    "Lease",
+    "License",
+    "LicenseError",
+    "Refused",
+    "Ticket",
+    "ToolStatus",
+    "Unreachable",
+    "acquire",
+]
