@@ -14,6 +14,8 @@ from .tool import Tool
 
 # Longest reason for a force return.
 NOTE_LENGTH = 200
+# Longest name of who acts for somebody else: of an account and its kind, with room to spare.
+ACTOR_LENGTH = 255
 
 
 class EndReason(models.TextChoices):
@@ -117,6 +119,22 @@ class Lease(models.Model):
     ended_at = models.DateTimeField(null=True, blank=True)
     end_reason = models.CharField(max_length=16, choices=EndReason, blank=True)
     end_note = models.CharField(max_length=NOTE_LENGTH, blank=True, help_text="Why it was taken back.")
+    borrowed_by = models.CharField(
+        max_length=ACTOR_LENGTH,
+        blank=True,
+        db_default="",
+        default="",
+        editable=False,
+        help_text="The account or token that borrowed it for its user; empty = the user.",
+    )
+    ended_by = models.CharField(
+        max_length=ACTOR_LENGTH,
+        blank=True,
+        db_default="",
+        default="",
+        editable=False,
+        help_text="The account or token that ended it, if that was not its user.",
+    )
 
     objects = LeaseQuerySet.as_manager()
 
