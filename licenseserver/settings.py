@@ -142,6 +142,7 @@ INSTALLED_APPS = [
 MIDDLEWARE = [
     "licenses.api.middleware.EventMiddleware",
     "django_prometheus.middleware.PrometheusBeforeMiddleware",
+    "licenses.api.middleware.StalePlanMiddleware",
     "licenses.api.middleware.ProbeMiddleware",
     "django.middleware.security.SecurityMiddleware",
     "licenses.headers.HeadersMiddleware",

@@ -158,11 +158,6 @@ def test_a_request_that_makes_no_sense_gets_a_problem_document(
     assert_problem(api.client.generic(method, path, **more), status)
 
 
-def test_a_body_without_a_length_is_asked_for_one(api: Api) -> None:
-    answer = api.client.generic("POST", "/licenses/borrow", HTTP_TRANSFER_ENCODING="chunked", CONTENT_LENGTH="")
-    assert_problem(answer, 411)
-
-
 def test_an_unknown_host_is_refused() -> None:
     assert Client(raise_request_exception=False).get("/licenses/status", HTTP_HOST="evil.example").status_code == 400
 
