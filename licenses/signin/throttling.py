@@ -46,7 +46,6 @@ class Throttle:
             if FailureCount.objects.add(key, now=timezone.now(), window=WINDOW) == limit:
                 logger.warning("Too many failed credentials: %s. The next have to wait.", self._told(key))
 
-
     def _told(self, key: str) -> str:
         """Return what the log may say of a key. What was typed as a name is often a
         password; so a name is told only if it is an account's."""
