@@ -168,7 +168,7 @@ def scopes_of(claims: dict[str, Any], *, admin: bool) -> frozenset[Scope]:
 def _words_of(claim: object) -> list[str]:
     """Return the words of a claim; raises InvalidCredential unless it is text or
     a list of texts: a limit that can't be read must not become no limit."""
-    texts = claim if isinstance(claim, list) else [claim]
+    texts: list[Any] = claim if isinstance(claim, list) else [claim]
     if not all(isinstance(text, str) for text in texts):
         logger.info("Refused a JWT: its scopes are neither text nor a list of texts")
         raise InvalidCredential("The scopes of this token can't be read.")
