@@ -88,13 +88,22 @@ def test_a_tool_that_makes_no_sense_is_refused(argument: str) -> None:
 
 def test_the_first_administrator_is_created_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ADMIN_USERNAME", "root")
-    monkeypatch.setenv("ADMIN_PASSWORD", "first")
+    monkeypatch.setenv("ADMIN_PASSWORD", "the first phrase")
     call_command("ensure_admin", stdout=io.StringIO())
     monkeypatch.setenv("ADMIN_PASSWORD", "second")
     call_command("ensure_admin", stdout=io.StringIO())
     user = get_user_model().objects.get(username="root")
     assert user.is_superuser
-    assert user.check_password("first")
+    assert user.check_password("the first phrase")
+
+
+@pytest.mark.parametrize("weak", ["a", "root1234", "password123", "12345678901"])
+def test_an_administrator_with_a_weak_password_is_not_created(monkeypatch: pytest.MonkeyPatch, weak: str) -> None:
+    monkeypatch.setenv("ADMIN_USERNAME", "root1234")
+    monkeypatch.setenv("ADMIN_PASSWORD", weak)
+    with pytest.raises(CommandError, match="ADMIN_PASSWORD"):
+        call_command("ensure_admin", stdout=io.StringIO())
+    assert not get_user_model().objects.exists()
 
 
 def test_an_administrator_without_a_password_is_not_created(monkeypatch: pytest.MonkeyPatch) -> None:
