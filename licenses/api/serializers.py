@@ -15,7 +15,7 @@ from licenses.leasing import Asked
 from licenses.models import Denial, EndReason, Lease, Tool
 from licenses.models.lease import NOTE_LENGTH
 from licenses.models.tool import MAX_CAPACITY, MAX_TTL, MIN_TTL
-from licenses.names import HOST_LENGTH, is_clean
+from licenses.names import NAME_LENGTH, is_clean
 from licenses.policy import Item, State
 from licenses.queueing import Waiting
 
@@ -114,14 +114,14 @@ class ItemsField(serializers.ListField):
 class BorrowRequest(StrictSerializer):
     """One of ``tool``, ``items`` or ``alternatives`` says what is wanted."""
 
-    user = CleanTextField(required=False, max_length=64, help_text="The caller, if absent.")
+    user = CleanTextField(required=False, max_length=NAME_LENGTH, help_text="The caller, if absent.")
     team = CleanTextField(
         required=False,
         max_length=64,
         help_text="Of the user's teams, the one that it counts for; the server's choice if absent.",
     )
-    project = CleanTextField(default="", max_length=64, allow_blank=True, help_text="What its cost goes to.")
-    host = CleanTextField(default="", max_length=HOST_LENGTH, allow_blank=True)
+    project = CleanTextField(default="", max_length=NAME_LENGTH, allow_blank=True, help_text="What its cost goes to.")
+    host = CleanTextField(default="", max_length=NAME_LENGTH, allow_blank=True)
     tool = CleanTextField(required=False, max_length=64)
     seats = StrictIntegerField(required=False, min_value=1, max_value=MAX_CAPACITY, help_text="Of `tool`; 1 if absent.")
     items = ItemsField(
@@ -248,7 +248,7 @@ class ToolStatus(SeatsSerializer):
 
 
 class StatusQuery(StrictSerializer):
-    user = CleanTextField(required=False, max_length=64)
+    user = CleanTextField(required=False, max_length=NAME_LENGTH)
     team = CleanTextField(required=False, max_length=64)
 
 
