@@ -16,7 +16,7 @@ from licenses.models import Denial, EndReason, Lease, Tool
 from licenses.models.lease import NOTE_LENGTH
 from licenses.models.tool import MAX_CAPACITY, MAX_TTL, MIN_TTL
 from licenses.names import NAME_LENGTH, is_clean
-from licenses.policy import Item
+from licenses.policy import Item, State
 from licenses.queueing import Waiting
 
 MAX_ITEMS = 32
@@ -205,11 +205,11 @@ class ReturnAnswer(serializers.Serializer[Any]):
 class SeatsSerializer(serializers.Serializer[Any]):
     """A tool's seats now, told apart: ``borrowed``, ``reserved_idle``,
     ``set_aside`` and ``available`` add up to those that were bought, unless more
-    are out."""
+    are out or the tool is not open: then nothing is available."""
 
     borrowed = serializers.IntegerField(source="levels.borrowed", help_text="Seats that are out.")
     available = serializers.IntegerField(
-        source="levels.available", help_text="Seats that anybody can have; never below 0."
+        source="levels.available", help_text="Seats that anybody can have; 0 unless `state` is open."
     )
     reserved_idle = serializers.IntegerField(
         source="levels.reserved_idle", help_text="Seats that are free, but reserved for teams."
@@ -219,6 +219,9 @@ class SeatsSerializer(serializers.Serializer[Any]):
     )
     overdraft = serializers.IntegerField(help_text="Seats that may be out above those bought.")
     overdrawn = serializers.IntegerField(help_text="Seats that are.")
+    state = serializers.ChoiceField(
+        choices=[*State], help_text="Whether seats are granted, or the first reason why none are."
+    )
 
 
 class ToolStatus(SeatsSerializer):
@@ -230,6 +233,10 @@ class ToolStatus(SeatsSerializer):
     queued = serializers.IntegerField(help_text="Requests that wait.")
     oldest_wait_seconds = serializers.SerializerMethodField(help_text="For how long the first of them waits.")
     enabled = serializers.BooleanField()
+    valid_from = serializers.DateTimeField(allow_null=True, help_text="Nothing is granted before; null = no limit.")
+    valid_until = serializers.DateTimeField(
+        allow_null=True, help_text="Nothing is granted from then on; null = no limit."
+    )
 
     def get_fields(self) -> dict[str, Any]:
         # What it is about comes first.
@@ -465,6 +472,7 @@ class ToolSerializer(SeatsSerializer, serializers.ModelSerializer[Tool]):
             "default_ttl_seconds",
             "max_ttl_seconds",
             "enabled",
+            "state",
             "valid_from",
             "valid_until",
         ]
