@@ -6,24 +6,24 @@ from ._online import LockTables
 
 
 class Migration(migrations.Migration):
-    dependencies = [("licenses", "0009_index_of_open_leases")]
+    dependencies = [("licenses", "0010_longer_names")]
 
     operations = [
         LockTables("lease", "ticket"),
         migrations.AddField(
             model_name='lease',
             name='borrowed_by',
-            field=models.CharField(blank=True, db_default='', default='', editable=False, help_text='The account or token that borrowed it for its user; empty = the user.', max_length=255),
+            field=models.CharField(blank=True, db_default='', default='', editable=False, help_text='The account or token that borrowed it for its user; empty = the user.', max_length=300),
         ),
         migrations.AddField(
             model_name='lease',
             name='ended_by',
-            field=models.CharField(blank=True, db_default='', default='', editable=False, help_text='The account or token that ended it, if that was not its user.', max_length=255),
+            field=models.CharField(blank=True, db_default='', default='', editable=False, help_text='The account or token that ended it, if that was not its user.', max_length=300),
         ),
         migrations.AddField(
             model_name='ticket',
             name='borrowed_by',
-            field=models.CharField(blank=True, db_default='', default='', editable=False, help_text='The account or token that joined the queue for its user; empty = the user.', max_length=255),
+            field=models.CharField(blank=True, db_default='', default='', editable=False, help_text='The account or token that joined the queue for its user; empty = the user.', max_length=300),
         ),
         # The choices are not in the database: the table stays as it is, with its triggers.
         migrations.AlterField(
