@@ -332,6 +332,21 @@ def test_of_many_guesses_at_once_no_more_are_looked_at_than_may_fail(required_se
     assert statuses.count(401) == 5
 
 
+def test_what_was_typed_as_a_name_is_kept_nowhere(ben: User, caplog: pytest.LogCaptureFixture) -> None:
+    """Often it is a password."""
+    for number, name in enumerate(("qS3cr3t phrase", "ben")):
+        for _ in range(4):
+            password(name, "wrong", f"192.0.2.{number}")
+    kept = [count.key for count in FailureCount.objects.all()]
+    assert len(kept) == 4
+    assert not [key for key in kept if "qS3cr3t" in key or "ben" in key]
+    logged = [record.getMessage() for record in caplog.records if record.name == "licenses.signin.throttling"]
+    assert logged == [
+        "Too many failed credentials: an account that does not exist. The next have to wait.",
+        "Too many failed credentials: account ben. The next have to wait.",
+    ]
+
+
 def test_an_open_server_throttles_too(settings: Any, ben: User) -> None:
     settings.LICENSE_AUTH = "open"
     assert api_with("").client.get("/licenses/status").status_code == 200

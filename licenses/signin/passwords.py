@@ -12,12 +12,10 @@ from django.contrib.auth.backends import ModelBackend
 from django.contrib.auth.models import User
 from django.http import HttpRequest
 
-from licenses.names import is_clean
+from licenses.names import ACCOUNT_NAME_LENGTH, is_clean
 
 from . import throttling
 
-# Of Django's accounts.
-USERNAME_LENGTH = 150
 # Seconds for which a right password isn't hashed again.
 REMEMBERED = 300
 REMEMBERED_AT_MOST = 1000
@@ -74,7 +72,7 @@ class PasswordBackend(ModelBackend):
         if not settings.LICENSE_LOCAL_PASSWORDS or not username or password is None:
             return None
         # PostgreSQL takes no NUL; nobody's name has one.
-        if not is_clean(username) or len(username) > USERNAME_LENGTH:
+        if not is_clean(username) or len(username) > ACCOUNT_NAME_LENGTH:
             return None
         if request is None:
             # Whoever calls without a request is the server itself.

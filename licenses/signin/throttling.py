@@ -11,8 +11,10 @@ from datetime import timedelta
 from typing import Any
 
 from django.conf import settings
+from django.contrib.auth.models import User
 from django.db import transaction
 from django.utils import timezone
+from django.utils.crypto import salted_hmac
 
 from licenses.addresses import client_address, network_of
 from licenses.errors import TooManyFailures
@@ -27,8 +29,9 @@ class Throttle:
     """Failures of one kind of credential, under the keys that they count for,
     each with how many are too many."""
 
-    def __init__(self, limits: Mapping[str, int]) -> None:
+    def __init__(self, limits: Mapping[str, int], account: str = "") -> None:
         self.limits = limits
+        self.account = account
 
     def check(self) -> bool:
         """Raise TooManyFailures where there were too many; else say whether there
@@ -57,11 +60,19 @@ class Throttle:
         FailureCount.objects.failed(self.limits)
         for count in FailureCount.objects.filter(key__in=self.limits):
             if count.failures == self.limits[count.key]:
-                logger.warning("Too many failed credentials: %s. The next have to wait.", count.key)
+                logger.warning("Too many failed credentials: %s. The next have to wait.", self._told(count.key))
 
     def release(self) -> None:
         """Give the places of the attempt back."""
         FailureCount.objects.release(self.limits)
+
+    def _told(self, key: str) -> str:
+        """Return what the log may say of a key. What was typed as a name is often a
+        password; so a name is told only if it is an account's."""
+        if not self.account or key != _account(self.account):
+            return key
+        known = User.objects.filter(username=self.account).exists()
+        return f"account {self.account}" if known else "an account that does not exist"
 
 
 def of_bearer(headers: Mapping[str, Any]) -> Throttle:
@@ -78,7 +89,8 @@ def of_passwords(headers: Mapping[str, Any], username: str) -> Throttle:
         {
             f"password {network}": settings.LICENSE_FAILURES_PER_ADDRESS,
             _account(username): settings.LICENSE_FAILURES_PER_ACCOUNT,
-        }
+        },
+        account=username,
     )
 
 
@@ -88,4 +100,6 @@ def forget_account(username: str) -> None:
 
 
 def _account(username: str) -> str:
-    return f"account {username}"
+    """Return the key of an account's failures: a keyed hash, so that the table
+    never holds a password that was typed as a name."""
+    return f"account {salted_hmac('licenses.failures', username, algorithm='sha256').hexdigest()}"

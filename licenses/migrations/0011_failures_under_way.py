@@ -5,7 +5,7 @@ from django.db import migrations, models
 
 class Migration(migrations.Migration):
 
-    dependencies = [("licenses", "0009_index_of_open_leases")]
+    dependencies = [("licenses", "0010_longer_names")]
 
     operations = [
         migrations.AddField(
