@@ -11,7 +11,6 @@ from django.utils.cache import get_conditional_response
 from drf_spectacular.extensions import OpenApiAuthenticationExtension
 from drf_spectacular.utils import extend_schema
 from drf_spectacular.views import SpectacularAPIView
-from rest_framework.renderers import BaseRenderer
 from rest_framework.request import Request
 
 _writing = threading.Lock()
@@ -25,7 +24,7 @@ class SchemaView(SpectacularAPIView):
     def get(self, request: Request, *args: Any, **kwargs: Any) -> HttpResponseBase:
         renderer = request.accepted_renderer
         with _writing:
-            text, tag = _written(type(renderer))
+            text, tag = _written(renderer.media_type)
         charset = f"; charset={renderer.charset}" if renderer.charset else ""
         response = HttpResponse(
             text,
@@ -40,8 +39,9 @@ class SchemaView(SpectacularAPIView):
 
 
 @cache
-def _written(renderer: type[BaseRenderer]) -> tuple[bytes, str]:
+def _written(media_type: str) -> tuple[bytes, str]:
     """The schema in one of the view's formats, and its entity tag."""
+    renderer = next(found for found in SchemaView.renderer_classes if found.media_type == media_type)
     schema = SchemaView.generator_class().get_schema(request=None, public=True)  # type: ignore[no-untyped-call]
     text = renderer().render(schema, renderer_context={})
     data = text.encode() if isinstance(text, str) else text
