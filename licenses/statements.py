@@ -22,7 +22,7 @@ from .models import ApiToken, EndReason, Lease, Team, Tool
 M = TypeVar("M", bound=models.Model)
 
 # PostgreSQL's code for "cached plan must not change result type": a migration altered a
-# column that a prepared statement reads. psycopg prepares it anew the next time.
+# column that a prepared statement reads. A rollback makes psycopg prepare them all anew.
 STALE_PLAN = "0A000"
 
 
@@ -45,6 +45,8 @@ def again_if_stale(execute: Callable[..., Any], sql: Any, params: Any, many: boo
     except NotSupportedError as error:
         if getattr(error.__cause__, "sqlstate", None) != STALE_PLAN or connection.in_atomic_block:
             raise
+        # psycopg forgets its prepared statements with the server's.
+        context["connection"].connection.execute("DEALLOCATE ALL")
         return execute(sql, params, many, context)
 
 

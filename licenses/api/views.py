@@ -34,7 +34,7 @@ from licenses.callers import Scope
 from licenses.clock import database_now, is_in_calendar
 from licenses.errors import Refusal, UnknownLease, UnknownTicket, UnknownTool
 from licenses.models import Denial, Lease, Ticket, Tool
-from licenses.names import TOOL_NAME_PATTERN
+from licenses.names import NAME_LENGTH, TOOL_NAME_PATTERN
 from licenses.queueing import Waiting
 from licenseserver import logs
 
@@ -297,8 +297,8 @@ class QueueViewSet(viewsets.ViewSet):
 
 
 class BorrowsQuery(StrictSerializer):
-    user = CleanTextField(required=False, max_length=64)
-    host = CleanTextField(required=False, max_length=255)
+    user = CleanTextField(required=False, max_length=NAME_LENGTH)
+    host = CleanTextField(required=False, max_length=NAME_LENGTH)
 
 
 class BorrowsViewSet(viewsets.ViewSet):
@@ -358,9 +358,9 @@ class LeaseFilter(django_filters.FilterSet):
     """Filters of the list of leases; times are ISO 8601."""
 
     tool = django_filters.CharFilter(max_length=64, validators=[clean_text], method="filter_tool")
-    user = django_filters.CharFilter(max_length=64, validators=[clean_text])
+    user = django_filters.CharFilter(max_length=NAME_LENGTH, validators=[clean_text])
     team = django_filters.CharFilter(field_name="team__name", max_length=64, validators=[clean_text])
-    project = django_filters.CharFilter(max_length=64, validators=[clean_text])
+    project = django_filters.CharFilter(max_length=NAME_LENGTH, validators=[clean_text])
     state = django_filters.ChoiceFilter(choices=[("active", "active"), ("ended", "ended")], method="filter_state")
     borrowed_after = django_filters.IsoDateTimeFilter(
         field_name="borrowed_at", lookup_expr="gte", validators=[within_calendar]
@@ -478,7 +478,7 @@ class DenialFilter(django_filters.FilterSet):
     """Filters of the list of denials; times are ISO 8601."""
 
     tool = django_filters.CharFilter(field_name="tool__name", max_length=64, validators=[clean_text])
-    user = django_filters.CharFilter(max_length=64, validators=[clean_text])
+    user = django_filters.CharFilter(max_length=NAME_LENGTH, validators=[clean_text])
     code = django_filters.CharFilter(max_length=32, validators=[clean_text])
     resolved = django_filters.ChoiceFilter(choices=[("true", "true"), ("false", "false")], method="filter_resolved")
     after = django_filters.IsoDateTimeFilter(field_name="last_at", lookup_expr="gte", validators=[within_calendar])

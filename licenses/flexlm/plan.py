@@ -12,7 +12,7 @@ from datetime import UTC, date, datetime, time, timedelta
 from ipaddress import ip_address
 from typing import TypeVar
 
-from licenses.names import TOOL_NAME_PATTERN, UNKNOWN_TOOL_LABEL, is_clean, is_host_name, is_user_name
+from licenses.names import TOOL_NAME_PATTERN, UNKNOWN_TOOL_LABEL, is_clean, is_name
 
 from .parser import (
     MAX_COUNT,
@@ -494,7 +494,7 @@ def _folded(name: str, options: OptionsFile) -> str:
 
 def _is_one(name: str) -> bool:
     """Return whether it is one user's name, and not a pattern of many."""
-    return is_user_name(name) and "*" not in name
+    return is_name(name) and "*" not in name
 
 
 def _is_host(name: str) -> bool:
@@ -502,7 +502,7 @@ def _is_host(name: str) -> bool:
     try:
         ip_address(name)
     except ValueError:
-        return is_host_name(name) and "*" not in name
+        return is_name(name) and "*" not in name
     return False
 
 
