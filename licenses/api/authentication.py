@@ -98,6 +98,7 @@ class BearerAuthentication(authentication.BaseAuthentication):
         except InvalidCredential:
             throttle = throttling.of_bearer(request.META)
             throttle.check()
+            throttle.reserve()
             throttle.failed()
             raise
 
