@@ -6,7 +6,7 @@ from ._online import LockTables
 
 
 class Migration(migrations.Migration):
-    dependencies = [("licenses", "0010_longer_names")]
+    dependencies = [("licenses", "0011_failures_under_way")]
 
     operations = [
         LockTables("lease", "ticket"),
