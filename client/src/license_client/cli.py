@@ -209,7 +209,8 @@ def _list(client: Client, options: argparse.Namespace) -> int:
         [
             [
                 lease.id,
-                lease.user,
+                # The server may hide whose it is.
+                lease.user or "-",
                 lease.host,
                 ", ".join(f"{item.tool}:{item.seats}" for item in lease.items),
                 lease.borrowed_at[:19],
