@@ -17,7 +17,7 @@ from datetime import datetime, timedelta
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar
 
-from django.db import InterfaceError, OperationalError, transaction
+from django.db import InterfaceError, NotSupportedError, OperationalError, transaction
 from django.db.models import F
 from django.db.models.functions import Now
 
@@ -48,9 +48,10 @@ logger = logging.getLogger(__name__)
 P = ParamSpec("P")
 R = TypeVar("R")
 
-# PostgreSQL's codes for "roll back and try again": serialization failure,
-# deadlock. https://www.postgresql.org/docs/current/errcodes-appendix.html
-TRY_AGAIN = {"40001", "40P01"}
+# PostgreSQL's codes for "roll back and try again": serialization failure, deadlock, and a
+# prepared statement whose columns a migration changed since (statements.STALE_PLAN).
+# https://www.postgresql.org/docs/current/errcodes-appendix.html
+TRY_AGAIN = {"40001", "40P01", statements.STALE_PLAN}
 TRIES = 3
 # More leases of a tool than were ever given out between a backup and its restore.
 # Nine million restores later a fence would be more than a JSON number holds.
@@ -121,8 +122,8 @@ Outcome = Granted | Waiting | Refusal
 def _transaction(service: Callable[P, R]) -> Callable[P, R]:
     """Run a service as its own durable transaction.
 
-    A deadlock or serialization failure is tried again, at most three times in
-    all; PostgreSQL has undone the whole transaction then. What the database
+    A deadlock, a serialization failure or a stale plan is tried again, at most three
+    times in all; PostgreSQL has undone the whole transaction then. What the database
     can't do in time becomes Busy: nothing else is tried again, since a
     connection that breaks in the commit leaves it open whether it happened.
     """
@@ -135,7 +136,7 @@ def _transaction(service: Callable[P, R]) -> Callable[P, R]:
             try:
                 with transaction.atomic(durable=True):
                     return service(*args, **kwargs)
-            except (OperationalError, InterfaceError) as error:
+            except (OperationalError, InterfaceError, NotSupportedError) as error:
                 if getattr(error.__cause__, "sqlstate", None) not in TRY_AGAIN or tries == TRIES:
                     logger.warning("Answered busy: %s", error)
                     raise Busy from error

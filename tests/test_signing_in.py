@@ -221,7 +221,7 @@ CLAIMS: list[tuple[str, dict[str, Any], int]] = [
     ("no subject", {"sub": None}, 400),
     ("expired", {"iat": 1_600_000_000, "exp": 1_600_000_300}, 400),
     ("no name", {"preferred_username": None}, 403),
-    ("a name of 65", {"preferred_username": "u" * 65}, 403),
+    ("a name of 151", {"preferred_username": "u" * 151}, 403),
     ("a name with a NUL", {"preferred_username": "a\0b"}, 403),
     ("a name of two spellings", {"preferred_username": "\uff42\uff45\uff4e"}, 403),
     ("a name that is a list", {"preferred_username": ["ben"]}, 403),
@@ -233,6 +233,14 @@ def test_a_bad_id_token_signs_nobody_in(provider: Issuer, browser: Client, claim
     assert sign_in(browser, provider, **claims).status_code == status
     assert not is_signed_in(browser)
     assert not User.objects.exists()
+
+
+def test_a_name_may_have_as_many_characters_as_an_account(provider: Issuer, browser: Client) -> None:
+    sign_in(browser, provider, preferred_username="u" * 150)
+    assert User.objects.get().username == "u" * 150
+    provider.userinfo = {"sub": "somebody else"}
+    refused = sign_in(Client(), provider, sub="somebody else", preferred_username="u" * 151)
+    assert "longer than 150 characters" in refused.content.decode()
 
 
 def test_an_id_token_of_another_key_signs_nobody_in(provider: Issuer, browser: Client) -> None:

@@ -18,6 +18,7 @@ from licenses.names import is_clean
 
 from .audited import actor_of
 from .filters import TypedFilter
+from .lookups import ListedLookups
 
 
 class ForceReturnForm(ActionForm):
@@ -43,7 +44,7 @@ class UserFilter(TypedFilter):
 
 
 @admin.register(Lease)
-class LeaseAdmin(admin.ModelAdmin[Lease]):
+class LeaseAdmin(ListedLookups):
     list_display = [
         "short_id",
         "tool",

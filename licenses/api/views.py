@@ -3,7 +3,7 @@
 import re
 import uuid
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 import django_filters
@@ -31,10 +31,10 @@ from rest_framework.views import APIView
 from licenses import leasing, metrics, pools, statements
 from licenses.auditing import Actor
 from licenses.callers import Scope
-from licenses.clock import database_now
+from licenses.clock import database_now, is_in_calendar
 from licenses.errors import Refusal, UnknownLease, UnknownTicket, UnknownTool
 from licenses.models import Denial, Lease, Ticket, Tool
-from licenses.names import TOOL_NAME_PATTERN
+from licenses.names import NAME_LENGTH, TOOL_NAME_PATTERN
 from licenses.queueing import Waiting
 from licenseserver import logs
 
@@ -297,8 +297,8 @@ class QueueViewSet(viewsets.ViewSet):
 
 
 class BorrowsQuery(StrictSerializer):
-    user = CleanTextField(required=False, max_length=64)
-    host = CleanTextField(required=False, max_length=255)
+    user = CleanTextField(required=False, max_length=NAME_LENGTH)
+    host = CleanTextField(required=False, max_length=NAME_LENGTH)
 
 
 class BorrowsViewSet(viewsets.ViewSet):
@@ -350,19 +350,17 @@ class ToolViewSet(viewsets.ReadOnlyModelViewSet[Tool]):
 def within_calendar(moment: datetime) -> None:
     """Raise ValidationError for a time that is outside the years 1 to 9999 in
     UTC, though it is inside them where it was written."""
-    try:
-        moment.astimezone(UTC)
-    except OverflowError:
-        raise ValidationError("This time is out of range.") from None
+    if not is_in_calendar(moment):
+        raise ValidationError("This time is out of range.")
 
 
 class LeaseFilter(django_filters.FilterSet):
     """Filters of the list of leases; times are ISO 8601."""
 
     tool = django_filters.CharFilter(max_length=64, validators=[clean_text], method="filter_tool")
-    user = django_filters.CharFilter(max_length=64, validators=[clean_text])
+    user = django_filters.CharFilter(max_length=NAME_LENGTH, validators=[clean_text])
     team = django_filters.CharFilter(field_name="team__name", max_length=64, validators=[clean_text])
-    project = django_filters.CharFilter(max_length=64, validators=[clean_text])
+    project = django_filters.CharFilter(max_length=NAME_LENGTH, validators=[clean_text])
     state = django_filters.ChoiceFilter(choices=[("active", "active"), ("ended", "ended")], method="filter_state")
     borrowed_after = django_filters.IsoDateTimeFilter(
         field_name="borrowed_at", lookup_expr="gte", validators=[within_calendar]
@@ -382,11 +380,16 @@ class LeaseFilter(django_filters.FilterSet):
         return leases.active(Now()) if value == "active" else leases.ended(Now())
 
 
-def _is_time(value: Any) -> bool:
+def _is_time(value: str) -> bool:
+    """Return whether the value is a moment as our cursors have it, with an offset from UTC."""
     try:
-        return parse_datetime(str(value)) is not None
+        moment = parse_datetime(value)
     except ValueError:
         return False
+    return moment is not None and moment.tzinfo is not None and is_in_calendar(moment)
+
+
+INVALID_CURSOR = SerializerValidationError({"cursor": ["Use the address in next or previous as it is."]})
 
 
 class StablePagination(CursorPagination):
@@ -397,9 +400,13 @@ class StablePagination(CursorPagination):
     max_page_size = 200
 
     def decode_cursor(self, request: Request) -> Any:
-        cursor = super().decode_cursor(request)
-        if cursor is not None and cursor.position is not None and not _is_time(cursor.position):
-            raise NotFound(self.invalid_cursor_message)
+        """Return the cursor; raise ValidationError for one that this server did not make."""
+        try:
+            cursor = super().decode_cursor(request)
+        except NotFound:
+            raise INVALID_CURSOR from None
+        if cursor is not None and cursor.position is not None and not _is_time(str(cursor.position)):
+            raise INVALID_CURSOR
         return cursor
 
 
@@ -471,7 +478,7 @@ class DenialFilter(django_filters.FilterSet):
     """Filters of the list of denials; times are ISO 8601."""
 
     tool = django_filters.CharFilter(field_name="tool__name", max_length=64, validators=[clean_text])
-    user = django_filters.CharFilter(max_length=64, validators=[clean_text])
+    user = django_filters.CharFilter(max_length=NAME_LENGTH, validators=[clean_text])
     code = django_filters.CharFilter(max_length=32, validators=[clean_text])
     resolved = django_filters.ChoiceFilter(choices=[("true", "true"), ("false", "false")], method="filter_resolved")
     after = django_filters.IsoDateTimeFilter(field_name="last_at", lookup_expr="gte", validators=[within_calendar])

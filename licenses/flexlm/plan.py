@@ -12,7 +12,7 @@ from datetime import UTC, date, datetime, time, timedelta
 from ipaddress import ip_address
 from typing import TypeVar
 
-from licenses.names import TOOL_NAME_PATTERN, UNKNOWN_TOOL_LABEL, is_clean, is_host_name, is_user_name
+from licenses.names import TOOL_NAME_PATTERN, UNKNOWN_TOOL_LABEL, is_clean, is_name
 
 from .parser import MAX_COUNT, Feature, Finding, Kind, LicenseFile, OptionsFile, Package, Rule, Verb
 
@@ -271,7 +271,7 @@ def _groups(options: OptionsFile, names: _Names, wanted: Plan) -> None:
 
 def _is_one(name: str) -> bool:
     """Whether it is one user's name, and not a pattern of many."""
-    return is_user_name(name) and "*" not in name
+    return is_name(name) and "*" not in name
 
 
 def _is_host(name: str) -> bool:
@@ -279,7 +279,7 @@ def _is_host(name: str) -> bool:
     try:
         ip_address(name)
     except ValueError:
-        return is_host_name(name) and "*" not in name
+        return is_name(name) and "*" not in name
     return False
 
 

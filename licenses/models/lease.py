@@ -9,6 +9,8 @@ from django.db import models
 from django.db.models import F, Q
 from django.db.models.functions import Now
 
+from licenses.names import NAME_LENGTH
+
 from .team import Team
 from .tool import Tool
 
@@ -92,11 +94,11 @@ class Lease(models.Model):
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
     tool = models.ForeignKey(Tool, on_delete=models.PROTECT, related_name="leases", db_index=False)
-    user = models.CharField(max_length=64)
+    user = models.CharField(max_length=NAME_LENGTH)
     team = models.ForeignKey(
         Team, null=True, blank=True, on_delete=models.PROTECT, related_name="leases", db_index=False
     )
-    project = models.CharField(max_length=64, blank=True, db_default="", help_text="What its cost goes to.")
+    project = models.CharField(max_length=NAME_LENGTH, blank=True, db_default="", help_text="What its cost goes to.")
     part_of = models.ForeignKey(
         "self", null=True, blank=True, editable=False, on_delete=models.PROTECT, related_name="parts", db_index=False
     )
@@ -106,7 +108,7 @@ class Lease(models.Model):
     fence = models.PositiveBigIntegerField(
         null=True, editable=False, help_text="Increases with every lease of the tool; the newer holder has the higher."
     )
-    host = models.CharField(max_length=255, blank=True)
+    host = models.CharField(max_length=NAME_LENGTH, blank=True)
     seats = models.PositiveIntegerField(default=1, validators=[MinValueValidator(1)])
     overdraft_seats = models.PositiveIntegerField(
         default=0, db_default=0, editable=False, help_text="Of its seats, those above the capacity when it was granted."

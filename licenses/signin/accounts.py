@@ -11,7 +11,7 @@ from django.db import IntegrityError, transaction
 from licenses import auditing
 from licenses.auditing import Actor
 from licenses.models import Identity, TeamMember
-from licenses.names import is_user_name
+from licenses.names import ACCOUNT_NAME_LENGTH, is_name
 
 from .rights import Rights, claim, rights_of
 
@@ -61,8 +61,10 @@ def _account_of(claims: Mapping[str, Any]) -> tuple[User, bool]:
     if identity is not None:
         return identity.user, False
     name = claim(claims, settings.LICENSE_OIDC_USERNAME_CLAIM)
+    if isinstance(name, str) and len(name) > ACCOUNT_NAME_LENGTH:
+        raise SignInRefused(f"The sign-in provider gave a name that is longer than {ACCOUNT_NAME_LENGTH} characters.")
     # As Django would store it: no two spellings of one name.
-    if not is_user_name(name) or User.normalize_username(name) != name:
+    if not is_name(name) or User.normalize_username(name) != name:
         raise SignInRefused("The sign-in provider gave no name that leases can be held under.")
     if User.objects.filter(username=name).exists():
         logger.warning("Sign-in of %s at %s refused: the account %s isn't linked to them", subject, issuer, name)
