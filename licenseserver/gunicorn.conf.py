@@ -81,7 +81,7 @@ if os.environ.get("LICENSESERVER_METRICS_OWNER") != str(os.getpid()):
 
 # Load once, fork many: workers start fast and share memory.
 preload_app = True
-worker_class = "gthread"
+worker_class = "licenseserver.workers.Worker"
 # More threads a process than this only wait for each other (docs/performance.md).
 threads = 2
 timeout = 30

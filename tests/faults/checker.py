@@ -30,6 +30,7 @@ TO_BE_EXPECTED = {
     "force": {200, 404, 503},
     "change": {200, 503},
     "fault": {200},
+    "calm": {200},
     "final": {200},
 }
 
@@ -150,6 +151,13 @@ def s0_no_server_error(evidence: Evidence) -> Iterator[str]:
     for operation in evidence.operations:
         if operation.status is not None and operation.status not in TO_BE_EXPECTED[operation.kind]:
             yield f"{operation.kind} of {operation.caller} was answered {operation.status}: {operation.answer}"
+
+
+def s0_no_failure_without_a_fault(evidence: Evidence) -> Iterator[str]:
+    for calm in evidence.of_kind("calm"):
+        for operation in evidence.operations:
+            if operation.is_unknown and calm.start <= operation.start and operation.end <= calm.end:
+                yield f"{operation.kind} of {operation.caller} was answered {operation.status} while nothing was wrong"
 
 
 def s1_never_oversold_in_the_ledger(evidence: Evidence) -> Iterator[str]:
@@ -493,6 +501,7 @@ def l5_nothing_is_left_over(evidence: Evidence) -> Iterator[str]:
 
 RULES: list[Rule] = [
     s0_no_server_error,
+    s0_no_failure_without_a_fault,
     s1_never_oversold_in_the_ledger,
     s2_never_oversold_as_clients_see_it,
     s3_no_acknowledged_lease_is_lost,

@@ -26,6 +26,8 @@ from .proxy import Proxy
 from .site import CLIENTS, LONGEST_TTL, Site, set_up
 from .stack import ROOT, Api, Postgres, Sqlite, Sweeper, environment, free_port, migrate
 
+# At the beginning, without a fault: everything must go well.
+CALM_SECONDS = 4.0
 # Between two faults, so that each one's recovery is seen.
 PAUSE_SECONDS = 0.3
 LONGEST_RUN_SECONDS = 1800
@@ -128,6 +130,8 @@ def _work(plan: Plan, site: Site, shared: Shared, target: Target, verdict: Verdi
     deadline = time.monotonic() + LONGEST_RUN_SECONDS
     schedule = _schedule(plan, target)
     try:
+        time.sleep(CALM_SECONDS)
+        shared.recorder.write(Operation("run", "calm", 0, shared.recorder.now(), 200))
         while verdict.faults.total() < plan.faults or shared.recorder.count < plan.operations:
             if time.monotonic() > deadline:
                 return [f"the run did not end within {LONGEST_RUN_SECONDS} s"]

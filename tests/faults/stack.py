@@ -171,7 +171,7 @@ class Api:
         deadline = time.monotonic() + seconds
         while not self.is_ready():
             if time.monotonic() > deadline:
-                raise RuntimeError(f"the server is not ready:\n{self.log.read_text()[-4000:]}")
+                raise RuntimeError(f"the server is not ready:\n{self.log.read_text()[-1000:]}")
             time.sleep(0.05)
 
     @property

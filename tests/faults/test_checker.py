@@ -2,11 +2,12 @@
 
 import copy
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from . import checker
+from . import checker, mutants
 from .checker import Evidence
 from .history import Operation
 
@@ -80,6 +81,7 @@ def good() -> tuple[list[Operation], Rows]:
         ),
         Operation("ben", "trespass", 41, 41.1, 404, {"lease": f"{2:032x}"}),
         Operation("admin", "change", 50, 50.1, 200, {"changed": True}),
+        Operation("run", "calm", 0, 8, 200),
         Operation("run", "fault", 9, 9.5, 200, {"name": "kill_worker"}),
         Operation("run", "final", 200, 200, 200, {"missing": {}, "left_over": []}),
     ]
@@ -164,6 +166,10 @@ def both(*breaks: Break) -> Break:
 HEAD = f"{2:032x}"
 WRONG: dict[str, tuple[str, Break]] = {
     "the server failed": ("s0_no_server_error", put(Operation("ana", "renew", 1, 2, 500, {"lease": HEAD}))),
+    "the server was busy though nothing was wrong": (
+        "s0_no_failure_without_a_fault",
+        put(Operation("ana", "renew", 1, 2, 503, {"lease": HEAD})),
+    ),
     "two leases of the one seat overlap": (
         "s1_never_oversold_in_the_ledger",
         change("leases", 0, ended_at=START + 31),
@@ -334,3 +340,8 @@ def test_a_run_in_which_nothing_happened_tested_nothing() -> None:
     operations, rows = good()
     missing = checker.missing(Evidence(operations, rows))
     assert {"503", "refusal: quota", "ended: forced", "queue grant"} - set(missing) == {"queue grant"}
+
+
+@pytest.mark.parametrize("mutant", mutants.MUTANTS, ids=lambda mutant: mutant.name)
+def test_every_mutant_still_has_its_place_in_the_code(mutant: mutants.Mutant, tmp_path: Path) -> None:
+    mutants.make(mutant, tmp_path / "code")
