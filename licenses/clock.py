@@ -1,6 +1,6 @@
 """The database's time, which alone decides what has expired."""
 
-from datetime import datetime
+from datetime import UTC, datetime
 
 from django.db import connection
 from django.utils import timezone
@@ -19,3 +19,12 @@ def database_now() -> datetime:
         cursor.execute("SELECT clock_timestamp()")
         now: datetime = cursor.fetchone()[0]
     return now
+
+
+def is_in_calendar(moment: datetime) -> bool:
+    """Return whether the moment is in the years 1 to 9999 in UTC too, and not only where it was written."""
+    try:
+        moment.replace(tzinfo=moment.tzinfo or UTC).astimezone(UTC)
+    except OverflowError:
+        return False
+    return True

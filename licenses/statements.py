@@ -13,13 +13,17 @@ from datetime import UTC, datetime
 from functools import cache
 from typing import Any, Generic, TypeVar
 
-from django.db import connection, models
+from django.db import NotSupportedError, connection, models
 from django.db.models.query import QuerySet
 from django.utils import timezone
 
 from .models import ApiToken, EndReason, Lease, Team, Tool
 
 M = TypeVar("M", bound=models.Model)
+
+# PostgreSQL's code for "cached plan must not change result type": a migration altered a
+# column that a prepared statement reads. A rollback makes psycopg prepare them all anew.
+STALE_PLAN = "0A000"
 
 
 # What a locking query is asked besides its rows. Read after each row's lock was
@@ -29,6 +33,21 @@ TEAMS_OF_USER = """(
     SELECT json_agg(json_build_array(team.id, team.name) ORDER BY team.name)
     FROM licenses_team team JOIN licenses_teammember member ON member.team_id = team.id WHERE member.user = %s
 )"""
+
+
+def again_if_stale(execute: Callable[..., Any], sql: Any, params: Any, many: bool, context: dict[str, Any]) -> Any:
+    """Run a statement, as Django's ``execute_wrapper``; once more if its plan is stale.
+
+    Within a transaction the error is raised: PostgreSQL has undone the transaction then.
+    """
+    try:
+        return execute(sql, params, many, context)
+    except NotSupportedError as error:
+        if getattr(error.__cause__, "sqlstate", None) != STALE_PLAN or connection.in_atomic_block:
+            raise
+        # psycopg forgets its prepared statements with the server's.
+        context["connection"].connection.execute("DEALLOCATE ALL")
+        return execute(sql, params, many, context)
 
 
 class Compiled(Generic[M]):
@@ -205,10 +224,10 @@ def write_end(lease: Lease, *, tool: Tool, rationed: bool) -> None:
     """Write a lease's end, and what the locked tool counts; and, if it is
     ``rationed``, what its team's allotment does."""
     total = f"{EndReason(lease.end_reason)}_total"
-    ends = _values(lease, "ended_at", "end_reason", "end_note", "id")
+    ends = _values(lease, "ended_at", "end_reason", "end_note", "ended_by", "id")
     counts = _values(tool, "in_use", "kept_back", "holding_time", "id")
     _together(
-        ("UPDATE licenses_lease SET ended_at = %s, end_reason = %s, end_note = %s WHERE id = %s", ends),
+        ("UPDATE licenses_lease SET ended_at = %s, end_reason = %s, end_note = %s, ended_by = %s WHERE id = %s", ends),
         *_allotment(lease, -lease.seats, rationed),
         (
             f"UPDATE licenses_tool SET in_use = %s, kept_back = %s, holding_time = %s, {total} = {total} + 1 "  # noqa: S608

@@ -344,7 +344,7 @@ def test_a_released_chart_runs_the_released_image(tmp_path: Path) -> None:
 
 
 def test_every_dependency_has_a_license_that_was_agreed_to() -> None:
-    script = str(ROOT / "scripts" / "licenses.py")
+    script = str(ROOT / "scripts" / "third_party_licenses.py")
     checked = subprocess.run([sys.executable, script, "--check"], capture_output=True, text=True)
     assert checked.returncode == 0, checked.stderr
 
@@ -352,8 +352,8 @@ def test_every_dependency_has_a_license_that_was_agreed_to() -> None:
 def test_a_license_that_nobody_agreed_to_is_refused(tmp_path: Path) -> None:
     (tmp_path / "scripts").mkdir()
     (tmp_path / "docs").mkdir()
-    script = tmp_path / "scripts" / "licenses.py"
-    text = (ROOT / "scripts" / "licenses.py").read_text()
+    script = tmp_path / "scripts" / "third_party_licenses.py"
+    text = (ROOT / "scripts" / "third_party_licenses.py").read_text()
     script.write_text(text.replace('"MPL-2.0", ', "", 1))
     for path in ("requirements.txt", "monitoring/requirements.txt"):
         (tmp_path / path).parent.mkdir(exist_ok=True)
@@ -361,7 +361,7 @@ def test_a_license_that_nobody_agreed_to_is_refused(tmp_path: Path) -> None:
     refused = subprocess.run([sys.executable, script], capture_output=True, text=True)
     assert refused.returncode == 1
     assert "mozilla-django-oidc" in refused.stderr
-    assert not (tmp_path / "docs" / "licenses.md").exists()
+    assert not (tmp_path / "docs" / "third-party-licenses.md").exists()
 
 
 # --- What runs in kind -------------------------------------------------------

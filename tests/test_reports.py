@@ -154,12 +154,26 @@ def test_every_report_is_there_as_csv(api: Api, monday: Tool, report: str, how: 
 
 def test_csv_without_rows_still_has_its_header(api: Api, monday: Tool) -> None:
     answer = api.client.get("/api/v1/reports/usage?format=csv&by=user")
-    assert answer.content == b"user,borrows,seat_hours,overdraft_hours,cost\r\n"
+    assert answer.content == b'"user","borrows","seat_hours","overdraft_hours","cost"\r\n'
 
 
-def test_no_spreadsheet_calculates_what_somebody_called_a_project(api: Api, monday: Tool) -> None:
-    answer = api.client.get(f"/api/v1/reports/usage?format=csv&by=project&{DAYS}")
-    assert b"\r\n'=1+1,1," in answer.content
+SIGNS = "=+-@\N{FULLWIDTH EQUALS SIGN}\N{FULLWIDTH PLUS SIGN}\N{FULLWIDTH HYPHEN-MINUS}\N{FULLWIDTH COMMERCIAL AT}"
+
+
+@pytest.mark.parametrize("separator", [",", ";", "|"])
+@pytest.mark.parametrize("sign", SIGNS)
+@pytest.mark.parametrize("form", ["{0}1+1", " {0}1+1", "x{1}{0}1+1", "x{1} {0}1+1", 'x{1}"{0}1+1"', 'x"{1}""{0}1+1'])
+def test_no_spreadsheet_calculates_what_somebody_called_a_project(
+    api: Api, monday: Tool, form: str, sign: str, separator: str
+) -> None:
+    """Whatever separator the reader's country has, and in whichever column the name is."""
+    Lease.objects.filter(user="ben").update(project=form.format(sign, separator))
+    for by in ("project", "user,project"):
+        answer = api.client.get(f"/api/v1/reports/usage?format=csv&by={by}&{DAYS}")
+        rows = list(csv.reader(io.StringIO(answer.content.decode()), delimiter=separator))
+        cells = [cell.lstrip(' "') for row in rows for cell in row]
+        assert any("1+1" in cell for cell in cells)
+        assert [cell for cell in cells if cell.startswith(tuple(SIGNS))] == []
 
 
 @pytest.mark.parametrize(

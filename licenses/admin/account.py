@@ -3,15 +3,21 @@
 from typing import Any
 
 from django.contrib import admin
-from django.contrib.auth.admin import UserAdmin
-from django.contrib.auth.models import User
+from django.contrib.auth.admin import GroupAdmin, UserAdmin
+from django.contrib.auth.models import Group, User
 from django.http import HttpRequest, HttpResponse
 
 from licenses import auditing
 
 from .audited import AuditedAdmin, actor_of
+from .lookups import ListedLookups
 
-admin.site.unregister(User)
+admin.site.unregister([User, Group])
+
+
+@admin.register(Group)
+class RoleAdmin(ListedLookups, GroupAdmin):
+    """What several accounts may do."""
 
 
 @admin.register(User)

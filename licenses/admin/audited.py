@@ -10,6 +10,8 @@ from django.http import HttpRequest
 from licenses import auditing
 from licenses.auditing import Actor
 
+from .lookups import ListedLookups
+
 M = TypeVar("M", bound=Model)
 
 
@@ -18,7 +20,7 @@ def actor_of(request: HttpRequest) -> Actor:
     return Actor.of_account(request.user.get_username(), request.META)
 
 
-class AuditedAdmin(admin.ModelAdmin[M], Generic[M]):
+class AuditedAdmin(ListedLookups, admin.ModelAdmin[M], Generic[M]):
     """Records what is made, changed and deleted, rows of its inlines too. Who
     saves rows in another way has to record them there."""
 

@@ -2,11 +2,12 @@
 
 from typing import Any
 
-from django.contrib import admin
 from django.http import HttpRequest
 
+from .lookups import ListedLookups
 
-class FactsAdmin(admin.ModelAdmin[Any]):
+
+class FactsAdmin(ListedLookups):
     show_full_result_count = False
 
     def has_add_permission(self, request: HttpRequest) -> bool:

@@ -18,6 +18,7 @@ from licenses.names import is_clean
 
 from .audited import actor_of
 from .filters import TypedFilter
+from .lookups import ListedLookups
 
 
 class ForceReturnForm(ActionForm):
@@ -43,7 +44,7 @@ class UserFilter(TypedFilter):
 
 
 @admin.register(Lease)
-class LeaseAdmin(admin.ModelAdmin[Lease]):
+class LeaseAdmin(ListedLookups):
     list_display = [
         "short_id",
         "tool",
@@ -58,6 +59,8 @@ class LeaseAdmin(admin.ModelAdmin[Lease]):
         "ended_at",
         "end_reason",
         "end_note",
+        "borrowed_by",
+        "ended_by",
     ]
     list_filter = ["tool", "team", UserFilter, StateFilter, "end_reason", "borrowed_at"]
     list_select_related = ["tool", "team"]

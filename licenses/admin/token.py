@@ -10,10 +10,11 @@ from licenses import tokens
 from licenses.models import ApiToken
 
 from .audited import actor_of
+from .lookups import ListedLookups
 
 
 @admin.register(ApiToken)
-class ApiTokenAdmin(admin.ModelAdmin[ApiToken]):
+class ApiTokenAdmin(ListedLookups):
     list_display = [
         "name",
         "hint",

@@ -1,16 +1,21 @@
 """What happens before Django looks at a request: its line in the log, probes, and a limit on bodies."""
 
+import io
 import logging
 import os
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, ClassVar
 
 from django.conf import settings
 from django.contrib.auth.models import User
+from django.core.exceptions import MiddlewareNotUsed
+from django.db import connection
 from django.http import HttpRequest, HttpResponseBase
+from gunicorn.http.errors import ParseException
 
-from licenses import metrics
+from licenses import metrics, statements
 from licenses.addresses import client_address
 from licenses.callers import Caller
 from licenseserver import logs
@@ -24,6 +29,8 @@ logger = logging.getLogger("licenses.request")
 # would never see the answer; so up to this much is read and thrown away.
 DISCARD_LIMIT = 16 * 1024 * 1024
 CHUNK = 64 * 1024
+# What gunicorn raises for a body that breaks off, or whose chunks are none.
+UNREADABLE = (OSError, ParseException)
 
 
 class EventMiddleware:
@@ -98,19 +105,36 @@ class ProbeMiddleware:
         return self.probes.get(request.path_info, self.get_response)(request)
 
 
+class StalePlanMiddleware:
+    """Lets this version serve while the next one's migration alters a column: its
+    prepared statements fail once then. Services try again by themselves."""
+
+    def __init__(self, get_response: Callable[[HttpRequest], HttpResponseBase]) -> None:
+        if connection.vendor != "postgresql":
+            raise MiddlewareNotUsed
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponseBase:
+        with connection.execute_wrapper(statements.again_if_stale):
+            return self.get_response(request)
+
+
 class BodyLimitMiddleware:
-    """Answers 413 to an API call with a body over ``API_BODY_LIMIT`` bytes and
-    411 to one that doesn't say its length, which WSGI would read as empty."""
+    """Answers 413 to an API call with a body over ``API_BODY_LIMIT`` bytes, and reads
+    one that comes in chunks: without a length WSGI takes a body for empty."""
 
     def __init__(self, get_response: Callable[[HttpRequest], HttpResponseBase]) -> None:
         self.get_response = get_response
 
     def __call__(self, request: HttpRequest) -> HttpResponseBase:
         if is_api_path(request.path_info):
-            if request.META.get("HTTP_TRANSFER_ENCODING") and not request.META.get("CONTENT_LENGTH"):
-                return problem(
-                    status=411, code="length_required", title="Length required", detail="Send a Content-Length."
-                )
+            if "HTTP_TRANSFER_ENCODING" in request.META and not request.META.get("CONTENT_LENGTH"):
+                try:
+                    _read_chunks(request)
+                except UNREADABLE:
+                    return problem(
+                        status=400, code="parse_error", title="Bad request", detail="The body's chunks are broken."
+                    )
             if _content_length(request) > settings.API_BODY_LIMIT:
                 _discard_body(request)
                 return problem(
@@ -129,7 +153,18 @@ def _content_length(request: HttpRequest) -> int:
         return 0
 
 
+def _read_chunks(request: HttpRequest) -> None:
+    """Give the request the body that the server unchunked, or, of one that is over
+    the limit, the part that shows that."""
+    body = request.META["wsgi.input"].read(settings.API_BODY_LIMIT + 1)
+    request.META["CONTENT_LENGTH"] = str(len(body))
+    # As WSGIRequest sets it up; the rest is left to _discard_body.
+    rest = request.META["wsgi.input"] if len(body) > settings.API_BODY_LIMIT else io.BytesIO(body)
+    request._stream = rest
+
+
 def _discard_body(request: HttpRequest) -> None:
     left = DISCARD_LIMIT
-    while left > 0 and (chunk := request.read(min(CHUNK, left))):
-        left -= len(chunk)
+    with suppress(*UNREADABLE):
+        while left > 0 and (chunk := request.read(min(CHUNK, left))):
+            left -= len(chunk)

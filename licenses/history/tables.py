@@ -4,6 +4,7 @@ Amounts of time are hours of seats where they are called so, else seconds.
 """
 
 import csv
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -14,9 +15,10 @@ from .whatif import Outcome
 
 WEEKDAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 
-# What a spreadsheet would take for the beginning of a formula.
+# What a spreadsheet takes for the beginning of a formula, at the start of a cell or,
+# where its separator is another than the comma, in the middle of ours.
 # https://owasp.org/www-community/attacks/CSV_Injection
-FORMULA = ("=", "+", "-", "@", "\t", "\r")
+FORMULA = re.compile(r"""(^|[,;|\t\r\n])([\s"]*)(?=[=+\-@\uff1d\uff0b\uff0d\uff20])""")
 
 
 class Writable(Protocol):
@@ -31,9 +33,9 @@ class Table:
     rows: Sequence[Mapping[str, Any]]
 
     def write_csv(self, stream: Writable) -> None:
-        """As CSV with a header. Text that a spreadsheet would calculate gets an
-        apostrophe in front: names come from whoever borrows."""
-        writer = csv.writer(stream, lineterminator="\r\n")
+        """Write CSV with a header, every cell in quotes. What a spreadsheet would
+        calculate gets an apostrophe in front: names come from whoever borrows."""
+        writer = csv.writer(stream, lineterminator="\r\n", quoting=csv.QUOTE_ALL)
         writer.writerow(self.columns)
         writer.writerows([_cell(row[column]) for column in self.columns] for row in self.rows)
 
@@ -46,8 +48,8 @@ class Table:
             stream.write(text.rstrip() + "\n")
 
 
-def _cell(value: Any) -> Any:
-    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) else _text(value)
+def _cell(value: Any) -> str:
+    return FORMULA.sub(r"\1\2'", value) if isinstance(value, str) else _text(value)
 
 
 def _text(value: Any) -> str:

@@ -80,7 +80,9 @@ class Unreachable(LicenseError):
 
 @dataclass(frozen=True)
 class ToolStatus:
-    """A tool's seats: bought, out, to be had now; and who waits for them."""
+    """A tool's seats: bought, out, to be had now; and who waits for them.
+    ``state`` is ``open``, or why no seat is granted: ``disabled``, ``not_started`` or
+    ``expired``."""
 
     tool: str
     total: int
@@ -89,6 +91,7 @@ class ToolStatus:
     queued: int
     oldest_wait_seconds: float
     raw: dict[str, Any] = field(repr=False)
+    state: str = "open"
 
 
 @dataclass(frozen=True)
@@ -530,6 +533,8 @@ def _status(body: Any) -> ToolStatus:
             queued=int(body["queued"]),
             oldest_wait_seconds=float(body["oldest_wait_seconds"]),
             raw=body,
+            # An older server says only whether it is enabled.
+            state=str(body.get("state", "open" if body.get("enabled", True) else "disabled")),
         )
 
 

@@ -258,8 +258,11 @@ def _status(client: Client, options: argparse.Namespace) -> int:
         _print(json.dumps(tools[0].raw if options.tool is not None else [tool.raw for tool in tools]))
         return 0
     _table(
-        ["TOOL", "TOTAL", "BORROWED", "AVAILABLE", "QUEUED"],
-        [[tool.tool, str(tool.total), str(tool.borrowed), str(tool.available), str(tool.queued)] for tool in tools],
+        ["TOOL", "TOTAL", "BORROWED", "AVAILABLE", "QUEUED", "STATE"],
+        [
+            [tool.tool, str(tool.total), str(tool.borrowed), str(tool.available), str(tool.queued), tool.state]
+            for tool in tools
+        ],
     )
     return 0
 

@@ -1,0 +1,64 @@
+"""What an address may ask of a list."""
+
+from typing import Any
+
+from django.contrib import admin
+from django.contrib.admin.utils import get_fields_from_path
+from django.http import HttpRequest
+from django.utils.dateparse import parse_datetime
+
+from licenses.clock import is_in_calendar
+from licenses.names import is_clean
+
+# What Django's filters put behind a field's name; nothing, for one that lists all values.
+OF_FILTERS = {"", "exact", "in", "isnull", "isempty", "gte", "lt"}
+OF_HIERARCHY = {"year", "month", "day"}
+
+
+class ListedLookups(admin.ModelAdmin[Any]):
+    """Takes the lookups of ``list_filter`` and ``date_hierarchy`` only.
+
+    Django takes any lookup of the model's own fields: a regular expression that
+    keeps a worker busy for minutes, or a hash compared letter by letter.
+    """
+
+    def lookup_allowed(self, lookup: str, value: str, request: HttpRequest) -> bool:
+        """Return whether a filter of this list sends such a lookup."""
+        fields = []
+        for item in self.get_list_filter(request):
+            if isinstance(item, type) and issubclass(item, admin.SimpleListFilter):
+                if lookup == item.parameter_name:
+                    # It looks at the value itself.
+                    return True
+            elif isinstance(item, (list, tuple)):
+                fields.append(str(item[0]))
+            else:
+                fields.append(str(item))
+        compared = [*fields, *map(self._key_of, fields)]
+        if any(_behind(field, lookup) in OF_FILTERS for field in compared):
+            return is_clean(value) and _is_possible(value)
+        if self.date_hierarchy and _behind(self.date_hierarchy, lookup) in OF_HIERARCHY:
+            # Django adds a year to the last one.
+            return value.isdecimal() and len(value) <= 4 and int(value) < 9999
+        return False
+
+    def _key_of(self, field: str) -> str:
+        """Return what a filter compares of a relation: its key (``tool__id``)."""
+        target = getattr(get_fields_from_path(self.model, field)[-1], "target_field", None)
+        return f"{field}__{target.name}" if target else field
+
+
+def _behind(field: str, lookup: str) -> str | None:
+    """Return the part of the lookup behind the field's name; None if it is of another field."""
+    if lookup == field:
+        return ""
+    return lookup.removeprefix(f"{field}__") if lookup.startswith(f"{field}__") else None
+
+
+def _is_possible(value: str) -> bool:
+    """Return whether the value, if it is a time, is one that a database can compare."""
+    try:
+        moment = parse_datetime(value)
+    except ValueError:
+        return True  # Django says so.
+    return moment is None or is_in_calendar(moment)
