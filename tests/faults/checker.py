@@ -221,10 +221,10 @@ def s3_no_acknowledged_lease_is_lost(evidence: Evidence) -> Iterator[str]:
         parts[row["part_of_id"] or row["id"]].append(row)
     for operation in evidence.granted():
         lease = operation.answer
-        row = heads.get(_id(lease["id"]))
-        if row is None:
+        if _id(lease["id"]) not in heads:
             yield f"lease {lease['id']} of {operation.caller} is not there"
             continue
+        row = heads[_id(lease["id"])]
         stored = sorted((evidence.tools[part["tool_id"]], part["seats"], part["fence"]) for part in parts[row["id"]])
         said = sorted((item["tool"], item["seats"], item["fence"]) for item in lease["items"])
         if (row["user"], row["project"]) != (lease["user"], lease["project"]) or stored != said:
