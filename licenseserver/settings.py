@@ -94,6 +94,8 @@ LICENSE_JWT_AUDIENCE = environment.text("LICENSE_JWT_AUDIENCE", "")
 LICENSE_JWT_USERNAME_CLAIMS = environment.words("LICENSE_JWT_USERNAME_CLAIMS", LICENSE_OIDC_USERNAME_CLAIM)
 # Scopes of the provider's that begin so limit a JWT to what they name.
 LICENSE_JWT_SCOPE_PREFIX = environment.text("LICENSE_JWT_SCOPE_PREFIX", "licenses:")
+# Whether a JWT without such a scope is good for nothing, or for all that its holder may.
+LICENSE_JWT_SCOPE_REQUIRED = environment.boolean("LICENSE_JWT_SCOPE_REQUIRED", False)
 if LICENSE_JWT_AUDIENCE and not LICENSE_OIDC_ISSUER:
     raise SettingError("LICENSE_JWT_AUDIENCE needs LICENSE_OIDC_ISSUER.")
 

@@ -57,6 +57,19 @@ def test_groups_make_an_administrator(
         assert api_with(f"Bearer {token}").borrow(user="ana").status_code == status
 
 
+@pytest.mark.parametrize("elsewhere", [{"_claim_names": {"groups": "src1"}}, {"hasgroups": "true"}])
+def test_a_token_without_the_groups_of_its_holder_is_refused(
+    required: None, issuer: Issuer, settings: Any, elsewhere: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    token = issuer.sign(issuer.claims(**elsewhere))
+    assert answer_to(token).status_code == 200
+    settings.LICENSE_OIDC_TEAM_PREFIX = "team-"
+    refused = answer_to(token)
+    assert_problem(refused, 401)
+    assert "groups" in refused.json()["detail"]
+    assert "Refused a JWT of ben" in caplog.text
+
+
 def test_roles_may_lie_deeper(required: None, issuer: Issuer, settings: Any, make_tool: Callable[..., Tool]) -> None:
     make_tool()
     settings.LICENSE_OIDC_ADMIN_GROUPS = ["boss"]
@@ -73,15 +86,41 @@ def test_roles_may_lie_deeper(required: None, issuer: Issuer, settings: Any, mak
         ("licenses:borrow", 403, 200),
         ("licenses:admin", 403, 403),
         ("licenses:nonsense", 403, 403),
-        (["licenses:read"], 200, 200),
+        ("Licenses:Read", 200, 403),
+        ("", 200, 200),
+        (["licenses:read"], 200, 403),
+        (["openid licenses:read", "profile"], 200, 403),
+        ([], 200, 200),
+        (["licenses:read", 1], 401, 401),
+        ([["licenses:read"]], 401, 401),
+        ({"licenses:read": True}, 401, 401),
+        (1, 401, 401),
+        (True, 401, 401),
     ],
 )
+@pytest.mark.parametrize("claim", ["scope", "scp"])
 def test_scopes_of_the_provider_limit_and_never_give(
-    required: None, issuer: Issuer, make_tool: Callable[..., Tool], scope: Any, read: int, borrow: int
+    required: None, issuer: Issuer, make_tool: Callable[..., Tool], claim: str, scope: Any, read: int, borrow: int
+) -> None:
+    """RFC 8693 has ``scope``, Entra ID ``scp`` as text, Okta ``scp`` as a list."""
+    make_tool()
+    api = api_with(f"Bearer {issuer.sign(issuer.claims(**{claim: scope}))}")
+    assert (api.client.get("/borrows").status_code, api.borrow(user="ben").status_code) == (read, borrow)
+
+
+def test_a_scope_that_is_null_is_refused(required: None, issuer: Issuer) -> None:
+    for claim in ("scope", "scp"):
+        assert_problem(answer_to(issuer.sign(issuer.claims() | {claim: None})), 401)
+
+
+def test_a_site_may_require_a_scope(
+    required: None, issuer: Issuer, settings: Any, make_tool: Callable[..., Tool]
 ) -> None:
     make_tool()
-    api = api_with(f"Bearer {issuer.sign(issuer.claims(scope=scope))}")
-    assert (api.client.get("/borrows").status_code, api.borrow(user="ben").status_code) == (read, borrow)
+    settings.LICENSE_JWT_SCOPE_REQUIRED = True
+    for scope, read, borrow in [(None, 403, 403), ("openid", 403, 403), ("licenses:read licenses:borrow", 200, 200)]:
+        api = api_with(f"Bearer {issuer.sign(issuer.claims(scp=scope))}")
+        assert (api.client.get("/borrows").status_code, api.borrow(user="ben").status_code) == (read, borrow)
 
 
 def test_a_name_that_is_anothers_account_is_not_theirs(required: None, issuer: Issuer) -> None:
@@ -224,6 +263,23 @@ def test_nobody_waits_for_keys_that_are_only_old(provider: Provider, issuer: Iss
     assert first.is_alive()
     issuer.answer.set()
     first.join(30)
+
+
+def test_unknown_keys_hold_one_thread_up_and_no_more(provider: Provider, issuer: Issuer) -> None:
+    """With two threads a process, two that wait are all of them."""
+    assert provider.key("rsa-1", "RS256")
+    issuer.answer.clear()
+    issuer.asked.clear()
+    first = threading.Thread(target=provider.key, args=("made-up-1", "RS256"))
+    first.start()
+    assert issuer.asked.wait(30)
+    with pytest.raises(ProviderAway):
+        provider.key("made-up-2", "RS256")
+    assert provider.key("rsa-1", "RS256")
+    assert first.is_alive()
+    issuer.answer.set()
+    first.join(30)
+    assert provider.key("made-up-2", "RS256") is None
 
 
 NO_KEYS = [b"", b"[]", b"{}", b'{"keys": 1}', b"\xff", b"[" * 100_000, b"x" * 2_000_000]

@@ -82,12 +82,17 @@ class Document(Generic[T]):
         return self._value
 
     def renew(self) -> T:
-        """The document as it is now, for something that isn't in the one at
-        hand; but no more than once a minute, whoever asks. Raises ProviderAway."""
-        with self._fetching:
+        """Return the document as it is now, for something that isn't in the one at
+        hand; but no more than once a minute, whoever asks. Raises ProviderAway, also
+        while another thread fetches it: threads that wait answer nobody else."""
+        if not self._fetching.acquire(blocking=False):
+            raise ProviderAway
+        try:
             if self._clock() - self._renewed_at >= PAUSE_AFTER_RENEWAL:
                 self._renewed_at = self._clock()
                 self._refresh(even_if_fresh=True)
+        finally:
+            self._fetching.release()
         return self.get()
 
     def _refresh(self, *, even_if_fresh: bool = False) -> None:
@@ -131,7 +136,8 @@ class Provider:
     def key(self, kid: str, alg: str) -> Any | None:
         """The public key that signs with this algorithm under this id, or None.
 
-        Raises ProviderAway only while no keys are at hand.
+        Raises ProviderAway while no keys are at hand, and for an id that is not
+        among them while another thread fetches them.
         """
         found = self._keys.get().get((kid, alg)) or self._keys.renew().get((kid, alg))
         return found.key if found else None

@@ -2,7 +2,9 @@
 
 from typing import Any
 
-from django.contrib.auth import get_user_model
+from django.contrib.auth.models import User
+from django.contrib.auth.password_validation import validate_password
+from django.core.exceptions import ValidationError
 from django.core.management.base import BaseCommand, CommandError
 from django.db import transaction
 
@@ -20,10 +22,14 @@ class Command(BaseCommand):
             password = environment.text("ADMIN_PASSWORD")
         except environment.SettingError as error:
             raise CommandError(str(error)) from None
-        users = get_user_model().objects
+        users = User.objects
         if users.filter(username=username).exists():
             self.stdout.write(f"{username}: exists, left as it is")
             return
+        try:
+            validate_password(password, User(username=username))
+        except ValidationError as error:
+            raise CommandError(f"ADMIN_PASSWORD: {' '.join(error.messages)}") from None
         with transaction.atomic():
             user = users.create_superuser(username=username, password=password)
             auditing.created([user], by=Actor.of_command("ensure_admin"))
