@@ -163,8 +163,8 @@ MUTANTS = [
         (
             (
                 "licenses/leasing.py",
-                "    if forced := [lease for lease in ended if lease.end_reason == EndReason.FORCED]:",
-                "    if forced := []:",
+                "    _record_end(by, Action.FORCE_RETURNED, leases, ended, note)\n",
+                "",
             ),
         ),
         operations=4_000,
@@ -173,9 +173,9 @@ MUTANTS = [
         "everybody's leases are everybody's",
         (
             (
-                "licenses/api/views.py",
-                "    require_own(caller_of(request), LEASES, UnknownLease, pk=lease_id)\n",
-                "",
+                "licenses/api/permissions.py",
+                "    if found is None or not may_act_for(caller, found[0]):\n        raise unknown\n",
+                "    if found is None:\n        raise unknown\n",
             ),
         ),
     ),
