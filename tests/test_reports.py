@@ -310,10 +310,9 @@ def test_the_command_tells_the_same(api: Api, monday: Tool) -> None:
         json.loads(report("usage", "--by", "project,team", "--json", *days))
         == get(api, f"usage?by=project,team&{DAYS}")["rows"]
     )
-    assert (
-        report("utilisation", "--csv", *days)
-        == api.client.get(f"/api/v1/reports/utilisation?{DAYS}&format=csv").content.decode("utf-8-sig")
-    )
+    assert report("utilisation", "--csv", *days) == api.client.get(
+        f"/api/v1/reports/utilisation?{DAYS}&format=csv"
+    ).content.decode("utf-8-sig")
     assert (
         report("denials", *days)
         == "tool  code       episodes  true_denials  attempts\ncad   exhausted  1         1             1\n"
