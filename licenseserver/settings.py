@@ -165,7 +165,7 @@ MIDDLEWARE = [
     "django.contrib.auth.middleware.AuthenticationMiddleware",
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
-    "django_prometheus.middleware.PrometheusAfterMiddleware",
+    "licenses.api.middleware.RequestMetricsMiddleware",
 ]
 
 ROOT_URLCONF = "licenseserver.urls"
