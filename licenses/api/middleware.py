@@ -19,6 +19,7 @@ from gunicorn.http.errors import ParseException
 from licenses import metrics, statements
 from licenses.addresses import client_address
 from licenses.callers import Caller
+from licenses.errors import RateLimited
 from licenseserver import logs
 
 from . import views
@@ -56,7 +57,9 @@ class EventMiddleware:
         with logs.Event(request_id) as event, metrics.REQUESTS_IN_FLIGHT.track_inprogress():
             response = self.get_response(request) if request.method in METHODS else _method_not_allowed()
             response.headers["X-Request-ID"] = request_id
-            level = _level(request.path_info, response.status_code)
+            limited = event.facts.get("code") == RateLimited.code
+            # Whoever calls too often must not fill the log.
+            level = logging.DEBUG if limited else _level(request.path_info, response.status_code)
             if logger.isEnabledFor(level):
                 facts = {
                     "method": request.method,
