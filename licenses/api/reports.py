@@ -42,7 +42,8 @@ class CsvRenderer(BaseRenderer):
     def render(self, data: Any, media_type: str | None = None, context: Mapping[str, Any] | None = None) -> str:
         stream = io.StringIO()
         data["table"].write_csv(stream)
-        return stream.getvalue()
+        # By the byte order mark Excel knows that it is UTF-8.
+        return "\ufeff" + stream.getvalue()
 
 
 class ReportNegotiation(DefaultContentNegotiation):
@@ -96,6 +97,7 @@ class SpanQuery(StrictSerializer):
 
     since = serializers.DateField(required=False, help_text="The first day.")
     until = serializers.DateField(required=False, help_text="The last day, included; today if missing.")
+    tz = ZoneField(required=False, help_text="Whose days, months and hours, as in Europe/Berlin; UTC.")
     format = serializers.ChoiceField(choices=FORMATS, required=False)
 
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
@@ -106,17 +108,16 @@ class SpanQuery(StrictSerializer):
         return attrs | {"span": span}
 
 
-class ZonedQuery(SpanQuery):
+class TeamQuery(SpanQuery):
     tool = CleanTextField(required=False, max_length=64)
     team = CleanTextField(required=False, max_length=64, help_text="Of this team alone.")
-    tz = ZoneField(required=False, help_text="Whose days and hours, as in Europe/Berlin; UTC.")
 
 
-class UtilisationQuery(ZonedQuery):
+class UtilisationQuery(TeamQuery):
     period = serializers.ChoiceField(choices=[*Period], default=Period.DAY)
 
 
-class HoursOfWeekQuery(ZonedQuery):
+class HoursOfWeekQuery(TeamQuery):
     tool = CleanTextField(max_length=64)
 
 
@@ -164,6 +165,8 @@ class HourOfWeekRow(serializers.Serializer[Any]):
 
 
 class UsageRow(serializers.Serializer[Any]):
+    month = serializers.DateField(required=False, help_text="Its first day.")
+    vendor = serializers.CharField(required=False, help_text="The tool's vendor; empty where none is known.")
     tool = serializers.CharField(required=False)
     team = serializers.CharField(required=False, allow_null=True)
     project = serializers.CharField(required=False)
@@ -323,8 +326,8 @@ class Usage(ReportView):
 
     @describe(UsageQuery, UsageAnswer)
     def get(self, request: Request) -> Response:
-        """Seat-hours and their cost by tool, team and project; and by user, for
-        those who may view leases. Days are UTC's."""
+        """Seat-hours and their cost by month, vendor, tool, team and project; and by
+        user, for those who may view leases."""
         return super().get(request)
 
     def check_query(self, request: Request, query: dict[str, Any]) -> None:
@@ -344,7 +347,7 @@ class Denials(ReportView):
     @describe(DenialsQuery, DenialsAnswer)
     def get(self, request: Request) -> Response:
         """Who could not work, counted: episodes, and those that ended without a
-        seat. An episode counts on the day, UTC, on which it ended."""
+        seat. An episode counts on the day on which it ended."""
         return super().get(request)
 
     def report(self, query: dict[str, Any], span: Span) -> tuple[Table, dict[str, Any]]:
