@@ -11,4 +11,5 @@ from .facts import FactsAdmin
 class TicketAdmin(FactsAdmin):
     list_display = ["number", "user", "host", "alternatives", "state", "created_at", "alive_until", "deadline", "lease"]
     list_filter = ["state", "created_at"]
+    list_select_related = ["lease__tool"]
     search_fields = ["user", "host"]

@@ -136,4 +136,4 @@ class TeamMember(models.Model):
         indexes = [models.Index(fields=["user"], name="teammember_by_user")]
 
     def __str__(self) -> str:
-        return f"{self.user} in {self.team_id}"
+        return f"{self.user} in {self.team}"
