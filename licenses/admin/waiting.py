@@ -9,7 +9,18 @@ from .facts import FactsAdmin
 
 @admin.register(Ticket)
 class TicketAdmin(FactsAdmin):
-    list_display = ["number", "user", "host", "alternatives", "state", "created_at", "alive_until", "deadline", "lease"]
+    list_display = [
+        "number",
+        "user",
+        "host",
+        "alternatives",
+        "state",
+        "created_at",
+        "alive_until",
+        "deadline",
+        "lease",
+        "borrowed_by",
+    ]
     list_filter = ["state", "created_at"]
     list_select_related = ["lease__tool"]
     search_fields = ["user", "host"]

@@ -23,7 +23,7 @@ from licenses.models import ApiToken, Identity
 from licenses.models.token import TOKEN_PREFIX, is_token, token_hash
 from licenses.names import NAME_LENGTH, is_name
 from licenses.signin import jwts, throttling
-from licenses.signin.rights import rights_of
+from licenses.signin.rights import GroupsMissing, rights_of
 
 logger = logging.getLogger(__name__)
 
@@ -98,6 +98,7 @@ class BearerAuthentication(authentication.BaseAuthentication):
         except InvalidCredential:
             throttle = throttling.of_bearer(request.META)
             throttle.check()
+            throttle.reserve()
             throttle.failed()
             raise
 
@@ -139,7 +140,11 @@ def caller_of_jwt(token: str) -> Caller:
     account = Identity.objects.account_of(issuer=claims["iss"], subject=claims["sub"], name=name)
     if account is not None and not (account.is_active and account.is_theirs):
         raise InvalidCredential("The account of this name is locked, or another's.")
-    rights = rights_of(claims)
+    try:
+        rights = rights_of(claims)
+    except GroupsMissing as missing:
+        logger.warning("Refused a JWT of %s: %s", name, missing)
+        raise InvalidCredential(str(missing)) from None
     return Caller(
         Kind.JWT,
         name=account.username if account else name,

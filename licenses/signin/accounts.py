@@ -13,7 +13,7 @@ from licenses.auditing import Actor
 from licenses.models import Identity, TeamMember
 from licenses.names import ACCOUNT_NAME_LENGTH, is_name
 
-from .rights import Rights, claim, rights_of
+from .rights import GroupsMissing, Rights, claim, rights_of
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +42,7 @@ def account_of(claims: Mapping[str, Any], headers: Mapping[str, Any]) -> User:
             by = Actor.of_sign_in(user.username, headers)
             if new:
                 auditing.created([user, user.identity], by=by)
-            rights = rights_of(claims)
+            rights = _rights_of(user, claims)
             with auditing.changing(user, by=by):
                 _follow_rights(user, rights)
             changes = TeamMember.objects.follow_provider(user=user.username, teams=rights.teams)
@@ -72,6 +72,16 @@ def _account_of(claims: Mapping[str, Any]) -> tuple[User, bool]:
     user = User.objects.create_user(name)
     Identity.objects.create(user=user, issuer=issuer, subject=subject)
     return user, True
+
+
+def _rights_of(user: User, claims: Mapping[str, Any]) -> Rights:
+    """What the groups give; raises SignInRefused, which leaves everything as it is, if
+    not all are known."""
+    try:
+        return rights_of(claims)
+    except GroupsMissing as missing:
+        logger.warning("Sign-in of %s refused, rights and teams stay: %s", user.username, missing)
+        raise SignInRefused(str(missing)) from None
 
 
 def _follow_rights(user: User, rights: Rights) -> None:
