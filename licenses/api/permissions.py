@@ -70,7 +70,7 @@ def may_act_for(caller: Caller, user: str) -> bool:
         return True
     if caller.name:
         return False
-    return TeamMember.objects.filter(team__name__in=caller.teams, user=user).exists()
+    return TeamMember.objects.of_users([user]).filter(team__name__in=caller.teams).exists()
 
 
 def require_may_act_for(caller: Caller, user: str) -> None:
