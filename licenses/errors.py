@@ -107,13 +107,17 @@ class LeaseEnded(Refusal):
         "revoked": "The tool's license ended.",
     }
 
-    def __init__(self, *, reason: str, note: str, ended_at: datetime) -> None:
-        why = self.WHY[reason] + (f" Reason given: {note}" if note else "")
+    def __init__(self, *, reason: str, note: str, ended_at: datetime, ended_by: str = "") -> None:
+        why = self.WHY[reason]
+        if reason == "returned" and ended_by:
+            why = f"It was returned by {ended_by}."
+        why += f" Reason given: {note}" if note else ""
         super().__init__(
             f"This lease ended at {ended_at:%Y-%m-%d %H:%M:%S} UTC. {why} It can't be renewed; borrow anew.",
             end_reason=reason,
             note=note,
             ended_at=ended_at.isoformat(),
+            ended_by=ended_by,
         )
         self.code = reason
 
@@ -404,6 +408,19 @@ class TooManyFailures(Refusal):
     def __init__(self, *, wait: timedelta) -> None:
         self.retry_after = max(int(wait.total_seconds()) + 1, 1)
         super().__init__(f"Too many credentials failed. Try again in {math.ceil(self.retry_after / 60)} minute(s).")
+
+
+class RateLimited(Refusal):
+    """One caller asks for more than its share."""
+
+    code = "rate_limited"
+    title = "Too many calls"
+
+    def __init__(self, *, wait: int) -> None:
+        self.retry_after = max(wait, 1)
+        super().__init__(
+            f"These are too many calls, or too much work, for one caller. Try again in {self.retry_after} s."
+        )
 
 
 # What a borrow may be refused with, all of it kept under an idempotency key.

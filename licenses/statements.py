@@ -225,10 +225,10 @@ def write_end(lease: Lease, *, tool: Tool, rationed: bool) -> None:
     """Write a lease's end, and what the locked tool counts; and, if it is
     ``rationed``, what its team's allotment does."""
     total = f"{EndReason(lease.end_reason)}_total"
-    ends = _values(lease, "ended_at", "end_reason", "end_note", "id")
+    ends = _values(lease, "ended_at", "end_reason", "end_note", "ended_by", "id")
     counts = _values(tool, "in_use", "kept_back", "holding_time", "id")
     _together(
-        ("UPDATE licenses_lease SET ended_at = %s, end_reason = %s, end_note = %s WHERE id = %s", ends),
+        ("UPDATE licenses_lease SET ended_at = %s, end_reason = %s, end_note = %s, ended_by = %s WHERE id = %s", ends),
         *_allotment(lease, -lease.seats, rationed),
         (
             f"UPDATE licenses_tool SET in_use = %s, kept_back = %s, holding_time = %s, {total} = {total} + 1 "  # noqa: S608

@@ -57,6 +57,13 @@ def test_tools_come_from_a_file(tmp_path: Path) -> None:
     assert tool.valid_until.year == 2099
 
 
+def test_a_file_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
+    path = tmp_path / "tools.toml"
+    path.write_text("[mesher]\ncapacity = 4\n", encoding="utf-8-sig")
+    seed("--file", str(path))
+    assert capacities() == {"mesher": 4}
+
+
 @pytest.mark.parametrize(
     "text",
     [

@@ -334,6 +334,8 @@ class LeaseSerializer(serializers.ModelSerializer[Lease]):
             "ended_at",
             "end_reason",
             "end_note",
+            "borrowed_by",
+            "ended_by",
         ]
         read_only_fields = fields
 
@@ -360,6 +362,8 @@ class LeaseSerializer(serializers.ModelSerializer[Lease]):
             "ended_at": lease.ended_at,
             "end_reason": lease.end_reason,
             "end_note": lease.end_note,
+            "borrowed_by": lease.borrowed_by,
+            "ended_by": lease.ended_by,
         }
 
     def leases(self, head: Lease) -> list[Lease]:

@@ -16,6 +16,8 @@ from .tool import Tool
 
 # Longest reason for a force return.
 NOTE_LENGTH = 200
+# Longest name of who acts for somebody else, with the kind before it.
+ACTOR_LENGTH = 300
 
 
 class EndReason(models.TextChoices):
@@ -119,6 +121,22 @@ class Lease(models.Model):
     ended_at = models.DateTimeField(null=True, blank=True)
     end_reason = models.CharField(max_length=16, choices=EndReason, blank=True)
     end_note = models.CharField(max_length=NOTE_LENGTH, blank=True, help_text="Why it was taken back.")
+    borrowed_by = models.CharField(
+        max_length=ACTOR_LENGTH,
+        blank=True,
+        db_default="",
+        default="",
+        editable=False,
+        help_text="The account or token that borrowed it for its user; empty = the user.",
+    )
+    ended_by = models.CharField(
+        max_length=ACTOR_LENGTH,
+        blank=True,
+        db_default="",
+        default="",
+        editable=False,
+        help_text="The account or token that ended it, if that was not its user.",
+    )
 
     objects = LeaseQuerySet.as_manager()
 

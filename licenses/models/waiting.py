@@ -12,7 +12,7 @@ from django.db.models.functions import Now
 
 from licenses.names import NAME_LENGTH
 
-from .lease import Lease
+from .lease import ACTOR_LENGTH, Lease
 from .team import Team
 from .tool import Tool
 
@@ -62,6 +62,14 @@ class Ticket(models.Model):
     closed_at = models.DateTimeField(null=True)
     lease = models.ForeignKey(Lease, null=True, on_delete=models.PROTECT, related_name="+", db_index=False)
     alternative = models.PositiveSmallIntegerField(default=0)
+    borrowed_by = models.CharField(
+        max_length=ACTOR_LENGTH,
+        blank=True,
+        db_default="",
+        default="",
+        editable=False,
+        help_text="The account or token that joined the queue for its user; empty = the user.",
+    )
 
     objects = TicketQuerySet.as_manager()
 

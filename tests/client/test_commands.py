@@ -16,8 +16,8 @@ from typing import Any
 
 import httpx
 import pytest
-from license_client import Client, Item, Lease, License, LicenseError, Refused, Unreachable
-from license_client.config import ConfigError, load
+from license_client import Client, ConfigError, Item, Lease, License, LicenseError, Refused, Unreachable
+from license_client.config import load
 from license_client.units import item, seconds
 
 from .conftest import PATIENCE, Call, Gateway, Reply, Shell, line_of, until

@@ -67,7 +67,7 @@ class Command(BaseCommand):
 def read_file(path: Path) -> dict[str, dict[str, Any]]:
     """The tools of a TOML file; raises CommandError when it can't be used."""
     try:
-        tools: dict[str, dict[str, Any]] = tomllib.loads(path.read_text(encoding="utf-8"))
+        tools: dict[str, dict[str, Any]] = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise CommandError(f"{path}: {error}") from None
     for name, values in tools.items():

@@ -9,7 +9,7 @@ from ._online import AddIndexOnline
 class Migration(migrations.Migration):
     atomic = False
 
-    dependencies = [("licenses", "0012_names_in_any_case")]
+    dependencies = [("licenses", "0013_names_in_any_case")]
 
     operations = [
         AddIndexOnline(

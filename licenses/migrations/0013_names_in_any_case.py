@@ -7,7 +7,7 @@ from ._online import LockTables
 
 class Migration(migrations.Migration):
 
-    dependencies = [("licenses", "0011_failures_under_way")]
+    dependencies = [("licenses", "0012_acting_for_others")]
 
     operations = [
         LockTables("tool", "team"),
