@@ -17,7 +17,7 @@ from .lines import LinesAdmin, link_to
 
 @admin.register(Team)
 class TeamAdmin(AuditedAdmin[Team]):
-    list_display = ["name", "display_name"]
+    list_display = ["name", "display_name", "ignores_case"]
     search_fields = ["name", "display_name", "members__user"]
 
     def get_readonly_fields(self, request: HttpRequest, obj: Team | None = None) -> list[str]:
@@ -25,7 +25,7 @@ class TeamAdmin(AuditedAdmin[Team]):
         return ["name", "members", "quotas_and_reservations"] if obj else []
 
     def get_fields(self, request: HttpRequest, obj: Team | None = None) -> list[Any]:
-        return ["name", "display_name", *(["members", "quotas_and_reservations"] if obj else [])]
+        return ["name", "display_name", "ignores_case", *(["members", "quotas_and_reservations"] if obj else [])]
 
     @admin.display
     def members(self, team: Team) -> str:

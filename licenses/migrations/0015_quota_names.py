@@ -5,7 +5,7 @@ from django.db import migrations
 
 class Migration(migrations.Migration):
     dependencies = [
-        ("licenses", "0012_acting_for_others"),
+        ("licenses", "0014_members_in_any_case"),
     ]
 
     operations = [
