@@ -99,8 +99,8 @@ class Comparison(RuleBasedStateMachine):
         super().__init__()
         self.model = Model()
         # As the test's own transaction, it lets services begin durable ones within.
-        self.everything: Any = transaction.atomic()
-        self.everything._from_testcase = True
+        self.everything = transaction.atomic()
+        vars(self.everything)["_from_testcase"] = True
         self.everything.__enter__()
         for name, seats in self.model.capacity.items():
             Tool.objects.create(name=name, capacity=seats, user_limit=USER_LIMIT if name == RATIONED else None)
@@ -237,7 +237,7 @@ class Comparison(RuleBasedStateMachine):
 @pytest.mark.django_db
 def test_the_server_does_what_a_few_lists_do(api: Api, capsys: pytest.CaptureFixture[str]) -> None:
     Comparison.api, Comparison.admin = api, api_of(scopes=["admin"])
-    run_state_machine_as_test(  # type: ignore[no-untyped-call]
+    run_state_machine_as_test(
         Comparison,
         settings=settings(
             max_examples=60,
