@@ -31,7 +31,7 @@ TTLS = [HOUR // 2, HOUR * 3 // 2]
 WAIT = 24 * HOUR
 
 
-@dataclass
+@dataclass(eq=False)
 class Lease:
     user: str
     items: dict[str, int]
@@ -40,7 +40,7 @@ class Lease:
     is_ended: bool = False
 
 
-@dataclass
+@dataclass(eq=False)
 class Wait:
     user: str
     seats: int
@@ -48,7 +48,7 @@ class Wait:
     is_open: bool = True
 
 
-@dataclass
+@dataclass(eq=False)
 class Model:
     """What the server is asked for, as lists."""
 
