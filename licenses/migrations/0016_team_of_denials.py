@@ -5,7 +5,7 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
-    dependencies = [("licenses", "0012_acting_for_others")]
+    dependencies = [("licenses", "0015_quota_names")]
 
     operations = [
         migrations.AddField(
