@@ -382,11 +382,15 @@ def _run(client: Client, options: argparse.Namespace) -> int:
         there = Path(program).exists()
         options.messages.fail("command", f"{program}: {'not executable' if there else 'command not found'}")
         return EX_NOT_EXECUTABLE if there else EX_NOT_FOUND
+    try:
+        command = platforms.CURRENT.command(options.argv, file)
+    except platforms.Unsafe as unsafe:
+        options.messages.fail("command", str(unsafe))
+        return EX_NOT_EXECUTABLE
     lease = _acquire(client, alternatives, options)
     try:
         run = Run(
-            options.argv,
-            file,
+            command,
             client=client,
             lease=lease,
             signals=options.signals,
