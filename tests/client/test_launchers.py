@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,13 @@ WINDOWS = sys.platform == "win32"
 SOURCE = Path(__file__).resolve().parents[2] / "client" / "src"
 PYTHON = os.environ.get("CLIENT_PYTHON", sys.executable)
 # What the console or terminal sends to all of its programs. A Ctrl-C can't be sent to one group on Windows.
-INTERRUPT = signal.CTRL_BREAK_EVENT if sys.platform == "win32" else signal.SIGINT
-INTERRUPTED = 128 + (signal.SIGBREAK if sys.platform == "win32" else signal.SIGINT)
+OWN_GROUP: dict[str, Any]
+if sys.platform == "win32":
+    INTERRUPT, INTERRUPTED = signal.CTRL_BREAK_EVENT, 128 + signal.SIGBREAK
+    OWN_GROUP = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
+else:
+    INTERRUPT, INTERRUPTED = signal.SIGINT, 128 + signal.SIGINT
+    OWN_GROUP = {"start_new_session": True}
 
 
 class Caller:
@@ -52,10 +57,6 @@ class Caller:
             launcher.chmod(0o755)
 
     def start(self, *arguments: str) -> "subprocess.Popen[str]":
-        if sys.platform == "win32":
-            group: dict[str, Any] = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
-        else:
-            group = {"start_new_session": True}
         return subprocess.Popen(
             [PYTHON, "-m", "license_client", *arguments],
             env=self.environment,
@@ -63,7 +64,7 @@ class Caller:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             encoding="utf-8",
-            **group,
+            **OWN_GROUP,
         )
 
     def interrupt(self, process: "subprocess.Popen[str]") -> None:
@@ -84,9 +85,9 @@ class Caller:
 
 
 @pytest.fixture
-def caller(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Caller]:
+def caller(request: pytest.FixtureRequest, tmp_path: Path) -> Caller:
     address = os.environ.get("LICENSE_TEST_SERVER") or request.getfixturevalue("shell").server.url
-    yield Caller(address, tmp_path)
+    return Caller(address, tmp_path)
 
 
 def line_of(process: "subprocess.Popen[str]") -> str:
@@ -114,7 +115,7 @@ def test_a_launcher_is_found_by_its_name_and_gets_its_arguments_unchanged(caller
         "a,b;c=d",
         "*",
         "~",
-        "übergröße",
+        "größe",
     ]
     code, output, errors = caller.run("run", "--tool", "cad_tool", "--", "tool", *arguments)
     assert (code, output.strip(), errors) == (0, dumped(arguments), "")
