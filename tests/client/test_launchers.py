@@ -50,7 +50,7 @@ class Caller:
         program = self.folder / f"{name}.py"
         program.write_text(script, encoding="utf-8")
         if WINDOWS:
-            (self.folder / f"{name}.bat").write_text(f'@"{PYTHON}" "{program}" %*\r\n@exit /b %ERRORLEVEL%\r\n')
+            (self.folder / f"{name}.bat").write_text(f'@"{PYTHON}" "{program}" %*\n@exit /b %ERRORLEVEL%\n')
         else:
             launcher = self.folder / name
             launcher.write_text(f'#!/bin/sh\nexec "{PYTHON}" "{program}" "$@"\n')
