@@ -76,4 +76,4 @@ class Denial(models.Model):
         ]
 
     def __str__(self) -> str:
-        return f"{self.user}: {self.code}"
+        return f"{self.user}: {self.code} of {self.tool}"
