@@ -7,7 +7,6 @@ slow happens under a lock, and events are counted only after the commit.
 
 import hashlib
 import json
-import logging
 import time
 import uuid
 from collections import Counter
@@ -21,13 +20,12 @@ from django.db import InterfaceError, NotSupportedError, OperationalError, trans
 from django.db.models import F
 from django.db.models.functions import Now
 
-from . import auditing, metrics, policy, pools, queueing, statements
+from . import auditing, database, metrics, policy, pools, queueing, statements
 from .auditing import Actor
 from .clock import database_now
 from .errors import (
     BORROW_REFUSALS,
     AlreadyGranted,
-    Busy,
     KeyReused,
     LeaseEnded,
     NotAMember,
@@ -42,8 +40,6 @@ from .models import Action, Allotment, BorrowKey, Denial, EndReason, Lease, Swee
 from .models.denial import EPISODE_WINDOW
 from .policy import Item, Pool, Share, Subject
 from .queueing import Waiting
-
-logger = logging.getLogger(__name__)
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -133,7 +129,8 @@ def _transaction(service: Callable[P, R]) -> Callable[P, R]:
 
     A deadlock, a serialization failure or a stale plan is tried again, at most three
     times in all; PostgreSQL has undone the whole transaction then. What the database
-    can't do in time becomes Busy: nothing else is tried again, since a
+    can't do in time becomes Busy, and what it can't do at all the refusal that says
+    why (``database.refusal``): nothing else is tried again, since a
     connection that breaks in the commit leaves it open whether it happened.
     """
 
@@ -147,8 +144,7 @@ def _transaction(service: Callable[P, R]) -> Callable[P, R]:
                     return service(*args, **kwargs)
             except (OperationalError, InterfaceError, NotSupportedError) as error:
                 if getattr(error.__cause__, "sqlstate", None) not in TRY_AGAIN or tries == TRIES:
-                    logger.warning("Answered busy: %s", error)
-                    raise Busy from error
+                    raise database.refusal(error) from error
 
     return run
 
