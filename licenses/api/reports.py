@@ -20,6 +20,7 @@ from licenses.history.tables import Table
 from licenses.models import Team, Tool
 from licenses.models.tool import MAX_CAPACITY
 
+from .queries import StrictQuery
 from .serializers import CleanTextField, StrictSerializer
 from .views import problem_response
 
@@ -248,8 +249,10 @@ def find_team(name: str) -> Team:
     return team
 
 
-class ReportView(APIView):
+class ReportView(StrictQuery, APIView):
     """One report: a query in, a table out, as JSON or CSV."""
+
+    known_by_serializer = frozenset({None})
 
     renderer_classes = [JSONRenderer, CsvRenderer, BrowsableAPIRenderer]
     content_negotiation_class = ReportNegotiation
