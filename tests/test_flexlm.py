@@ -478,7 +478,7 @@ def test_the_first_counted_feature_line_is_served() -> None:
     assert seats(wanted) == {"post": 6, "pre": 2}
     said = texts(wanted)
     assert "post: uncounted and locked to the host 0a1b2c3d4e5f" in said[1]
-    assert "its 7 seats do not count: FlexNet serves one FEATURE line of a name, here line 2" in said[3]
+    assert "not counted (7 seats): FlexNet serves one FEATURE line of a name, here line 2" in said[3]
     assert "pre: uncounted" in said[4]
 
 
@@ -511,7 +511,7 @@ def test_supersede_in_all_its_forms(older: str, newer: str, expected: int) -> No
     wanted = planned(f"INCREMENT mesh v 1.0 permanent 1 {older}\nINCREMENT mesh v 1.0 permanent 4 {newer} SIGN=77\n")
     assert seats(wanted) == {"mesh": expected}
     if expected == 4:
-        assert "mesh: its 1 seats are superseded by line 2" in texts(wanted)[1]
+        assert "mesh: superseded by line 2 (1 seat)" in texts(wanted)[1]
     assert bool(wanted.of_license) or "ISSUED" in newer
 
 
@@ -655,12 +655,12 @@ def test_a_renewal_is_told_with_its_days() -> None:
     ) in said[1]
     assert "b: 10 seats now, 8 from 2027-01-01." in said[3]
     assert "import again on 2027-01-01, or 10 are lent from then on, more than there are" in said[3]
-    assert "c: its 10 seats are superseded by line 6" in said[5]
+    assert "c: superseded by line 6 (10 seats)" in said[5]
     assert "no seat of c is good until 2027-01-01, and none can be borrowed before; 12 from then on" in said[6]
     assert "d: 10 seats now, none from 2027-01-01, 4 from 2027-02-01" in said[7]
     assert "import again on 2027-01-01, or no seat can be borrowed from 2027-01-01 on" in said[7]
     assert 9 not in said
-    assert "e: its 10 seats begin on 2027-01-01" in said[10]
+    assert "e: not counted today (10 seats, from 2027-01-01 on)" in said[10]
 
 
 def test_an_upgrade_moves_seats_to_a_newer_version() -> None:
@@ -766,6 +766,16 @@ def test_the_end_is_a_summary(tmp_path: Path) -> None:
     run(tmp_path, "--apply")
     out, _ = run(tmp_path, "--apply")
     assert out.splitlines()[-2].startswith("Summary: 4 tool(s) with 20 seats, 0 change(s), 0 problem(s)")
+
+
+@pytest.mark.django_db
+def test_what_many_lines_have_in_common_is_told_once(tmp_path: Path) -> None:
+    lines_with_borrow = "".join(f"INCREMENT f{n} v 1 permanent 1 BORROW SIGN=0\n" for n in range(40))
+    _, err = run(tmp_path, license=lines_with_borrow, options="")
+    assert err.count("BORROW") == 1
+    assert "license.lic:1: note: BORROW has no counterpart here: there are no offline licenses here (and 39 more" in err
+    with pytest.raises(CommandError, match=r"3 line\(s\) can't be imported"):
+        run(tmp_path, options="BOGUS\nBOGUS\nBOGUS\n")
 
 
 @pytest.mark.django_db
