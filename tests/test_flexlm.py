@@ -1,5 +1,6 @@
 """Coming from FlexNet: license and options files become tools, teams and rules."""
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, date, datetime
@@ -11,12 +12,13 @@ from django.core.management import CommandError, call_command
 from hypothesis import given
 from hypothesis import strategies as st
 
+from licenses.flexlm import parser
 from licenses.flexlm.parser import day, lines, parse_license, parse_options
 from licenses.flexlm.plan import Plan, Renames, plan
 from licenses.flexlm.writing import license_lines, options_lines
 from licenses.models import AccessRule, Allotment, AuditRecord, Lease, Team, TeamMember, Tool, UserLimit
 
-from .conftest import Api, allot
+from .conftest import ROOT, Api, allot
 
 MakeTool = Callable[..., Tool]
 MakeTeam = Callable[..., Team]
@@ -805,11 +807,41 @@ def test_a_file_that_is_too_large_is_refused(tmp_path: Path) -> None:
         call_command("import_flexlm", "--license", str(tmp_path / "a.lic"))
 
 
+@pytest.mark.parametrize("text", ["x " * 200_000, "{" * 400_000, "\n AB" * 100_000, '"' * 400_000])
+def test_a_line_that_is_too_long_is_reported(text: str) -> None:
+    start = "INCREMENT f v 1 permanent 5 "
+    wanted = planned(start + text + "\nINCREMENT g v 1 permanent 2 SIGN=0\n", "GROUP g " + text)
+    assert list(wanted.tools) == ["g"]
+    assert problems(wanted)[0] == 1
+
+
+def test_thousands_of_lines_of_one_feature_that_end_apart_are_one_note() -> None:
+    months = ("jan", "feb", "mar")
+    wanted = planned("".join(f"INCREMENT f v 1 1-{months[n % 3]}-{2027 + n % 30} 5\n" for n in range(9_000)))
+    assert seats(wanted) == {"f": 45_000}
+    assert [len(finding.text) < 500 for finding in wanted.of_license] == [True]
+    assert "more changes until 2056-03-02" in wanted.of_license[0].text
+
+
 @pytest.mark.django_db
 def test_how_the_lines_were_read_can_be_shown(tmp_path: Path) -> None:
     out, _ = run(tmp_path, "--verbosity", "2")
     assert "license.lic:6: read as: INCREMENT Mesher meshd 2026.0 31-dec-2099 5 ISSUED=1-jan-2026 VENDOR_STRING=" in out
     assert "mesh.opt:3: read as: GROUP Crash ana ben" in out
+
+
+def test_the_documentation_has_every_keyword() -> None:
+    documented = set(re.findall(r"[A-Z_0-9]{2,}", (ROOT / "docs" / "flexlm.md").read_text()))
+    keywords = {
+        *parser.STATEMENTS,
+        *(parser.APPLIED | parser.DESCRIPTIVE | parser.NO_COUNTERPART.keys() | parser.OF_PACKAGE),
+        *parser.PACKAGE_OPTIONS - {""},
+        *(name.upper() for name in parser.QUALIFIERS),
+        *parser.DAEMON_OPTIONS,
+        *parser.Verb,
+        *parser.Kind,
+    }
+    assert not keywords - documented
 
 
 PIECES = """

@@ -351,10 +351,14 @@ def _tool(name: str, pool: list[Feature], findings: list[Finding], today: date) 
     that will be next; else of those that were last."""
     good = [line for line in pool if _starts(line) <= today and _ends(line) >= today]
     if not good and (later := [line for line in pool if _starts(line) > today]):
-        good = [line for line in later if _starts(line) == min(map(_starts, later))]
-    good = good or [line for line in pool if _ends(line) == max(map(_ends, pool))]
+        next_start = min(map(_starts, later))
+        good = [line for line in later if _starts(line) == next_start]
+    if not good:
+        last_end = max(map(_ends, pool))
+        good = [line for line in pool if _ends(line) == last_end]
+    counted = set(map(id, good))
     for line in pool:
-        if line not in good:
+        if id(line) not in counted:
             when = f"ended on {line.expires}" if _ends(line) < today else f"from {line.starts} on"
             findings.append(_note(line.number, f"{name}: not counted today ({_seats(line.count)}, {when})"))
     _tell_pools(name, good, findings)
@@ -414,7 +418,9 @@ def _tell_changes(
     if begin > today:
         text = f"{name}: no seat of {name} is good until {begin}, and none can be borrowed before; {seats} from then on"
     if changes and changes != [(end, 0)]:
-        (first, count), more = changes[0], [f"{count or 'none'} from {when}" for when, count in changes]
+        (first, count), more = changes[0], [f"{count or 'none'} from {when}" for when, count in changes[:5]]
+        if len(changes) > 5:
+            more.append(f"{len(changes) - 5} more changes until {changes[-1][0]}")
         text += f", {', '.join(more)}. This server does not change the number by itself: import again on {first}, or "
         if first == end:
             text += f"no seat can be borrowed from {first} on"
