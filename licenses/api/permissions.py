@@ -15,7 +15,7 @@ from rest_framework.request import Request
 from licenses.auditing import Actor
 from licenses.callers import Caller, Kind, Scope
 from licenses.errors import Refusal
-from licenses.models import Lease, TeamMember
+from licenses.models import Lease, Team, TeamMember
 from licenses.visibility import EVERYBODY, LeaseNames, Names
 
 from .authentication import caller_of
@@ -137,15 +137,15 @@ def names_on_board(caller: Caller) -> Names:
         return EVERYBODY
     if settings.LICENSE_SHOW_HOLDERS == "nobody":
         return Names(user=caller.name)
-    members = TeamMember.objects.filter(user=caller.name) if caller.name else TeamMember.objects.none()
-    return Names(user=caller.name, teams=caller.teams.union(members.values_list("team__name", flat=True)))
+    mine = Team.objects.of_user(caller.name).values_list("name", flat=True) if caller.name else ()
+    return Names(user=caller.name, teams=caller.teams.union(mine))
 
 
-def names_of_past(caller: Caller, permission: str) -> Names:
+def names_of_past(caller: Caller, *permissions: str) -> Names:
     """Whose names a caller sees of those who held or were refused seats at any
-    time. That says how somebody works, and so takes this permission, whatever
-    LICENSE_SHOW_HOLDERS says."""
-    if caller.is_admin(permission) or caller.is_admin(CHANGE_LEASES):
+    time. That says how somebody works, and so takes one of these permissions,
+    whatever LICENSE_SHOW_HOLDERS says."""
+    if any(caller.is_admin(permission) for permission in permissions):
         return EVERYBODY
     if caller.of_team is not None:
         return Names(teams=frozenset({caller.of_team}))
@@ -154,7 +154,7 @@ def names_of_past(caller: Caller, permission: str) -> Names:
 
 def names_on_leases(caller: Caller) -> LeaseNames:
     """Whose names a caller sees in the list of all leases."""
-    return LeaseNames(active=names_on_board(caller), ended=names_of_past(caller, VIEW_LEASES))
+    return LeaseNames(active=names_on_board(caller), ended=names_of_past(caller, VIEW_LEASES, CHANGE_LEASES))
 
 
 def names_on_denials(caller: Caller) -> Names:
