@@ -73,7 +73,7 @@ LICENSE_FAILURES_PER_ACCOUNT = environment.integer("LICENSE_FAILURES_PER_ACCOUNT
 LICENSE_RATE_PER_CREDENTIAL = environment.limit("LICENSE_RATE_PER_CREDENTIAL", 50, maximum=1_000_000)
 LICENSE_RATE_PER_ADDRESS = environment.limit("LICENSE_RATE_PER_ADDRESS", 50, maximum=1_000_000)
 LICENSE_RATE_HEARTBEATS = environment.limit("LICENSE_RATE_HEARTBEATS", 50, maximum=1_000_000)
-LICENSE_RATE_BURST = environment.integer("LICENSE_RATE_BURST", 30, minimum=1, maximum=3600)
+LICENSE_RATE_BURST = environment.integer("LICENSE_RATE_BURST", 10, minimum=1, maximum=3600)
 
 # The OpenID provider, by its issuer's address.
 LICENSE_OIDC_ISSUER = environment.url("LICENSE_OIDC_ISSUER")
