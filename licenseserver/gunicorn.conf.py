@@ -75,7 +75,7 @@ metric_files.install()
 
 # Load once, fork many: workers start fast and share memory.
 preload_app = True
-worker_class = "gthread"
+worker_class = "licenseserver.workers.Worker"
 # More threads a process than this only wait for each other (docs/performance.md).
 threads = 2
 timeout = 30

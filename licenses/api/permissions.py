@@ -73,7 +73,7 @@ def may_act_for(caller: Caller, user: str) -> bool:
         return True
     if caller.of_team is None:
         return False
-    return TeamMember.objects.filter(team__name=caller.of_team, user=user).exists()
+    return TeamMember.objects.of_users([user]).filter(team__name=caller.of_team).exists()
 
 
 def require_may_act_for(caller: Caller, user: str) -> None:
