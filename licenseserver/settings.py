@@ -302,6 +302,13 @@ WEB_CONCURRENCY = environment.integer(
 
 # Seed the default tools when the server starts.
 LICENSE_DB_SEED = environment.boolean("LICENSE_DB_SEED", False)
+# The most tickets that wait for one tool, of all and of one user; and new
+# idempotency keys of one caller per day and worker. 0 is no limit.
+LICENSE_QUEUE_PER_TOOL = environment.limit("LICENSE_QUEUE_PER_TOOL", 1000, maximum=1_000_000)
+LICENSE_QUEUE_PER_USER = environment.limit("LICENSE_QUEUE_PER_USER", 100, maximum=1_000_000)
+LICENSE_KEYS_PER_DAY = environment.limit("LICENSE_KEYS_PER_DAY", 10_000, maximum=100_000_000)
+# The most borrows that one user has or waits for, of all tools together.
+LICENSE_LEASES_PER_USER = environment.limit("LICENSE_LEASES_PER_USER", 0, maximum=1_000_000)
 # Largest body of an API call, in bytes. The largest honest one is a borrow of
 # a dozen tools, far below.
 API_BODY_LIMIT = 64 * 1024
