@@ -266,7 +266,7 @@ def _decide(asked: Asked, vouched: frozenset[str], by: Actor | None) -> Outcome:
     if not subjects:
         return NotAMember(user=asked.user, team=asked.team or "")
     if limited := _lease_limit(asked.user, asked.alternatives[0][0], now):
-        _record_denial(asked, limited, tools, now)
+        _record_denial(asked, limited, tools, teams.get(subjects[0].team), now)
         return limited
     desk = _Desk(tools, subjects, now)
     verdicts = desk.verdicts(dict(enumerate(asked.alternatives)), asked.ttl)
@@ -276,7 +276,7 @@ def _decide(asked: Asked, vouched: frozenset[str], by: Actor | None) -> Outcome:
     if asked.wait and (waiter := next((verdict for verdict in verdicts if verdict.passes), None)):
         mine = [verdict for verdict in verdicts if verdict.passes and verdict.subject == waiter.subject]
         if full := queueing.full(asked.user, [tools[item.tool] for verdict in mine for item in verdict.items], now):
-            _record_denial(asked, full, tools, now)
+            _record_denial(asked, full, tools, teams.get(waiter.subject.team), now)
             return full
         waiting = queueing.enqueue(
             subject=waiter.subject,
