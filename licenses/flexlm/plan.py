@@ -266,14 +266,16 @@ def _signatures(line: Feature | Package) -> set[str]:
     return own | {f"{line.name}:{signature}" for signature in own}
 
 
-SIGNED = re.compile(r"(?:([^\s:{}]+)\s*:\s*)?((?:[0-9A-Fa-f]+(?![0-9A-Fa-f]*\s*:)[\s]*)+)")
-
-
 def _superseded_signatures(line: Feature | Package) -> set[str]:
     """Return what SUPERSEDE_SIGN names: ``{f1:00D0 12AB f2:34CD}``, or signatures only."""
     value = next((value for key, value in line.attributes if key == "SUPERSEDE_SIGN"), "")
-    found = SIGNED.findall(re.sub("[,;{}()]", " ", value))
-    return {f"{name}:{bare(signature)}" if name else bare(signature) for name, signature in found}
+    found: list[tuple[str, list[str]]] = [("", [])]
+    for word in re.sub("[,;{}()]", " ", value).replace(":", ": ").split():
+        if word.endswith(":"):
+            found.append((word, []))
+        else:
+            found[-1][1].append(word)
+    return {name + bare("".join(parts)) for name, parts in found if parts}
 
 
 def _first_features(lines: list[Feature], wanted: Plan) -> list[Feature]:
