@@ -14,6 +14,7 @@ from django.db import DatabaseError, connection
 from django.db.migrations.executor import MigrationExecutor
 from django.db.models.functions import Now
 from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.urls import reverse
 from django.utils.dateparse import parse_datetime
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_safe
@@ -139,7 +140,7 @@ def borrow_answer(outcome: leasing.Granted | Waiting) -> Response:
         return Response(GrantedSerializer(outcome.head, context=context).data, headers=headers)
     logs.note(ticket=outcome.ticket.id)
     data = WaitingSerializer(outcome).data
-    headers = {"Location": f"/licenses/queue/{outcome.ticket.id}", "Retry-After": str(data["poll_after"])}
+    headers = {"Location": reverse("queue", args=[outcome.ticket.id]), "Retry-After": str(data["poll_after"])}
     return Response(data, status=202, headers=headers)
 
 
