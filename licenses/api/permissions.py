@@ -4,6 +4,7 @@ Where ``LICENSE_AUTH`` is ``open``, everybody may do everything but administer.
 """
 
 from typing import Any
+from urllib.parse import urlsplit
 
 from django.conf import settings
 from django.db.models import QuerySet
@@ -38,11 +39,33 @@ def may(caller: Caller, scope: Scope) -> bool:
     return (settings.LICENSE_AUTH == "open" and scope != Scope.ADMIN) or caller.has(scope)
 
 
+class FromAnotherSite(PermissionDenied):
+    default_code = "cross_site"
+    default_detail = "A page of another site sent this."
+
+
+def require_own_page(request: Request) -> None:
+    """Raise FromAnotherSite for a change that another site's page sent through somebody's
+    browser, with no credential or with the password that the browser keeps. A session
+    has its CSRF token, and no page makes a browser send a token in a header."""
+    origin = request.META.get("HTTP_ORIGIN")
+    if origin is None or caller_of(request).kind not in {Kind.ANONYMOUS, Kind.PASSWORD}:
+        return
+    if request.method not in SAFE_METHODS and origin not in settings.CSRF_TRUSTED_ORIGINS:
+        try:
+            host = urlsplit(origin).netloc
+        except ValueError:
+            host = ""
+        if host != request.get_host():
+            raise FromAnotherSite
+
+
 class HasScope(BasePermission):
     """Every call needs a scope: ``read`` to look, ``borrow`` to change, or the
     one that the view's ``scopes`` names for its action."""
 
     def has_permission(self, request: Request, view: Any) -> bool:
+        require_own_page(request)
         needed = Scope.READ if request.method in SAFE_METHODS else Scope.BORROW
         needed = getattr(view, "scopes", {}).get(getattr(view, "action", None), needed)
         return may(caller_of(request), needed)
