@@ -509,8 +509,14 @@ def denials(
         if not tool or tool_id == tool.pk:
             people[key_of(tool_id, code, day)].add(user)
     found = [
-        Denials(dict(zip(keys, key, strict=True)), *total, None if NAME_TAKEN_OUT in people[key] else len(people[key]))
-        for key, total in sorted(totals.items())
+        Denials(
+            key=dict(zip(keys, key, strict=True)),
+            episodes=episodes,
+            true_denials=true_denials,
+            attempts=attempts,
+            people=None if NAME_TAKEN_OUT in people[key] else len(people[key]),
+        )
+        for key, (episodes, true_denials, attempts) in sorted(totals.items())
     ]
     if not {"day", "month"} & set(keys):
         found.sort(key=lambda row: -row.episodes)
