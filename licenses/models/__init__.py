@@ -8,6 +8,7 @@ from .history import DenialDay, HistoryMark, TeamHour, ToolHour, UsageDay
 from .identity import Identity
 from .lease import EndReason, Lease
 from .retry import BorrowKey
+from .session import AccountSession
 from .sweep import Sweep
 from .team import MemberSource, Team, TeamMember
 from .token import ApiToken
@@ -16,6 +17,7 @@ from .waiting import Ticket, TicketClaim, TicketState
 
 __all__ = [
     "AccessRule",
+    "AccountSession",
     "Action",
     "ActorKind",
     "Allotment",
