@@ -70,6 +70,7 @@ lint: $(VENV)/development $(BIN)/helm $(VENV)/checkov/bin/checkov ## style, type
 	PYTHONPATH=client/src $(BIN)/lint-imports
 	SECRET_KEY=$$($(PYTHON) -c "import secrets; print(secrets.token_urlsafe(48))") sh -ec ' \
 	  $(BIN)/mypy; \
+	  $(BIN)/mypy --platform win32 client/src; \
 	  $(BIN)/python manage.py check --deploy --fail-level WARNING; \
 	  $(BIN)/python manage.py makemigrations --check --dry-run; \
 	  $(BIN)/python manage.py spectacular --validate --fail-on-warn --file /dev/null'

@@ -1,11 +1,15 @@
 """Where a request comes from."""
 
 import ipaddress
+import re
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
 from django.conf import settings
+
+# As in 192.0.2.1:4711 and [2001:db8::1]:4711; the brackets may come without a port.
+WITH_PORT = re.compile(r"(?P<ipv4>[0-9.]+):[0-9]{1,5}|\[(?P<ipv6>[^]]+)\](:[0-9]{1,5})?")
 
 
 def client_address(headers: Mapping[str, Any]) -> str:
@@ -13,7 +17,8 @@ def client_address(headers: Mapping[str, Any]) -> str:
 
     ``X-Forwarded-For`` counts as far as ``TRUSTED_PROXIES`` proxies have
     written it: each adds the address that it was called from, so what stands
-    further left is the client's own invention. "unknown" if there is none.
+    further left is the client's own invention. Gateways may add a port, and brackets
+    to an IPv6 address. "unknown" if there is none.
     """
     direct = str(headers.get("REMOTE_ADDR", ""))
     proxies = settings.TRUSTED_PROXIES
@@ -31,8 +36,11 @@ def network_of(address: str) -> str:
 
 @lru_cache(maxsize=1024)
 def _valid(address: str) -> str:
+    if with_port := WITH_PORT.fullmatch(address):
+        address = with_port["ipv4"] or with_port["ipv6"]
     try:
-        parsed = ipaddress.ip_address(address)
+        # Without a zone, which names an interface of whichever machine wrote it.
+        parsed = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:
         return ""
     mapped = getattr(parsed, "ipv4_mapped", None)

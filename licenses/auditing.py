@@ -10,7 +10,7 @@ import pwd
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, Self
 
 from django.contrib.auth.models import User
@@ -33,6 +33,7 @@ from .models import (
     Lease,
     Team,
     TeamMember,
+    Ticket,
     Tool,
     UserLimit,
 )
@@ -86,11 +87,17 @@ class Actor:
             name = str(uid)
         return cls(ActorKind.COMMAND, name, command)
 
+    @property
+    def label(self) -> str:
+        """The kind and the name in one, as leases and tickets keep it: ``account root``, ``token 7``."""
+        return self.name if self.kind == ActorKind.TOKEN else f"{self.kind} {self.name}"
 
-# What is recorded, and under which name. Those of a lease and a token are ids.
+
+# What is recorded, and under which name. Those of a lease, a ticket and a token are ids.
 SUBJECTS: dict[type[models.Model], tuple[AuditedKind, Callable[[Any], str]]] = {
     Tool: (AuditedKind.TOOL, lambda tool: tool.name),
     Lease: (AuditedKind.LEASE, lambda lease: str(lease.public_id)),
+    Ticket: (AuditedKind.TICKET, lambda ticket: str(ticket.id)),
     Team: (AuditedKind.TEAM, lambda team: team.name),
     TeamMember: (AuditedKind.MEMBER, lambda member: f"{member.user} in {member.team.name}"),
     Allotment: (AuditedKind.ALLOTMENT, lambda allotment: f"{allotment.tool.name} for {allotment.team.name}"),
@@ -138,10 +145,12 @@ def record(
     before: Mapping[str, Any] | None = None,
     after: Mapping[str, Any] | None = None,
     note: str = "",
+    at: datetime | None = None,
 ) -> None:
     """Write one record, part of the caller's transaction.
 
-    ``before`` and ``after`` are JSON, with no secret in them. Raises
+    ``before`` and ``after`` are JSON, with no secret in them; ``at`` is the
+    database's time, where the caller has read it. Raises
     TransactionManagementError where there is no transaction: the record could
     be there without the change, or the change without the record.
     """
@@ -149,7 +158,7 @@ def record(
         raise TransactionManagementError("An audit record is written in the transaction of its change.")
     kind, name = SUBJECTS[type(subject)]
     AuditRecord.objects.create(
-        recorded_at=database_now(),
+        recorded_at=at or database_now(),
         actor_kind=by.kind,
         actor=by.name,
         origin=by.origin,
@@ -160,6 +169,13 @@ def record(
         after=after or {},
         note=note,
     )
+
+
+def is_recorded(by: Actor, action: Action, subject: models.Model) -> bool:
+    """Return whether the audit has this act of this actor."""
+    kind, name = SUBJECTS[type(subject)]
+    acts = AuditRecord.objects.filter(subject_kind=kind, subject=name(subject), action=action)
+    return acts.filter(actor_kind=by.kind, actor=by.name).exists()
 
 
 def created(rows: Iterable[models.Model], *, by: Actor) -> None:

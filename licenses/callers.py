@@ -57,6 +57,20 @@ class Caller:
         """
         return Scope.ADMIN in self.scopes and (self.user is None or self.user.has_perm(permission))
 
+    @property
+    def acts_for_all(self) -> bool:
+        """Whether this borrows and returns for everybody: a superuser, or a
+        credential with the scope ``admin`` that belongs to no account."""
+        return Scope.ADMIN in self.scopes and (self.user is None or self.user.is_superuser)
+
+    @property
+    def of_team(self) -> str | None:
+        """The team whose token this is, and which is all that it is for; else None."""
+        if self.kind != Kind.TOKEN or self.name or not self.teams or self.acts_for_all:
+            return None
+        (team,) = self.teams
+        return team
+
     def __str__(self) -> str:
         known = " ".join(filter(None, [self.name, self.credential]))
         return f"{known} ({self.kind})" if known else str(self.kind)

@@ -107,13 +107,17 @@ class LeaseEnded(Refusal):
         "revoked": "The tool's license ended.",
     }
 
-    def __init__(self, *, reason: str, note: str, ended_at: datetime) -> None:
-        why = self.WHY[reason] + (f" Reason given: {note}" if note else "")
+    def __init__(self, *, reason: str, note: str, ended_at: datetime, ended_by: str = "") -> None:
+        why = self.WHY[reason]
+        if reason == "returned" and ended_by:
+            why = f"It was returned by {ended_by}."
+        why += f" Reason given: {note}" if note else ""
         super().__init__(
             f"This lease ended at {ended_at:%Y-%m-%d %H:%M:%S} UTC. {why} It can't be renewed; borrow anew.",
             end_reason=reason,
             note=note,
             ended_at=ended_at.isoformat(),
+            ended_by=ended_by,
         )
         self.code = reason
 

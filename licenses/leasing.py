@@ -89,10 +89,19 @@ class Asked:
 
 @dataclass(frozen=True, slots=True)
 class Retry:
-    """The key by which a caller makes its retries known."""
+    """The key by which a caller makes its retries known. A user has the same keys
+    by each of their credentials; who acts for them has keys apart from theirs."""
 
-    caller: str
+    user: str
     key: str
+    by: Actor | None = None
+
+    @property
+    def caller(self) -> str:
+        """Whose key it is, as rows keep it; no user's name ends with a line feed."""
+        if self.by is None:
+            return self.user
+        return hashlib.sha256(f"{self.by.label}\n{self.user}".encode()).hexdigest() + "\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,13 +162,16 @@ def _lock(names: Iterable[str]) -> tuple[dict[str, Tool], datetime]:
 # --- Borrowing --------------------------------------------------------------
 
 
-def borrow(asked: Asked, *, retry: Retry | None = None, vouched: frozenset[str] = frozenset()) -> Granted | Waiting:
+def borrow(
+    asked: Asked, *, retry: Retry | None = None, vouched: frozenset[str] = frozenset(), by: Actor | None = None
+) -> Granted | Waiting:
     """Take seats for a user: the first of the alternatives that fits.
 
     When this returns, what it returns is committed: the leases, or, if none
     fits and the user would wait, a ticket. With ``retry``, a call that was
     decided before gets the same outcome again and changes nothing. ``vouched``
-    are teams that the user is in by the caller's credential.
+    are teams that the user is in by the caller's credential. ``by`` is who acts
+    for the user, if not the user: kept on the lease or ticket, and in the audit.
 
     Raises a Refusal: UnknownTool, NotAMember, one of the policy's (the
     preferred alternative's), KeyReused, or Busy when the database could not
@@ -168,7 +180,7 @@ def borrow(asked: Asked, *, retry: Retry | None = None, vouched: frozenset[str] 
     """
     start = time.perf_counter()
     try:
-        outcome, replayed = _borrow(asked, retry, vouched)
+        outcome, replayed = _borrow(asked, retry, vouched, by)
     except KeyReused:
         raise
     except BaseException as error:
@@ -182,7 +194,7 @@ def borrow(asked: Asked, *, retry: Retry | None = None, vouched: frozenset[str] 
     if isinstance(outcome, Refusal):
         raise outcome
     if isinstance(outcome, Ticket):
-        return poll(ticket_id=outcome.id)
+        return poll(ticket_id=outcome.id, by=by)
     return outcome
 
 
@@ -195,19 +207,21 @@ def _count(outcome: Outcome | Ticket, seconds: float, *, default: str = "") -> N
 
 
 @_transaction
-def _borrow(asked: Asked, retry: Retry | None, vouched: frozenset[str]) -> tuple[Outcome | Ticket, bool]:
+def _borrow(
+    asked: Asked, retry: Retry | None, vouched: frozenset[str], by: Actor | None
+) -> tuple[Outcome | Ticket, bool]:
     """The outcome, and whether it is that of an earlier call."""
     if retry is None:
-        return _decide(asked, vouched), False
+        return _decide(asked, vouched, by), False
     kept, new = BorrowKey.objects.take(caller=retry.caller, key=retry.key, fingerprint=asked.fingerprint())
     if not new:
         return _recall(kept, asked), True
-    outcome = _decide(asked, vouched)
+    outcome = _decide(asked, vouched, by)
     _keep(kept, outcome)
     return outcome, False
 
 
-def _decide(asked: Asked, vouched: frozenset[str]) -> Outcome:
+def _decide(asked: Asked, vouched: frozenset[str], by: Actor | None) -> Outcome:
     found, in_table, now = statements.lock(asked.tools(), asked.user)
     tools = {tool.name: tool for tool in found}
     teams = _with_vouched(in_table, vouched)
@@ -222,7 +236,7 @@ def _decide(asked: Asked, vouched: frozenset[str]) -> Outcome:
     verdicts = desk.verdicts(dict(enumerate(asked.alternatives)), asked.ttl)
     best = verdicts[-1]
     if not best.reasons:
-        return Granted(_grant(best, teams, tools, desk.pools, asked.ttl, now), now, best.number)
+        return Granted(_grant(best, teams, tools, desk.pools, asked.ttl, now, by), now, best.number)
     if asked.wait and (waiter := next((verdict for verdict in verdicts if verdict.passes), None)):
         mine = [verdict for verdict in verdicts if verdict.passes and verdict.subject == waiter.subject]
         ticket = queueing.enqueue(
@@ -233,7 +247,12 @@ def _decide(asked: Asked, vouched: frozenset[str]) -> Outcome:
             wait=asked.wait,
             tools=tools,
             now=now,
+            borrowed_by=by.label if by else "",
         )
+        if by is not None:
+            auditing.record(
+                by, action=Action.QUEUED, subject=ticket, at=now, after={"user": ticket.user, "host": ticket.host}
+            )
         return queueing.place(ticket, tools, now, _expected_in(mine, tools))
     refusal = verdicts[0].refusal()
     refusal.facts |= _explanation(verdicts, tools)
@@ -360,6 +379,7 @@ def _grant(
     pools: Mapping[str, Pool],
     ttl: timedelta | None,
     now: datetime,
+    by: Actor | None,
 ) -> list[Lease]:
     """Write a lease an item and move the counters; all tools are locked."""
     subject = verdict.subject
@@ -392,13 +412,24 @@ def _grant(
             borrowed_at=now,
             ttl=ttl,
             expires_at=expires_at,
+            borrowed_by=by.label if by else "",
         )
         statements.write_lease(lease, tool=tool, rationed=share is not None)
         leases.append(lease)
     since = now - EPISODE_WINDOW - DENIED_AT_STEP
     if denied := [tool for tool in tools.values() if tool.denied_at is not None and tool.denied_at > since]:
         Denial.objects.resolve(tools=denied, user=subject.user, lease=leases[0], now=now)
+    if by is not None:
+        auditing.record(
+            by, action=Action.BORROWED, subject=leases[0], at=now, after=_whose(leases) | {"team": subject.team or None}
+        )
     return leases
+
+
+def _whose(leases: Sequence[Lease]) -> dict[str, Any]:
+    """Who holds these leases of one borrow, and of what, for the audit."""
+    head = leases[0]
+    return {"user": head.user, "host": head.host, "seats": {lease.tool.name: lease.seats for lease in leases}}
 
 
 def _end_of(now: datetime, ttl: timedelta | None, tools: Iterable[Tool]) -> datetime | None:
@@ -516,21 +547,22 @@ def _recall(kept: BorrowKey, asked: Asked) -> Outcome | Ticket:
     for lease in leases:
         lease.expires_at = kept.expires_at
         lease.ended_at = None
-        lease.end_reason = lease.end_note = ""
+        lease.end_reason = lease.end_note = lease.ended_by = ""
     return Granted(leases, leases[0].borrowed_at, kept.alternative, replayed=True)
 
 
 # --- Waiting ----------------------------------------------------------------
 
 
-def poll(*, ticket_id: uuid.UUID) -> Granted | Waiting:
+def poll(*, ticket_id: uuid.UUID, by: Actor | None = None) -> Granted | Waiting:
     """Ask for the seats that a ticket waits for; keeps its place.
 
-    Asked again after the seats were granted, it tells the lease again. Raises
-    UnknownTicket, QueueTimeout, QueueDropped, QueueLeft or Busy.
+    Asked again after the seats were granted, it tells the lease again. ``by`` is
+    as in ``borrow``. Raises UnknownTicket, QueueTimeout, QueueDropped, QueueLeft
+    or Busy.
     """
     start = time.perf_counter()
-    outcome, closed = _poll(ticket_id=ticket_id)
+    outcome, closed = _poll(ticket_id=ticket_id, by=by)
     if closed is not None:
         tool = outcome.head.tool.name if isinstance(outcome, Granted) else queueing.first_item(closed).tool
         metrics.wait_ended(tool, closed)
@@ -543,7 +575,7 @@ def poll(*, ticket_id: uuid.UUID) -> Granted | Waiting:
 
 
 @_transaction
-def _poll(*, ticket_id: uuid.UUID) -> tuple[Outcome, Ticket | None]:
+def _poll(*, ticket_id: uuid.UUID, by: Actor | None) -> tuple[Outcome, Ticket | None]:
     """The outcome, and the ticket if this has closed it."""
     ticket, tools, now = _lock_ticket(ticket_id)
     if ticket.lease_id is not None:
@@ -566,31 +598,36 @@ def _poll(*, ticket_id: uuid.UUID) -> tuple[Outcome, Ticket | None]:
     verdicts = desk.verdicts(queueing.asked_for(ticket), ticket.ttl)
     best = verdicts[-1]
     if not best.reasons:
-        leases = _grant(best, teams, tools, desk.pools, ticket.ttl, now)
+        leases = _grant(best, teams, tools, desk.pools, ticket.ttl, now, by)
         queueing.close(ticket, TicketState.GRANTED, now, lease=leases[0], alternative=best.number)
         return Granted(leases, now, best.number), ticket
     queueing.keep_alive(ticket, now)
     return queueing.place(ticket, tools, now, _expected_in(verdicts, tools)), None
 
 
-def leave(*, ticket_id: uuid.UUID) -> None:
+def leave(*, ticket_id: uuid.UUID, by: Actor | None = None) -> None:
     """Give up waiting; harmless if the wait is over already.
 
-    Raises UnknownTicket, Busy, or AlreadyGranted if there is a lease now.
+    ``by`` is as in ``borrow``. Raises UnknownTicket, Busy, or AlreadyGranted if
+    there is a lease now.
     """
-    closed = _leave(ticket_id=ticket_id)
+    closed = _leave(ticket_id=ticket_id, by=by)
     if closed is not None:
         metrics.wait_ended(queueing.first_item(closed).tool, closed)
 
 
 @_transaction
-def _leave(*, ticket_id: uuid.UUID) -> Ticket | None:
+def _leave(*, ticket_id: uuid.UUID, by: Actor | None) -> Ticket | None:
     ticket, _, now = _lock_ticket(ticket_id)
     if ticket.state == TicketState.GRANTED:
         raise AlreadyGranted(lease=str(ticket.lease_id))
     if ticket.state != TicketState.WAITING:
         return None
     queueing.close(ticket, TicketState.LEFT, now)
+    if by is not None:
+        auditing.record(
+            by, action=Action.LEFT, subject=ticket, at=now, before={"user": ticket.user, "host": ticket.host}
+        )
     return ticket
 
 
@@ -614,11 +651,13 @@ def _lock_ticket(ticket_id: uuid.UUID) -> tuple[Ticket, dict[str, Tool], datetim
 
 
 @_transaction
-def renew(*, lease_id: uuid.UUID) -> Held:
+def renew(*, lease_id: uuid.UUID, by: Actor | None = None) -> Held:
     """Extend a live lease by its ttl, counted from now; the heartbeat.
 
     Locks no tool. A lease whose time is over is never revived, closed or not:
-    that raises LeaseEnded with the reason. Raises UnknownLease or Busy too.
+    that raises LeaseEnded with the reason. ``by`` is who acts for the holder, if
+    not the holder; recorded once for each lease, since heartbeats are many.
+    Raises UnknownLease or Busy too.
     """
     leases, now = _find(lease_id), database_now()
     if any(lease.is_over(now) for lease in leases):
@@ -633,6 +672,8 @@ def renew(*, lease_id: uuid.UUID) -> Held:
             raise _ended(_find(lease_id), database_now())
         for lease in leases:
             lease.expires_at = expires_at
+    if by is not None and by.label != leases[0].borrowed_by and not auditing.is_recorded(by, Action.RENEWED, leases[0]):
+        auditing.record(by, action=Action.RENEWED, subject=leases[0], at=now, before=_whose(leases))
     return Held(leases, now)
 
 
@@ -648,20 +689,27 @@ def _ended(leases: Sequence[Lease], now: datetime) -> LeaseEnded:
     """Why a borrow is over: its first lease that is."""
     lease = next((lease for lease in leases if lease.is_over(now)), leases[0])
     lease.end_when_over(now)
-    return LeaseEnded(reason=lease.end_reason or EndReason.EXPIRED, note=lease.end_note, ended_at=lease.ended_at or now)
+    return LeaseEnded(
+        reason=lease.end_reason or EndReason.EXPIRED,
+        note=lease.end_note,
+        ended_at=lease.ended_at or now,
+        ended_by=lease.ended_by,
+    )
 
 
 # --- Ending -----------------------------------------------------------------
 
 
 @_transaction
-def give_back(*, lease_id: uuid.UUID) -> list[Lease]:
+def give_back(*, lease_id: uuid.UUID, by: Actor | None = None) -> list[Lease]:
     """Return the seats of a borrow, all of them; harmless if they are back.
 
     The seats are freed once, however often and from however many places this
-    is called. Raises UnknownLease or Busy.
+    is called. ``by`` is who acts for the holder, if not the holder; kept on the
+    lease and in the audit. Raises UnknownLease or Busy.
     """
-    leases, _ = _end(lease_id, EndReason.RETURNED)
+    leases, ended = _end(lease_id, EndReason.RETURNED, by=by)
+    _record_end(by, Action.RETURNED, leases, ended)
     return leases
 
 
@@ -672,25 +720,31 @@ def force_return(*, lease_id: uuid.UUID, note: str, by: Actor) -> list[Lease]:
     It is recorded in the audit that ``by`` did it. A lease that has ended keeps
     the reason it ended with, and nothing is recorded. Raises UnknownLease or Busy.
     """
-    leases, ended = _end(lease_id, EndReason.FORCED, note)
-    if forced := [lease for lease in ended if lease.end_reason == EndReason.FORCED]:
-        auditing.record(
-            by,
-            action=Action.FORCE_RETURNED,
-            subject=leases[0],
-            before={
-                "user": leases[0].user,
-                "host": leases[0].host,
-                "seats": {lease.tool.name: lease.seats for lease in forced},
-                "ended_at": None,
-            },
-            after={"ended_at": forced[0].ended_at},
-            note=note,
-        )
+    leases, ended = _end(lease_id, EndReason.FORCED, note, by=by)
+    _record_end(by, Action.FORCE_RETURNED, leases, ended, note)
     return leases
 
 
-def _end(lease_id: uuid.UUID, reason: EndReason, note: str = "") -> tuple[list[Lease], list[Lease]]:
+def _record_end(
+    by: Actor | None, action: Action, leases: Sequence[Lease], ended: Sequence[Lease], note: str = ""
+) -> None:
+    """Record in the audit which of the leases of a borrow ``by`` has ended just now."""
+    own = [lease for lease in ended if lease.end_reason in (EndReason.FORCED, EndReason.RETURNED)]
+    if by is None or not own:
+        return
+    auditing.record(
+        by,
+        action=action,
+        subject=leases[0],
+        before=_whose(own) | {"ended_at": None},
+        after={"ended_at": own[0].ended_at},
+        note=note,
+    )
+
+
+def _end(
+    lease_id: uuid.UUID, reason: EndReason, note: str = "", *, by: Actor | None
+) -> tuple[list[Lease], list[Lease]]:
     """The leases of a borrow, and those of them that were open until now."""
     leases, now = statements.lock_for_return(lease_id)
     if not leases:
@@ -706,6 +760,7 @@ def _end(lease_id: uuid.UUID, reason: EndReason, note: str = "") -> tuple[list[L
         if lease.ended_at is None:
             # A clock that was set back must not end a lease before it began.
             lease.ended_at, lease.end_reason, lease.end_note = max(now, lease.borrowed_at), reason, note
+            lease.ended_by = by.label if by else ""
         share = shares.get(tool.pk)
         tool.in_use -= lease.seats
         tool.held_for(lease.duration(now))

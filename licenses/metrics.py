@@ -26,6 +26,7 @@ from . import pools, statements
 from .errors import BORROW_FAILURE_REASONS, UnknownTool
 from .models import EndReason, Sweep, Ticket, TicketState, Tool
 from .names import UNKNOWN_TOOL_LABEL
+from .policy import State
 from .pools import TeamSeats
 
 BORROW_ATTEMPTS = Counter("license_borrow_attempts_total", "Borrows asked for.", ["tool"])
@@ -166,7 +167,11 @@ class Levels(Collector):
         levels: list[tuple[str, str, Callable[[Tool], float]]] = [
             ("licenses_total", "Seats bought.", lambda tool: tool.capacity),
             ("licenses_borrowed", "Seats that are out.", lambda tool: tool.borrowed),
-            ("licenses_available", "Seats that anybody can have.", lambda tool: tool.levels.available),
+            (
+                "licenses_available",
+                "Seats that anybody can have; 0 while the tool grants none.",
+                lambda tool: tool.levels.available,
+            ),
             ("licenses_set_aside", "Seats that are free, but for those who wait.", lambda tool: tool.levels.set_aside),
             (
                 "licenses_reserved_idle",
@@ -186,6 +191,13 @@ class Levels(Collector):
             for tool in tools:
                 family.add_metric([tool.name], level(tool))
             yield family
+        states = GaugeMetricFamily(
+            "license_state", "1 for the state that a tool is in, 0 for the others.", labels=["tool", "state"]
+        )
+        for tool in tools:
+            for state in State:
+                states.add_metric([tool.name, state], tool.state == state)
+        yield states
         ends = GaugeMetricFamily(
             "license_valid_until_timestamp_seconds",
             "When the license ends, for tools whose license does.",

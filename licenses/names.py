@@ -15,10 +15,11 @@ TOOL_NAME_PATTERN = r"[a-z0-9_][a-z0-9_.-]{0,63}"
 # The metrics' label for every name that isn't a tool's, and so no tool's name.
 UNKNOWN_TOOL_LABEL = "unknown"
 
-# Longest name of somebody who holds leases.
-USER_LENGTH = 64
-# Longest name of a machine: DNS has none that is longer (RFC 1035, 2.3.4).
-HOST_LENGTH = 255
+# Longest name of a user, a host or a project. DNS has no longer one (RFC 1035, 2.3.4),
+# and e-mail addresses, Entra's UPNs and GitHub's "owner/repository" are shorter.
+NAME_LENGTH = 255
+# Longest name of an account: what Django's table has room for.
+ACCOUNT_NAME_LENGTH = 150
 
 
 def is_clean(text: str) -> bool:
@@ -26,16 +27,11 @@ def is_clean(text: str) -> bool:
     return not any(unicodedata.category(character) in UNCLEAN_CATEGORIES for character in text)
 
 
-def is_user_name(text: object) -> bool:
-    """Whether leases can be held under this name, as it stands."""
-    return is_host_name(text) and len(text) <= USER_LENGTH
-
-
-def is_host_name(text: object) -> TypeGuard[str]:
-    """Whether leases can be held by a machine of this name, as it stands."""
+def is_name(text: object) -> TypeGuard[str]:
+    """Whether a user, a host or a project can have this name, as it stands."""
     return (
         isinstance(text, str)
-        and 0 < len(text) <= HOST_LENGTH
+        and 0 < len(text) <= NAME_LENGTH
         and is_clean(text)
         and text == unicodedata.normalize("NFC", text.strip())
     )

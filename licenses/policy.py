@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from enum import StrEnum
 
 from .errors import (
     Disabled,
@@ -103,6 +104,27 @@ class Claim:
     subject: Subject = NOBODY
 
 
+class State(StrEnum):
+    """Whether a tool grants seats, or the first reason why it grants none."""
+
+    OPEN = "open"
+    DISABLED = "disabled"
+    NOT_STARTED = "not_started"
+    EXPIRED = "expired"
+
+
+def state(*, enabled: bool, valid_from: datetime | None, valid_until: datetime | None, now: datetime) -> State:
+    """Return the state of a tool at ``now``. Its license is valid from
+    ``valid_from`` on and until just before ``valid_until``."""
+    if not enabled:
+        return State.DISABLED
+    if valid_from is not None and now < valid_from:
+        return State.NOT_STARTED
+    if valid_until is not None and now >= valid_until:
+        return State.EXPIRED
+    return State.OPEN
+
+
 @dataclass(frozen=True, slots=True)
 class Pool:
     """What a decision needs to know of a tool, read under its lock.
@@ -130,6 +152,10 @@ class Pool:
     def limit(self) -> int:
         """The most seats that may be out."""
         return self.capacity + self.overdraft
+
+    def state(self, now: datetime) -> State:
+        """Return the tool's state at ``now``."""
+        return state(enabled=self.enabled, valid_from=self.valid_from, valid_until=self.valid_until, now=now)
 
     def share(self, team: str) -> Share:
         return self.rules.shares.get(team, NO_SHARE)
@@ -268,19 +294,21 @@ def available(pool: Pool, subject: Subject, now: datetime) -> int:
 @dataclass(frozen=True, slots=True)
 class Levels:
     """The seats that were bought, told apart: they are out (``borrowed``),
-    kept back for teams that don't use them, set aside for those who wait, or
-    available to anybody. More may be out than were bought; ``overdraft_left``
-    are the seats above the bought ones that anybody could still have."""
+    kept back for teams that don't use them, set aside for those who wait,
+    available to anybody, or ``closed``: nobody can have them, since the tool is not
+    open. More may be out than were bought; ``overdraft_left`` are the seats above
+    the bought ones that anybody could still have."""
 
     borrowed: int
     reserved_idle: int
     set_aside: int
     available: int
     overdraft_left: int
+    closed: int = 0
 
 
-def levels(pool: Pool) -> Levels:
-    """What the seats of a pool are doing. Where the capacity was lowered below
+def levels(pool: Pool, now: datetime) -> Levels:
+    """Return what the seats of a pool are doing at ``now``. Where the capacity was lowered below
     the seats reserved, only those that there still are count as kept back."""
     left = room(pool)
     free = max(pool.capacity - pool.in_use, 0)
@@ -288,4 +316,7 @@ def levels(pool: Pool) -> Levels:
     reserved_idle = max(min(pool.kept_back, free) - own, 0)
     available = max(left.shared - pool.overdraft, 0)
     overdraft_left = max(min(left.shared, pool.overdraft), 0)
-    return Levels(pool.in_use, reserved_idle, free - reserved_idle - available, available, overdraft_left)
+    set_aside = free - reserved_idle - available
+    if pool.state(now) is not State.OPEN:
+        return Levels(pool.in_use, reserved_idle, set_aside, 0, 0, closed=available)
+    return Levels(pool.in_use, reserved_idle, set_aside, available, overdraft_left)

@@ -50,17 +50,18 @@ def seen(tools: Collection[Tool], subjects: Iterable[Subject], now: datetime) ->
 
 
 def with_levels(tools: Iterable[Tool]) -> list[Tool]:
-    """Tools from ``Tool.objects.with_levels``, with their ``levels`` as of now.
+    """Return tools from ``Tool.objects.with_levels`` with their ``levels`` and
+    ``state`` as of when they were read.
     Costs statements only where somebody waits for a tool with rules."""
     tools = list(tools)
     crowded = [tool for tool in tools if tool.wanted and tool.is_rationed]
     pools = seen(crowded, (), timezone.now()) if crowded else {}
     for tool in tools:
         plain = Claim(tool.wanted)
-        tool.levels = levels(
-            pools.get(tool.name)
-            or _pool(tool, tool.borrowed, tool.reserved_idle, None, (plain,) if tool.wanted else ())
+        pool = pools.get(tool.name) or _pool(
+            tool, tool.borrowed, tool.reserved_idle, None, (plain,) if tool.wanted else ()
         )
+        tool.levels, tool.state = levels(pool, tool.read_at), pool.state(tool.read_at)
     return tools
 
 

@@ -44,9 +44,10 @@ def enqueue(
     wait: timedelta,
     tools: dict[str, Tool],
     now: datetime,
+    borrowed_by: str = "",
 ) -> Ticket:
     """Put a borrow at the end of the queue, for at most ``wait``; it counts for
-    ``team``. The alternatives go by their numbers in the borrow, of which they
+    ``team``, and ``borrowed_by`` acts for its user. The alternatives go by their numbers in the borrow, of which they
     may be some."""
     close_dead(tools.values(), now)
     wanted: dict[str, int] = {}
@@ -67,6 +68,7 @@ def enqueue(
         created_at=now,
         alive_until=now + min(PATIENCE, wait),
         deadline=now + wait,
+        borrowed_by=borrowed_by,
     )
     TicketClaim.objects.bulk_create(
         TicketClaim(ticket=ticket, tool=tools[name], seats=seats) for name, seats in wanted.items()

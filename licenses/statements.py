@@ -22,7 +22,7 @@ from .models import ApiToken, EndReason, Lease, Team, Tool
 M = TypeVar("M", bound=models.Model)
 
 # PostgreSQL's code for "cached plan must not change result type": a migration altered a
-# column that a prepared statement reads. psycopg prepares it anew the next time.
+# column that a prepared statement reads. A rollback makes psycopg prepare them all anew.
 STALE_PLAN = "0A000"
 
 
@@ -45,6 +45,8 @@ def again_if_stale(execute: Callable[..., Any], sql: Any, params: Any, many: boo
     except NotSupportedError as error:
         if getattr(error.__cause__, "sqlstate", None) != STALE_PLAN or connection.in_atomic_block:
             raise
+        # psycopg forgets its prepared statements with the server's.
+        context["connection"].connection.execute("DEALLOCATE ALL")
         return execute(sql, params, many, context)
 
 
@@ -222,10 +224,10 @@ def write_end(lease: Lease, *, tool: Tool, rationed: bool) -> None:
     """Write a lease's end, and what the locked tool counts; and, if it is
     ``rationed``, what its team's allotment does."""
     total = f"{EndReason(lease.end_reason)}_total"
-    ends = _values(lease, "ended_at", "end_reason", "end_note", "id")
+    ends = _values(lease, "ended_at", "end_reason", "end_note", "ended_by", "id")
     counts = _values(tool, "in_use", "kept_back", "holding_time", "id")
     _together(
-        ("UPDATE licenses_lease SET ended_at = %s, end_reason = %s, end_note = %s WHERE id = %s", ends),
+        ("UPDATE licenses_lease SET ended_at = %s, end_reason = %s, end_note = %s, ended_by = %s WHERE id = %s", ends),
         *_allotment(lease, -lease.seats, rationed),
         (
             f"UPDATE licenses_tool SET in_use = %s, kept_back = %s, holding_time = %s, {total} = {total} + 1 "  # noqa: S608

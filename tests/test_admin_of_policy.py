@@ -143,7 +143,7 @@ def test_a_host_is_listed_by_a_name_as_long_as_any_that_borrows(
         {"effect": "include", "kind": "user", "team": "crash", "name": "ana"},
         {"effect": "both", "kind": "user", "team": "", "name": "ana"},
         {"effect": "include", "kind": "user", "team": "", "name": "a\u202eb"},
-        {"effect": "include", "kind": "user", "team": "", "name": "u" * 65},
+        {"effect": "include", "kind": "user", "team": "", "name": "u" * 256},
         {"effect": "include", "kind": "host", "team": "", "name": "h" * 256},
     ],
 )

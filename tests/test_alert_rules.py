@@ -16,6 +16,7 @@ from django.utils import timezone
 from licenses.errors import BORROW_FAILURE_REASONS
 from licenses.metrics import SERVER_FAILURES, VIEWS_WITH_AN_OBJECTIVE, Levels
 from licenses.models import EndReason, Tool
+from licenses.policy import State
 
 from .conftest import Api
 from .monitoring import ROOT, RULES, metrics_in, program, read_yaml, recorded, rules
@@ -146,6 +147,12 @@ def test_every_reason_asked_for_is_one_that_there_is(rule: dict[str, Any]) -> No
     for metric, reasons in re.findall(r'(\w+)\{reason=~?"([^"]*)"', rule["expr"]):
         known = BORROW_FAILURE_REASONS if "failure" in metric else EndReason.values
         assert set(reasons.split("|")) <= set(known)
+
+
+@each_rule
+def test_every_state_asked_for_is_one_that_there_is(rule: dict[str, Any]) -> None:
+    for states in re.findall(r'license_state\{[^}]*state=~?"([^"]*)"', rule["expr"]):
+        assert set(states.split("|")) <= {*State}
 
 
 # --- The objectives ---------------------------------------------------------

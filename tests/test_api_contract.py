@@ -3,11 +3,15 @@
 import json
 from collections.abc import Callable
 from datetime import timedelta
+from typing import Any
 
+import pytest
 from django.core.management import call_command
 from django.db import connection
 from django.utils import timezone
+from drf_spectacular.generators import SchemaGenerator
 
+from licenses.api import schema as schema_module
 from licenses.models import Lease, Tool
 
 from .conftest import Api
@@ -78,6 +82,31 @@ def test_the_schema_is_valid_and_knows_the_client_calls(api: Api) -> None:
         "/api/v1/tools/",
         "/api/v1/leases/{id}/",
     } <= set(schema["paths"])
+
+
+def test_the_schema_is_written_once_a_format(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[bool] = []
+    write = SchemaGenerator.get_schema
+
+    def counted(generator: SchemaGenerator, *args: Any, **kwargs: Any) -> Any:
+        written.append(True)
+        return write(generator, *args, **kwargs)  # type: ignore[no-untyped-call]
+
+    monkeypatch.setattr(SchemaGenerator, "get_schema", counted)
+    schema_module._written.cache_clear()
+    formats = ["*/*", "application/yaml", "application/json", "application/vnd.oai.openapi+json"]
+    for accept in formats * 3:
+        answer = api.client.get("/api/schema/?version=" + accept, headers={"Accept": accept})
+        assert answer.status_code == 200
+    assert len(written) == len(formats)
+
+
+def test_the_schema_is_not_sent_again_to_who_has_it(api: Api) -> None:
+    first = api.client.get("/api/schema/")
+    again = api.client.get("/api/schema/", headers={"If-None-Match": first["ETag"]})
+    assert (again.status_code, again.content, again["ETag"]) == (304, b"", first["ETag"])
+    assert api.client.get("/api/schema/", headers={"If-None-Match": '"another"'}).content == first.content
+    assert api.client.get("/api/schema/", headers={"Accept": "application/json"})["ETag"] != first["ETag"]
 
 
 def test_leases_are_what_the_schema_says(api: Api, make_tool: Callable[..., Tool]) -> None:

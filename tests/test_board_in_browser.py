@@ -49,7 +49,7 @@ Tool.objects.create(name="thermal", capacity=2, overdraft=2)
             for _ in range(2):
                 caller.borrow("sim", LONG_NAME, host=LONG_HOST)
             caller.borrow("sim", "ben", wait_seconds=3600)
-            caller.borrow("big", LONG_NAME, host=LONG_HOST, project="p" * 64, seats=9999)
+            caller.borrow("big", LONG_NAME, host=LONG_HOST, project="p" * 255, seats=9999)
             caller.borrow("thermal", LONG_NAME, host=LONG_HOST, seats=4)
             for number in range(60):
                 caller.borrow("big", f"job{number}", host="node1")

@@ -57,6 +57,19 @@ def test_groups_make_an_administrator(
         assert api_with(f"Bearer {token}").borrow(user="ana").status_code == status
 
 
+@pytest.mark.parametrize("elsewhere", [{"_claim_names": {"groups": "src1"}}, {"hasgroups": "true"}])
+def test_a_token_without_the_groups_of_its_holder_is_refused(
+    required: None, issuer: Issuer, settings: Any, elsewhere: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    token = issuer.sign(issuer.claims(**elsewhere))
+    assert answer_to(token).status_code == 200
+    settings.LICENSE_OIDC_TEAM_PREFIX = "team-"
+    refused = answer_to(token)
+    assert_problem(refused, 401)
+    assert "groups" in refused.json()["detail"]
+    assert "Refused a JWT of ben" in caplog.text
+
+
 def test_roles_may_lie_deeper(required: None, issuer: Issuer, settings: Any, make_tool: Callable[..., Tool]) -> None:
     make_tool()
     settings.LICENSE_OIDC_ADMIN_GROUPS = ["boss"]

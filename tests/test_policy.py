@@ -177,7 +177,7 @@ def test_nobody_who_could_be_served_is_overtaken(site: Site, ask: tuple[str, str
 
 @given(site=sites(waiting=True))
 def test_the_seats_told_apart_add_up(site: Site) -> None:
-    levels = policy.levels(site.pool())
+    levels = policy.levels(site.pool(), NOW)
     assert min(levels.available, levels.reserved_idle, levels.set_aside) >= 0
     free = max(site.capacity - levels.borrowed, 0)
     assert levels.available + levels.reserved_idle + levels.set_aside == free
@@ -186,7 +186,7 @@ def test_the_seats_told_apart_add_up(site: Site) -> None:
 @given(site=sites(waiting=True))
 def test_what_is_left_within_the_capacity_and_above_is_what_a_stranger_can_have(site: Site) -> None:
     site = replace(site, limits={}, user_limit=None, include=set(), exclude=set())
-    levels = policy.levels(site.pool())
+    levels = policy.levels(site.pool(), NOW)
     assert levels.available + levels.overdraft_left == policy.available(site.pool(), Subject("stranger"), NOW)
 
 
@@ -197,7 +197,7 @@ def test_a_capacity_below_what_is_reserved_is_never_exceeded(
     lowered = replace(site, capacity=capacity)
     if grants(lowered, *ask):
         assert lowered.seats_out() + ask[2] <= capacity + site.overdraft
-    levels = policy.levels(lowered.pool())
+    levels = policy.levels(lowered.pool(), NOW)
     assert levels.available + levels.reserved_idle + levels.set_aside == max(capacity - levels.borrowed, 0)
 
 

@@ -171,6 +171,49 @@ def recorded(*names: str) -> list[tuple[Any, ...]]:
     return list(found.values_list("actor_kind", "actor", "origin", "action", "subject_kind", "subject", *names))
 
 
+ELSEWHERE: list[dict[str, Any]] = [
+    {"_claim_names": {"groups": "src1"}, "_claim_sources": {"src1": {"endpoint": "https://graph.example/groups"}}},
+    {"hasgroups": True},
+    {"groups": [f"group {number}" for number in range(1001)]},
+]
+
+
+def claim_only_in_userinfo(provider: Issuer, claims: dict[str, Any]) -> None:
+    provider.userinfo = {"sub": "ben-s-subject"} | claims
+
+
+@pytest.mark.parametrize("elsewhere", ELSEWHERE, ids=["distributed", "hasgroups", "more than are read"])
+def test_groups_that_are_missing_are_not_taken_for_none(
+    provider: Issuer, browser: Client, elsewhere: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    sign_in(browser, provider, groups=["license admins", "team-crash"])
+    before = AuditRecord.objects.count()
+    claim_only_in_userinfo(provider, elsewhere)
+    refused = sign_in(Client(), provider)
+    assert refused.status_code == 403
+    assert "groups" in refused.content.decode()
+    assert "Sign-in of ben refused, rights and teams stay" in caplog.text
+    user = User.objects.get()
+    assert (user.is_staff, user.is_superuser) == (True, True)
+    assert TeamMember.objects.filter(user="ben", team__name="crash").exists()
+    assert AuditRecord.objects.count() == before
+
+
+def test_groups_that_are_missing_do_not_matter_where_groups_mean_nothing(
+    provider: Issuer, browser: Client, settings: Any
+) -> None:
+    settings.LICENSE_OIDC_ADMIN_GROUPS = settings.LICENSE_OIDC_STAFF_GROUPS = []
+    settings.LICENSE_OIDC_TEAM_PREFIX, settings.LICENSE_OIDC_TEAM_GROUPS = "", {}
+    assert sign_in(browser, provider, hasgroups=True).status_code == 302
+    assert is_signed_in(browser)
+
+
+def test_groups_of_the_userinfo_stand_in_for_those_the_token_lacks(provider: Issuer, browser: Client) -> None:
+    claim_only_in_userinfo(provider, {"groups": ["license admins"]})
+    sign_in(browser, provider, hasgroups=True)
+    assert User.objects.get().is_superuser
+
+
 def test_what_groups_give_and_take_is_on_record(provider: Issuer, browser: Client, settings: Any) -> None:
     settings.TRUSTED_PROXIES = 1
     browser.defaults["HTTP_X_FORWARDED_FOR"] = "198.51.100.7"
@@ -272,7 +315,7 @@ CLAIMS: list[tuple[str, dict[str, Any], int]] = [
     ("no subject", {"sub": None}, 400),
     ("expired", {"iat": 1_600_000_000, "exp": 1_600_000_300}, 400),
     ("no name", {"preferred_username": None}, 403),
-    ("a name of 65", {"preferred_username": "u" * 65}, 403),
+    ("a name of 151", {"preferred_username": "u" * 151}, 403),
     ("a name with a NUL", {"preferred_username": "a\0b"}, 403),
     ("a name of two spellings", {"preferred_username": "\uff42\uff45\uff4e"}, 403),
     ("a name that is a list", {"preferred_username": ["ben"]}, 403),
@@ -284,6 +327,14 @@ def test_a_bad_id_token_signs_nobody_in(provider: Issuer, browser: Client, claim
     assert sign_in(browser, provider, **claims).status_code == status
     assert not is_signed_in(browser)
     assert not User.objects.exists()
+
+
+def test_a_name_may_have_as_many_characters_as_an_account(provider: Issuer, browser: Client) -> None:
+    sign_in(browser, provider, preferred_username="u" * 150)
+    assert User.objects.get().username == "u" * 150
+    provider.userinfo = {"sub": "somebody else"}
+    refused = sign_in(Client(), provider, sub="somebody else", preferred_username="u" * 151)
+    assert "longer than 150 characters" in refused.content.decode()
 
 
 def test_an_id_token_of_another_key_signs_nobody_in(provider: Issuer, browser: Client) -> None:

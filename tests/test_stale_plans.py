@@ -20,11 +20,13 @@ pytestmark = [
 
 @pytest.fixture
 def alter() -> Iterator[Callable[..., None]]:
-    """Alters columns as a migration does; they are as before after the test."""
+    """Alters columns as a migration does, over a connection of its own; they are as
+    before after the test."""
+    migrating = connection.copy()
     altered: list[tuple[str, str, str]] = []
 
     def alter(table: str, column: str) -> None:
-        with connection.cursor() as cursor:
+        with migrating.cursor() as cursor:
             cursor.execute(
                 "SELECT format_type(atttypid, atttypmod) FROM pg_attribute "
                 "WHERE attrelid = %s::regclass AND attname = %s",
@@ -35,9 +37,10 @@ def alter() -> Iterator[Callable[..., None]]:
             cursor.execute(f'ALTER TABLE {table} ALTER COLUMN "{column}" TYPE varchar(300)')
 
     yield alter
-    with connection.cursor() as cursor:
+    with migrating.cursor() as cursor:
         for table, column, before in altered:
             cursor.execute(f'ALTER TABLE {table} ALTER COLUMN "{column}" TYPE {before}')
+    migrating.close()
 
 
 def test_a_return_goes_through(api: Api, make_tool: Callable[..., Tool], alter: Callable[..., None]) -> None:

@@ -63,7 +63,7 @@ def test_a_token_is_made_used_listed_and_revoked_by_command(required: None) -> N
         ["create", "", "--user", "ana"],
         ["create", "two\nlines", "--user", "ana"],
         ["create", "x", "--user", "a\0b"],
-        ["create", "x", "--user", "u" * 65],
+        ["create", "x", "--user", "u" * 256],
         ["create", "x", "--scope", "root", "--user", "ana"],
         ["create", "x", "--team", "crash", "--user", "ana"],
         ["revoke", "12345"],

@@ -81,10 +81,10 @@ def ana(api: Api, make_tool: MakeTool, settings: Any) -> dict[str, Any]:
     """What there is: ana's lease of the one cad seat, her ticket for another, a denial, a change."""
     make_tool("cad", capacity=1)
     call_command("seed", "--tool", "sim=9", stdout=StringIO())
+    TeamMember.objects.create(team=Team.objects.create(name="crash"), user="ana")
     lease = api.borrow("cad", "ana").json()
     ticket = api.wait("cad", "ana")
     api.borrow("cad", "eve")
-    TeamMember.objects.create(team=Team.objects.create(name="crash"), user="ana")
     settings.LICENSE_AUTH = "required"
     return {
         "id": lease["id"],

@@ -59,6 +59,8 @@ class LeaseAdmin(ListedLookups):
         "ended_at",
         "end_reason",
         "end_note",
+        "borrowed_by",
+        "ended_by",
     ]
     list_filter = ["tool", "team", UserFilter, StateFilter, "end_reason", "borrowed_at"]
     list_select_related = ["tool", "team"]

@@ -9,6 +9,17 @@ from .facts import FactsAdmin
 
 @admin.register(Ticket)
 class TicketAdmin(FactsAdmin):
-    list_display = ["number", "user", "host", "alternatives", "state", "created_at", "alive_until", "deadline", "lease"]
+    list_display = [
+        "number",
+        "user",
+        "host",
+        "alternatives",
+        "state",
+        "created_at",
+        "alive_until",
+        "deadline",
+        "lease",
+        "borrowed_by",
+    ]
     list_filter = ["state", "created_at"]
     search_fields = ["user", "host"]

@@ -21,9 +21,9 @@ from licenses import statements
 from licenses.callers import Caller, Kind, Scope
 from licenses.models import ApiToken, Identity
 from licenses.models.token import TOKEN_PREFIX, is_token, token_hash
-from licenses.names import is_user_name
+from licenses.names import NAME_LENGTH, is_name
 from licenses.signin import jwts, throttling
-from licenses.signin.rights import rights_of
+from licenses.signin.rights import GroupsMissing, rights_of
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +49,7 @@ def caller_of_account(user: User, kind: Kind) -> Caller:
     return Caller(
         kind,
         # An account may have a name that no lease can be held under.
-        name=user.username if is_user_name(user.username) else "",
+        name=user.username if is_name(user.username) else "",
         scopes=EVERYONE | {Scope.ADMIN} if user.is_staff else EVERYONE,
         user=user,
     )
@@ -98,6 +98,7 @@ class BearerAuthentication(authentication.BaseAuthentication):
         except InvalidCredential:
             throttle = throttling.of_bearer(request.META)
             throttle.check()
+            throttle.reserve()
             throttle.failed()
             raise
 
@@ -134,12 +135,16 @@ def caller_of_jwt(token: str) -> Caller:
         logger.info("Refused a JWT: %s", error)
         raise InvalidCredential from None
     name = next((claims[claim] for claim in settings.LICENSE_JWT_USERNAME_CLAIMS if claim in claims), "")
-    if not is_user_name(name):
-        raise InvalidCredential("This token names nobody that leases can be held by.")
+    if not is_name(name):
+        raise InvalidCredential(f"The name in this token must be 1 to {NAME_LENGTH} visible characters.")
     account = Identity.objects.account_of(issuer=claims["iss"], subject=claims["sub"], name=name)
     if account is not None and not (account.is_active and account.is_theirs):
         raise InvalidCredential("The account of this name is locked, or another's.")
-    rights = rights_of(claims)
+    try:
+        rights = rights_of(claims)
+    except GroupsMissing as missing:
+        logger.warning("Refused a JWT of %s: %s", name, missing)
+        raise InvalidCredential(str(missing)) from None
     return Caller(
         Kind.JWT,
         name=account.username if account else name,

@@ -11,6 +11,7 @@ from rest_framework.exceptions import PermissionDenied
 from rest_framework.permissions import SAFE_METHODS, BasePermission
 from rest_framework.request import Request
 
+from licenses.auditing import Actor
 from licenses.callers import Caller, Kind, Scope
 from licenses.errors import Refusal
 from licenses.models import TeamMember
@@ -24,7 +25,7 @@ VIEW_AUDIT = "licenses.view_auditrecord"
 
 class NotForOthers(PermissionDenied):
     default_code = "not_for_others"
-    default_detail = "This credential borrows and returns for its owner alone: yourself, or your team's members."
+    default_detail = "This credential acts only for its owner: for you, or for your team's members."
 
 
 def may(caller: Caller, scope: Scope) -> bool:
@@ -65,12 +66,14 @@ class MayReadAudit(BasePermission):
 
 def may_act_for(caller: Caller, user: str) -> bool:
     """Whether a caller may borrow, renew, wait and return in this user's name:
-    people in their own, a team's token in its members', administrators in all."""
-    if settings.LICENSE_AUTH == "open" or caller.name == user or caller.is_admin(CHANGE_LEASES):
+    people in their own, a team's token in its members', superusers and the scope
+    ``admin`` in all. Staff who may change leases end those of others by force
+    return only."""
+    if settings.LICENSE_AUTH == "open" or caller.name == user or caller.acts_for_all:
         return True
-    if caller.name:
+    if caller.of_team is None:
         return False
-    return TeamMember.objects.filter(team__name__in=caller.teams, user=user).exists()
+    return TeamMember.objects.filter(team__name=caller.of_team, user=user).exists()
 
 
 def require_may_act_for(caller: Caller, user: str) -> None:
@@ -81,20 +84,37 @@ def require_may_act_for(caller: Caller, user: str) -> None:
 
 def team_for(caller: Caller, team: str | None) -> str | None:
     """The team that a borrow counts for, if the caller names one: a team's token
-    is good for its own alone. Raises NotForOthers."""
-    if caller.kind != Kind.TOKEN or not caller.teams or caller.is_admin(CHANGE_LEASES):
+    is good only for its own. Raises NotForOthers."""
+    if caller.of_team is None:
         return team
-    (own,) = caller.teams
-    if team not in (None, own):
+    if team not in (None, caller.of_team):
         raise NotForOthers
-    return own
+    return caller.of_team
 
 
-def require_own(caller: Caller, rows: QuerySet[Any], unknown: type[Refusal], **which: Any) -> None:
-    """Raise ``unknown`` unless the user of that one of the rows is one the caller
-    may act for: what others have is for them not there."""
-    if settings.LICENSE_AUTH == "open":
-        return
-    holder = rows.filter(**which).values_list("user", flat=True).first()
-    if holder is None or not may_act_for(caller, holder):
+def actor_for(request: Request, user: str) -> Actor | None:
+    """Who acts for this user; None if that is the user, or somebody unknown, as
+    ``LICENSE_AUTH=open`` allows."""
+    caller = caller_of(request)
+    if caller.kind == Kind.ANONYMOUS or caller.name == user:
+        return None
+    return Actor.of_call(caller, request.META)
+
+
+def require_own(request: Request, rows: QuerySet[Any], unknown: type[Refusal], **which: Any) -> Actor | None:
+    """Return who acts for the user of that one of the rows (``actor_for``).
+
+    Raise ``unknown`` unless the caller may act for that user, and, with a team's
+    token, unless the row counts for that team.
+    """
+    caller = caller_of(request)
+    if caller.kind == Kind.ANONYMOUS:
+        # Somebody who came this far: the server is open.
+        return None
+    columns = ["user"] if caller.of_team is None else ["user", "team__name"]
+    found = rows.filter(**which).values_list(*columns).first()
+    if found is None or not may_act_for(caller, found[0]):
         raise unknown
+    if caller.of_team is not None and found[1] != caller.of_team and settings.LICENSE_AUTH != "open":
+        raise unknown
+    return actor_for(request, found[0])

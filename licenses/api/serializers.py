@@ -15,8 +15,8 @@ from licenses.leasing import Asked
 from licenses.models import Denial, EndReason, Lease, Tool
 from licenses.models.lease import NOTE_LENGTH
 from licenses.models.tool import MAX_CAPACITY, MAX_TTL, MIN_TTL
-from licenses.names import HOST_LENGTH, is_clean
-from licenses.policy import Item
+from licenses.names import NAME_LENGTH, is_clean
+from licenses.policy import Item, State
 from licenses.queueing import Waiting
 
 MAX_ITEMS = 32
@@ -114,14 +114,14 @@ class ItemsField(serializers.ListField):
 class BorrowRequest(StrictSerializer):
     """One of ``tool``, ``items`` or ``alternatives`` says what is wanted."""
 
-    user = CleanTextField(required=False, max_length=64, help_text="The caller, if absent.")
+    user = CleanTextField(required=False, max_length=NAME_LENGTH, help_text="The caller, if absent.")
     team = CleanTextField(
         required=False,
         max_length=64,
         help_text="Of the user's teams, the one that it counts for; the server's choice if absent.",
     )
-    project = CleanTextField(default="", max_length=64, allow_blank=True, help_text="What its cost goes to.")
-    host = CleanTextField(default="", max_length=HOST_LENGTH, allow_blank=True)
+    project = CleanTextField(default="", max_length=NAME_LENGTH, allow_blank=True, help_text="What its cost goes to.")
+    host = CleanTextField(default="", max_length=NAME_LENGTH, allow_blank=True)
     tool = CleanTextField(required=False, max_length=64)
     seats = StrictIntegerField(required=False, min_value=1, max_value=MAX_CAPACITY, help_text="Of `tool`; 1 if absent.")
     items = ItemsField(
@@ -205,11 +205,11 @@ class ReturnAnswer(serializers.Serializer[Any]):
 class SeatsSerializer(serializers.Serializer[Any]):
     """A tool's seats now, told apart: ``borrowed``, ``reserved_idle``,
     ``set_aside`` and ``available`` add up to those that were bought, unless more
-    are out."""
+    are out or the tool is not open: then nothing is available."""
 
     borrowed = serializers.IntegerField(source="levels.borrowed", help_text="Seats that are out.")
     available = serializers.IntegerField(
-        source="levels.available", help_text="Seats that anybody can have; never below 0."
+        source="levels.available", help_text="Seats that anybody can have; 0 unless `state` is open."
     )
     reserved_idle = serializers.IntegerField(
         source="levels.reserved_idle", help_text="Seats that are free, but reserved for teams."
@@ -219,6 +219,9 @@ class SeatsSerializer(serializers.Serializer[Any]):
     )
     overdraft = serializers.IntegerField(help_text="Seats that may be out above those bought.")
     overdrawn = serializers.IntegerField(help_text="Seats that are.")
+    state = serializers.ChoiceField(
+        choices=[*State], help_text="Whether seats are granted, or the first reason why none are."
+    )
 
 
 class ToolStatus(SeatsSerializer):
@@ -230,6 +233,10 @@ class ToolStatus(SeatsSerializer):
     queued = serializers.IntegerField(help_text="Requests that wait.")
     oldest_wait_seconds = serializers.SerializerMethodField(help_text="For how long the first of them waits.")
     enabled = serializers.BooleanField()
+    valid_from = serializers.DateTimeField(allow_null=True, help_text="Nothing is granted before; null = no limit.")
+    valid_until = serializers.DateTimeField(
+        allow_null=True, help_text="Nothing is granted from then on; null = no limit."
+    )
 
     def get_fields(self) -> dict[str, Any]:
         # What it is about comes first.
@@ -241,7 +248,7 @@ class ToolStatus(SeatsSerializer):
 
 
 class StatusQuery(StrictSerializer):
-    user = CleanTextField(required=False, max_length=64)
+    user = CleanTextField(required=False, max_length=NAME_LENGTH)
     team = CleanTextField(required=False, max_length=64)
 
 
@@ -327,6 +334,8 @@ class LeaseSerializer(serializers.ModelSerializer[Lease]):
             "ended_at",
             "end_reason",
             "end_note",
+            "borrowed_by",
+            "ended_by",
         ]
         read_only_fields = fields
 
@@ -353,6 +362,8 @@ class LeaseSerializer(serializers.ModelSerializer[Lease]):
             "ended_at": lease.ended_at,
             "end_reason": lease.end_reason,
             "end_note": lease.end_note,
+            "borrowed_by": lease.borrowed_by,
+            "ended_by": lease.ended_by,
         }
 
     def leases(self, head: Lease) -> list[Lease]:
@@ -465,6 +476,7 @@ class ToolSerializer(SeatsSerializer, serializers.ModelSerializer[Tool]):
             "default_ttl_seconds",
             "max_ttl_seconds",
             "enabled",
+            "state",
             "valid_from",
             "valid_until",
         ]

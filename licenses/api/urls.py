@@ -1,10 +1,11 @@
 """Addresses of the API. The /licenses/ calls have no trailing slash: clients exist."""
 
 from django.urls import include, path
-from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerView
+from drf_spectacular.views import SpectacularSwaggerView
 from rest_framework.routers import DefaultRouter
 
 from . import audit, reports, views
+from .schema import SchemaView
 
 router = DefaultRouter()
 router.register("tools", views.ToolViewSet)
@@ -32,7 +33,7 @@ urlpatterns = [
     path("api/v1/reports/usage", reports.Usage.as_view()),
     path("api/v1/reports/denials", reports.Denials.as_view()),
     path("api/v1/reports/what-if", reports.WhatIf.as_view()),
-    path("api/schema/", SpectacularAPIView.as_view(), name="schema"),
+    path("api/schema/", SchemaView.as_view(), name="schema"),
     path("api/docs/", SpectacularSwaggerView.as_view(url_name="schema"), name="docs"),
     path("version", views.version),
 ]

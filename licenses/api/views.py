@@ -34,12 +34,12 @@ from licenses.callers import Scope
 from licenses.clock import database_now, is_in_calendar
 from licenses.errors import Refusal, UnknownLease, UnknownTicket, UnknownTool
 from licenses.models import Denial, Lease, Ticket, Tool
-from licenses.names import TOOL_NAME_PATTERN
+from licenses.names import NAME_LENGTH, TOOL_NAME_PATTERN
 from licenses.queueing import Waiting
 from licenseserver import logs
 
 from .authentication import caller_of
-from .permissions import MayChangeLeases, MayScrape, require_may_act_for, require_own, team_for
+from .permissions import MayChangeLeases, MayScrape, actor_for, require_may_act_for, require_own, team_for
 from .serializers import (
     BorrowRequest,
     CleanTextField,
@@ -88,18 +88,19 @@ def find_uuid(value: str, unknown: type[Refusal]) -> uuid.UUID:
         raise unknown from None
 
 
-def require_own_lease(request: Request, lease_id: uuid.UUID) -> None:
-    """Raise UnknownLease for what is another's."""
+def require_own_lease(request: Request, lease_id: uuid.UUID) -> Actor | None:
+    """Return who acts for the holder, if not the holder; raise UnknownLease for
+    what is another's."""
     logs.note(lease=lease_id)
-    require_own(caller_of(request), LEASES, UnknownLease, pk=lease_id)
+    return require_own(request, LEASES, UnknownLease, pk=lease_id)
 
 
-def find_own_ticket(request: Request, value: str) -> uuid.UUID:
-    """The ticket's id in a path; raises UnknownTicket, also for another's."""
+def find_own_ticket(request: Request, value: str) -> tuple[uuid.UUID, Actor | None]:
+    """The ticket's id in a path, and who acts for the one who waits, if not that
+    one; raises UnknownTicket, also for another's."""
     ticket_id = find_uuid(value, UnknownTicket)
     logs.note(ticket=ticket_id)
-    require_own(caller_of(request), TICKETS, UnknownTicket, id=ticket_id)
-    return ticket_id
+    return ticket_id, require_own(request, TICKETS, UnknownTicket, id=ticket_id)
 
 
 def note_leases(leases: list[Lease]) -> None:
@@ -203,13 +204,14 @@ class LicensesViewSet(viewsets.ViewSet):
     def borrow(self, request: Request) -> Response:
         """Take seats of a tool, or of several at once; or wait for them."""
         asked = borrow_request(request)
+        by = actor_for(request, asked.user)
         retry = None
         if "Idempotency-Key" in request.headers:
             header = IdempotencyKey(data={"key": request.headers["Idempotency-Key"]})
             if not header.is_valid():
                 raise SerializerValidationError({"Idempotency-Key": header.errors["key"]})
-            retry = leasing.Retry(caller=asked.user, key=header.validated_data["key"])
-        return borrow_answer(leasing.borrow(asked, retry=retry, vouched=caller_of(request).teams))
+            retry = leasing.Retry(user=asked.user, by=by, key=header.validated_data["key"])
+        return borrow_answer(leasing.borrow(asked, retry=retry, vouched=caller_of(request).teams, by=by))
 
     @extend_schema(
         request=BorrowRequest,
@@ -238,8 +240,7 @@ class LicensesViewSet(viewsets.ViewSet):
     def renew(self, request: Request) -> Response:
         """Extend a live lease by its time to live: the heartbeat."""
         lease_id = LeaseRequest.validated(request.data)["id"]
-        require_own_lease(request, lease_id)
-        return lease_answer(leasing.renew(lease_id=lease_id))
+        return lease_answer(leasing.renew(lease_id=lease_id, by=require_own_lease(request, lease_id)))
 
     @extend_schema(
         request=LeaseRequest,
@@ -253,8 +254,7 @@ class LicensesViewSet(viewsets.ViewSet):
     def give_back(self, request: Request) -> Response:
         """Return a lease's seats. Harmless if it is returned already."""
         lease_id = LeaseRequest.validated(request.data)["id"]
-        require_own_lease(request, lease_id)
-        leases = leasing.give_back(lease_id=lease_id)
+        leases = leasing.give_back(lease_id=lease_id, by=require_own_lease(request, lease_id))
         note_leases(leases)
         return Response({"status": "ok", "tool": leases[0].tool.name})
 
@@ -279,7 +279,8 @@ class QueueViewSet(viewsets.ViewSet):
     )
     def retrieve(self, request: Request, ticket: str) -> Response:
         """Ask for the seats that a ticket waits for: the lease, or the place in the queue."""
-        return borrow_answer(leasing.poll(ticket_id=find_own_ticket(request, ticket)))
+        ticket_id, by = find_own_ticket(request, ticket)
+        return borrow_answer(leasing.poll(ticket_id=ticket_id, by=by))
 
     @extend_schema(
         parameters=[ticket],
@@ -292,13 +293,14 @@ class QueueViewSet(viewsets.ViewSet):
     )
     def destroy(self, request: Request, ticket: str) -> Response:
         """Leave the queue."""
-        leasing.leave(ticket_id=find_own_ticket(request, ticket))
+        ticket_id, by = find_own_ticket(request, ticket)
+        leasing.leave(ticket_id=ticket_id, by=by)
         return Response(status=204)
 
 
 class BorrowsQuery(StrictSerializer):
-    user = CleanTextField(required=False, max_length=64)
-    host = CleanTextField(required=False, max_length=255)
+    user = CleanTextField(required=False, max_length=NAME_LENGTH)
+    host = CleanTextField(required=False, max_length=NAME_LENGTH)
 
 
 class BorrowsViewSet(viewsets.ViewSet):
@@ -358,9 +360,9 @@ class LeaseFilter(django_filters.FilterSet):
     """Filters of the list of leases; times are ISO 8601."""
 
     tool = django_filters.CharFilter(max_length=64, validators=[clean_text], method="filter_tool")
-    user = django_filters.CharFilter(max_length=64, validators=[clean_text])
+    user = django_filters.CharFilter(max_length=NAME_LENGTH, validators=[clean_text])
     team = django_filters.CharFilter(field_name="team__name", max_length=64, validators=[clean_text])
-    project = django_filters.CharFilter(max_length=64, validators=[clean_text])
+    project = django_filters.CharFilter(max_length=NAME_LENGTH, validators=[clean_text])
     state = django_filters.ChoiceFilter(choices=[("active", "active"), ("ended", "ended")], method="filter_state")
     borrowed_after = django_filters.IsoDateTimeFilter(
         field_name="borrowed_at", lookup_expr="gte", validators=[within_calendar]
@@ -443,8 +445,7 @@ class LeaseViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, viewsets.Ge
     def renew(self, request: Request, pk: str) -> Response:
         """Extend a live lease by its time to live, as /licenses/renew does."""
         lease_id = find_uuid(pk, UnknownLease)
-        require_own_lease(request, lease_id)
-        return lease_answer(leasing.renew(lease_id=lease_id))
+        return lease_answer(leasing.renew(lease_id=lease_id, by=require_own_lease(request, lease_id)))
 
     @extend_schema(
         request=ForceReturnRequest,
@@ -478,7 +479,7 @@ class DenialFilter(django_filters.FilterSet):
     """Filters of the list of denials; times are ISO 8601."""
 
     tool = django_filters.CharFilter(field_name="tool__name", max_length=64, validators=[clean_text])
-    user = django_filters.CharFilter(max_length=64, validators=[clean_text])
+    user = django_filters.CharFilter(max_length=NAME_LENGTH, validators=[clean_text])
     code = django_filters.CharFilter(max_length=32, validators=[clean_text])
     resolved = django_filters.ChoiceFilter(choices=[("true", "true"), ("false", "false")], method="filter_resolved")
     after = django_filters.IsoDateTimeFilter(field_name="last_at", lookup_expr="gte", validators=[within_calendar])

@@ -70,7 +70,7 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Totals:
-    """All tools together; ``available`` are seats of those that grant any."""
+    """All tools together."""
 
     tools: int
     capacity: int
@@ -102,7 +102,7 @@ def _entry(tool: Tool, now: datetime) -> Entry:
         found.append(Condition.ENDS_SOON)
     if tool.overdrawn:
         found.append(Condition.OVERDRAWN)
-    if not (tool.levels.available or tool.levels.overdraft_left):
+    if not (tool.levels.available or tool.levels.overdraft_left or tool.levels.closed):
         found.append(Condition.FULL)
     return Entry(tool, found)
 
@@ -113,7 +113,7 @@ def totals(entries: Sequence[Entry]) -> Totals:
         tools=len(entries),
         capacity=sum(entry.tool.capacity for entry in entries),
         borrowed=sum(entry.tool.levels.borrowed for entry in entries),
-        available=sum(entry.tool.levels.available for entry in entries if entry.grants),
+        available=sum(entry.tool.levels.available for entry in entries),
         queued=sum(entry.tool.queued for entry in entries),
     )
 

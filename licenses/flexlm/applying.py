@@ -71,7 +71,8 @@ def _tool(name: str, wanted: ToolPlan, by: Actor) -> Iterator[str]:
     values: dict[str, Any] = {
         "capacity": wanted.capacity,
         "overdraft": wanted.overdraft,
-        "vendor": wanted.vendor,
+        # A name that an administrator chose stays: the file has only the daemon's.
+        "vendor": tool.vendor or wanted.vendor,
         "valid_from": wanted.valid_from,
         "valid_until": wanted.valid_until,
     }

@@ -1,8 +1,8 @@
 """FlexNet's license and options files as data; nothing is decided here.
 
-The formats are those of the "License File Format" and "Options File" chapters of
-Revenera's administration guide, https://docs.revenera.com. Signatures are read
-over: to check them takes the vendor's own daemon.
+The formats are those of the chapters "License File Format" and "Options File" of
+Revenera's License Administration Guide, https://docs.revenera.com. Signatures are
+not verified: only the vendor's own daemon can do that.
 """
 
 import re
@@ -12,33 +12,67 @@ from datetime import date
 from enum import StrEnum
 
 MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
-# A number of seats that is a slip of the pen rather than a purchase.
+# A number of seats above this is a slip of the pen rather than a purchase.
 MAX_COUNT = 1_000_000
+# The sort order of a line that has no SORT=.
+DEFAULT_SORT = 100
 
-# Attributes of a license line that change nothing about seats here.
-SILENT = {
-    *("SIGN", "SIGN2", "CK", "SN", "NOTICE", "ISSUER", "ISSUED", "VENDOR_STRING", "SORT", "SUPERSEDE"),
-    *("ASSET_INFO", "DIST_INFO", "USER_INFO", "VENDOR_INFO", "START", "OVERDRAFT", "AUTH", "VERSION"),
+# Keywords that begin a statement of a license file.
+STATEMENTS = {"FEATURE", "INCREMENT", "UPGRADE", "PACKAGE", "SERVER", "VENDOR", "DAEMON", "USE_SERVER"}
+# Attributes of a license line that decide about seats, and are applied.
+APPLIED = {"START", "ISSUED", "OVERDRAFT", "SORT", "SUPERSEDE", "SUPERSEDE_SIGN", "SIGN", "SIGN2", "KEY"}
+# Attributes that say nothing about seats.
+DESCRIPTIVE = {
+    *("ASSET_INFO", "AUTH", "CK", "DIST_INFO", "ISSUER", "NOTICE", "SN", "USER_INFO", "VENDOR_INFO"),
+    *("VENDOR_STRING", "VERSION"),
 }
-# Those that the vendor's daemon acts on, and this server doesn't.
-WITHOUT_COUNTERPART = {
-    *("DUP_GROUP", "SUITE_DUP_GROUP", "BORROW", "LINGER", "HOSTID", "HOST_BASED", "USER_BASED", "FLOAT_OK"),
-    *("TS_OK", "PLATFORMS", "MINIMUM", "CAPACITY", "RESTART"),
+# Attributes that the vendor's daemon acts on and this server does not. What follows for the seats here.
+NO_COUNTERPART = {
+    "BORROW": "there are no offline licenses here",
+    "CAPACITY": "FlexNet counts more seats for a larger host; here a borrow names its seats",
+    "DUP_GROUP": "FlexNet counts repeated use by one user, host or display once; here each borrow counts",
+    "FLOAT_OK": "there are no dongles here",
+    "HOSTID": "FlexNet serves these seats to that host only; here any host can borrow them",
+    "HOST_BASED": "FlexNet serves listed hosts only; here an access rule does that",
+    "LINGER": "a returned seat is free at once here",
+    "MINIMUM": "FlexNet counts no fewer seats than this for a checkout; here a borrow names its seats",
+    "ONE_TS_OK": "there are no terminal server rules here",
+    "PLATFORMS": "any platform can borrow here",
+    "RESTART": "it has no effect here",
+    "SUITE_DUP_GROUP": "FlexNet counts repeated use of the suite once; here each borrow counts",
+    "TS_OK": "there are no terminal server rules here",
+    "TZ": "there are no time zone rules here",
+    "USER_BASED": "FlexNet serves listed users only; here an access rule does that",
+    "VM_PLATFORMS": "physical and virtual hosts can borrow here",
 }
-OF_PACKAGE = {"COMPONENTS", "OPTIONS", "SIGN", "SIGN2", "CK", "AUTH", "ISSUED", "SUPERSEDE"}
+# Attributes by which FlexNet counts the seats of one feature in separate pools.
+POOLING = ("DUP_GROUP", "FLOAT_OK", "HOST_BASED", "HOSTID", "PLATFORMS", "USER_BASED", "VENDOR_STRING")
+# Attributes that are nothing without a value.
+VALUED = {"START", "ISSUED", "OVERDRAFT", "SORT", "SUPERSEDE_SIGN", "COMPONENTS"}
+# Attributes that must not stand in a line with two values.
+DECISIVE = {*VALUED, "SUPERSEDE", "OPTIONS"}
+OF_PACKAGE = {"COMPONENTS", "OPTIONS"}
+PACKAGE_OPTIONS = {"", "SUITE", "SUITE_RESERVED"}
+# Types of host ids that lines before FLEXlm 3 had without HOSTID=.
+BARE_HOSTIDS = {"ANY", "DEMO", "DISK_SERIAL_NUM", "DISPLAY", "ETHER", "FLEXID", "HOSTNAME", "ID", "INTERNET", "USER"}
 # Lines of an options file about the daemon itself, offline use, and idle time.
 DAEMON_OPTIONS = {
-    *("AUTOMATIC_REREAD", "ACTIVATION_LOWWATER", "ACTIVATION_EXPIRY_DAYS", "BORROW_LOWWATER", "DEBUGLOG"),
-    *("DAEMON_SELECT_TIMEOUT", "FQDN_MATCHING", "LINGER", "MAX_BORROW_HOURS", "MAX_CONNECTIONS", "NOLOG"),
-    *("REPORTLOG", "TIMEOUT", "TIMEOUTALL", "EXCLUDE_BORROW", "INCLUDE_BORROW", "EXCLUDE_ENTITLEMENT"),
-    *("INCLUDE_ENTITLEMENT", "EXCLUDEALL_ENTITLEMENT", "INCLUDEALL_ENTITLEMENT", "AUTO_RETURN_ENABLE"),
+    *("ACTIVATION_EXPIRY_DAYS", "ACTIVATION_LOWWATER", "AUTOMATIC_REREAD", "AUTO_RETURN_ENABLE", "AUTO_ROLLOVER"),
+    *("BORROW_LOWWATER", "DAEMON_SELECT_TIMEOUT", "DEBUGLOG", "EXCLUDEALL_ENTITLEMENT", "EXCLUDE_BORROW"),
+    *("EXCLUDE_ENTITLEMENT", "FQDN_MATCHING", "INCLUDEALL_ENTITLEMENT", "INCLUDE_BORROW", "INCLUDE_ENTITLEMENT"),
+    *("LINGER", "MAX_BORROW_HOURS", "MAX_CONNECTIONS", "NOLOG", "REPORTLOG", "TIMEOUT", "TIMEOUTALL"),
+}
+# What picks some lines of a feature: "Specifying Features" in the guide.
+QUALIFIERS = {
+    *("ASSET_INFO", "DIST_INFO", "EXPDATE", "HOSTID", "ISSUER", "KEY", "NOTICE", "SIGN", "USER_INFO"),
+    *("VENDOR_STRING", "VERSION"),
 }
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class Finding:
-    """Something to tell about a line. A *problem* is a line that isn't understood
-    or can't be expressed here; else it is a note."""
+    """Something to report about a line. A *problem* is a line that is not
+    understood or cannot be expressed here; anything else is a note."""
 
     number: int
     text: str
@@ -47,28 +81,45 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Feature:
-    """A FEATURE or INCREMENT line: ``count`` seats, None if they aren't counted;
-    ``expires`` is the last day that it is good for, None for ever."""
+    """A FEATURE, INCREMENT or UPGRADE line: ``count`` seats, None if they are not
+    counted; ``expires`` is the last good day, None if there is none."""
 
     number: int
-    is_increment: bool
+    keyword: str
     name: str
     vendor: str
     version: str
     expires: date | None
     count: int | None
+    # The oldest version that an UPGRADE line upgrades; '' for other lines.
+    from_version: str = ""
     starts: date | None = None
     issued: date | None = None
     overdraft: int = 0
-    # What FlexNet sorts lines by before all else; lower comes first.
-    sort: int = 100
+    # FlexNet sorts lines by this first; lower comes first.
+    sort: int = DEFAULT_SORT
     # The features whose older lines it replaces; its own if it names none.
     supersedes: frozenset[str] = frozenset()
+    # All other attributes, as they stand in the file.
+    attributes: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def is_increment(self) -> bool:
+        return self.keyword != "FEATURE"
 
     @property
     def dated(self) -> date | None:
-        """How old it is, for lines that supersede it."""
+        """When it was issued, for lines that supersede it."""
         return self.issued or self.starts
+
+    def attribute(self, key: str) -> str:
+        """Return an attribute's value; '' if it is not there."""
+        return next((value for known, value in self.attributes if known == key), "")
+
+    @property
+    def signatures(self) -> frozenset[str]:
+        """Its signatures and key, without blanks."""
+        return frozenset(bare(value) for key, value in self.attributes if key in ("SIGN", "SIGN2", "KEY") and value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,14 +142,20 @@ class Package:
     vendor: str
     version: str
     components: tuple[Component, ...]
-    is_suite: bool
+    options: str = ""
+    starts: date | None = None
     issued: date | None = None
     supersedes: frozenset[str] = frozenset()
+    attributes: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def is_suite(self) -> bool:
+        return bool(self.options)
 
     @property
     def dated(self) -> date | None:
-        """How old it is, for lines that supersede it."""
-        return self.issued
+        """When it was issued, for lines that supersede it."""
+        return self.issued or self.starts
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,12 +194,12 @@ EACH = {(Kind.USER, "ALL_USERS"): Kind.ALL_USERS, (Kind.GROUP, "ALL_GROUPS"): Ki
 @dataclass(frozen=True, slots=True)
 class Rule:
     """A line of an options file about who may have how many seats. ``feature`` is
-    '' where it is about all, ``qualifier`` what picks some of its lines."""
+    '' where it is about all; ``qualifier``, a key and a value, picks some of its lines."""
 
     number: int
     verb: Verb
     feature: str = ""
-    qualifier: str = ""
+    qualifier: tuple[str, str] | None = None
     count: int = 0
     kind: Kind | None = None
     name: str = ""
@@ -158,60 +215,99 @@ class Group:
     of_hosts: bool
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class OptionsFile:
     rules: list[Rule] = field(default_factory=list)
     groups: list[Group] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
+    # Whether names of users and hosts match in any case; the line that says so.
+    ignores_case: bool = False
 
 
 class NotUnderstood(ValueError):
-    """Why a line can't be read."""
+    """Why a line cannot be read."""
+
+
+# --- Lines and words --------------------------------------------------------
 
 
 def lines(text: str) -> Iterator[tuple[int, str]]:
-    """The lines that say something, with the number that each begins at; a
-    backslash at its end continues a line, but not a comment, which would take
-    the next line with it."""
+    """Return the lines that say something, with the number that each begins at.
+
+    A backslash at its end continues a line, but not a comment, which would take
+    the next line with it. A statement of a license file goes on without one, too:
+    on a line that begins with no keyword and is indented, begins with an attribute,
+    or stands within quotation marks.
+    """
     number, parts = 0, list[str]()
+    goes_on = is_statement = is_quoted = False
     # Not splitlines(): the lines are to be those that an editor numbers.
     for current, line in enumerate(re.split(r"\r\n|\r|\n", text), start=1):
-        number = number or current
-        stripped = line.rstrip()
-        is_comment = not parts and stripped.lstrip().startswith("#")
-        if stripped.endswith("\\") and not is_comment:
-            parts.append(stripped[:-1])
+        stripped = line.strip()
+        if not goes_on and stripped.startswith("#"):
             continue
+        if not goes_on and not (is_statement and stripped and _continues(line, is_quoted)):
+            if whole := " ".join(parts).strip():
+                yield number, whole
+            number, parts = 0, []
+            goes_on = is_statement = is_quoted = False
+            if not stripped:
+                continue
+            is_statement = _first_word(stripped) in STATEMENTS
+        number = number or current
+        goes_on = stripped.endswith("\\")
+        stripped = line.rstrip().removesuffix("\\")
+        is_quoted ^= bool(stripped.count('"') % 2)
         parts.append(stripped)
-        whole, begun = " ".join(parts).strip(), number
-        number, parts = 0, []
-        if whole and not is_comment:
-            yield begun, whole
     if whole := " ".join(parts).strip():
         yield number, whole
 
 
-WORD = re.compile(r'(?:[^\s"]|"[^"]*")+')
+def _first_word(line: str) -> str:
+    return line.split(maxsplit=1)[0].upper()
+
+
+def _continues(line: str, is_quoted: bool) -> bool:
+    """Whether a line goes on with the statement before it."""
+    first = _first_word(line)
+    if first in STATEMENTS:
+        return False
+    if is_quoted or line[0].isspace():
+        return True
+    key, equals, _ = first.partition("=")
+    return bool(equals) and key in {*APPLIED, *DESCRIPTIVE, *NO_COUNTERPART, *OF_PACKAGE, "PORT"}
+
+
+WORD = re.compile(r'(?:"[^"]*"|\{[^{}]*\}|[^\s"])+')
+
+
+def _raw_words(line: str) -> list[str]:
+    if line.count('"') % 2:
+        raise NotUnderstood("a quotation mark is missing")
+    return WORD.findall(line)
 
 
 def words(line: str) -> list[str]:
-    """The words of a line; blanks between quotation marks are part of a word."""
-    if line.count('"') % 2:
-        raise NotUnderstood("a quotation mark is missing")
-    return [word.replace('"', "") for word in WORD.findall(line)]
+    """Return the words of a line; blanks between quotation marks or braces are part of a word."""
+    return [word.replace('"', "") for word in _raw_words(line)]
+
+
+def bare(signature: str) -> str:
+    """Return a signature without blanks, in upper case."""
+    return "".join(signature.split()).upper()
 
 
 def day(text: str) -> date | None:
-    """A date as 31-dec-2027; None is never: ``permanent``, or the year 0."""
-    if text.lower() == "permanent":
+    """Return a date like 31-dec-2027; None for never: ``permanent`` or the year 0."""
+    if text.lower() == "permanent" or re.fullmatch("0{1,4}", text):
         return None
     match = re.fullmatch(r"(\d{1,2})-([a-z]{3})-(\d{1,4})", text.lower(), re.ASCII)
     if match is None or match[2] not in MONTHS:
-        raise NotUnderstood(f"{text!r} is no date like 31-dec-2027")
+        raise NotUnderstood(f"{text[:40]!r} is no date like 31-dec-2027")
     year = int(match[3])
     if year == 0:
         return None
-    # FlexLM's short years are those of its own century.
+    # FlexNet's short years are those of its own century.
     year += 1900 if year < 100 else 0
     try:
         return date(year, MONTHS.index(match[2]) + 1, int(match[1]))
@@ -220,128 +316,186 @@ def day(text: str) -> date | None:
 
 
 def number_of(text: str) -> int:
-    """A number of seats."""
-    if not re.fullmatch(r"\d{1,9}", text, re.ASCII) or int(text) > MAX_COUNT:
-        raise NotUnderstood(f"{text!r} is no number of seats up to {MAX_COUNT}")
-    return int(text)
+    """Return a number of seats."""
+    digits = text.lstrip("0") or text[:1]
+    if not re.fullmatch(r"\d{1,9}", digits, re.ASCII) or int(digits) > MAX_COUNT:
+        raise NotUnderstood(f"{text[:40]!r} is no number of seats up to {MAX_COUNT}")
+    return int(digits)
 
 
-def attributes(parts: list[str]) -> dict[str, str]:
-    """``KEY=value`` and bare words; the first of each counts."""
-    found: dict[str, str] = {}
-    for part in parts:
-        key, _, value = part.partition("=")
-        found.setdefault(key.upper(), value)
-    return found
+# --- The license file -------------------------------------------------------
 
 
 def parse_license(text: str) -> LicenseFile:
-    """Read a license file; what isn't understood is in its findings."""
+    """Read a license file; what is not understood is in its findings."""
     file = LicenseFile()
     for number, line in lines(text):
         try:
-            _license_line(number, words(line), file)
+            _license_line(number, _raw_words(line), file)
         except NotUnderstood as error:
             file.findings.append(Finding(number, f"not understood: {error}"))
     return file
 
 
-def _license_line(number: int, parts: list[str], file: LicenseFile) -> None:
+def _license_line(number: int, raw: list[str], file: LicenseFile) -> None:
+    if (comment := next((place for place, word in enumerate(raw) if word.startswith("#")), None)) is not None:
+        raw = raw[:comment]
+        file.findings.append(Finding(number, "the comment behind the line is skipped", is_problem=False))
+    parts = [word.replace('"', "") for word in raw]
     keyword = parts[0].upper() if parts else ""
     match keyword:
-        case "FEATURE" | "INCREMENT":
-            feature, more = _feature(number, parts)
-            file.features.append(feature)
-            _tell_attributes(number, more, file.findings)
+        case "FEATURE" | "INCREMENT" | "UPGRADE":
+            positions = 7 if keyword == "UPGRADE" else 6
+            if len(parts) < positions:
+                old = "a version to upgrade from, " if keyword == "UPGRADE" else ""
+                raise NotUnderstood(f"it takes a name, a vendor, {old}a version, an expiry and a count")
+            found = _attributes(number, raw[positions:], file.findings)
+            file.features.append(_feature(number, [keyword, *parts[1:positions]], found, file.findings))
         case "PACKAGE":
-            file.packages.append(_package(number, parts))
+            file.packages.append(_package(number, raw, file.findings))
         case "SERVER" | "VENDOR" | "DAEMON" | "USE_SERVER":
             # Where FlexNet's own daemons run.
             pass
+        case _ if re.fullmatch(r"[^\s-]+-\S+(-\d{3,})+", parts[0] if parts else ""):
+            raise NotUnderstood("a license in decimal format; convert it by the vendor's lmutil lminstall first")
         case _:
-            raise NotUnderstood(f"{parts[0][:40] if parts else 'it'!r} isn't a keyword that is imported")
+            raise NotUnderstood(f"{parts[0][:40] if parts else 'it'!r} is no keyword of a license file")
 
 
-def _feature(number: int, parts: list[str]) -> tuple[Feature, Mapping[str, str]]:
-    if len(parts) < 6:
-        raise NotUnderstood("it takes a name, a vendor, a version, an expiry and a count")
-    keyword, name, vendor, version, expiry, count, *rest = parts
-    more = attributes(rest)
+def _attributes(number: int, raw: list[str], findings: list[Finding]) -> dict[str, str]:
+    """Read ``KEY=value`` and bare words. Raises NotUnderstood where one that
+    decides about seats has no value, or two."""
+    found: dict[str, str] = {}
+    strange: list[str] = []
+    in_key = True
+    for word in raw:
+        text = word.replace('"', "")
+        key, equals, value = text.partition("=")
+        key = key.upper()
+        if not equals and word.startswith('"'):
+            # FLEXlm 2: the vendor's string stood in quotation marks behind the key.
+            key, value = "VENDOR_STRING", text
+        elif not equals and re.fullmatch("[0-9A-F]+", key) and (in_key or len(key) >= 8):
+            # Before SIGN= there was a bare key in its place; a signature may have blanks.
+            found["KEY"] = found.get("KEY", "") + key
+            continue
+        elif key in BARE_HOSTIDS:
+            key, value = "HOSTID", text
+        in_key = key in ("SIGN", "SIGN2")
+        if key not in APPLIED | DESCRIPTIVE | NO_COUNTERPART.keys() | OF_PACKAGE:
+            strange.append(text)
+        elif key in VALUED and not value:
+            raise NotUnderstood(f"{key} has no value")
+        elif found.setdefault(key, value) != value and key in DECISIVE:
+            raise NotUnderstood(f"{key} stands there twice, with different values")
+    if strange:
+        findings.append(Finding(number, f"not understood: {', '.join(strange)[:200]}"))
+    return found
+
+
+def _feature(number: int, parts: list[str], found: dict[str, str], findings: list[Finding]) -> Feature:
+    keyword, name, vendor, *versions, expiry, count = parts
     seats = None if count.lower() == "uncounted" or number_of(count) == 0 else number_of(count)
-    expires, starts = day(expiry), day(more["START"]) if more.get("START") else None
+    expires = _day(number, expiry, findings)
+    starts = _day(number, found.pop("START", "permanent"), findings)
     if starts and expires and starts > expires:
         raise NotUnderstood("it ends before it starts")
-    return (
-        Feature(
-            number=number,
-            is_increment=keyword.upper() == "INCREMENT",
-            name=name,
-            vendor=vendor,
-            version=version,
-            expires=expires,
-            count=seats,
-            starts=starts,
-            issued=_issued(more),
-            overdraft=number_of(more["OVERDRAFT"]) if more.get("OVERDRAFT") else 0,
-            sort=number_of(more["SORT"]) if more.get("SORT") else 100,
-            supersedes=_supersedes(name, more),
-        ),
-        more,
+    issued = _day(number, found.pop("ISSUED", "permanent"), findings)
+    overdraft, sort = number_of(found.pop("OVERDRAFT", "0")), number_of(found.pop("SORT", str(DEFAULT_SORT)))
+    supersedes = _supersedes(name, found)
+    if seats is not None:
+        _tell_counterparts(number, found, findings)
+    return Feature(
+        number=number,
+        keyword=keyword,
+        name=name,
+        vendor=vendor,
+        version=versions[-1],
+        expires=expires,
+        count=seats,
+        from_version=versions[0] if keyword == "UPGRADE" else "",
+        starts=starts,
+        issued=issued,
+        overdraft=overdraft,
+        sort=sort,
+        supersedes=supersedes,
+        attributes=tuple(found.items()),
     )
 
 
-def _issued(more: Mapping[str, str]) -> date | None:
-    return day(more["ISSUED"]) if more.get("ISSUED") else None
+def _day(number: int, text: str, findings: list[Finding]) -> date | None:
+    found = day(text)
+    if found and re.search(r"-\d{1,2}$", text):
+        note = f"{text}: FlexNet reads a year of two digits as one before 2000; this is {found}"
+        findings.append(Finding(number, note, is_problem=False))
+    return found
 
 
-def _supersedes(name: str, more: Mapping[str, str]) -> frozenset[str]:
-    if "SUPERSEDE" not in more:
+def _supersedes(name: str, found: dict[str, str]) -> frozenset[str]:
+    if (value := found.pop("SUPERSEDE", None)) is None:
         return frozenset()
-    return frozenset(more["SUPERSEDE"].split() or [name])
+    return frozenset(re.split(r"[\s,{}]+", value)) - {""} or frozenset([name])
 
 
-def _tell_attributes(number: int, more: Mapping[str, str], findings: list[Finding]) -> None:
-    kept = [key for key in more if key in WITHOUT_COUNTERPART]
-    if kept:
-        findings.append(Finding(number, f"{', '.join(kept)}: has no counterpart here", is_problem=False))
-    # Before SIGN= there was a bare key in its place; anything else is told.
-    strange = [key for key in more if key not in SILENT | WITHOUT_COUNTERPART and not re.fullmatch("[0-9A-F]+", key)]
-    if strange:
-        findings.append(Finding(number, f"not understood: {', '.join(strange)[:200]}"))
+def _tell_counterparts(number: int, found: Mapping[str, str], findings: list[Finding]) -> None:
+    for key in [key for key in found if key in NO_COUNTERPART]:
+        if (key, found[key].upper()) in (("HOSTID", "ANY"), ("DUP_GROUP", "NONE")):
+            continue
+        shown = f"{key}={found[key][:40]}" if found[key] else key
+        findings.append(Finding(number, f"{shown} has no counterpart here: {NO_COUNTERPART[key]}", is_problem=False))
 
 
-def _package(number: int, parts: list[str]) -> Package:
+def _package(number: int, raw: list[str], findings: list[Finding]) -> Package:
+    parts = [word.replace('"', "") for word in raw]
     if len(parts) < 3:
         raise NotUnderstood("it takes a name, a vendor and COMPONENTS=")
     _, name, vendor, *rest = parts
-    version = rest.pop(0) if rest and "=" not in rest[0] else ""
-    more = attributes(rest)
-    # Before SIGN= there was a bare key in its place.
-    strange = [key for key in more if key not in OF_PACKAGE and not re.fullmatch("[0-9A-F]+", key)]
+    version = rest[0] if rest and "=" not in rest[0] and rest[0].upper() != "SUPERSEDE" else ""
+    strange: list[Finding] = []
+    found = _attributes(number, raw[4 if version else 3 :], strange)
     if strange:
-        raise NotUnderstood(", ".join(strange)[:200])
-    options = more.get("OPTIONS", "").upper()
-    if options not in ("", "SUITE"):
-        raise NotUnderstood(f"OPTIONS={options[:80]}")
-    components = tuple(_component(text) for text in more.get("COMPONENTS", "").split())
+        raise NotUnderstood(strange[0].text.removeprefix("not understood: "))
+    options = re.split(r"[\s,]+", found.pop("OPTIONS", "").upper().strip())
+    if unknown := set(options) - PACKAGE_OPTIONS:
+        raise NotUnderstood(f"OPTIONS={' '.join(sorted(unknown))[:80]}")
+    components = tuple(_component(text) for text in found.pop("COMPONENTS", "").split())
     if not components:
         raise NotUnderstood("it has no COMPONENTS=")
-    if options and any(component.count != 1 for component in components):
+    if any(options) and any(component.count != 1 for component in components):
         raise NotUnderstood("the components of a suite have no counts of their own")
+    starts = _day(number, found.pop("START", "permanent"), findings)
+    issued = _day(number, found.pop("ISSUED", "permanent"), findings)
+    supersedes = _supersedes(name, found)
+    _tell_counterparts(number, found, findings)
     return Package(
-        number, name, vendor, version, components, options == "SUITE", _issued(more), _supersedes(name, more)
+        number=number,
+        name=name,
+        vendor=vendor,
+        version=version,
+        components=components,
+        options=max(options),
+        starts=starts,
+        issued=issued,
+        supersedes=supersedes,
+        attributes=tuple(found.items()),
     )
 
 
 def _component(text: str) -> Component:
     name, *more = text.split(":")
     if not name or len(more) > 2:
-        raise NotUnderstood(f"{text!r} is no component like name:version:count")
-    return Component(name, number_of(more[1]) if len(more) == 2 else 1, more[0] if more else "")
+        raise NotUnderstood(f"{text[:80]!r} is no component like name:version:count")
+    count = number_of(more[1]) if len(more) == 2 else 1
+    if not count:
+        raise NotUnderstood(f"{text[:80]!r} has no seats")
+    return Component(name, count, more[0] if more else "")
+
+
+# --- The options file -------------------------------------------------------
 
 
 def parse_options(text: str) -> OptionsFile:
-    """Read an options file; what isn't understood is in its findings."""
+    """Read an options file; what is not understood is in its findings."""
     file = OptionsFile()
     for number, line in lines(text):
         try:
@@ -356,13 +510,12 @@ def _options_line(number: int, parts: list[str], file: OptionsFile) -> None:
     if any(word.startswith("#") for word in rest):
         raise NotUnderstood("a comment takes a line of its own")
     match keyword:
-        case "GROUP" | "HOST_GROUP":
+        case "GROUP" | "USER_GROUP" | "HOST_GROUP":
             if len(rest) < 2:
                 raise NotUnderstood("a group takes a name and members")
             file.groups.append(Group(number, rest[0], tuple(rest[1:]), of_hosts=keyword == "HOST_GROUP"))
         case "GROUPCASEINSENSITIVE":
-            if [word.upper() for word in rest] != ["OFF"]:
-                raise NotUnderstood("names are case sensitive here")
+            _case(number, [word.upper() for word in rest], file)
         case "RESERVE" | "MAX":
             if len(rest) < 3:
                 raise NotUnderstood("it takes a number, a feature, a type and a name")
@@ -386,16 +539,35 @@ def _options_line(number: int, parts: list[str], file: OptionsFile) -> None:
         case _ if keyword in DAEMON_OPTIONS:
             file.findings.append(Finding(number, f"{keyword}: has no counterpart here", is_problem=False))
         case _:
-            raise NotUnderstood(f"{parts[0][:40] if parts else 'it'!r} isn't a keyword that is imported")
+            raise NotUnderstood(f"{parts[0][:40] if parts else 'it'!r} is no keyword of an options file")
 
 
-def _feature_name(text: str) -> tuple[str, str]:
-    """The feature, and what picks some of its lines: ``f1:VERSION=2.0``, or in
-    quotation marks ``"f1 VERSION=2.0"``."""
-    match = re.fullmatch(r"([^\s:]+)(?:[:\s](\S+=.*))?", text)
+def _case(number: int, rest: list[str], file: OptionsFile) -> None:
+    if rest not in (["ON"], ["OFF"]):
+        raise NotUnderstood("it takes ON or OFF")
+    if rest == ["OFF"]:
+        if file.ignores_case:
+            raise NotUnderstood("it is ON in an earlier line")
+        return
+    raise NotUnderstood("names are case sensitive here")
+    file.ignores_case = True
+    text = "names of users and hosts match in any case, for the tools and teams of this file"
+    if file.groups or file.rules:
+        text += "; FlexNet expects it in the first line, here it applies to the whole file"
+    file.findings.append(Finding(number, text, is_problem=False))
+
+
+def _feature_name(text: str) -> tuple[str, tuple[str, str] | None]:
+    """Return the feature, and what picks some of its lines: ``f1:VERSION=2.0``, or
+    in quotation marks ``"f1 VERSION=2.0"``."""
+    if "=" not in text and text and not re.search(r"\s", text):
+        return text, None
+    match = re.fullmatch(r"([^\s=]+)[:\s]\s*(\w+)=(.*)", text)
     if match is None:
         raise NotUnderstood(f"{text[:40]!r} is no feature")
-    return match[1], match[2] or ""
+    if match[2].upper() not in QUALIFIERS:
+        raise NotUnderstood(f"{match[2][:40]!r} does not qualify a feature")
+    return match[1], (match[2].upper(), match[3])
 
 
 def _subject(parts: list[str]) -> tuple[Kind, str]:

@@ -1,7 +1,7 @@
 """What follows from FlexNet's files for our tables: pure, files in, wishes out.
 
-What can't be expressed here is a finding, never left out without a word and
-never something like it.
+What cannot be expressed here is a finding: it is never left out without a word,
+and never replaced by something like it.
 """
 
 import re
@@ -12,9 +12,23 @@ from datetime import UTC, date, datetime, time, timedelta
 from ipaddress import ip_address
 from typing import TypeVar
 
-from licenses.names import TOOL_NAME_PATTERN, UNKNOWN_TOOL_LABEL, is_clean, is_host_name, is_user_name
+from licenses.names import TOOL_NAME_PATTERN, UNKNOWN_TOOL_LABEL, is_clean, is_name
 
-from .parser import MAX_COUNT, Feature, Finding, Kind, LicenseFile, OptionsFile, Package, Rule, Verb
+from .parser import (
+    MAX_COUNT,
+    POOLING,
+    Feature,
+    Finding,
+    Kind,
+    LicenseFile,
+    NotUnderstood,
+    OptionsFile,
+    Package,
+    Rule,
+    Verb,
+    bare,
+    day,
+)
 
 LISTED = {Kind.USER: "user", Kind.GROUP: "team", Kind.HOST: "host", Kind.PROJECT: "project"}
 # What a name would have to be.
@@ -22,6 +36,7 @@ USER = "a name here, where there are no patterns"
 HOST = "a host here; those are known by name, not by address or pattern"
 # Longest name of a tool's vendor.
 VENDOR_LENGTH = 128
+DAY = timedelta(days=1)
 
 
 @dataclass(slots=True)
@@ -34,6 +49,8 @@ class ToolPlan:
     valid_from: datetime | None
     valid_until: datetime | None
     user_limit: int | None = None
+    # Whether the options file's names of users and hosts match in any case.
+    ignores_case: bool = False
     quotas: dict[str, int] = field(default_factory=dict)
     reservations: dict[str, int] = field(default_factory=dict)
     user_limits: dict[str, int] = field(default_factory=dict)
@@ -47,31 +64,67 @@ class Plan:
 
     tools: dict[str, ToolPlan] = field(default_factory=dict)
     teams: dict[str, set[str]] = field(default_factory=dict)
+    # Whether the names of the teams' members match in any case.
+    ignores_case: bool = False
     of_license: list[Finding] = field(default_factory=list)
     of_options: list[Finding] = field(default_factory=list)
 
+    @property
+    def problems(self) -> list[Finding]:
+        return [finding for finding in self.of_license + self.of_options if finding.is_problem]
 
-def plan(license: LicenseFile, options: OptionsFile, today: date) -> Plan:
-    """What the files ask for on a day."""
-    wanted = Plan(of_license=[*license.findings], of_options=[*options.findings])
-    names = _Names(tools=_tools(license, wanted, today))
-    _groups(options, names, wanted)
+
+@dataclass(frozen=True, slots=True)
+class Renames:
+    """Names that an administrator chose, by the features' and groups' in the files."""
+
+    features: Mapping[str, str] = field(default_factory=dict)
+    groups: Mapping[str, str] = field(default_factory=dict)
+
+
+AS_IN_THE_FILES = Renames()
+
+
+def plan(license: LicenseFile, options: OptionsFile, today: date, renames: Renames = AS_IN_THE_FILES) -> Plan:
+    """Return what the files ask for on a day."""
+    wanted = Plan(of_license=[*license.findings], of_options=[*options.findings], ignores_case=options.ignores_case)
+    names = _tools(license, wanted, today, renames)
+    _groups(options, names, wanted, renames)
     _rules(options, names, wanted)
     return wanted
+
+
+def _note(number: int, text: str) -> Finding:
+    return Finding(number, text, is_problem=False)
 
 
 # --- The license file -------------------------------------------------------
 
 
-def _tools(license: LicenseFile, wanted: Plan, today: date) -> dict[str, list[str]]:
-    """Plan the tools; which of them each name of a feature or package means."""
+@dataclass(slots=True)
+class _Names:
+    """What the files' names mean here: tools by feature or package, the lines that
+    each tool was made of, the team of a GROUP, the hosts of a HOST_GROUP."""
+
+    tools: dict[str, list[str]] = field(default_factory=dict)
+    lines: dict[str, list[Feature]] = field(default_factory=dict)
+    uncounted: set[str] = field(default_factory=set)
+    teams: dict[str, str] = field(default_factory=dict)
+    hosts: dict[str, set[str]] = field(default_factory=dict)
+
+
+def _tools(license: LicenseFile, wanted: Plan, today: date, renames: Renames) -> _Names:
+    """Plan the tools; return which of them each name of a feature or package means."""
     tell = wanted.of_license.append
-    lines = _first_features(_current(license.features, wanted), wanted)
+    lines = _upgraded(_first_features(_current(license.features, wanted), wanted), wanted)
     packages = _current(license.packages, wanted)
+    by_name: dict[tuple[str, str], list[Package]] = defaultdict(list)
+    for package in packages:
+        by_name[package.name, package.vendor].append(package)
     pools: dict[tuple[str, str], list[Feature]] = defaultdict(list)
     enabling: set[int] = set()
     for line in lines:
-        enabled = _enabled(line, packages, wanted)
+        enabled = _enabled(line, by_name.get((line.name, line.vendor), []), wanted)
         if enabled is None or enabled.is_suite:
             pools[line.name, line.vendor].append(line)
         if enabled is not None:
@@ -80,49 +133,64 @@ def _tools(license: LicenseFile, wanted: Plan, today: date) -> dict[str, list[st
                 count = None if line.count is None else line.count * part.count
                 version = part.version or line.version
                 pools[part.name, line.vendor].append(
-                    replace(line, name=part.name, version=version, count=count, is_increment=True)
+                    replace(line, name=part.name, version=version, count=count, keyword="INCREMENT")
                 )
     for package in packages:
-        if package.number not in enabling:
-            tell(Finding(package.number, f"{package.name}: no FEATURE line enables this package"))
-        elif package.is_suite:
-            text = f"{package.name}: a suite; its seat isn't taken with a component's: borrow both as a set"
-            tell(Finding(package.number, text, is_problem=False))
-    means = _name(pools, wanted, today)
+        if package.number in enabling:
+            if package.is_suite:
+                tell(_note(package.number, _suite(package)))
+        elif (package.name, package.vendor) in pools:
+            tell(Finding(package.number, f"{package.name}: no line of version {package.version} enables this package"))
+        else:
+            tell(_note(package.number, f"{package.name}: no line enables this package, so it brings no seats"))
+    names = _name(pools, wanted, today, renames)
     for package in packages:
-        parts = [tool for part in package.components for tool in means.get(part.name, [])]
-        means[package.name] = list(dict.fromkeys([*means.get(package.name, []), *parts]))
-    return means
+        parts = [tool for part in package.components for tool in names.tools.get(part.name, [])]
+        names.tools[package.name] = list(dict.fromkeys([*names.tools.get(package.name, []), *parts]))
+    return names
 
 
-def _name(pools: Mapping[tuple[str, str], list[Feature]], wanted: Plan, today: date) -> dict[str, list[str]]:
-    """Plan a tool for each feature that can be one; what its name means."""
-    means: dict[str, list[str]] = {}
+def _suite(package: Package) -> str:
+    text = f"{package.name}: a suite; its seat is not taken with a component's: borrow both as a set"
+    if package.options == "SUITE_RESERVED":
+        text += ". FlexNet keeps the other components for the user of one; here borrow all of them as a set"
+    return text
+
+
+def _name(pools: Mapping[tuple[str, str], list[Feature]], wanted: Plan, today: date, renames: Renames) -> _Names:
+    """Plan a tool for each feature that can be one; return what its name means."""
+    names = _Names()
     taken: dict[str, tuple[str, str]] = {}
     for (name, vendor), pool in pools.items():
         counted = [line for line in pool if line.count is not None]
-        if uncounted := [line for line in pool if line.count is None]:
-            text = f"{name}: uncounted, so there is nothing to borrow; not imported"
-            wanted.of_license += [Finding(line.number, text, is_problem=False) for line in uncounted]
+        for line in pool:
+            if line.count is None:
+                host = f" and locked to the host {line.attribute('HOSTID')[:80]}" if line.attribute("HOSTID") else ""
+                text = f"{name}: uncounted{host}: there are no seats to borrow; not imported"
+                wanted.of_license.append(_note(line.number, text))
+                names.uncounted.add(name)
         if not counted:
             continue
-        tool = name.lower()
+        tool = renames.features.get(name, name.lower())
         why = _no_tool(tool, counted)
         if why is None and (first := taken.setdefault(tool, (name, vendor))) != (name, vendor):
             why = f"would be the same tool as {first[0]} of {first[1]}; a tool has one vendor, and a name in lower case"
+            if first[0] != name:
+                why += f": give it another name, for example --rename {name}={tool}_2"
         if why is None:
-            wanted.tools[tool] = _tool(counted, wanted.of_license, today)
-            means[name] = [tool]
+            wanted.tools[tool] = _tool(name, counted, wanted.of_license, today)
+            names.tools[name] = [tool]
+            names.lines[tool] = counted
         else:
             wanted.of_license += [Finding(line.number, f"{name}: {why}") for line in counted]
-    return means
+    return names
 
 
 def _no_tool(tool: str, pool: list[Feature]) -> str | None:
-    """Why the lines of a feature can't be a tool of this name; None if they can."""
-    vendor = pool[0].vendor
+    """Return why the lines of a feature cannot be a tool of this name; None if they can."""
+    name, vendor = pool[0].name, pool[0].vendor
     if not re.fullmatch(TOOL_NAME_PATTERN, tool) or tool == UNKNOWN_TOOL_LABEL:
-        return "can't be the name of a tool"
+        return f"can't be the name of a tool; give it one, for example --rename {name[:80]}={_suggested(tool)}"
     if not is_clean(vendor) or len(vendor) > VENDOR_LENGTH:
         return "its vendor's name can't be one here"
     if sum(line.count or 0 for line in pool) > MAX_COUNT or sum(line.overdraft for line in pool) > MAX_COUNT:
@@ -130,94 +198,243 @@ def _no_tool(tool: str, pool: list[Feature]) -> str | None:
     return None
 
 
+def _suggested(name: str) -> str:
+    """Return a name like this one that a tool or team can have."""
+    plain = re.sub("[^a-z0-9_.-]", "_", name.lower(), flags=re.ASCII)[:58]
+    return plain if re.match("[a-z0-9_]", plain) and plain != UNKNOWN_TOOL_LABEL else f"tool_{plain}"
+
+
 Line = TypeVar("Line", Feature, Package)
 
 
 def _current(lines: list[Line], wanted: Plan) -> list[Line]:
-    """The lines that no newer one of the same vendor supersedes."""
-    replaced_before: dict[tuple[str, str], date] = {}
+    """Return the lines that no newer one of the same vendor replaces.
+
+    SUPERSEDE replaces what was issued before its own ISSUED=, or START= if there is
+    no ISSUED=; lines of the same day add up. SUPERSEDE_SIGN replaces the lines with
+    the named signatures. Source: "Using the SUPERSEDE and SUPERSEDE_SIGN Keywords".
+    """
+    replaced_by: dict[tuple[str, str], Line] = {}
+    by_signature: dict[str, Line] = {}
     for line in lines:
-        if line.supersedes and line.issued is None:
-            wanted.of_license.append(Finding(line.number, "SUPERSEDE without ISSUED= replaces nothing"))
-        for name in line.supersedes if line.issued else ():
+        if line.supersedes and line.dated is None:
+            text = f"{line.name}: SUPERSEDE without ISSUED= or START= replaces nothing: older lines count as well"
+            wanted.of_license.append(_note(line.number, text))
+        for name in line.supersedes if line.dated else ():
             key = line.vendor, name
-            replaced_before[key] = max(line.issued or date.min, replaced_before.get(key, date.min))
-    current = []
+            if key not in replaced_by or _dated(line) > _dated(replaced_by[key]):
+                replaced_by[key] = line
+        by_signature |= dict.fromkeys(_superseded_signatures(line), line)
+    current, used = [], set()
     for line in lines:
-        if (line.dated or date.min) < replaced_before.get((line.vendor, line.name), date.min):
-            text = f"{line.name}: superseded by a newer line"
-            wanted.of_license.append(Finding(line.number, text, is_problem=False))
-        else:
+        by = replaced_by.get((line.vendor, line.name))
+        if by is not None and _dated(line) >= _dated(by):
+            by = None
+        for signature in _signatures(line):
+            signed = by_signature.get(signature)
+            if signed is not None and signed is not line and signed.vendor == line.vendor:
+                by = signed
+                used.add(signature)
+        if by is None:
             current.append(line)
+        else:
+            wanted.of_license.append(_note(line.number, f"{_described(line)} superseded by line {by.number}"))
+    for signature, line in by_signature.items():
+        if signature.rpartition(":")[2] not in {one.rpartition(":")[2] for one in used}:
+            text = f"{line.name}: SUPERSEDE_SIGN names a signature that no line here has: {signature[-40:]}"
+            wanted.of_license.append(_note(line.number, text))
     return current
 
 
+def _dated(line: Feature | Package) -> date:
+    return line.dated or date.min
+
+
+def _described(line: Feature | Package) -> str:
+    if isinstance(line, Package):
+        return f"{line.name}: this package is"
+    return f"{line.name}: its {line.count or 'uncounted'} seats are"
+
+
+def _signatures(line: Feature | Package) -> set[str]:
+    """Return a line's signatures, without a feature and with it."""
+    own = {bare(value) for key, value in line.attributes if key in ("SIGN", "SIGN2", "KEY") and value}
+    return own | {f"{line.name}:{signature}" for signature in own}
+
+
+SIGNED = re.compile(r"(?:([^\s:{}]+)\s*:\s*)?((?:[0-9A-Fa-f]+(?![0-9A-Fa-f]*\s*:)[\s]*)+)")
+
+
+def _superseded_signatures(line: Feature | Package) -> set[str]:
+    """Return what SUPERSEDE_SIGN names: ``{f1:00D0 12AB f2:34CD}``, or signatures only."""
+    value = next((value for key, value in line.attributes if key == "SUPERSEDE_SIGN"), "")
+    found = SIGNED.findall(re.sub("[,;{}()]", " ", value))
+    return {f"{name}:{bare(signature)}" if name else bare(signature) for name, signature in found}
+
+
 def _first_features(lines: list[Feature], wanted: Plan) -> list[Feature]:
-    """All INCREMENT lines, and of the FEATURE lines of a name the one that
-    FlexNet sorts first, which is the only one that it reads: lines without a
-    count, then higher versions, then newer ones. Source: the order of
-    precedence in "License File Format"."""
+    """Return all lines that add up, and of the counted FEATURE lines of a name the
+    one that FlexNet sorts first, which is the only one that it serves: higher
+    versions, then newer ones. Source: "Order of Lines in the License File"."""
     first: dict[tuple[str, str], Feature] = {}
-    for line in sorted((line for line in lines if not line.is_increment), key=_precedence):
+    counted = [line for line in lines if not line.is_increment and line.count is not None]
+    for line in sorted(counted, key=_precedence):
         first.setdefault((line.name, line.vendor), line)
     kept = []
     for line in lines:
-        if line.is_increment or first[line.name, line.vendor] is line:
+        if line.is_increment or line.count is None or first[line.name, line.vendor] is line:
             kept.append(line)
         else:
-            text = f"{line.name}: FlexNet reads but one FEATURE line of a name, here line "
-            text += f"{first[line.name, line.vendor].number}; INCREMENT would add"
-            wanted.of_license.append(Finding(line.number, text, is_problem=False))
+            text = f"{line.name}: its {line.count} seats do not count: FlexNet serves one FEATURE line of a name, "
+            text += f"here line {first[line.name, line.vendor].number}; INCREMENT lines would add up"
+            wanted.of_license.append(_note(line.number, text))
     return kept
 
 
-def _precedence(line: Feature) -> tuple[int, bool, float, int, int]:
-    version = float(line.version) if re.fullmatch(r"\d{1,9}(\.\d{0,9})?", line.version, re.ASCII) else 0.0
-    return line.sort, line.count is not None, -version, -(line.dated or date.min).toordinal(), line.number
+def _precedence(line: Feature) -> tuple[int, float, int, int]:
+    return line.sort, -_version(line.version), -_dated(line).toordinal(), line.number
+
+
+def _version(text: str) -> float:
+    return float(text) if re.fullmatch(r"\d{1,9}(\.\d{0,9})?", text, re.ASCII) else 0.0
+
+
+def _upgraded(lines: list[Feature], wanted: Plan) -> list[Feature]:
+    """Return the lines with UPGRADE lines carried out: each takes up to its number
+    of seats from the closest line before it of a version that it upgrades."""
+    done: list[Feature] = []
+    places: dict[tuple[str, str], list[int]] = defaultdict(list)
+    for line in lines:
+        key = line.name, line.vendor
+        if line.keyword == "UPGRADE":
+            old = next((place for place in reversed(places[key]) if _upgrades(line, done[place])), None)
+            if old is None:
+                text = f"{line.name}: no line before it has seats of a version from {line.from_version} "
+                wanted.of_license.append(Finding(line.number, text + f"to below {line.version} to upgrade"))
+                continue
+            before = done[old].count or 0
+            moved = min(line.count or 0, before)
+            done[old] = replace(done[old], count=before - moved)
+            text = (
+                f"{line.name}: {moved} of the {before} seats of line {done[old].number} become version {line.version}"
+            )
+            if moved < (line.count or 0):
+                text += f"; there are no {line.count}"
+            wanted.of_license.append(_note(line.number, text))
+            line = replace(line, count=moved)
+        places[key].append(len(done))
+        done.append(line)
+    return done
+
+
+def _upgrades(line: Feature, old: Feature) -> bool:
+    return bool(old.count and line.count) and _version(line.from_version) <= _version(old.version) < _version(
+        line.version
+    )
 
 
 def _enabled(line: Feature, packages: list[Package], wanted: Plan) -> Package | None:
-    """The package that a line enables, if any."""
-    fitting = [
-        package
-        for package in packages
-        if (package.name, package.vendor) == (line.name, line.vendor) and package.version in ("", line.version)
-    ]
+    """Return the package that a line enables, if any."""
+    fitting = [package for package in packages if package.version in ("", line.version)]
     if len(fitting) > 1:
         text = f"{line.name}: enables the packages of the lines {', '.join(str(one.number) for one in fitting)}"
         wanted.of_license.append(Finding(line.number, f"{text}; only the first is imported"))
     return fitting[0] if fitting else None
 
 
-def _tool(pool: list[Feature], findings: list[Finding], today: date) -> ToolPlan:
-    """One tool of the lines of a feature that are good today; else of those that
-    will be next; else of those that were last."""
-    name = pool[0].name
+def _tool(name: str, pool: list[Feature], findings: list[Finding], today: date) -> ToolPlan:
+    """Return one tool of the lines of a feature that are good today; else of those
+    that will be next; else of those that were last."""
     good = [line for line in pool if _starts(line) <= today and _ends(line) >= today]
     if not good and (later := [line for line in pool if _starts(line) > today]):
         good = [line for line in later if _starts(line) == min(map(_starts, later))]
     good = good or [line for line in pool if _ends(line) == max(map(_ends, pool))]
-    last = max(map(_ends, good))
-    for end in sorted({_ends(line) for line in good} - {last}):
-        seats = sum(line.count or 0 for line in good if _ends(line) == end)
-        text = f"{name}: {seats} of its seats end on {end}, before the others: import again then"
-        findings.append(Finding(good[0].number, text, is_problem=False))
     for line in pool:
         if line not in good:
-            text = f"{name}: its {line.count} seats aren't good today; not counted"
-            findings.append(Finding(line.number, text, is_problem=False))
-    if len(versions := {line.version for line in good}) > 1:
-        text = f"{name}: its seats are for the versions {', '.join(sorted(versions))}; here any of them is handed out"
-        findings.append(Finding(good[0].number, text, is_problem=False))
-    first = min(map(_starts, good))
+            when = f"ended on {line.expires}" if _ends(line) < today else f"begin on {line.starts}"
+            findings.append(_note(line.number, f"{name}: its {line.count} seats {when}; not counted today"))
+    _tell_pools(name, good, findings)
+    begin, seats = max(min(map(_starts, good)), today), sum(line.count or 0 for line in good)
+    changes = _changes(pool, begin)
+    end = _end(good, seats, changes)
+    _tell_changes(min(line.number for line in good), name, seats, begin, end, changes, findings, today)
     return ToolPlan(
-        capacity=sum(line.count or 0 for line in good),
+        capacity=seats,
         overdraft=sum(line.overdraft for line in good),
         vendor=good[0].vendor,
-        valid_from=_midnight(first) if first > today else None,
-        # The last day is a good one still.
-        valid_until=_midnight(last + timedelta(days=1)) if last < date.max else None,
+        valid_from=_midnight(begin) if begin > today else None,
+        valid_until=_midnight(end) if end else None,
     )
+
+
+def _tell_pools(name: str, good: list[Feature], findings: list[Finding]) -> None:
+    """Report that FlexNet would hand out the seats from separate pools."""
+    if len(versions := {line.version for line in good}) > 1:
+        text = f"{name}: its seats are for the versions {', '.join(sorted(versions))}; here any of them is handed out"
+        findings.append(_note(good[0].number, text))
+    if apart := [key for key in POOLING if len({line.attribute(key).upper() for line in good}) > 1]:
+        text = f"{name}: FlexNet may count its seats in pools by {', '.join(apart)}; here they are one pool"
+        findings.append(_note(good[0].number, text))
+
+
+def _end(good: list[Feature], seats: int, changes: list[tuple[date, int]]) -> date | None:
+    """Return the first day without these seats; None if there is none. It is the day
+    after the last one's last, unless later lines bring as many."""
+    if (last := max(map(_ends, good))) == date.max:
+        return None
+    end = last + DAY
+    level = next((count for when, count in reversed(changes) if when <= end), seats)
+    if changes and level >= seats:
+        return next((when for when, count in changes if when > end and count < seats), None)
+    return end
+
+
+def _tell_changes(
+    number: int,
+    name: str,
+    seats: int,
+    begin: date,
+    end: date | None,
+    changes: list[tuple[date, int]],
+    findings: list[Finding],
+    today: date,
+) -> None:
+    """Report when the number of seats changes: a tool has one number and one end,
+    which only another import changes."""
+    if end is not None and end <= today:
+        findings.append(
+            _note(number, f"{name}: all its seats have ended, the last on {end - DAY}; none can be borrowed")
+        )
+        return
+    text = f"{name}: {seats} seats now"
+    if begin > today:
+        text = f"{name}: no seat of {name} is good until {begin}, and none can be borrowed before; {seats} from then on"
+    if changes and changes != [(end, 0)]:
+        (first, count), more = changes[0], [f"{count or 'none'} from {when}" for when, count in changes]
+        text += f", {', '.join(more)}. This server does not change the number by itself: import again on {first}, or "
+        if first == end:
+            text += f"no seat can be borrowed from {first} on"
+        else:
+            text += f"{seats} are lent from then on, {'more' if seats > count else 'fewer'} than there are"
+    elif begin <= today:
+        return
+    findings.append(_note(number, text))
+
+
+def _changes(pool: list[Feature], since: date) -> list[tuple[date, int]]:
+    """Return the days after ``since`` on which the number of good seats changes, with the new number."""
+    steps: dict[date, int] = defaultdict(int)
+    for line in pool:
+        steps[max(_starts(line), since)] += line.count or 0 if _ends(line) >= since else 0
+        if since <= _ends(line) < date.max:
+            steps[_ends(line) + DAY] -= line.count or 0
+    seats = steps.pop(since, 0)
+    changes = []
+    for when, step in sorted(steps.items()):
+        if step:
+            seats += step
+            changes.append((when, seats))
+    return changes
 
 
 def _starts(line: Feature) -> date:
@@ -235,61 +452,74 @@ def _midnight(day: date) -> datetime:
 # --- The options file -------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class _Names:
-    """What the files' names mean here: tools by feature or package, the team of
-    a GROUP, the hosts of a HOST_GROUP."""
-
-    tools: Mapping[str, list[str]]
-    teams: dict[str, str] = field(default_factory=dict)
-    hosts: dict[str, set[str]] = field(default_factory=dict)
-
-
-def _groups(options: OptionsFile, names: _Names, wanted: Plan) -> None:
+def _groups(options: OptionsFile, names: _Names, wanted: Plan, renames: Renames) -> None:
     """Plan the teams, and learn the groups' names. Lines of one name add up."""
+    groups = {group.name for group in options.groups if not group.of_hosts}
+    taken: dict[str, str] = {}
     for group in options.groups:
+        given = [_folded(name, options) for name in group.members]
         # Not all that can be a person can be a host: 10.1.*.* can't.
-        bad = [name for name in group.members if not (_is_host if group.of_hosts else _is_one)(name)]
-        members = set(group.members) - set(bad)
+        bad = [name for name in given if not (_is_host if group.of_hosts else _is_one)(name)]
+        members = set(given) - set(bad)
         for name in bad:
             wanted.of_options.append(
                 Finding(group.number, f"{name[:80]!r} can't be {HOST if group.of_hosts else USER}")
             )
-        team = group.name.lower()
-        other = next((name for name, known in names.teams.items() if known == team), group.name)
         if group.of_hosts:
             names.hosts.setdefault(group.name, set()).update(members)
-        elif not re.fullmatch(TOOL_NAME_PATTERN, team):
-            wanted.of_options.append(Finding(group.number, f"{group.name}: can't be the name of a team"))
-        elif other != group.name:
-            text = f"{group.name}: would be the same team as {other}, since names are in lower case here"
+            continue
+        for name in sorted(groups.intersection(group.members)):
+            text = f"{group.name}: {name[:80]} is a user's name here; FlexNet has no groups in groups"
+            wanted.of_options.append(_note(group.number, text))
+        for name in sorted(name for name in members if "," in name):
+            text = f"{group.name}: {name[:80]!r} is one name; FlexNet separates names by blanks"
+            wanted.of_options.append(_note(group.number, text))
+        team = renames.groups.get(group.name, group.name.lower())
+        if not re.fullmatch(TOOL_NAME_PATTERN, team):
+            text = f"{group.name}: can't be the name of a team; give it one, for example "
+            text += f"--rename-group {group.name[:80]}={_suggested(team)}"
+            wanted.of_options.append(Finding(group.number, text))
+        elif (other := taken.setdefault(team, group.name)) != group.name:
+            text = f"{group.name}: would be the same team as {other}, since names are in lower case here; "
+            text += f"give it another, for example --rename-group {group.name}={team}_2"
             wanted.of_options.append(Finding(group.number, text))
         else:
             names.teams[group.name] = team
             wanted.teams.setdefault(team, set()).update(members)
 
 
+def _folded(name: str, options: OptionsFile) -> str:
+    return name.lower() if options.ignores_case else name
+
+
 def _is_one(name: str) -> bool:
-    """Whether it is one user's name, and not a pattern of many."""
-    return is_user_name(name) and "*" not in name
+    """Return whether it is one user's name, and not a pattern of many."""
+    return is_name(name) and "*" not in name
 
 
 def _is_host(name: str) -> bool:
-    """Whether clients could give it as their host: a name, not an address."""
+    """Return whether clients could give it as their host: a name, not an address."""
     try:
         ip_address(name)
     except ValueError:
-        return is_host_name(name) and "*" not in name
+        return is_name(name) and "*" not in name
     return False
 
 
 def _rules(options: OptionsFile, names: _Names, wanted: Plan) -> None:
     limits: dict[tuple[str, Kind | None, str], Rule] = {}
+    groups_of: dict[str, set[str]] = defaultdict(set)
+    for team, members in wanted.teams.items():
+        for member in members:
+            groups_of[member].add(team)
     # Quotas before reservations, which have to fit into them.
-    for rule in sorted(options.rules, key=lambda rule: (rule.verb == Verb.RESERVE, rule.number)):
+    for given in sorted(options.rules, key=lambda rule: (rule.verb == Verb.RESERVE, rule.number)):
+        rule = given
+        if rule.kind in (Kind.USER, Kind.HOST):
+            rule = replace(rule, name=_folded(rule.name, options))
         why = _cannot(rule, names, wanted)
         if why is not None:
-            wanted.of_options.append(Finding(rule.number, why))
+            wanted.of_options.append(why)
             continue
         for name in names.tools[rule.feature] if rule.feature else list(wanted.tools):
             if rule.verb == Verb.MAX and (earlier := _limited_by(rule, name, limits)):
@@ -298,12 +528,13 @@ def _rules(options: OptionsFile, names: _Names, wanted: Plan) -> None:
                     wanted.of_options.append(Finding(rule.number, text))
                 continue
             _apply(rule, name, names, wanted)
+            wanted.tools[name].ignores_case |= options.ignores_case
         if rule.verb == Verb.MAX and rule.kind == Kind.GROUP:
-            _tell_overlap(rule, names.teams[rule.name], wanted)
+            _tell_overlap(rule, names.teams[rule.name], groups_of, wanted)
 
 
 def _limited_by(rule: Rule, tool: str, limits: dict[tuple[str, Kind | None, str], Rule]) -> Rule | None:
-    """The MAX line before this one about the same, or about all: FlexNet has a
+    """Return the MAX line before this one about the same, or about all: FlexNet has a
     line for one after that for all without effect. Source: "MAX" in its guide."""
     of_all = {Kind.USER: Kind.ALL_USERS, Kind.GROUP: Kind.ALL_GROUPS}.get(rule.kind) if rule.kind else None
     mine = tool, rule.kind, rule.name
@@ -313,24 +544,57 @@ def _limited_by(rule: Rule, tool: str, limits: dict[tuple[str, Kind | None, str]
     return None
 
 
-def _tell_overlap(rule: Rule, team: str, wanted: Plan) -> None:
-    others: set[str] = set().union(*(members for name, members in wanted.teams.items() if name != team))
-    if both := sorted(wanted.teams[team] & others):
+def _tell_overlap(rule: Rule, team: str, groups_of: Mapping[str, set[str]], wanted: Plan) -> None:
+    if both := sorted(member for member in wanted.teams[team] if len(groups_of[member]) > 1):
         more = f" and {len(both) - 3} more" if len(both) > 3 else ""
         text = (
             f"{', '.join(both[:3])}{more} of {rule.name} can borrow for another GROUP's team, which this doesn't limit"
         )
-        wanted.of_options.append(Finding(rule.number, text, is_problem=False))
+        wanted.of_options.append(_note(rule.number, text))
 
 
-def _cannot(rule: Rule, names: _Names, wanted: Plan) -> str | None:
-    """Why a rule can't be expressed here; None if it can."""
+def _cannot(rule: Rule, names: _Names, wanted: Plan) -> Finding | None:
+    """Return why a rule can't be expressed here; None if it can."""
+    if rule.feature in names.uncounted and not names.tools.get(rule.feature):
+        return _note(rule.number, f"{rule.feature}: uncounted, so there are no seats that this could be about")
+    why = _no_tools(rule, names, wanted) or _no_subject(rule, names)
+    return Finding(rule.number, why) if why else None
+
+
+def _no_tools(rule: Rule, names: _Names, wanted: Plan) -> str | None:
+    """Return why it is not known which tools a rule is about; None if it is."""
     if rule.feature and not names.tools.get(rule.feature):
         return f"{rule.feature}: not a feature that is imported from the license file"
     if not rule.feature and len(vendors := {tool.vendor for tool in wanted.tools.values()}) > 1:
         return f"it is about one vendor's features, and the license file has {len(vendors)} vendors; name the features"
-    if rule.qualifier:
-        return f"{rule.feature} has one pool of seats here, which {rule.qualifier} can't divide"
+    if rule.qualifier is not None:
+        lines = [line for tool in names.tools[rule.feature] for line in names.lines[tool]]
+        fitting = [line for line in lines if _qualifies(line, *rule.qualifier)]
+        if len(fitting) < len(lines):
+            what = "=".join(rule.qualifier)[:80]
+            numbers = ", ".join(str(line.number) for line in fitting[:5]) or "none"
+            return f"{rule.feature} has one pool of seats here, which {what} can't divide (lines with it: {numbers})"
+    return None
+
+
+def _qualifies(line: Feature, key: str, value: str) -> bool:
+    """Return whether ``feature:KEY=value`` in an options file means this line."""
+    match key:
+        case "VERSION":
+            return line.version == value or (_version(line.version) == _version(value) != 0)
+        case "EXPDATE":
+            try:
+                return line.expires == day(value)
+            except NotUnderstood:
+                return False
+        case "KEY" | "SIGN":
+            return bare(value) in line.signatures
+        case _:
+            return line.attribute(key) == value != ""
+
+
+def _no_subject(rule: Rule, names: _Names) -> str | None:
+    """Return why whom a rule is about can't be named here; None if it can."""
     kinds: dict[Verb, set[Kind | None]] = {
         Verb.MAX: {Kind.USER, Kind.GROUP, Kind.ALL_USERS, Kind.ALL_GROUPS},
         Verb.RESERVE: {Kind.GROUP},

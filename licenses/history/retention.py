@@ -91,18 +91,23 @@ def anonymise(*, before: date) -> Forgotten:
     before = _limit(before)
     moment = days.midnight(before)
     nobody = {"user": "", "host": ""}
-    named = ~Q(user="") | ~Q(host="")
+    tickets = nobody | {"borrowed_by": ""}
+    leases = tickets | {"ended_by": "", "end_note": ""}
     return Forgotten(
-        leases=_blank(Lease, Q(ended_at__lt=moment) & (named | ~Q(end_note="")), nobody | {"end_note": ""}),
-        tickets=_blank(Ticket, _old_tickets(moment) & named, nobody),
-        denials=_blank(Denial, _old_denials(moment) & named, nobody),
+        leases=_blank(Lease, Q(ended_at__lt=moment), leases),
+        tickets=_blank(Ticket, _old_tickets(moment), tickets),
+        denials=_blank(Denial, _old_denials(moment), nobody),
         days=sum(_anonymise_day(day) for day in _days_with_names(before)),
     )
 
 
 def _blank(model: type[models.Model], which: Q, values: dict[str, str]) -> int:
+    """Take these values in those of the rows that have others; return in how many."""
     changed = 0
-    rows = model._base_manager.filter(which).order_by("pk")
+    filled = Q()
+    for name, value in values.items():
+        filled |= ~Q(**{name: value})
+    rows = model._base_manager.filter(which & filled).order_by("pk")
     # Onwards by the key, or each batch would look again at those before it.
     keys = list(rows.values_list("pk", flat=True)[:BATCH])
     while keys:

@@ -62,6 +62,22 @@ class AddIndexOnline(AddIndexConcurrently):
             migrations.AddIndex.database_backwards(self, app_label, schema_editor, from_state, to_state)
 
 
+class WidenText(migrations.AlterField):
+    """A CharField with more room, in a migration that isn't atomic: so it holds one
+    table at a time, and only for a moment, since PostgreSQL copies no row for it.
+
+    SQLite keeps texts of any length, whatever the column's type says.
+    """
+
+    def database_forwards(self, app_label: str, schema_editor: Any, from_state: Any, to_state: Any) -> None:
+        if schema_editor.connection.vendor == "postgresql":
+            super().database_forwards(app_label, schema_editor, from_state, to_state)
+
+    def database_backwards(self, app_label: str, schema_editor: Any, from_state: Any, to_state: Any) -> None:
+        if schema_editor.connection.vendor == "postgresql":
+            super().database_backwards(app_label, schema_editor, from_state, to_state)
+
+
 class LockTables(Operation):
     """Lock these models' tables, in the order in which a borrow comes to them.
 

@@ -3,12 +3,11 @@
 from collections.abc import Iterable
 from datetime import datetime
 
-from django.core.exceptions import ValidationError
 from django.db import models
 from django.db.models import F, OuterRef, Q, Subquery, Sum
 from django.db.models.functions import Coalesce, Greatest, Now
 
-from licenses.names import USER_LENGTH
+from licenses.names import NAME_LENGTH
 from licenses.policy import Share
 
 from .lease import Lease
@@ -74,7 +73,7 @@ class UserLimit(models.Model):
     """The most seats of a tool that one user has, instead of the tool's own limit."""
 
     tool = models.ForeignKey(Tool, on_delete=models.CASCADE, related_name="user_limits", db_index=False)
-    user = models.CharField(max_length=USER_LENGTH, validators=[validate_name])
+    user = models.CharField(max_length=NAME_LENGTH, validators=[validate_name])
     seats = models.PositiveIntegerField()
 
     class Meta:
@@ -115,7 +114,7 @@ class AccessRule(models.Model):
     # Protected: with an include list's only team the list would go, and all be let in.
     team = models.ForeignKey(Team, null=True, blank=True, on_delete=models.PROTECT, related_name="+")
     name = models.CharField(
-        max_length=255, blank=True, validators=[validate_name], help_text="Of the user, host or project."
+        max_length=NAME_LENGTH, blank=True, validators=[validate_name], help_text="Of the user, host or project."
     )
 
     objects = AccessRuleQuerySet.as_manager()
@@ -145,11 +144,6 @@ class AccessRule(models.Model):
 
     def __str__(self) -> str:
         return f"{self.effect} {self.kind} {self.subject}"
-
-    def clean(self) -> None:
-        """Refuse a name that is longer than any of its kind."""
-        if self.kind != SubjectKind.HOST and len(self.name) > USER_LENGTH:
-            raise ValidationError({"name": f"A {self.kind} has {USER_LENGTH} characters at most."})
 
     @property
     def subject(self) -> str:

@@ -26,6 +26,12 @@ class Action(models.TextChoices):
     DELETED = "deleted", "Deleted"
     REVOKED = "revoked", "Revoked"
     FORCE_RETURNED = "force_returned", "Force-returned"
+    # What a caller did for somebody else.
+    BORROWED = "borrowed", "Borrowed"
+    RENEWED = "renewed", "Renewed"
+    RETURNED = "returned", "Returned"
+    QUEUED = "queued", "Queued"
+    LEFT = "left", "Left the queue"
 
 
 class AuditedKind(models.TextChoices):
@@ -33,6 +39,7 @@ class AuditedKind(models.TextChoices):
 
     TOOL = "tool", "Tool"
     LEASE = "lease", "Lease"
+    TICKET = "ticket", "Ticket of the queue"
     TEAM = "team", "Team"
     MEMBER = "member", "Member of a team"
     ALLOTMENT = "allotment", "Quota or reservation"

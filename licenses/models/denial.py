@@ -6,6 +6,8 @@ from datetime import datetime, timedelta
 from django.db import models
 from django.db.models import F, Q
 
+from licenses.names import NAME_LENGTH
+
 from .lease import Lease
 from .tool import Tool
 
@@ -40,8 +42,8 @@ class Denial(models.Model):
     """
 
     tool = models.ForeignKey(Tool, on_delete=models.PROTECT, related_name="denials", db_index=False)
-    user = models.CharField(max_length=64)
-    host = models.CharField(max_length=255, blank=True)
+    user = models.CharField(max_length=NAME_LENGTH)
+    host = models.CharField(max_length=NAME_LENGTH, blank=True)
     code = models.CharField(max_length=32, help_text="Why: the code that the client was told.")
     seats = models.PositiveIntegerField(default=1)
     first_at = models.DateTimeField()

@@ -8,6 +8,8 @@ have no row.
 from django.db import models
 from django.db.models import F, Q
 
+from licenses.names import NAME_LENGTH
+
 from .team import Team
 from .tool import Tool
 
@@ -59,8 +61,8 @@ class UsageDay(models.Model):
 
     tool = models.ForeignKey(Tool, on_delete=models.PROTECT, related_name="+", db_index=False)
     team = models.ForeignKey(Team, null=True, on_delete=models.PROTECT, related_name="+", db_index=False)
-    project = models.CharField(max_length=64, blank=True)
-    user = models.CharField(max_length=64, blank=True, help_text="Empty where the name was taken out.")
+    project = models.CharField(max_length=NAME_LENGTH, blank=True)
+    user = models.CharField(max_length=NAME_LENGTH, blank=True, help_text="Empty where the name was taken out.")
     day = models.DateField(help_text="UTC.")
     borrows = models.PositiveIntegerField(help_text="Leases that began on that day.")
     seat_time = models.DurationField(help_text="How long seats were out, all of them together.")

@@ -9,11 +9,15 @@ from django.db import models
 from django.db.models import F, Q
 from django.db.models.functions import Now
 
+from licenses.names import NAME_LENGTH
+
 from .team import Team
 from .tool import Tool
 
 # Longest reason for a force return.
 NOTE_LENGTH = 200
+# Longest name of who acts for somebody else, with the kind before it.
+ACTOR_LENGTH = 300
 
 
 class EndReason(models.TextChoices):
@@ -92,11 +96,11 @@ class Lease(models.Model):
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
     tool = models.ForeignKey(Tool, on_delete=models.PROTECT, related_name="leases", db_index=False)
-    user = models.CharField(max_length=64)
+    user = models.CharField(max_length=NAME_LENGTH)
     team = models.ForeignKey(
         Team, null=True, blank=True, on_delete=models.PROTECT, related_name="leases", db_index=False
     )
-    project = models.CharField(max_length=64, blank=True, db_default="", help_text="What its cost goes to.")
+    project = models.CharField(max_length=NAME_LENGTH, blank=True, db_default="", help_text="What its cost goes to.")
     part_of = models.ForeignKey(
         "self", null=True, blank=True, editable=False, on_delete=models.PROTECT, related_name="parts", db_index=False
     )
@@ -106,7 +110,7 @@ class Lease(models.Model):
     fence = models.PositiveBigIntegerField(
         null=True, editable=False, help_text="Increases with every lease of the tool; the newer holder has the higher."
     )
-    host = models.CharField(max_length=255, blank=True)
+    host = models.CharField(max_length=NAME_LENGTH, blank=True)
     seats = models.PositiveIntegerField(default=1, validators=[MinValueValidator(1)])
     overdraft_seats = models.PositiveIntegerField(
         default=0, db_default=0, editable=False, help_text="Of its seats, those above the capacity when it was granted."
@@ -117,6 +121,22 @@ class Lease(models.Model):
     ended_at = models.DateTimeField(null=True, blank=True)
     end_reason = models.CharField(max_length=16, choices=EndReason, blank=True)
     end_note = models.CharField(max_length=NOTE_LENGTH, blank=True, help_text="Why it was taken back.")
+    borrowed_by = models.CharField(
+        max_length=ACTOR_LENGTH,
+        blank=True,
+        db_default="",
+        default="",
+        editable=False,
+        help_text="The account or token that borrowed it for its user; empty = the user.",
+    )
+    ended_by = models.CharField(
+        max_length=ACTOR_LENGTH,
+        blank=True,
+        db_default="",
+        default="",
+        editable=False,
+        help_text="The account or token that ended it, if that was not its user.",
+    )
 
     objects = LeaseQuerySet.as_manager()
 

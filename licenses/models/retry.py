@@ -7,6 +7,8 @@ from django.db import models
 from django.db.models import Q
 from django.db.models.functions import Now
 
+from licenses.names import NAME_LENGTH
+
 from .lease import Lease
 from .waiting import Ticket
 
@@ -43,7 +45,7 @@ class BorrowKey(models.Model):
     up on its way could take a seat after its retry was refused."""
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
-    caller = models.CharField(max_length=128)
+    caller = models.CharField(max_length=NAME_LENGTH)
     key = models.CharField(max_length=255)
     fingerprint = models.CharField(max_length=64, help_text="SHA-256 of the request.")
     created_at = models.DateTimeField(db_default=Now())

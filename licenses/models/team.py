@@ -8,16 +8,16 @@ from django.core.validators import RegexValidator
 from django.db import models
 from django.db.models import Q
 
-from licenses.names import TOOL_NAME_PATTERN, USER_LENGTH, is_host_name
+from licenses.names import NAME_LENGTH, TOOL_NAME_PATTERN, is_name
 
 # A team is a name in addresses and metrics, as a tool is.
 TEAM_NAME_PATTERN = TOOL_NAME_PATTERN
 
 
 def validate_name(name: str) -> None:
-    """Raise ValidationError for a name that no lease can be held under, of a user
-    or a machine; a field's own length says how long it may be."""
-    if not is_host_name(name):
+    """Raise ValidationError for a name that no lease can be held under, of a user,
+    host or project; a field's own length says how long it may be."""
+    if not is_name(name):
         raise ValidationError("No control or invisible characters, no blanks at the ends.")
 
 
@@ -124,7 +124,7 @@ class TeamMember(models.Model):
     team: who holds a lease needs no account here."""
 
     team = models.ForeignKey(Team, on_delete=models.CASCADE, related_name="members", db_index=False)
-    user = models.CharField(max_length=USER_LENGTH, validators=[validate_name])
+    user = models.CharField(max_length=NAME_LENGTH, validators=[validate_name])
     source = models.CharField(max_length=16, choices=MemberSource, default=MemberSource.MANUAL)
 
     objects = TeamMemberQuerySet.as_manager()

@@ -15,7 +15,7 @@ from django.db.models.functions import Now
 from django.utils import timezone
 
 from licenses.callers import Scope
-from licenses.names import USER_LENGTH
+from licenses.names import NAME_LENGTH
 
 from .team import Team, validate_name
 
@@ -90,12 +90,12 @@ class ApiToken(models.Model):
     row is never deleted: it tells who could do what, and when.
     """
 
-    name = models.CharField(max_length=USER_LENGTH, validators=[validate_name], help_text="What it is for.")
+    name = models.CharField(max_length=64, validators=[validate_name], help_text="What it is for.")
     team = models.ForeignKey(
         Team, null=True, blank=True, on_delete=models.PROTECT, related_name="tokens", help_text="Acts for its members."
     )
     user = models.CharField(
-        max_length=USER_LENGTH, blank=True, validators=[validate_name], help_text="Or: acts as this user."
+        max_length=NAME_LENGTH, blank=True, validators=[validate_name], help_text="Or: acts as this user."
     )
     may_read = models.BooleanField("read", default=True)
     may_borrow = models.BooleanField("borrow", default=True, help_text="Borrow, renew, wait and return.")

@@ -11,7 +11,7 @@ from django.db.models import Count, F, Min, OuterRef, Q, Subquery, Sum
 from django.db.models.functions import Coalesce, Now
 
 from licenses.names import TOOL_NAME_PATTERN, UNKNOWN_TOOL_LABEL
-from licenses.policy import Levels
+from licenses.policy import Levels, State
 
 MAX_CAPACITY = 1_000_000
 DEFAULT_TTL = timedelta(hours=8)
@@ -42,7 +42,8 @@ class ToolQuerySet(models.QuerySet["Tool"]):
         ``overdue``, seats of leases whose time is over but that nobody has
         closed yet; ``queued``, how many wait; ``wanted``, the seats they wait
         for; ``oldest_wait``, since when the first of them waits;
-        ``reserved_idle``, seats reserved for teams that don't use them.
+        ``reserved_idle``, seats reserved for teams that don't use them;
+        ``read_at``, the database's time.
         """
         from .allotment import Allotment
         from .lease import Lease
@@ -58,6 +59,7 @@ class ToolQuerySet(models.QuerySet["Tool"]):
             wanted=Coalesce(Subquery(claims.annotate(level=Sum("seats")).values("level")), 0),
             oldest_wait=Subquery(claims.annotate(level=Min("ticket__created_at")).values("level")),
             reserved_idle=Coalesce(Subquery(allotments.annotate(level=Sum("idle")).values("level")), 0),
+            read_at=Now(),
         )
 
 
@@ -182,8 +184,10 @@ class Tool(models.Model):
     queued: int
     wanted: int
     oldest_wait: datetime | None
+    read_at: datetime
     # What pools.with_levels() adds.
     levels: Levels
+    state: State
 
     @property
     def borrowed(self) -> int:

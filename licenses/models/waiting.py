@@ -10,7 +10,9 @@ from django.db import models
 from django.db.models import F, Q
 from django.db.models.functions import Now
 
-from .lease import Lease
+from licenses.names import NAME_LENGTH
+
+from .lease import ACTOR_LENGTH, Lease
 from .team import Team
 from .tool import Tool
 
@@ -46,10 +48,10 @@ class Ticket(models.Model):
     # that the numbers of two tickets for one tool follow the order of arrival.
     number = models.BigAutoField(primary_key=True)
     id = models.UUIDField(unique=True, default=uuid.uuid4, editable=False)
-    user = models.CharField(max_length=64)
+    user = models.CharField(max_length=NAME_LENGTH)
     team = models.ForeignKey(Team, null=True, on_delete=models.PROTECT, related_name="+", db_index=False)
-    project = models.CharField(max_length=64, blank=True, db_default="")
-    host = models.CharField(max_length=255, blank=True)
+    project = models.CharField(max_length=NAME_LENGTH, blank=True, db_default="")
+    host = models.CharField(max_length=NAME_LENGTH, blank=True)
     ttl = models.DurationField(null=True)
     # [{"number": 0, "items": [{"tool": ..., "seats": ...}, ...]}, ...], the preferred one first.
     alternatives: "models.JSONField[Any, Any]" = models.JSONField(encoder=DjangoJSONEncoder)
@@ -60,6 +62,14 @@ class Ticket(models.Model):
     closed_at = models.DateTimeField(null=True)
     lease = models.ForeignKey(Lease, null=True, on_delete=models.PROTECT, related_name="+", db_index=False)
     alternative = models.PositiveSmallIntegerField(default=0)
+    borrowed_by = models.CharField(
+        max_length=ACTOR_LENGTH,
+        blank=True,
+        db_default="",
+        default="",
+        editable=False,
+        help_text="The account or token that joined the queue for its user; empty = the user.",
+    )
 
     objects = TicketQuerySet.as_manager()
 

@@ -11,9 +11,9 @@ from django.db import IntegrityError, transaction
 from licenses import auditing
 from licenses.auditing import Actor
 from licenses.models import Identity, TeamMember
-from licenses.names import is_user_name
+from licenses.names import ACCOUNT_NAME_LENGTH, is_name
 
-from .rights import Rights, claim, rights_of
+from .rights import GroupsMissing, Rights, claim, rights_of
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +42,7 @@ def account_of(claims: Mapping[str, Any], headers: Mapping[str, Any]) -> User:
             by = Actor.of_sign_in(user.username, headers)
             if new:
                 auditing.created([user, user.identity], by=by)
-            rights = rights_of(claims)
+            rights = _rights_of(user, claims)
             with auditing.changing(user, by=by):
                 _follow_rights(user, rights)
             changes = TeamMember.objects.follow_provider(user=user.username, teams=rights.teams)
@@ -61,8 +61,10 @@ def _account_of(claims: Mapping[str, Any]) -> tuple[User, bool]:
     if identity is not None:
         return identity.user, False
     name = claim(claims, settings.LICENSE_OIDC_USERNAME_CLAIM)
+    if isinstance(name, str) and len(name) > ACCOUNT_NAME_LENGTH:
+        raise SignInRefused(f"The sign-in provider gave a name that is longer than {ACCOUNT_NAME_LENGTH} characters.")
     # As Django would store it: no two spellings of one name.
-    if not is_user_name(name) or User.normalize_username(name) != name:
+    if not is_name(name) or User.normalize_username(name) != name:
         raise SignInRefused("The sign-in provider gave no name that leases can be held under.")
     if User.objects.filter(username=name).exists():
         logger.warning("Sign-in of %s at %s refused: the account %s isn't linked to them", subject, issuer, name)
@@ -70,6 +72,16 @@ def _account_of(claims: Mapping[str, Any]) -> tuple[User, bool]:
     user = User.objects.create_user(name)
     Identity.objects.create(user=user, issuer=issuer, subject=subject)
     return user, True
+
+
+def _rights_of(user: User, claims: Mapping[str, Any]) -> Rights:
+    """What the groups give; raises SignInRefused, which leaves everything as it is, if
+    not all are known."""
+    try:
+        return rights_of(claims)
+    except GroupsMissing as missing:
+        logger.warning("Sign-in of %s refused, rights and teams stay: %s", user.username, missing)
+        raise SignInRefused(str(missing)) from None
 
 
 def _follow_rights(user: User, rights: Rights) -> None:

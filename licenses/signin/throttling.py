@@ -12,6 +12,7 @@ from typing import Any
 
 from django.conf import settings
 from django.contrib.auth.models import User
+from django.db import transaction
 from django.utils import timezone
 from django.utils.crypto import salted_hmac
 
@@ -32,19 +33,38 @@ class Throttle:
         self.limits = limits
         self.account = account
 
-    def check(self) -> None:
-        """Raise TooManyFailures where there were too many. Reads only: who goes
-        on trying costs no writing."""
+    def check(self) -> bool:
+        """Raise TooManyFailures where there were too many; else say whether there
+        were any. Reads only: who goes on trying costs no writing."""
         now = timezone.now()
-        for count in FailureCount.objects.filter(key__in=self.limits, since__gt=now - WINDOW):
+        counts = list(FailureCount.objects.filter(key__in=self.limits, since__gt=now - WINDOW))
+        for count in counts:
             if count.failures >= self.limits[count.key]:
                 raise TooManyFailures(wait=count.since + WINDOW - now)
+        return any(count.failures for count in counts)
+
+    def reserve(self) -> None:
+        """Take a place for a failure under each key, before the credential is
+        looked at: of many at once no more are looked at than may fail. Raises
+        TooManyFailures, for a second, where those under way have all places."""
+        now = timezone.now()
+        with transaction.atomic():
+            # In one order, so that two attempts can't wait for each other.
+            for key, limit in sorted(self.limits.items()):
+                if not FailureCount.objects.reserve(key, limit=limit, now=now, window=WINDOW):
+                    # Those that were reserved before are undone with the transaction.
+                    raise TooManyFailures(wait=timedelta(0))
 
     def failed(self) -> None:
-        """Count a failure."""
-        for key, limit in self.limits.items():
-            if FailureCount.objects.add(key, now=timezone.now(), window=WINDOW) == limit:
-                logger.warning("Too many failed credentials: %s. The next have to wait.", self._told(key))
+        """Count the attempt that was reserved as a failure."""
+        FailureCount.objects.failed(self.limits)
+        for count in FailureCount.objects.filter(key__in=self.limits):
+            if count.failures == self.limits[count.key]:
+                logger.warning("Too many failed credentials: %s. The next have to wait.", self._told(count.key))
+
+    def release(self) -> None:
+        """Give the places of the attempt back."""
+        FailureCount.objects.release(self.limits)
 
     def _told(self, key: str) -> str:
         """Return what the log may say of a key. What was typed as a name is often a
@@ -76,7 +96,7 @@ def of_passwords(headers: Mapping[str, Any], username: str) -> Throttle:
 
 def forget_account(username: str) -> None:
     """Its password was right: its failures don't count any more."""
-    FailureCount.objects.filter(key=_account(username)).delete()
+    FailureCount.objects.forget(_account(username))
 
 
 def _account(username: str) -> str:

@@ -45,7 +45,7 @@ def _parts(tool: Tool) -> Iterator[tuple[str, int, int]]:
         ("overdrawn", tool.overdrawn),
         ("set-aside", levels.set_aside),
         ("reserved", levels.reserved_idle),
-        ("free", levels.available),
+        ("free", levels.available + levels.closed),
     ):
         if width:
             yield kind, start, width

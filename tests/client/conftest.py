@@ -19,6 +19,9 @@ from ..conftest import ROOT, Server, running_server
 
 PATIENCE = 60
 
+# The client runs on older Pythons than the server: the one to try it with.
+CLIENT_PYTHON = os.environ.get("CLIENT_PYTHON", sys.executable)
+
 # As in a shell, also where the suite runs in the background. Not as preexec_fn:
 # that is a fork, of which Python warns in a process with threads.
 HEED_SIGNALS = (
@@ -45,7 +48,7 @@ class Shell:
         }
 
     def command(self, *arguments: str) -> list[str]:
-        return [sys.executable, "-m", "license_client", *arguments]
+        return [CLIENT_PYTHON, "-m", "license_client", *arguments]
 
     def __call__(self, *arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
         return subprocess.run(

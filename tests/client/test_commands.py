@@ -16,11 +16,13 @@ from typing import Any
 
 import httpx
 import pytest
-from license_client import Client, Item, Lease, License, LicenseError, Refused, Unreachable
-from license_client.config import ConfigError, load
+from license_client import Client, ConfigError, Item, Lease, License, LicenseError, Refused, Unreachable
+from license_client.config import load
 from license_client.units import item, seconds
 
-from .conftest import PATIENCE, Shell, line_of, until
+from .conftest import PATIENCE, Call, Gateway, Reply, Shell, line_of, until
+
+SET_ENABLED = "from licenses.models import Tool; Tool.objects.filter(name='analysis').update(enabled={})"
 
 # --- run ----------------------------------------------------------------------
 
@@ -277,14 +279,34 @@ def test_borrow_renew_list_and_return(shell: Shell) -> None:
 
 
 def test_status_is_for_people_and_for_programs(shell: Shell) -> None:
-    assert shell("status").stdout.splitlines()[0].split() == ["TOOL", "TOTAL", "BORROWED", "AVAILABLE", "QUEUED"]
-    assert shell("status", "cad_tool").stdout.splitlines()[1].split() == ["cad_tool", "5", "0", "5", "0"]
+    header = "TOOL TOTAL BORROWED AVAILABLE QUEUED STATE"
+    assert shell("status").stdout.splitlines()[0].split() == header.split()
+    assert shell("status", "cad_tool").stdout.splitlines()[1].split() == ["cad_tool", "5", "0", "5", "0", "open"]
     assert [tool["tool"] for tool in json.loads(shell("status", "--json").stdout)] == [
         "analysis",
         "cad_tool",
         "simulation",
     ]
     assert json.loads(shell("status", "cad_tool", "--json").stdout)["total"] == 5
+
+
+def test_status_says_why_nothing_can_be_borrowed(shell: Shell) -> None:
+    shell.server.manage("shell", "-c", SET_ENABLED.format(False))
+    try:
+        row = shell("status", "analysis").stdout.splitlines()[1].split()
+        assert row == ["analysis", "2", "0", "0", "0", "disabled"]
+        assert Client(shell.server.url).tool_status("analysis").state == "disabled"
+    finally:
+        shell.server.manage("shell", "-c", SET_ENABLED.format(True))
+
+
+def test_the_state_of_an_older_server_s_tool_is_whether_it_is_enabled(shell: Shell, gateway: Gateway) -> None:
+    def without_state(call: Call) -> Reply:
+        tool = httpx.get(f"{shell.server.url}/licenses/cad_tool/status").json() | {"enabled": False}
+        return Reply(200, json.dumps({name: tool[name] for name in tool if name != "state"}))
+
+    gateway.fault = without_state
+    assert shell("status", "cad_tool").stdout.splitlines()[1].split()[-1] == "disabled"
 
 
 @pytest.mark.parametrize(

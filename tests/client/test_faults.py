@@ -1,5 +1,6 @@
 """Seats come back, once, whatever goes wrong between the client and the server."""
 
+import email.utils
 import json
 import os
 import pty
@@ -7,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import httpx
@@ -123,6 +125,45 @@ def test_a_busy_server_is_asked_again_when_it_says(shell: Shell, gateway: Gatewa
     first, second = gateway.to("/borrow")
     assert second.at - first.at >= 1
     assert first.headers["Idempotency-Key"] == second.headers["Idempotency-Key"]
+
+
+@pytest.mark.parametrize("code", ["rate_limited", "throttled"])
+def test_a_client_that_is_told_to_slow_down_does_and_goes_on(shell: Shell, gateway: Gateway, code: str) -> None:
+    slower = Reply(429, json.dumps({"status": 429, "code": code, "detail": "Slow down."}), {"Retry-After": "1"})
+    told: set[str] = set()
+
+    def each_call_once(call: Call) -> Reply | None:
+        return slower if call.path not in told and not told.add(call.path) else None  # type: ignore[func-returns-value]
+
+    gateway.fault = each_call_once
+    process = shell.start("run", "--tool", "cad_tool", "--ttl", "4s", *RUN_UNTIL_A_LINE_COMES, stdin=subprocess.PIPE)
+    lease = line_of(process)
+    until(lambda: len(gateway.to("/renew")) >= 3, "heartbeats go on")
+    assert process.communicate("\n", timeout=PATIENCE)[1] == ""
+    assert process.returncode == 0
+    for name in ("/borrow", "/renew", "/return"):
+        first, second = gateway.to(name)[:2]
+        assert second.at - first.at >= 1
+    assert httpx.get(f"{shell.server.url}/api/v1/leases/{lease}/").json()["end_reason"] == "returned"
+
+
+def test_a_pause_that_is_longer_than_patience_is_not_waited_for(shell: Shell, gateway: Gateway) -> None:
+    limited = json.dumps({"status": 429, "code": "rate_limited", "detail": "Slow down."})
+    gateway.fault = lambda call: Reply(429, limited, {"Retry-After": "900"})
+    done = shell("run", "--tool", "cad_tool", "--json", "--", "true")
+    assert (done.returncode, json.loads(done.stderr)["code"], len(gateway.calls)) == (69, "rate_limited", 1)
+
+
+def test_a_pause_may_end_at_a_date(shell: Shell, gateway: Gateway) -> None:
+    def busy(call: Call) -> Reply | None:
+        date = email.utils.format_datetime(datetime.now(UTC) + timedelta(seconds=3), usegmt=True)
+        return Reply(503, "", {"Retry-After": date}) if len(gateway.calls) == 1 else None
+
+    gateway.fault = busy
+    assert shell("status").returncode == 0
+    first, second = gateway.calls
+    # A date has whole seconds.
+    assert second.at - first.at >= 1.5
 
 
 def test_who_waits_for_a_silent_server_is_told_so(shell: Shell, gateway: Gateway) -> None:

@@ -6,8 +6,7 @@ with License("cad_tool", wait="30m") as lease:
     ...  # the seat is yours, and renewed, until the block ends
 """
 
-from .api import Client, Item, Lease, LicenseError, Refused, Ticket, ToolStatus, Unreachable
-from .config import ConfigError
+from .api import Client, ConfigError, Item, Lease, LicenseError, Refused, Ticket, ToolStatus, Unreachable
 from .holding import Holding, License, acquire
 
 __all__ = [

@@ -1,12 +1,16 @@
 """The server's calls, one method each, with retries where they are safe."""
 
+from __future__ import annotations
+
 import contextlib
+import email.utils
 import http.client
 import json
 import math
 import random
 import re
 import ssl
+import threading
 import time
 import urllib.error
 import urllib.parse
@@ -14,8 +18,11 @@ import urllib.request
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import datetime, timezone
 from typing import Any
+
+from . import platforms
+from .proxies import Proxy, is_loopback, proxy_for
 
 ANSWER_LIMIT = 16 * 1024 * 1024
 FIRST_PAUSE, LONGEST_PAUSE = 0.2, 5.0
@@ -27,6 +34,10 @@ PASSING = {404, 408, 425, 429}
 
 class LicenseError(Exception):
     """What this package raises."""
+
+
+class ConfigError(LicenseError):
+    """The configuration can't be used; says why."""
 
 
 class Refused(LicenseError):
@@ -49,18 +60,29 @@ class Unreachable(LicenseError):
     Whether the call took effect is unknown.
 
     ``retry_after`` is in seconds; ``hopeless`` means that another try would
-    meet the same: a certificate that isn't trusted, a redirect.
+    meet the same: a certificate that isn't trusted, a redirect. ``code`` is the
+    server's own, as ``rate_limited``, or ``unreachable``.
     """
 
-    def __init__(self, detail: str, *, retry_after: float | None = None, hopeless: bool = False) -> None:
+    def __init__(
+        self,
+        detail: str,
+        *,
+        retry_after: float | None = None,
+        hopeless: bool = False,
+        code: str = "unreachable",
+    ) -> None:
         super().__init__(detail)
+        self.code = code
         self.retry_after = retry_after
         self.hopeless = hopeless
 
 
 @dataclass(frozen=True)
 class ToolStatus:
-    """A tool's seats: bought, out, to be had now; and who waits for them."""
+    """A tool's seats: bought, out, to be had now; and who waits for them.
+    ``state`` is ``open``, or why no seat is granted: ``disabled``, ``not_started`` or
+    ``expired``."""
 
     tool: str
     total: int
@@ -69,6 +91,7 @@ class ToolStatus:
     queued: int
     oldest_wait_seconds: float
     raw: dict[str, Any] = field(repr=False)
+    state: str = "open"
 
 
 @dataclass(frozen=True)
@@ -139,9 +162,11 @@ class Client:
     """Calls to one server.
 
     ``timeout`` is for one try; a call that gets no answer is tried again for
-    ``patience``; both in seconds. ``on_retry`` is told why a call is tried for
-    longer than a moment, and for how many seconds more; once a call. Every call
-    raises Refused or Unreachable.
+    ``patience``; both in seconds. ``on_retry`` is called once a call, with the
+    reason why it takes longer than a moment and the seconds that it is tried for
+    yet, perhaps from another thread. ``note`` explains the server in messages. A
+    token goes to another machine only by https, unless ``allow_http``. Every
+    call raises Refused or Unreachable.
     """
 
     def __init__(
@@ -152,6 +177,8 @@ class Client:
         timeout: float = 10,
         patience: float = 60,
         on_retry: Callable[[Unreachable, float], None] | None = None,
+        note: str = "",
+        allow_http: bool = False,
     ) -> None:
         if not _is_address(server):
             raise LicenseError(f"{server!r} is no server's address; write https://licenses.example.com")
@@ -162,11 +189,32 @@ class Client:
         self.timeout = timeout
         self.patience = patience
         self.on_retry = on_retry
-        self._opener = urllib.request.build_opener(_NoRedirect)
+        self.note = note
+        self.allow_http = allow_http
+        self._proxy = proxy_for(self.server)
+        if token and not allow_http and not _is_private(self.server, self._proxy):
+            raise ConfigError(
+                f"{self.server} is not https: anyone on the way could read the token. "
+                "Use https, or allow this with --allow-http or LICENSE_ALLOW_HTTP=true"
+            )
+        through = {urllib.parse.urlsplit(self.server).scheme: self._proxy.address} if self._proxy else {}
+        self._opener = urllib.request.build_opener(_NoRedirect, urllib.request.ProxyHandler(through))
 
-    def but(self, *, timeout: float, patience: float) -> "Client":
+    def but(self, *, timeout: float, patience: float) -> Client:
         """A client that tries less hard or harder, and is the same otherwise."""
-        return Client(self.server, token=self.token, timeout=timeout, patience=patience, on_retry=self.on_retry)
+        return Client(
+            self.server,
+            token=self.token,
+            timeout=timeout,
+            patience=patience,
+            on_retry=self.on_retry,
+            note=self.note,
+            allow_http=self.allow_http,
+        )
+
+    def __str__(self) -> str:
+        """The server as messages name it."""
+        return f"{self.server} ({self.note})" if self.note else self.server
 
     # --- calls
 
@@ -271,23 +319,32 @@ class Client:
         """Make a call until there is an answer, for as long as one has patience."""
         start = time.monotonic()
         end = start + self.patience
-        pause, told = FIRST_PAUSE, False
-        while True:
-            try:
-                return self._call(method, path, body, headers or {})
-            except Unreachable as error:
-                # Spread out, or all clients would come back at the same moment.
-                wanted = max(error.retry_after or 0, pause * random.uniform(0.5, 1))  # noqa: S311
-                now = time.monotonic()
-                if error.hopeless or now + wanted > end:
-                    raise
-                if self.on_retry is not None and not told and now + wanted > start + QUIET_SECONDS:
-                    told = True
-                    self.on_retry(error, end - now)
-            time.sleep(wanted)
-            pause = min(2 * pause, LONGEST_PAUSE)
+        pause, timeout = FIRST_PAUSE, self.timeout
+        with _Notice(self.on_retry, Unreachable(f"{self._route()} has not answered yet."), end) as notice:
+            while True:
+                try:
+                    return self._call(method, path, body, headers or {}, timeout)
+                except Unreachable as error:
+                    # Spread out, or all clients would come back at the same moment.
+                    wanted = max(error.retry_after or 0, pause * random.uniform(0.5, 1))  # noqa: S311
+                    now = time.monotonic()
+                    if error.hopeless or now + wanted > end:
+                        raise
+                    notice.error = error
+                    if now + wanted > start + QUIET_SECONDS:
+                        notice.give()
+                platforms.CURRENT.sleep(wanted)
+                pause = min(2 * pause, LONGEST_PAUSE)
+                timeout = min(self.timeout, max(end - time.monotonic(), 1))
 
-    def _call(self, method: str, path: str, body: dict[str, Any] | None, headers: Mapping[str, str]) -> Answer:
+    def _route(self) -> str:
+        return f"{self} through {self._proxy}" if self._proxy is not None else str(self)
+
+    def _call(
+        self, method: str, path: str, body: dict[str, Any] | None, headers: Mapping[str, str], timeout: float
+    ) -> Answer:
+        if self._proxy is not None and not self._proxy.is_supported:
+            raise Unreachable(f"{self._proxy} can't be used: give the address of an HTTP proxy", hopeless=True)
         request = urllib.request.Request(  # noqa: S310 - http or https, see __init__
             self.server + path,
             data=json.dumps(body).encode() if body is not None else None,
@@ -300,16 +357,62 @@ class Client:
             request.add_header("Authorization", f"Bearer {self.token}")
         sent = time.monotonic()
         try:
-            with self._opener.open(request, timeout=self.timeout) as response:
+            with self._opener.open(request, timeout=timeout) as response:
                 return Answer(response.status, _json(response.read(ANSWER_LIMIT)), response.headers, sent)
         except urllib.error.HTTPError as error:
             with error:
-                raise _refusal(self.server, error) from None
+                raise _refusal(self._route(), error) from None
         # A proxy's name from the environment may be no name at all.
         except (OSError, UnicodeError, http.client.HTTPException) as error:
             reason = getattr(error, "reason", None) or error
             untrusted = isinstance(reason, ssl.SSLCertVerificationError)
-            raise Unreachable(f"{self.server} can't be reached: {reason}", hopeless=untrusted) from None
+            by = f" by {self._proxy}" if self._proxy is not None else ""
+            raise Unreachable(f"{self} can't be reached{by}: {_in_words(reason)}", hopeless=untrusted) from None
+
+
+class _Notice:
+    """Says once that a call takes long, and why: when a moment is over, or sooner
+    if it is clear then."""
+
+    def __init__(self, on_retry: Callable[[Unreachable, float], None] | None, error: Unreachable, end: float) -> None:
+        self.error = error
+        self._on_retry = on_retry
+        self._end = end
+        self._lock = threading.Lock()
+        self._given = on_retry is None or end - time.monotonic() <= QUIET_SECONDS
+        self._timer = threading.Timer(QUIET_SECONDS, self.give)
+        self._timer.daemon = True
+
+    def give(self) -> None:
+        with self._lock:
+            given, self._given = self._given, True
+        if not given and self._on_retry is not None:
+            self._on_retry(self.error, self._end - time.monotonic())
+
+    def __enter__(self) -> _Notice:
+        if not self._given:
+            self._timer.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._given = True
+        self._timer.cancel()
+
+
+def _is_private(server: str, proxy: Proxy | None) -> bool:
+    """Whether nobody on the way can read what is sent."""
+    parts = urllib.parse.urlsplit(server)
+    if parts.scheme == "https":
+        return True
+    return is_loopback(parts.hostname or "") and (proxy is None or is_loopback(proxy.host))
+
+
+def _in_words(reason: object) -> str:
+    """Why there was no connection, without Python's error numbers."""
+    if isinstance(reason, ssl.SSLCertVerificationError):
+        return f"its certificate is not trusted: {reason.verify_message}"
+    return str(getattr(reason, "strerror", None) or reason or type(reason).__name__)
 
 
 def _is_address(server: str) -> bool:
@@ -357,12 +460,24 @@ def _refusal(server: str, error: urllib.error.HTTPError) -> LicenseError:
         return Refused(error.code, str(problem["code"]), detail, facts)
     if 300 <= error.code < 400:
         detail = f"{server} redirects to {error.headers.get('Location')}; give the address that is meant"
-    wait = error.headers.get("Retry-After", "")
     return Unreachable(
         detail,
-        retry_after=float(wait) if re.fullmatch(r"[0-9]{1,6}", wait) else None,
+        retry_after=_retry_after(error.headers.get("Retry-After", "")),
         hopeless=error.code < 500 and error.code not in PASSING,
+        code=str(problem.get("code") or "unreachable"),
     )
+
+
+def _retry_after(text: str) -> float | None:
+    """The seconds of a Retry-After, which is a number or a date."""
+    if re.fullmatch(r"[0-9]{1,6}", text):
+        return float(text)
+    try:
+        date = email.utils.parsedate_to_datetime(text)
+        return max((date - datetime.now(timezone.utc)).total_seconds(), 0)
+    except (TypeError, ValueError, IndexError):
+        # Python before 3.10 raises TypeError; a date without a zone can't be compared.
+        return None
 
 
 def _outcome(answer: Answer) -> Lease | Ticket:
@@ -386,7 +501,7 @@ def _lease(answer: Answer) -> Lease:
         ends = None
         if expires_at is not None:
             # By the server's clock alone, and from before the call: never too late.
-            left = datetime.fromisoformat(expires_at) - datetime.fromisoformat(body["server_time"])
+            left = _time(expires_at) - _time(body["server_time"])
             ends = answer.sent + left.total_seconds()
         return Lease(
             id=str(body["id"]),
@@ -403,6 +518,11 @@ def _lease(answer: Answer) -> Lease:
         )
 
 
+def _time(text: str) -> datetime:
+    # Python before 3.11 reads no Z.
+    return datetime.fromisoformat(text.replace("Z", "+00:00"))
+
+
 def _status(body: Any) -> ToolStatus:
     with _understanding("tool's status"):
         return ToolStatus(
@@ -413,6 +533,8 @@ def _status(body: Any) -> ToolStatus:
             queued=int(body["queued"]),
             oldest_wait_seconds=float(body["oldest_wait_seconds"]),
             raw=body,
+            # An older server says only whether it is enabled.
+            state=str(body.get("state", "open" if body.get("enabled", True) else "disabled")),
         )
 
 

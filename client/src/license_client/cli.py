@@ -1,19 +1,22 @@
 """The command ``license``."""
 
+from __future__ import annotations
+
 import argparse
-import errno
 import json
 import os
-import shutil
+import queue
 import socket
 import sys
+import threading
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
-from . import units
-from .api import Client, Item, Lease, LicenseError, Refused, Unreachable
-from .config import ConfigError, load
+from . import former, platforms, units
+from .api import Client, ConfigError, Item, Lease, LicenseError, Refused, ToolStatus, Unreachable
+from .config import Config, load
 from .holding import acquire
 from .messages import Messages
 from .running import EX_NOT_EXECUTABLE, Interrupted, Run, Signals
@@ -29,8 +32,13 @@ otherwise {EX_NO_SEAT} no seat, {EX_UNREACHABLE} server unreachable, {EX_NOT_ALL
 {EX_NOT_EXECUTABLE} command not executable, {EX_NOT_FOUND} command not found.
 
 environment: LICENSE_SERVER, LICENSE_TOKEN, LICENSE_USER, LICENSE_TEAM,
-LICENSE_PROJECT, LICENSE_CONFIG.
+LICENSE_PROJECT, LICENSE_CONFIG, LICENSE_ALLOW_HTTP.
 """
+
+# How long a silent server is tried, in seconds: by those that only show, and by others.
+PATIENCE_TO_SHOW, PATIENCE = 10.0, 60.0
+
+T = TypeVar("T")
 
 
 class Unwritable(Exception):
@@ -51,10 +59,18 @@ class Parser(argparse.ArgumentParser):
         self.exit(EX_USAGE, f"{self.prog}: {message}\n")
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; returns its exit code. The process has to end then."""
-    options = _parser().parse_args(arguments)
+def main(arguments: Sequence[str] | None = None, *, renamed: Sequence[tuple[str, str]] = ()) -> int:
+    """Run the command; returns its exit code. The process has to end then.
+
+    ``renamed`` are the former names that it was called by, and the new ones.
+    """
+    try:
+        options = _parser().parse_args(arguments)
+    except SystemExit:
+        _say_renamed(Messages(as_json=False), renamed)
+        raise
     options.messages = Messages(as_json=options.json)
+    options.renamed = list(renamed)
     options.signals = Signals()
     try:
         return _carry_out(options)
@@ -65,39 +81,57 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _carry_out(options: argparse.Namespace) -> int:
-    messages = options.messages
+    messages: Messages = options.messages
+    config: Config | None = None
     try:
-        config = load(
-            server=options.server,
-            token=options.token,
-            user=options.user,
-            # Not every command borrows.
-            team=getattr(options, "team", None),
-            project=getattr(options, "project", None),
-            file=options.config,
-        )
+        config = _load(options)
         options.user, options.team, options.project = config.user, config.team, config.project
-        client = Client(config.server, token=config.token, patience=options.patience, on_retry=messages.retrying)
+        client = config.client(patience=options.patience, on_retry=messages.retrying)
         command: Callable[[Client, argparse.Namespace], int] = options.command
         return command(client, options)
     except ConfigError as error:
         messages.fail("config", str(error))
         return EX_CONFIG
     except Refused as refused:
-        messages.fail(refused.code, refused.detail, {"status": refused.status, **refused.facts})
+        needs_token = refused.code == "not_authenticated" and config is not None and not config.token
+        detail = "The server needs a token: set LICENSE_TOKEN." if needs_token else refused.detail
+        messages.fail(refused.code, detail, {"status": refused.status, **refused.facts})
         return _exit_code(refused)
     except Unreachable as error:
-        messages.fail("unreachable", str(error))
+        messages.fail(error.code, str(error))
         return EX_UNREACHABLE
     except LicenseError as error:
         messages.fail("usage", str(error))
         return EX_USAGE
     except Unwritable as error:
         # That whoever read our output has gone is no news.
-        if error.why.errno == errno.EPIPE:
+        if platforms.CURRENT.reader_is_gone(error.why):
             return 128 + 13
         messages.fail("output", f"standard output: {error.why.strerror}")
         return EX_IO
+
+
+def _load(options: argparse.Namespace) -> Config:
+    """The configuration; says which former names it was found by."""
+    try:
+        return load(
+            server=options.server,
+            token=options.token,
+            user=options.user,
+            # Not every command borrows.
+            team=getattr(options, "team", None),
+            project=getattr(options, "project", None),
+            allow_http=options.allow_http,
+            file=options.config,
+            on_former_name=lambda old, new: options.renamed.append((old, new)),
+        )
+    finally:
+        _say_renamed(options.messages, options.renamed)
+
+
+def _say_renamed(messages: Messages, renamed: Sequence[tuple[str, str]]) -> None:
+    if renamed:
+        messages.say("renamed", former.sentence(renamed), {"names": dict(renamed)})
 
 
 def _exit_code(refused: Refused) -> int:
@@ -114,7 +148,7 @@ def _parser() -> argparse.ArgumentParser:
     common.add_argument("--config", metavar="FILE", help="the configuration file (TOML)")
     common.add_argument("--json", action="store_true", help="print JSON")
     common.add_argument(
-        "--patience", type=_duration, default=60, metavar="TIME", help="how long to try a silent server; 60s"
+        "--allow-http", action="store_true", help="send the token to another machine without encryption"
     )
     wanted = Parser(add_help=False)
     wanted.add_argument("--team", help="of your teams, the one that it counts for; by default the server chooses")
@@ -131,12 +165,19 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=Parser)
 
-    def add(name: str, command: Callable[..., int], text: str, *parents: Parser) -> Parser:
+    def add(name: str, command: Callable[..., int], text: str, *parents: Parser, patience: float = PATIENCE) -> Parser:
         added = commands.add_parser(name, help=text, description=text, parents=[common, *parents])
+        added.add_argument(
+            "--patience",
+            type=_duration,
+            default=patience,
+            metavar="TIME",
+            help=f"try a silent server for this long; {patience:.0f}s",
+        )
         added.set_defaults(command=command)
         return added
 
-    status = add("status", _status, "Show how many seats there are.")
+    status = add("status", _status, "Show how many seats there are.", patience=PATIENCE_TO_SHOW)
     status.add_argument("tool", nargs="?", metavar="TOOL")
     run = add("run", _run, "Borrow, run a command, return.", wanted)
     run.add_argument(
@@ -159,7 +200,7 @@ def _parser() -> argparse.ArgumentParser:
         ("return", _return, "Return a lease."),
     ):
         add(name, command, text).add_argument("id", metavar="ID")
-    listing = add("list", _list, "Show who holds what: you, by default.")
+    listing = add("list", _list, "Show who holds what: you, by default.", patience=PATIENCE_TO_SHOW)
     listing.add_argument("--all", action="store_true", help="everybody")
     listing.add_argument("--here", action="store_true", help="only what was borrowed from this machine")
     return parser
@@ -182,22 +223,54 @@ def _item(text: str) -> Item:
 # --- Commands that ask and answer -------------------------------------------
 
 
+def _in_time(client: Client, ask: Callable[[], T]) -> T:
+    """The outcome of a call that changes nothing, within the client's patience,
+    whatever holds it up: a name that isn't resolved, an address after the other."""
+    outcomes: queue.SimpleQueue[T | BaseException] = queue.SimpleQueue()
+
+    def work() -> None:
+        try:
+            outcomes.put(ask())
+        except BaseException as error:  # noqa: BLE001 - raised below
+            outcomes.put(error)
+
+    worker = threading.Thread(target=work, name="license-call", daemon=True)
+    worker.start()
+    end = time.monotonic() + max(client.patience, 1)
+    # In slices, because a join holds up signals on Windows.
+    while worker.is_alive() and time.monotonic() < end:
+        worker.join(0.1)
+    try:
+        outcome = outcomes.get_nowait()
+    except queue.Empty:
+        raise Unreachable(f"{client} can't be reached: no answer within {units.spoken(client.patience)}") from None
+    if isinstance(outcome, BaseException):
+        raise outcome
+    return outcome
+
+
 def _status(client: Client, options: argparse.Namespace) -> int:
-    tools = [client.tool_status(options.tool)] if options.tool is not None else client.status()
+    def ask() -> list[ToolStatus]:
+        return [client.tool_status(options.tool)] if options.tool is not None else client.status()
+
+    tools = _in_time(client, ask)
     if options.json:
         _print(json.dumps(tools[0].raw if options.tool is not None else [tool.raw for tool in tools]))
         return 0
     _table(
-        ["TOOL", "TOTAL", "BORROWED", "AVAILABLE", "QUEUED"],
-        [[tool.tool, str(tool.total), str(tool.borrowed), str(tool.available), str(tool.queued)] for tool in tools],
+        ["TOOL", "TOTAL", "BORROWED", "AVAILABLE", "QUEUED", "STATE"],
+        [
+            [tool.tool, str(tool.total), str(tool.borrowed), str(tool.available), str(tool.queued), tool.state]
+            for tool in tools
+        ],
     )
     return 0
 
 
 def _list(client: Client, options: argparse.Namespace) -> int:
-    leases = client.borrows(
-        user=None if options.all else options.user, host=socket.gethostname() if options.here else None
-    )
+    user = None if options.all else options.user
+    host = socket.gethostname() if options.here else None
+    leases = _in_time(client, lambda: client.borrows(user=user, host=host))
     if options.json:
         _print(json.dumps([lease.raw for lease in leases]))
         return 0
@@ -231,7 +304,7 @@ def _borrow(client: Client, options: argparse.Namespace) -> int:
 
 def _renew(client: Client, options: argparse.Namespace) -> int:
     lease = client.renew(options.id)
-    _print(json.dumps(lease.raw) if options.json else lease.expires_at or "for ever")
+    _print(json.dumps(lease.raw) if options.json else lease.expires_at or "no end")
     return 0
 
 
@@ -253,8 +326,8 @@ def _print(text: str) -> None:
 
 
 def _table(heads: list[str], rows: list[list[str]]) -> None:
-    widths = [max(len(cell) for cell in column) for column in zip(heads, *rows, strict=True)]
-    lines = [[cell.ljust(width) for cell, width in zip(row, widths, strict=True)] for row in [heads, *rows]]
+    widths = [max(len(cell) for cell in column) for column in zip(heads, *rows)]
+    lines = [[cell.ljust(width) for cell, width in zip(row, widths)] for row in [heads, *rows]]
     _print("\n".join("  ".join(line).rstrip() for line in lines))
 
 
@@ -304,7 +377,8 @@ def _run(client: Client, options: argparse.Namespace) -> int:
         options.messages.fail("usage", "name a --tool, and one before and after each --or")
         return EX_USAGE
     program = options.argv[0]
-    if shutil.which(program) is None:
+    file = platforms.CURRENT.find(program)
+    if file is None:
         there = Path(program).exists()
         options.messages.fail("command", f"{program}: {'not executable' if there else 'command not found'}")
         return EX_NOT_EXECUTABLE if there else EX_NOT_FOUND
@@ -312,6 +386,7 @@ def _run(client: Client, options: argparse.Namespace) -> int:
     try:
         run = Run(
             options.argv,
+            file,
             client=client,
             lease=lease,
             signals=options.signals,

@@ -1,21 +1,20 @@
 """Which server, as whom: from flags, the environment, or a file, in this order."""
 
+from __future__ import annotations
+
 import getpass
+import importlib
 import os
-import sys
-import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 
-from .api import LicenseError
+from . import former, platforms
+from .api import Client, ConfigError, Unreachable
 
 DEFAULT_SERVER = "http://localhost:8000"
-KEYS = {"server", "token", "user", "team", "project"}
-
-
-class ConfigError(LicenseError):
-    """The configuration can't be used; says why."""
+KEYS = {"server", "token", "user", "team", "project", "allow_http"}
 
 
 @dataclass(frozen=True)
@@ -25,6 +24,25 @@ class Config:
     user: str
     team: str | None
     project: str
+    # Nobody named a server.
+    server_is_default: bool = False
+    # A token may go over plain HTTP.
+    allow_http: bool = False
+
+    def client(
+        self, *, patience: float, timeout: float = 10, on_retry: Callable[[Unreachable, float], None] | None = None
+    ) -> Client:
+        """Return a client of this server; raises LicenseError for what it refuses."""
+        note = "the default, no server is configured: set LICENSE_SERVER" if self.server_is_default else ""
+        return Client(
+            self.server,
+            token=self.token,
+            timeout=timeout,
+            patience=patience,
+            on_retry=on_retry,
+            note=note,
+            allow_http=self.allow_http,
+        )
 
 
 def load(
@@ -34,29 +52,58 @@ def load(
     user: str | None = None,
     team: str | None = None,
     project: str | None = None,
+    allow_http: bool = False,
     file: str | None = None,
     environment: Mapping[str, str] = os.environ,
+    on_former_name: Callable[[str, str], None] = former.warn,
 ) -> Config:
     """The configuration: arguments, then ``LICENSE_SERVER``, ``LICENSE_TOKEN``,
-    ``LICENSE_USER``, ``LICENSE_TEAM`` and ``LICENSE_PROJECT``, then the file,
-    then the defaults: a server on this machine, no token, the name that one is
-    logged in with, no team or project in particular.
+    ``LICENSE_USER``, ``LICENSE_TEAM``, ``LICENSE_PROJECT`` and
+    ``LICENSE_ALLOW_HTTP``, then the file, then the defaults: a server on this
+    machine, no token, the name that one is logged in with, no team or project in
+    particular, no token over plain HTTP to another machine.
 
     The file is TOML with the same names in lower case, at ``file``, at
     ``LICENSE_CONFIG``, or in the platform's usual place; the latter may be
-    absent. Raises ConfigError.
+    absent. ``on_former_name`` is called with a name that is read for one more
+    release, and its new name. Raises ConfigError.
     """
-    given = file or environment.get("LICENSE_CONFIG")
+
+    def variable(name: str) -> str | None:
+        old = former.variable(name)
+        if not environment.get(name) and environment.get(old):
+            on_former_name(old, name)
+            return environment[old]
+        return environment.get(name)
+
+    given = file or variable("LICENSE_CONFIG")
     path = Path(given) if given else usual_place(environment)
     # In a container the home may be another user's, and closed: no file, then.
-    kept = _read(path) if given or os.path.exists(path) else {}  # noqa: PTH110 - Path.exists() would raise
+    there = os.path.exists(path)  # noqa: PTH110 - Path.exists() would raise
+    if not given and not there:
+        old = path.parent.with_name("licence") / path.name
+        if os.path.exists(old):  # noqa: PTH110
+            on_former_name(str(old), str(path))
+            path, there = old, True
+    kept = _read(path) if given or there else {}
+    named = server or variable("LICENSE_SERVER") or kept.get("server")
     return Config(
-        server=server or environment.get("LICENSE_SERVER") or kept.get("server") or DEFAULT_SERVER,
-        token=token or environment.get("LICENSE_TOKEN") or kept.get("token"),
-        user=user or environment.get("LICENSE_USER") or kept.get("user") or _login(),
-        team=team or environment.get("LICENSE_TEAM") or kept.get("team"),
-        project=project or environment.get("LICENSE_PROJECT") or kept.get("project") or "",
+        server=named or DEFAULT_SERVER,
+        token=token or variable("LICENSE_TOKEN") or kept.get("token"),
+        user=user or variable("LICENSE_USER") or kept.get("user") or _login(),
+        team=team or variable("LICENSE_TEAM") or kept.get("team"),
+        project=project or variable("LICENSE_PROJECT") or kept.get("project") or "",
+        server_is_default=not named,
+        allow_http=allow_http or _is_true(environment.get("LICENSE_ALLOW_HTTP") or kept.get("allow_http") or "false"),
     )
+
+
+def _is_true(text: str) -> bool:
+    if text.lower() in {"1", "true", "yes", "on"}:
+        return True
+    if text.lower() in {"0", "false", "no", "off"}:
+        return False
+    raise ConfigError(f"LICENSE_ALLOW_HTTP is {text!r}; write true or false")
 
 
 def _login() -> str:
@@ -65,28 +112,40 @@ def _login() -> str:
     try:
         return getpass.getuser()
     except (KeyError, OSError, ImportError):
-        if sys.platform == "win32":
+        number = platforms.CURRENT.user_number()
+        if number is None:
             raise ConfigError("nobody is logged in; say who borrows with --user or LICENSE_USER") from None
-        return str(os.getuid())
+        return number
 
 
 def usual_place(environment: Mapping[str, str]) -> Path:
     """Where the file is if nobody says otherwise."""
-    if sys.platform == "win32":
-        home = environment.get("APPDATA") or os.path.expanduser("~/AppData/Roaming")  # noqa: PTH111 - never raises
-    else:
-        home = environment.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config")  # noqa: PTH111 - never raises
-    return Path(home) / "license" / "config.toml"
+    return Path(platforms.CURRENT.config_home(environment)) / "license" / "config.toml"
 
 
 def _read(path: Path) -> dict[str, str]:
+    toml = _toml(path)
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        # Windows' editors begin a file with a byte order mark.
+        values = toml.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError) as error:
         raise ConfigError(f"{path}: {error}") from None
     for name, value in values.items():
         if name not in KEYS:
             raise ConfigError(f"{path}: there is no setting {name!r}; there are {', '.join(sorted(KEYS))}")
-        if not isinstance(value, str):
+        if name == "allow_http":
+            if not isinstance(value, bool):
+                raise ConfigError(f"{path}: allow_http must be true or false")
+        elif not isinstance(value, str):
             raise ConfigError(f"{path}: {name} must be a text")
-    return values
+    return {name: value if isinstance(value, str) else str(value) for name, value in values.items()}
+
+
+def _toml(path: Path) -> ModuleType:
+    """Python's own reader, or the package that became it."""
+    for name in ("tomllib", "tomli"):
+        try:
+            return importlib.import_module(name)
+        except ImportError:
+            continue
+    raise ConfigError(f"{path}: Python before 3.11 needs the package tomli to read it; pip install tomli")

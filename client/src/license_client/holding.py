@@ -1,5 +1,7 @@
 """Getting a seat, keeping it while one works, and giving it back on every way out."""
 
+from __future__ import annotations
+
 import contextlib
 import logging
 import random
@@ -12,6 +14,7 @@ from datetime import timedelta
 from functools import partial
 from types import TracebackType
 
+from . import platforms
 from .api import Client, Item, Lease, LicenseError, Refused, Ticket, Unreachable
 from .config import load
 from .units import seconds
@@ -20,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 # Who has been interrupted wants to go; a call on the way out gets so long.
 SETTLE_SECONDS = 5.0
-# Between heartbeats that get no answer, whatever the lease's time.
+# Between calls of one kind, whatever the server asks for.
 SHORTEST_PAUSE, LONGEST_PAUSE = 0.2, 30.0
 
 
@@ -65,7 +68,9 @@ def acquire(
             while isinstance(outcome, Ticket):
                 if on_wait is not None:
                     on_wait(outcome)
-                time.sleep(outcome.poll_after)
+                # No longer than the wait itself, and never so often that it hammers.
+                pause = min(outcome.poll_after, deadline - time.monotonic())
+                platforms.CURRENT.sleep(max(pause, SHORTEST_PAUSE))
                 # A server that is away for a while ends no wait.
                 patience = max(deadline - time.monotonic(), client.patience)
                 outcome = client.but(timeout=client.timeout, patience=patience).poll(outcome.id)
@@ -219,7 +224,7 @@ class License:
         if [tool is not None, bool(items), bool(alternatives)].count(True) != 1:
             raise ValueError("name a tool, or items, or alternatives")
         config = load(server=server, token=token, user=user, team=team, project=project)
-        self.client = Client(config.server, token=config.token, patience=seconds(patience))
+        self.client = config.client(patience=seconds(patience))
         self._alternatives = alternatives or [items or [Item(str(tool), seats)]]
         self._config = config
         self._host = host if host is not None else socket.gethostname()

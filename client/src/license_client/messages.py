@@ -1,5 +1,7 @@
 """What is said on stderr: to people, or as one JSON object a line."""
 
+from __future__ import annotations
+
 import contextlib
 import json
 import os
@@ -7,7 +9,7 @@ import threading
 import time
 from collections.abc import Mapping
 
-from . import units
+from . import platforms, units
 from .api import Ticket, Unreachable
 
 STDERR = 2
@@ -22,7 +24,7 @@ class Messages:
 
     def __init__(self, *, as_json: bool) -> None:
         self.as_json = as_json
-        self._rewrites = os.isatty(STDERR) and not as_json
+        self._rewrites = platforms.CURRENT.rewrites_lines(STDERR) and not as_json
         self._line_is_open = False
         self._waiting_since: float | None = None
         self._told: tuple[int, float] | None = None
@@ -71,4 +73,4 @@ class Messages:
             self._line_is_open = open_line
             # Past Python's own buffer, which would fail once more at the exit, and change its code.
             with contextlib.suppress(OSError):
-                os.write(STDERR, text.encode(errors="replace"))
+                os.write(STDERR, text.encode(platforms.CURRENT.encoding(STDERR), errors="replace"))

@@ -1,32 +1,20 @@
 """A command that runs while its seats are held, and the signals on the way."""
 
-import contextlib
+from __future__ import annotations
+
 import os
 import signal
 import subprocess
-import threading
 import time
 from collections.abc import Callable, Sequence
 from types import FrameType
 
+from . import former, platforms
 from .api import Client, Lease, LicenseError
 from .holding import SETTLE_SECONDS, Holding
 from .messages import Messages
 
 EX_NOT_EXECUTABLE = 126
-# From SIGTERM to SIGKILL.
-KILL_AFTER = 30.0
-
-# Those that end a program that does nothing about them, and that somebody
-# sends: terminals, shells, and batch systems that warn of a job's end. A stop
-# (Ctrl-Z) stops the heartbeats as well: who works no more keeps no seat.
-ENDING = [
-    getattr(signal, name)
-    for name in ("SIGHUP", "SIGINT", "SIGQUIT", "SIGTERM", "SIGUSR1", "SIGUSR2", "SIGXCPU")
-    if hasattr(signal, name)
-]
-# Those that a terminal sends to the command as well as to us.
-FROM_TERMINAL = {getattr(signal, name) for name in ("SIGINT", "SIGQUIT") if hasattr(signal, name)}
 
 
 class Interrupted(BaseException):
@@ -50,7 +38,7 @@ class Signals:
         self._react: Callable[[int], None] = self._interrupt
         self._quiet_until = 0.0
         self._kept: int | None = None
-        for number in ENDING:
+        for number in platforms.CURRENT.ending:
             # What we were started to ignore (nohup), the command ignores too.
             if signal.getsignal(number) != signal.SIG_IGN:
                 signal.signal(number, self._handle)
@@ -73,7 +61,7 @@ class Signals:
     def ignore(self) -> None:
         """What is over can't be interrupted: a signal that comes while Python ends
         would replace the exit code."""
-        for number in ENDING:
+        for number in platforms.CURRENT.ending:
             signal.signal(number, signal.SIG_IGN)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
@@ -95,6 +83,7 @@ class Run:
     def __init__(
         self,
         argv: Sequence[str],
+        file: str,
         *,
         client: Client,
         lease: Lease,
@@ -103,6 +92,7 @@ class Run:
         kill_when_lost: bool,
     ) -> None:
         self._argv = argv
+        self._file = file
         self._signals = signals
         self._messages = messages
         self._kill_when_lost = kill_when_lost
@@ -125,34 +115,36 @@ class Run:
         if self._signalled is not None:
             return 128 + self._signalled
         lease = self._holding.lease
-        environment = os.environ | {
+        told = {
             "LICENSE_LEASE_ID": lease.id,
             "LICENSE_TOOL": lease.items[0].tool,
             "LICENSE_FENCE": str(lease.fence if lease.fence is not None else ""),
             "LICENSE_EXPIRES_AT": lease.expires_at or "",
         }
         try:
-            self._process = subprocess.Popen(self._argv, env=environment)  # noqa: S603 - what the user asked for
+            environment = {**os.environ, **former.in_both_names(told)}
+            self._process = platforms.CURRENT.start(self._argv, self._file, environment)
         except OSError as error:
             self._messages.fail("command", f"{self._argv[0]}: {error.strerror}")
+            return EX_NOT_EXECUTABLE
+        except platforms.Unsafe as unsafe:
+            self._messages.fail("command", str(unsafe))
             return EX_NOT_EXECUTABLE
         # What came before there was a process to tell.
         if self._signalled is not None:
             self._tell(self._signalled)
         if self._holding.lost.is_set():
             self._stop()
-        code = self._process.wait()
-        return code if code >= 0 else 128 - code
+        return platforms.CURRENT.wait(self._process)
 
     def _pass_on(self, number: int) -> None:
         self._signalled = number
-        if not (number in FROM_TERMINAL and _in_foreground()):
+        if not platforms.CURRENT.reaches_command(number):
             self._tell(number)
 
     def _tell(self, number: int) -> None:
         if self._process is not None:
-            with contextlib.suppress(ProcessLookupError):
-                self._process.send_signal(number)
+            platforms.CURRENT.pass_on(self._process, number)
 
     def _lost(self, reason: str) -> None:
         self._messages.say("lost", f"THE LEASE IS LOST. {reason}", {"lease": self._holding.lease.id})
@@ -161,10 +153,7 @@ class Run:
     def _stop(self) -> None:
         """End the command, if that is what is wanted when the lease is lost."""
         if self._kill_when_lost and self._process is not None:
-            self._process.terminate()
-            killer = threading.Timer(KILL_AFTER, self._process.kill)
-            killer.daemon = True
-            killer.start()
+            platforms.CURRENT.end(self._process)
 
     def _give_back(self) -> None:
         lease = self._holding.lease
@@ -177,18 +166,3 @@ class Run:
                 f"It comes back at {end}." if end else f"It stays out until somebody calls: license return {lease.id}"
             )
             self._messages.say("not_returned", f"The seat was not returned. {why} {then}", {"lease": lease.id})
-
-
-def _in_foreground() -> bool:
-    """Whether the terminal sends its signals to this process group, and so to
-    the command as well."""
-    try:
-        terminal = os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY)
-    except OSError:
-        return False
-    try:
-        return os.tcgetpgrp(terminal) == os.getpgrp()
-    except OSError:
-        return False
-    finally:
-        os.close(terminal)

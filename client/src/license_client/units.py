@@ -1,5 +1,7 @@
 """Durations and seats as people write them."""
 
+from __future__ import annotations
+
 import re
 from datetime import timedelta
 
@@ -19,7 +21,7 @@ def seconds(text: str | float | timedelta) -> float:
     """
     if isinstance(text, timedelta):
         number, unit = text.total_seconds(), ""
-    elif isinstance(text, int | float):
+    elif isinstance(text, (int, float)):
         number, unit = float(text), ""
     else:
         match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)([smhd]?)", text.strip())

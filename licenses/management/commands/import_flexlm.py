@@ -1,5 +1,9 @@
 """``manage.py import_flexlm``: capacities and policies from FlexNet's files."""
 
+import re
+from argparse import ArgumentTypeError
+from codecs import BOM_UTF16_BE, BOM_UTF16_LE
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +16,13 @@ from licenses.auditing import Actor
 from licenses.errors import Refusal
 from licenses.flexlm.applying import bring_in
 from licenses.flexlm.parser import Finding, parse_license, parse_options
-from licenses.flexlm.plan import plan
-from licenses.names import is_clean
+from licenses.flexlm.plan import Renames, plan
+from licenses.flexlm.writing import license_lines, options_lines
+from licenses.names import TOOL_NAME_PATTERN, UNKNOWN_TOOL_LABEL, is_clean
 
 UNSIGNED = "The signatures (SIGN=) were not checked: only the vendor's own daemon can."
+# No vendor's file is nearly as large: ten thousand lines with signatures are 5 MiB.
+MAX_BYTES = 32 * 2**20
 
 
 class Command(BaseCommand):
@@ -30,19 +37,43 @@ class Command(BaseCommand):
         parser.add_argument("--options", type=Path, metavar="FILE", help="the vendor daemon's options file")
         parser.add_argument("--apply", action="store_true", help="change the tables")
         parser.add_argument("--skip-unknown", action="store_true", help="apply what is understood, without the rest")
+        for what, where in (("", "feature or package"), ("-group", "group")):
+            parser.add_argument(
+                f"--rename{what}",
+                type=renaming,
+                action="append",
+                default=[],
+                metavar="OLD=new",
+                help=f"import the {where} OLD of the files under the name new; can be given several times",
+            )
 
     def handle(
-        self, *args: Any, license: Path, options: Path | None, apply: bool, skip_unknown: bool, **_: Any
+        self,
+        *args: Any,
+        license: Path,
+        options: Path | None,
+        apply: bool,
+        skip_unknown: bool,
+        rename: list[tuple[str, str]],
+        rename_group: list[tuple[str, str]],
+        verbosity: int,
+        **_: Any,
     ) -> None:
-        wanted = plan(
-            parse_license(read(license)),
-            parse_options(read(options) if options else ""),
-            timezone.now().date(),
-        )
+        license_file, options_file = parse_license(read(license)), parse_options(read(options) if options else "")
+        known = {line.name for line in license_file.features}
+        known |= {part.name for package in license_file.packages for part in package.components}
+        check_renames("--rename", rename, known)
+        check_renames("--rename-group", rename_group, {group.name for group in options_file.groups})
+        if verbosity > 1:
+            self._show(license, license_lines(license_file))
+            if options:
+                self._show(options, options_lines(options_file))
+        renames = Renames(features=dict(rename), groups=dict(rename_group))
+        wanted = plan(license_file, options_file, timezone.now().date(), renames)
         self._tell(license, wanted.of_license)
         if options:
             self._tell(options, wanted.of_options)
-        problems = [finding for finding in wanted.of_license + wanted.of_options if finding.is_problem]
+        problems = len(wanted.problems)
         for_real = apply and (skip_unknown or not problems)
         try:
             changes = bring_in(wanted, by=Actor.of_command("import_flexlm"), for_real=for_real)
@@ -53,18 +84,27 @@ class Command(BaseCommand):
         except IntegrityError:
             raise CommandError("somebody else changed the same tools or teams just now; try again") from None
         for change in changes:
-            self.stdout.write(change)
+            self.stdout.write(visible(change))
         self.stdout.write(UNSIGNED)
+        notes = len(wanted.of_license) + len(wanted.of_options) - problems
+        self.stdout.write(
+            f"Summary: {len(wanted.tools)} tool(s) with {sum(tool.capacity for tool in wanted.tools.values())} seats, "
+            f"{len(changes)} change(s), {problems} problem(s), {notes} note(s)."
+        )
         if not changes:
             self.stdout.write("Nothing to change.")
         elif for_real:
             self.stdout.write(f"{len(changes)} change(s) made.")
-        elif not apply:
+        elif not apply and (skip_unknown or not problems):
             self.stdout.write(f"{len(changes)} change(s) to make; --apply makes them.")
         if problems:
             done = "the rest was applied" if for_real else "nothing was changed"
             advice = "" if skip_unknown else "; --skip-unknown applies the rest"
-            raise CommandError(f"{len(problems)} line(s) can't be imported, {done}{'' if for_real else advice}.")
+            raise CommandError(f"{problems} line(s) can't be imported, {done}{'' if for_real else advice}.")
+
+    def _show(self, file: Path, read_as: Iterable[tuple[int, str]]) -> None:
+        for number, line in read_as:
+            self.stdout.write(f"{file.name}:{number}: read as: {visible(line)}")
 
     def _tell(self, file: Path, findings: list[Finding]) -> None:
         for finding in sorted(findings):
@@ -77,14 +117,37 @@ def visible(text: str) -> str:
     return "".join(sign if is_clean(sign) else sign.encode("unicode_escape").decode() for sign in text)
 
 
+def renaming(text: str) -> tuple[str, str]:
+    """Return the two names of ``OLD=new``; raises ArgumentTypeError."""
+    old, _, new = text.partition("=")
+    if not old or not re.fullmatch(TOOL_NAME_PATTERN, new) or new == UNKNOWN_TOOL_LABEL:
+        raise ArgumentTypeError(f"{text!r} is no OLD=new, where new is 1 to 64 of a-z 0-9 _ . -")
+    return old, new
+
+
+def check_renames(option: str, given: list[tuple[str, str]], known: set[str]) -> None:
+    """Raise CommandError for a rename of a name that the file does not have, or of one name twice."""
+    for old, new in given:
+        if old not in known:
+            raise CommandError(f"{option} {visible(old)}={new}: there is no such name in the file")
+        if dict(given)[old] != new:
+            raise CommandError(f"{option} {visible(old)}: it has two new names, {new} and {dict(given)[old]}")
+
+
 def read(file: Path) -> str:
-    """The text of a file; raises CommandError. Vendors' files may hold names in
-    some old encoding."""
+    """Return the text of a file, in UTF-8, UTF-16 with its mark, or else Latin-1.
+
+    Raises CommandError if it cannot be read, or is larger than any license file.
+    """
     try:
-        data = file.read_bytes()
+        with file.open("rb") as opened:
+            data = opened.read(MAX_BYTES + 1)
     except OSError as error:
         raise CommandError(f"{file}: {error.strerror}") from None
+    if len(data) > MAX_BYTES:
+        raise CommandError(f"{file}: larger than {MAX_BYTES // 2**20} MiB; this is no license or options file")
+    encoding = "utf-16" if data.startswith((BOM_UTF16_LE, BOM_UTF16_BE)) else "utf-8-sig"
     try:
-        return data.decode("utf-8-sig")
+        return data.decode(encoding)
     except UnicodeDecodeError:
         return data.decode("latin-1")

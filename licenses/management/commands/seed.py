@@ -1,20 +1,27 @@
-"""``manage.py seed``: make sure that tools exist."""
+"""``manage.py seed``: make sure that tools exist.
+
+A date is a whole day in UTC, as in a FlexNet file: ``valid_until`` is the last good
+day. A time without a zone is UTC.
+"""
 
 import argparse
 import tomllib
+from datetime import UTC, date, datetime, time, timedelta
 from pathlib import Path
 from typing import Any
 
 from django.core.exceptions import ValidationError
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import transaction
+from django.utils.dateparse import parse_date, parse_datetime
 
-from licenses import auditing
+from licenses import auditing, leasing
 from licenses.auditing import Actor
 from licenses.models import Tool
 
 DEFAULT_TOOLS = {"cad_tool": {"capacity": 5}, "simulation": {"capacity": 3}, "analysis": {"capacity": 2}}
-FILE_FIELDS = {"capacity", "display_name", "vendor", "enabled", "valid_from", "valid_until"}
+TIMES = {"valid_from", "valid_until"}
+FILE_FIELDS = {"capacity", "display_name", "vendor", "enabled", *TIMES}
 
 
 def tool_argument(value: str) -> tuple[str, dict[str, Any]]:
@@ -34,7 +41,10 @@ class Command(BaseCommand):
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("--tool", action="append", type=tool_argument, metavar="NAME=N", help="repeatable")
         parser.add_argument(
-            "--file", type=Path, metavar="tools.toml", help="one table a tool: [cad_tool] capacity = 5, vendor = ..."
+            "--file",
+            type=Path,
+            metavar="tools.toml",
+            help="one table a tool: [cad_tool] capacity = 5, vendor = ..., valid_until = 2026-12-31, its last day",
         )
         parser.add_argument("--force", action="store_true", help="also set the values of tools that exist")
 
@@ -45,6 +55,8 @@ class Command(BaseCommand):
         wanted |= dict(options["tool"] or [])
         # All or nothing: a file with a mistake changes nothing.
         with transaction.atomic():
+            # All at once, in the one order that borrows of several tools use too.
+            list(Tool.objects.locked(wanted or DEFAULT_TOOLS))
             lines = [
                 ensure_tool(name, values, force=options["force"]) for name, values in (wanted or DEFAULT_TOOLS).items()
             ]
@@ -55,7 +67,7 @@ class Command(BaseCommand):
 def read_file(path: Path) -> dict[str, dict[str, Any]]:
     """The tools of a TOML file; raises CommandError when it can't be used."""
     try:
-        tools: dict[str, dict[str, Any]] = tomllib.loads(path.read_text(encoding="utf-8"))
+        tools: dict[str, dict[str, Any]] = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise CommandError(f"{path}: {error}") from None
     for name, values in tools.items():
@@ -63,11 +75,38 @@ def read_file(path: Path) -> dict[str, dict[str, Any]]:
             raise CommandError(f"{path}: {name} must be a table with a capacity")
         if unknown := set(values) - FILE_FIELDS:
             raise CommandError(f"{path}: {name}: no such field: {', '.join(sorted(unknown))}")
+        if not isinstance(values["capacity"], int) or isinstance(values["capacity"], bool):
+            raise CommandError(f"{path}: {name}: capacity must be a whole number")
+        for field in TIMES & values.keys():
+            try:
+                values[field] = moment(values[field], is_end=field == "valid_until")
+            except (ValueError, OverflowError):
+                raise CommandError(
+                    f"{path}: {name}: {field} must be a date or a time, as in 2026-12-31, not {values[field]!r}"
+                ) from None
     return tools
 
 
+def moment(value: Any, *, is_end: bool) -> datetime | None:
+    """Return the time in UTC that a value of a file means; None for "", no limit.
+
+    A date is the beginning of its day or, with ``is_end``, its end. Raises ValueError
+    or OverflowError for what is no time of the years 1 to 9999.
+    """
+    if value == "":
+        return None
+    if isinstance(value, str):
+        value = parse_date(value) or parse_datetime(value)
+    if isinstance(value, datetime):
+        return value.replace(tzinfo=value.tzinfo or UTC).astimezone(UTC)
+    if isinstance(value, date):
+        return datetime.combine(value + timedelta(days=is_end), time.min, UTC)
+    raise ValueError(f"{value!r} is no time")
+
+
 def ensure_tool(name: str, values: dict[str, Any], *, force: bool) -> str:
-    """Create or, with ``force``, change one tool; returns what was done."""
+    """Create or, with ``force``, change one tool, and return what was done. Leases end
+    with the license, also if its end is past. Part of the caller's transaction."""
     tool = Tool.objects.locked([name]).first()
     if tool is not None and not force:
         return f"{name}: exists with capacity {tool.capacity}, left as it is"
@@ -83,6 +122,8 @@ def ensure_tool(name: str, values: dict[str, Any], *, force: bool) -> str:
     # Only these fields: seats in use are not ours to write.
     with auditing.changing(tool, by=Actor.of_command("seed")):
         tool.save(update_fields=None if created else list(values))
+    if "valid_until" in values and before["valid_until"] != tool.valid_until:
+        leasing.follow_validity(tool=name)
     if created:
         return f"{name}: created with capacity {tool.capacity}"
     changes = [

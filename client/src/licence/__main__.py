@@ -1,0 +1,5 @@
+import sys
+
+from license_client.former import main
+
+sys.exit(main())

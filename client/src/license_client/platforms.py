@@ -1,0 +1,277 @@
+"""What differs between operating systems: paths, programs, signals, terminals.
+
+Every other module asks ``CURRENT``, so that a test can simulate a platform.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+
+# From SIGTERM to SIGKILL, in seconds.
+KILL_AFTER = 30.0
+
+
+class Unsafe(Exception):
+    """The command can't be started with these arguments; says why."""
+
+
+class Platform(ABC):
+    """What the client needs of an operating system.
+
+    ``ending`` are the signals that end a program that does nothing about them,
+    and that somebody sends: terminals, shells, and batch systems that warn of a
+    job's end.
+    """
+
+    ending: Sequence[int]
+
+    @abstractmethod
+    def config_home(self, environment: Mapping[str, str]) -> str:
+        """Return the folder where programs keep their settings."""
+
+    @abstractmethod
+    def user_number(self) -> str | None:
+        """Return the number of the user, who may have no name; None if there are no numbers."""
+
+    @abstractmethod
+    def find(self, program: str) -> str | None:
+        """Return the file that a shell would run for this name; None if there is none."""
+
+    @abstractmethod
+    def start(self, argv: Sequence[str], file: str, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
+        """Start the file with these arguments; raises OSError, and Unsafe."""
+
+    @abstractmethod
+    def wait(self, process: subprocess.Popen[bytes]) -> int:
+        """Wait for the end, while signals are handled; return the code to exit with."""
+
+    @abstractmethod
+    def reaches_command(self, number: int) -> bool:
+        """Whether the terminal has sent this signal to the command as well as to us."""
+
+    @abstractmethod
+    def pass_on(self, process: subprocess.Popen[bytes], number: int) -> None:
+        """Send a signal that came to us."""
+
+    @abstractmethod
+    def end(self, process: subprocess.Popen[bytes]) -> None:
+        """End the command, and be sure of it; returns at once."""
+
+    @abstractmethod
+    def sleep(self, seconds: float) -> None:
+        """Sleep, unless a signal's handler raises."""
+
+    @abstractmethod
+    def rewrites_lines(self, stream: int) -> bool:
+        """Whether this file descriptor is a terminal that obeys control sequences."""
+
+    @abstractmethod
+    def encoding(self, stream: int) -> str:
+        """Return the encoding of what is written to this file descriptor."""
+
+    @abstractmethod
+    def reader_is_gone(self, error: OSError) -> bool:
+        """Whether a write failed because nobody reads any more."""
+
+
+if sys.platform != "win32":
+
+    class Posix(Platform):
+        """Linux, macOS and their kin."""
+
+        # A stop (Ctrl-Z) stops the heartbeats as well: who works no more keeps no seat.
+        ending = (
+            signal.SIGHUP,
+            signal.SIGINT,
+            signal.SIGQUIT,
+            signal.SIGTERM,
+            signal.SIGUSR1,
+            signal.SIGUSR2,
+            signal.SIGXCPU,
+        )
+
+        def config_home(self, environment: Mapping[str, str]) -> str:
+            return environment.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config")  # noqa: PTH111 - never raises
+
+        def user_number(self) -> str | None:
+            return str(os.getuid())
+
+        def find(self, program: str) -> str | None:
+            return shutil.which(program)
+
+        def start(self, argv: Sequence[str], file: str, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
+            return subprocess.Popen(argv, env=environment)  # noqa: S603 - what the user asked for
+
+        def wait(self, process: subprocess.Popen[bytes]) -> int:
+            code = process.wait()
+            return code if code >= 0 else 128 - code
+
+        def reaches_command(self, number: int) -> bool:
+            return number in {signal.SIGINT, signal.SIGQUIT} and _in_foreground()
+
+        def pass_on(self, process: subprocess.Popen[bytes], number: int) -> None:
+            with contextlib.suppress(ProcessLookupError):
+                process.send_signal(number)
+
+        def end(self, process: subprocess.Popen[bytes]) -> None:
+            process.terminate()
+            killer = threading.Timer(KILL_AFTER, process.kill)
+            killer.daemon = True
+            killer.start()
+
+        def sleep(self, seconds: float) -> None:
+            time.sleep(seconds)
+
+        def rewrites_lines(self, stream: int) -> bool:
+            return os.isatty(stream)
+
+        def encoding(self, stream: int) -> str:
+            return "utf-8"
+
+        def reader_is_gone(self, error: OSError) -> bool:
+            return error.errno == errno.EPIPE
+
+    def _in_foreground() -> bool:
+        """Whether the terminal sends its signals to this process group, and so
+        to the command as well."""
+        try:
+            terminal = os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY)
+        except OSError:
+            return False
+        try:
+            return os.tcgetpgrp(terminal) == os.getpgrp()
+        except OSError:
+            return False
+        finally:
+            os.close(terminal)
+
+
+class Windows(Platform):
+    """Windows.
+
+    The console sends Ctrl-C and Ctrl-Break to all programs that share it, so to
+    the command too: it is started in our own process group, because Windows
+    disables Ctrl-C in a new one. A wait for a process or a lock holds up the
+    handlers of signals, so waits are cut into slices.
+    """
+
+    SLICE = 0.2  # seconds
+    # What cmd.exe makes something else of, in quotes too; and what ends its line.
+    UNSAFE = '"%\r\n\0'
+
+    def __init__(self, environment: Mapping[str, str] = os.environ) -> None:
+        self._environment = environment
+        # Closing the console's window, logging off and shutting down come as SIGBREAK.
+        names = ("SIGINT", "SIGTERM", "SIGBREAK")
+        self.ending = tuple(getattr(signal, name) for name in names if hasattr(signal, name))
+
+    def config_home(self, environment: Mapping[str, str]) -> str:
+        return environment.get("APPDATA") or os.path.expanduser("~/AppData/Roaming")  # noqa: PTH111 - never raises
+
+    def user_number(self) -> str | None:
+        return None
+
+    def find(self, program: str) -> str | None:
+        found = shutil.which(program)
+        if found is not None or not _has_folder(program):
+            return found
+        # Before Python 3.12 which() adds no suffix to a name with a folder.
+        suffixes = self._environment.get("PATHEXT", ".COM;.EXE;.BAT;.CMD").split(";")
+        return next((program + suffix for suffix in suffixes if os.path.isfile(program + suffix)), None)  # noqa: PTH113
+
+    def start(self, argv: Sequence[str], file: str, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
+        if file.lower().endswith((".bat", ".cmd")):
+            shell = self._system("cmd.exe")
+            line = self.batch_line(shell, file, argv[1:])
+            return subprocess.Popen(line, executable=shell, env=environment)  # noqa: S603
+        return subprocess.Popen(argv, executable=file, env=environment)  # noqa: S603
+
+    def batch_line(self, shell: str, file: str, arguments: Sequence[str]) -> str:
+        """Return the command line that runs a batch file; raises Unsafe.
+
+        Windows runs a batch file by cmd.exe, which reads a command line by rules
+        of its own: quoted as for a program, ``&`` or ``%PATH%`` in an argument
+        would be commands and variables. In quotes all is literal except what is
+        refused here. /d: no AutoRun commands; /v:off: ``!`` is literal; /s: the
+        outer quotes are taken off, and nothing else.
+        """
+        for argument in arguments:
+            if any(character in argument for character in self.UNSAFE):
+                raise Unsafe(
+                    f"{file} is a batch file, and Windows can't hand it the argument {argument!r}: "
+                    'leave out ", % and line ends, or name the program that it starts'
+                )
+        if any(character in file for character in self.UNSAFE):
+            raise Unsafe(f"{file}: rename the batch file, its path may not have a % or a quote")
+        # A backslash before the last quote would be read as an escape by the program that the batch file starts.
+        quoted = [f'"{text}{_trailing_backslashes(text)}"' for text in arguments]
+        line = " ".join([f'"{file}"', *quoted])
+        return f'"{shell}" /d /e:on /v:off /s /c "{line}"'
+
+    def wait(self, process: subprocess.Popen[bytes]) -> int:
+        while True:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                code = process.wait(self.SLICE)
+                # Python exits with a C int: a code like 0xC000013A (Ctrl-C) has to be its negative.
+                return code - 2**32 if code >= 2**31 else code
+
+    def reaches_command(self, number: int) -> bool:
+        return True
+
+    def pass_on(self, process: subprocess.Popen[bytes], number: int) -> None:
+        # There is nothing gentler for one program of a console.
+        self.end(process)
+
+    def end(self, process: subprocess.Popen[bytes]) -> None:
+        # With what it has started: of a batch file only cmd.exe would end, and not the tool.
+        command = [self._system("taskkill.exe"), "/T", "/F", "/PID", str(process.pid)]
+        try:
+            subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=True)  # noqa: S603
+        except (OSError, subprocess.CalledProcessError):
+            with contextlib.suppress(OSError):
+                process.kill()
+
+    def sleep(self, seconds: float) -> None:
+        end = time.monotonic() + seconds
+        while (left := end - time.monotonic()) > 0:
+            time.sleep(min(left, self.SLICE))
+
+    def rewrites_lines(self, stream: int) -> bool:
+        # Older consoles print control sequences.
+        return False
+
+    def encoding(self, stream: int) -> str:
+        # The console's code page; None for a file or a pipe.
+        return os.device_encoding(stream) or "utf-8"
+
+    def reader_is_gone(self, error: OSError) -> bool:
+        return error.errno in {errno.EPIPE, errno.EINVAL}
+
+    def _system(self, name: str) -> str:
+        # By its full path, or a program of this name in the current folder would run.
+        return "\\".join([self._environment.get("SystemRoot", r"C:\Windows"), "System32", name])
+
+
+def _has_folder(program: str) -> bool:
+    return "/" in program or "\\" in program
+
+
+def _trailing_backslashes(text: str) -> str:
+    return "\\" * (len(text) - len(text.rstrip("\\")))
+
+
+CURRENT: Platform
+if sys.platform == "win32":
+    CURRENT = Windows()
+else:
+    CURRENT = Posix()
