@@ -300,8 +300,10 @@ def test_a_locked_account_stays_out(provider: Issuer, browser: Client) -> None:
     sign_in(browser, provider)
     User.objects.update(is_active=False)
     assert not is_signed_in(browser)
-    assert sign_in(browser, provider).status_code == 400
+    assert sign_in(browser, provider, groups=["license admins", "team-crash"]).status_code == 403
     assert not is_signed_in(browser)
+    assert not User.objects.get().is_superuser
+    assert not TeamMember.objects.exists()
 
 
 CLAIMS: list[tuple[str, dict[str, Any], int]] = [

@@ -37,6 +37,16 @@ class AuditedAdmin(ListedLookups, admin.ModelAdmin[M], Generic[M]):
         for obj in queryset:
             self.delete_model(request, obj)
 
+    def save_related(self, request: HttpRequest, form: Any, formsets: Any, change: bool) -> None:
+        if not self.model._meta.many_to_many:
+            super().save_related(request, form, formsets, change)
+            return
+        # What a row refers to many of is written after the row.
+        with auditing.changing(form.instance, by=actor_of(request)):
+            form.save_m2m()
+        for formset in formsets:
+            self.save_formset(request, form, formset, change=change)
+
     def save_formset(self, request: HttpRequest, form: Any, formset: Any, change: bool) -> None:
         formset.save(commit=False)
         for row in formset.deleted_objects:

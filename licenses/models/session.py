@@ -1,8 +1,20 @@
 """Whose session is whose, so that an account's sessions can be ended."""
 
 from django.conf import settings
+from django.contrib.auth.models import User
 from django.contrib.sessions.models import Session
 from django.db import models
+
+
+class AccountSessionQuerySet(models.QuerySet["AccountSession"]):
+    def end(self, account: User) -> int:
+        """Delete the sessions of an account; return how many. Part of the caller's
+        transaction."""
+        mine = self.filter(account=account)
+        keys = list(mine.values_list("pk", flat=True))
+        mine.delete()
+        Session.objects.filter(pk__in=keys).delete()
+        return len(keys)
 
 
 class AccountSession(models.Model):
@@ -18,6 +30,8 @@ class AccountSession(models.Model):
     account = models.ForeignKey(
         settings.AUTH_USER_MODEL, on_delete=models.CASCADE, related_name="+", db_constraint=False
     )
+
+    objects = AccountSessionQuerySet.as_manager()
 
     def __str__(self) -> str:
         return f"a session of account {self.account_id}"

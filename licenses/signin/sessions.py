@@ -1,11 +1,10 @@
 """Sessions of people who signed in: Django's, with an end that nothing moves and
-an account that can end them all."""
+with the account that they are of."""
 
 from datetime import timedelta
 from typing import Any
 
 from django.contrib.auth import SESSION_KEY
-from django.contrib.auth.models import User
 from django.contrib.sessions.backends import db
 from django.contrib.sessions.models import Session
 from django.db import transaction
@@ -46,15 +45,6 @@ class SessionStore(db.SessionStore):
         if account is not None and self.session_key is not None:
             row = AccountSession(session_id=self.session_key, account_id=int(account))
             AccountSession.objects.bulk_create([row], ignore_conflicts=True)
-
-
-def end_all(account: User) -> int:
-    """Delete the sessions of an account; return how many. Part of the caller's
-    transaction."""
-    mine = AccountSession.objects.filter(account=account)
-    ended, _ = Session.objects.filter(pk__in=list(mine.values_list("pk", flat=True))).delete()
-    mine.delete()
-    return ended
 
 
 def delete_expired() -> int:
