@@ -63,6 +63,18 @@ test-sqlite: $(VENV)/development $(BIN)/helm ## the suite on SQLite
 test-postgres: $(VENV)/development $(BIN)/helm ## the suite on PostgreSQL: DATABASE_URL's, or one that it starts itself
 	TEST_DATABASE=postgres $(BIN)/python -m pytest
 
+.PHONY: faults faults-long mutants
+FAULTS := $(BIN)/python -m tests.faults
+faults: $(VENV)/development ## a server under faults, on PostgreSQL and SQLite; SEED=n repeats a schedule
+	$(FAULTS) $(if $(SEED),--seed $(SEED))
+	$(FAULTS) $(if $(SEED),--seed $(SEED)) --database sqlite --faults 20 --operations 2000
+
+faults-long: $(VENV)/development ## the same for hours: at least 500,000 operations and 1,500 faults; SEEDS="1 2 3"
+	$(FAULTS) --faults 64 --operations 22000 --seeds $(or $(SEEDS),$(shell seq 24))
+
+mutants: $(VENV)/development ## does the harness catch servers that are wrong on purpose?
+	$(BIN)/python -m tests.faults.mutants
+
 .PHONY: lint
 lint: $(VENV)/development $(BIN)/helm $(VENV)/checkov/bin/checkov ## style, types, architecture, deployment checks
 	$(BIN)/ruff check .

@@ -410,6 +410,19 @@ class TooManyFailures(Refusal):
         super().__init__(f"Too many credentials failed. Try again in {math.ceil(self.retry_after / 60)} minute(s).")
 
 
+class RateLimited(Refusal):
+    """One caller asks for more than its share."""
+
+    code = "rate_limited"
+    title = "Too many calls"
+
+    def __init__(self, *, wait: int) -> None:
+        self.retry_after = max(wait, 1)
+        super().__init__(
+            f"These are too many calls, or too much work, for one caller. Try again in {self.retry_after} s."
+        )
+
+
 # What a borrow may be refused with, all of it kept under an idempotency key.
 BORROW_REFUSALS: dict[str, type[Refusal]] = {
     refusal.code: refusal

@@ -239,21 +239,21 @@ def _decide(asked: Asked, vouched: frozenset[str], by: Actor | None) -> Outcome:
         return Granted(_grant(best, teams, tools, desk.pools, asked.ttl, now, by), now, best.number)
     if asked.wait and (waiter := next((verdict for verdict in verdicts if verdict.passes), None)):
         mine = [verdict for verdict in verdicts if verdict.passes and verdict.subject == waiter.subject]
-        ticket = queueing.enqueue(
+        waiting = queueing.enqueue(
             subject=waiter.subject,
             team=teams.get(waiter.subject.team),
             ttl=asked.ttl,
             alternatives={verdict.number: verdict.items for verdict in mine},
             wait=asked.wait,
+            eta=_expected_in(mine, tools),
             tools=tools,
             now=now,
             borrowed_by=by.label if by else "",
         )
         if by is not None:
-            auditing.record(
-                by, action=Action.QUEUED, subject=ticket, at=now, after={"user": ticket.user, "host": ticket.host}
-            )
-        return queueing.place(ticket, tools, now, _expected_in(mine, tools))
+            after = {"user": asked.user, "host": asked.host}
+            auditing.record(by, action=Action.QUEUED, subject=waiting.ticket, at=now, after=after)
+        return waiting
     refusal = verdicts[0].refusal()
     refusal.facts |= _explanation(verdicts, tools)
     _record_denial(asked, refusal, tools, now)
@@ -601,8 +601,7 @@ def _poll(*, ticket_id: uuid.UUID, by: Actor | None) -> tuple[Outcome, Ticket | 
         leases = _grant(best, teams, tools, desk.pools, ticket.ttl, now, by)
         queueing.close(ticket, TicketState.GRANTED, now, lease=leases[0], alternative=best.number)
         return Granted(leases, now, best.number), ticket
-    queueing.keep_alive(ticket, now)
-    return queueing.place(ticket, tools, now, _expected_in(verdicts, tools)), None
+    return queueing.keep_place(ticket, tools, now, _expected_in(verdicts, tools)), None
 
 
 def leave(*, ticket_id: uuid.UUID, by: Actor | None = None) -> None:

@@ -47,6 +47,9 @@ WAIT_DURATION = Histogram(
     buckets=(1, 5, 15, 60, 300, 900, 1800, 3600, 4 * 3600, 12 * 3600),
 )
 
+RATE_LIMITED = Counter("licenseserver_rate_limited_total", "Calls refused as too many of one caller.", ["limit"])
+RATE_LIMITS = ("credential", "address", "heartbeats")
+
 # Sums over the workers that live: gunicorn.conf.py drops those of one that is gone.
 WORKERS = Gauge("licenseserver_workers", "Processes that answer requests.", multiprocess_mode="livesum")
 THREADS = Gauge("licenseserver_threads", "Requests that they can answer at once.", multiprocess_mode="livesum")
@@ -252,6 +255,8 @@ def start_at_zero(tools: Iterable[Tool]) -> None:
         for outcome in TicketState.values:
             if outcome != TicketState.WAITING:
                 WAITS.labels(tool.name, outcome)
+    for limit in RATE_LIMITS:
+        RATE_LIMITED.labels(limit)
     BORROW_ATTEMPTS.labels(UNKNOWN_TOOL_LABEL)
     BORROW_FAILURE.labels(UNKNOWN_TOOL_LABEL, UnknownTool.code)
     responses = HttpMetrics.get_instance().responses_by_status_view_method

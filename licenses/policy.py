@@ -10,7 +10,7 @@ EXCLUDE, INCLUDE, MAX and RESERVE lines made known.
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 
@@ -83,7 +83,8 @@ class Rules:
 
     ``shares`` are by team, ``limits`` by user, where a user has one of their
     own; ``held`` are the seats that users have. Only those are there whom the
-    decision is about.
+    decision is about. With ``ignores_case`` the names of users and hosts are in
+    lower case, and match in any (``in_any_case``).
     """
 
     include: frozenset[tuple[str, str]] = frozenset()
@@ -91,9 +92,38 @@ class Rules:
     shares: Mapping[str, Share] = field(default_factory=dict)
     limits: Mapping[str, int] = field(default_factory=dict)
     held: Mapping[str, int] = field(default_factory=dict)
+    ignores_case: bool = False
+
+    def in_any_case(self) -> "Rules":
+        """Return these rules for names of users and hosts in any case: one person has
+        the seats of all spellings, and the lowest of their limits."""
+        limits: dict[str, int] = {}
+        for user, seats in self.limits.items():
+            limits[user.lower()] = min(seats, limits.get(user.lower(), seats))
+        held: Counter[str] = Counter()
+        for user, seats in self.held.items():
+            held[user.lower()] += seats
+        return replace(
+            self,
+            include=frozenset((kind, _folded(kind, name)) for kind, name in self.include),
+            exclude=frozenset((kind, _folded(kind, name)) for kind, name in self.exclude),
+            limits=limits,
+            held=held,
+            ignores_case=True,
+        )
+
+    def known(self, subject: Subject) -> Subject:
+        """Return a subject under the names that these rules know it by."""
+        if not self.ignores_case:
+            return subject
+        return replace(subject, user=subject.user.lower(), host=subject.host.lower())
 
 
 NO_RULES = Rules()
+
+
+def _folded(kind: str, name: str) -> str:
+    return name.lower() if kind in ("user", "host") else name
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,12 +213,13 @@ class Room:
         keep from others what it can't have."""
         if next(self.barred(claim.subject, claim.seats), None) is not None:
             return
-        team = claim.subject.team
+        subject = self.pool.rules.known(claim.subject)
+        team = subject.team
         own = self.own(team, claim.seats)
         self.idle[team] -= own
         self.shared -= claim.seats - own
         self.of_team[team] += claim.seats
-        self.of_user[claim.subject.user] += claim.seats
+        self.of_user[subject.user] += claim.seats
         self.claimed += claim.seats
 
     def own(self, team: str, seats: int) -> int:
@@ -202,13 +233,14 @@ class Room:
     def barred(self, subject: Subject, seats: int) -> Iterator[Refusal]:
         """Why these seats can't be had, however many are free."""
         pool, rules = self.pool, self.pool.rules
-        names = set(subject.names())
+        known = rules.known(subject)
+        names = set(known.names())
         if excluded := min(names & rules.exclude, default=None):
             yield Excluded(tool=pool.tool, kind=excluded[0], name=excluded[1])
         elif rules.include and not names & rules.include:
             yield NotIncluded(tool=pool.tool)
-        limit = pool.limit_of(subject.user)
-        if limit is not None and (borrowed := self.of_user[subject.user]) + seats > limit:
+        limit = pool.limit_of(known.user)
+        if limit is not None and (borrowed := self.of_user[known.user]) + seats > limit:
             yield UserLimitReached(tool=pool.tool, user=subject.user, limit=limit, borrowed=borrowed, seats=seats)
         quota = pool.share(subject.team).quota
         if quota is not None and (borrowed := self.of_team[subject.team]) + seats > quota:
@@ -283,8 +315,9 @@ def available(pool: Pool, subject: Subject, now: datetime) -> int:
     """The most seats that a subject could borrow at ``now`` in one call."""
     left = room(pool)
     most = [left.free(subject.team)]
-    if (limit := pool.limit_of(subject.user)) is not None:
-        most.append(limit - left.of_user[subject.user])
+    known = pool.rules.known(subject)
+    if (limit := pool.limit_of(known.user)) is not None:
+        most.append(limit - left.of_user[known.user])
     if (quota := pool.share(subject.team).quota) is not None:
         most.append(quota - left.of_team[subject.team])
     seats = max(min(most), 0)

@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from django.db.models import Sum
+from django.db.models import Q, Sum
 from django.db.models.functions import Now
 from django.utils import timezone
 
@@ -145,9 +145,15 @@ def _claims(tools: Iterable[Tool], now: datetime, ahead_of: Ticket | None) -> Cl
 
 def _teams(users: Iterable[str]) -> dict[str, set[str]]:
     """The names of the teams that each of these users is in."""
+    given = set(users)
+    known_as = defaultdict(set)
+    for user in given:
+        known_as[user.lower()].add(user)
     teams = defaultdict(set)
-    for user, team in TeamMember.objects.filter(user__in=set(users)).values_list("user", "team__name"):
-        teams[user].add(team)
+    members = TeamMember.objects.of_users(given).values_list("user", "team__name", "team__ignores_case")
+    for member, team, ignores_case in members:
+        for user in known_as[member.lower()] if ignores_case else {member}:
+            teams[user].add(team)
     return teams
 
 
@@ -166,7 +172,7 @@ def _rules(
     lists: dict[tuple[int, str], set[tuple[str, str]]] = defaultdict(set)
     for line in AccessRule.objects.of_tools(ruled) if ruled else ():
         lists[line.tool_id, line.effect].add((line.kind, line.subject))
-    return {
+    rules = {
         tool.pk: Rules(
             include=frozenset(lists[tool.pk, Effect.INCLUDE]),
             exclude=frozenset(lists[tool.pk, Effect.EXCLUDE]),
@@ -176,6 +182,7 @@ def _rules(
         )
         for tool in rationed
     }
+    return rules | {tool.pk: rules[tool.pk].in_any_case() for tool in rationed if tool.ignores_case}
 
 
 def _shares(
@@ -198,17 +205,24 @@ def _limits(
     tools: Sequence[Tool], users: Collection[str], now: datetime, overdue_is_out: bool
 ) -> tuple[dict[int, dict[str, int]], dict[int, dict[str, int]]]:
     """By tool, the limits that users have of their own, and the seats of those
-    who have any limit."""
+    who have any limit. Where a tool ignores case, of users in any spelling."""
     limits: dict[int, dict[str, int]] = defaultdict(dict)
     held: dict[int, dict[str, int]] = defaultdict(dict)
     if not users:
         return limits, held
     if ruled := [tool for tool in tools if tool.has_rules]:
-        for limit in UserLimit.objects.filter(tool__in=ruled, user__in=users):
+        for limit in UserLimit.objects.filter(_of_users(ruled, users)):
             limits[limit.tool_id][limit.user] = limit.seats
     if limited := [tool for tool in tools if tool.user_limit is not None or limits[tool.pk]]:
         leases = Lease.objects.open() if overdue_is_out else Lease.objects.active(now)
-        mine = leases.filter(tool__in=limited, user__in=users).order_by()
+        mine = leases.filter(_of_users(limited, users)).order_by()
         for tool, user, seats in mine.values_list("tool", "user").annotate(Sum("seats")):
             held[tool][user] = seats
     return limits, held
+
+
+def _of_users(tools: Sequence[Tool], users: Collection[str]) -> Q:
+    """What these users have of tools; all of a tool that ignores case, since their
+    names may be spelled in any way."""
+    exact = [tool for tool in tools if not tool.ignores_case]
+    return Q(tool__in=exact, user__in=users) | Q(tool__in=[tool for tool in tools if tool.ignores_case])

@@ -4,7 +4,7 @@ which holds the locks of the tools in question.
 Nobody hands out seats: a waiter asks about its ticket, and gets its seats then,
 if enough are free beside those that the live tickets ahead of it want. So the
 seats that come free are set aside for the first in the queue until it asks, or
-until it hasn't asked for ``PATIENCE``. A newcomer comes after all tickets; so
+until it hasn't asked for too long (``patience``). A newcomer comes after all tickets; so
 nobody is overtaken, and the first waits for no more than returns.
 """
 
@@ -17,11 +17,15 @@ from django.db.models import F
 
 from .errors import QueueDropped, QueueEnded, QueueLeft, QueueTimeout, Refusal, Shortage
 from .models import Denial, Lease, Team, Ticket, TicketClaim, TicketState, Tool
+from .models.waiting import TicketQuerySet
 from .policy import Item, Subject
 
-# How often a waiter is told to ask, and how long one that doesn't keeps its place.
-POLL_AFTER = timedelta(seconds=10)
-PATIENCE = 2 * POLL_AFTER
+# A waiter is told to ask again after one of these at least and at most.
+SOONEST, LATEST = timedelta(seconds=1), timedelta(seconds=90)
+# The first in a queue asks this often at least.
+SELDOM = timedelta(seconds=10)
+# How long a waiter that doesn't ask keeps its place at least.
+PATIENCE = timedelta(seconds=20)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +39,25 @@ class Waiting:
     poll_after: timedelta
 
 
+def poll_after(*, position: int, eta: timedelta | None, waited: timedelta) -> timedelta:
+    """Return when to ask again: soon for the first in the queue and where seats are
+    expected soon, seldom for the others.
+
+    Seats stay idle from a return to the next question, and each question costs. So the
+    one at ``position`` asks every that many seconds, and one that ``waited`` long no
+    sooner than after an eighth of that, up to ``SELDOM``, which adds little to the wait.
+    Seats expected in ``eta`` are asked for at half the time.
+    """
+    by_place = max(position * SOONEST, min(waited / 8, SELDOM))
+    by_eta = eta / 2 if eta is not None else by_place
+    return max(SOONEST, min(by_place, by_eta, LATEST))
+
+
+def patience(again: timedelta) -> timedelta:
+    """Return how long a waiter that was told to ask again after this keeps its place."""
+    return max(PATIENCE, 2 * again)
+
+
 def enqueue(
     *,
     subject: Subject,
@@ -42,19 +65,22 @@ def enqueue(
     ttl: timedelta | None,
     alternatives: Mapping[int, Sequence[Item]],
     wait: timedelta,
+    eta: timedelta | None,
     tools: dict[str, Tool],
     now: datetime,
     borrowed_by: str = "",
-) -> Ticket:
+) -> Waiting:
     """Put a borrow at the end of the queue, for at most ``wait``; it counts for
-    ``team``, and ``borrowed_by`` acts for its user. The alternatives go by their numbers in the borrow, of which they
-    may be some."""
+    ``team``, ``borrowed_by`` acts for its user, and its seats are expected in ``eta``.
+    The alternatives go by their numbers in the borrow, of which they may be some."""
     close_dead(tools.values(), now)
     wanted: dict[str, int] = {}
     for items in alternatives.values():
         for item in items:
             # One of the alternatives will be taken: the most of each tool is enough.
             wanted[item.tool] = max(item.seats, wanted.get(item.tool, 0))
+    position = _ahead([tools[name] for name in wanted], now).count() + 1
+    again = poll_after(position=position, eta=eta, waited=timedelta(0))
     ticket = Ticket.objects.create(
         user=subject.user,
         team=team,
@@ -66,7 +92,7 @@ def enqueue(
             for number, items in alternatives.items()
         ],
         created_at=now,
-        alive_until=now + min(PATIENCE, wait),
+        alive_until=now + min(patience(again), wait),
         deadline=now + wait,
         borrowed_by=borrowed_by,
     )
@@ -74,7 +100,7 @@ def enqueue(
         TicketClaim(ticket=ticket, tool=tools[name], seats=seats) for name, seats in wanted.items()
     )
     _change_waiting([tools[name] for name in wanted], +1)
-    return ticket
+    return Waiting(ticket, position, eta, max(min(again, wait), SOONEST))
 
 
 def asked_for(ticket: Ticket) -> dict[int, tuple[Item, ...]]:
@@ -87,23 +113,20 @@ def first_item(ticket: Ticket) -> Item:
     return next(iter(asked_for(ticket).values()))[0]
 
 
-def keep_alive(ticket: Ticket, now: datetime) -> None:
-    """The waiter has asked about its ticket."""
-    ticket.alive_until = min(now + PATIENCE, ticket.deadline)
-    ticket.save(update_fields=["alive_until"])
-
-
-def place(ticket: Ticket, tools: dict[str, Tool], now: datetime, eta: timedelta | None) -> Waiting:
-    """Where a ticket stands; ``tools`` are at least those it waits for."""
+def keep_place(ticket: Ticket, tools: dict[str, Tool], now: datetime, eta: timedelta | None) -> Waiting:
+    """Return where a ticket stands that was asked about, and keep it alive; ``tools``
+    are at least those it waits for."""
     wanted = [tools[item.tool] for items in asked_for(ticket).values() for item in items]
-    ahead = (
-        Ticket.objects.waiting()
-        .filter(alive_until__gt=now, number__lt=ticket.number, claims__tool__in=wanted)
-        .distinct()
-        .count()
-    )
-    left = ticket.deadline - now
-    return Waiting(ticket, ahead + 1, eta, max(min(POLL_AFTER, left), timedelta(seconds=1)))
+    position = _ahead(wanted, now).filter(number__lt=ticket.number).count() + 1
+    again = poll_after(position=position, eta=eta, waited=now - ticket.created_at)
+    ticket.alive_until = min(now + patience(again), ticket.deadline)
+    ticket.save(update_fields=["alive_until"])
+    return Waiting(ticket, position, eta, max(min(again, ticket.deadline - now), SOONEST))
+
+
+def _ahead(tools: Iterable[Tool], now: datetime) -> TicketQuerySet:
+    """The live tickets that want seats of any of these tools."""
+    return Ticket.objects.waiting().filter(alive_until__gt=now, claims__tool__in=tools).distinct()
 
 
 def expected_in(alternatives: Iterable[Iterable[Refusal]], tools: Mapping[str, Tool]) -> timedelta | None:

@@ -31,7 +31,8 @@ STALE_PLAN = "0A000"
 CLOCK = "clock_timestamp()"
 TEAMS_OF_USER = """(
     SELECT json_agg(json_build_array(team.id, team.name) ORDER BY team.name)
-    FROM licenses_team team JOIN licenses_teammember member ON member.team_id = team.id WHERE member.user = %s
+    FROM licenses_team team JOIN licenses_teammember member ON member.team_id = team.id
+    WHERE (member.user = %s OR lower(member.user) = lower(%s)) AND (member.user = %s OR team.ignores_case)
 )"""
 
 
@@ -183,7 +184,7 @@ def lock(names: Iterable[str], user: str = "") -> tuple[list[Tool], list[Team], 
     the teams of a user by name, and the database's time since. Part of the
     caller's transaction."""
     wanted = sorted(names)
-    tools, besides = _locked(len(wanted)).rows(*wanted, besides=[user])
+    tools, besides = _locked(len(wanted)).rows(*wanted, besides=[user, user, user])
     if not besides:
         return tools, teams_of(user) if user else [], timezone.now()
     teams, now = besides

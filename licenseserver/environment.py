@@ -71,6 +71,13 @@ def integer(name: str, default: int, *, minimum: int, maximum: int) -> int:
     return number
 
 
+def limit(name: str, default: int, *, maximum: int) -> int:
+    """A whole number up to ``maximum``; 0 or ``off`` is no limit."""
+    if os.environ.get(name, "").strip().lower() == "off":
+        return 0
+    return integer(name, default, minimum=0, maximum=maximum)
+
+
 def choice(name: str, default: str, *, among: Collection[str]) -> str:
     """One of the given words, in any case; returned as it is listed."""
     value = os.environ.get(name, "").strip()

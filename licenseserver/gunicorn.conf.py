@@ -9,7 +9,6 @@ import re
 import shutil
 import signal
 import sys
-import tempfile
 from typing import Any
 
 # gunicorn runs this file by path, which puts its folder, not the project's, first.
@@ -22,7 +21,7 @@ settings_or_exit()
 from django.conf import settings  # noqa: E402
 from gunicorn.glogging import Logger  # noqa: E402
 
-from licenseserver import logs  # noqa: E402
+from licenseserver import logs, private  # noqa: E402
 
 # Now, and not when Django starts: what goes wrong until then is an event too.
 logging.config.dictConfig(settings.LOGGING)
@@ -62,26 +61,21 @@ workers = settings.WEB_CONCURRENCY
 # Counters live in files that all workers share, one folder a server. What an
 # earlier server left there would come back as counts that never happened, so
 # it is wiped, but only once: a HUP runs this file again in the same process.
-# Other files stay: an SQLite database may well be called something.db too.
 if os.environ.get("LICENSESERVER_METRICS_OWNER") != str(os.getpid()):
-    metrics_dir = pathlib.Path(
-        os.environ.get("PROMETHEUS_MULTIPROC_DIR")
-        or pathlib.Path(tempfile.gettempdir()) / f"licenseserver-metrics-{os.getpid()}"
-    )
-    os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(metrics_dir)
     try:
-        metrics_dir.mkdir(parents=True, exist_ok=True)
-        for stale in metrics_dir.iterdir():
-            if re.fullmatch(r"(counter|histogram|summary|gauge_[a-z]+)_\d+\.db", stale.name):
-                stale.unlink()
-    except OSError as error:
+        metrics_dir = private.metrics_folder(os.environ.get("PROMETHEUS_MULTIPROC_DIR"))
+    except (OSError, private.NotPrivate) as error:
         sys.exit(f"licenseserver: PROMETHEUS_MULTIPROC_DIR can't be used: {error}")
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(metrics_dir)
     os.environ["LICENSESERVER_METRICS_OWNER"] = str(os.getpid())
+# The library looks at the folder's variable when it is imported.
+from licenseserver import metric_files  # noqa: E402
 
+metric_files.install()
 
 # Load once, fork many: workers start fast and share memory.
 preload_app = True
-worker_class = "gthread"
+worker_class = "licenseserver.workers.Worker"
 # More threads a process than this only wait for each other (docs/performance.md).
 threads = 2
 timeout = 30
@@ -193,5 +187,5 @@ def child_exit(server: Any, worker: Any) -> None:
 def on_exit(server: Any) -> None:
     """Leave no folder behind that this server made itself."""
     folder = pathlib.Path(os.environ["PROMETHEUS_MULTIPROC_DIR"])
-    if folder.name == f"licenseserver-metrics-{os.getpid()}":
+    if private.is_own_folder(folder):
         shutil.rmtree(folder, ignore_errors=True)

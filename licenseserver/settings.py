@@ -68,6 +68,14 @@ LICENSE_LOCAL_PASSWORDS = environment.boolean("LICENSE_LOCAL_PASSWORDS", True)
 LICENSE_FAILURES_PER_ADDRESS = environment.integer("LICENSE_FAILURES_PER_ADDRESS", 50, minimum=1, maximum=1_000_000)
 LICENSE_FAILURES_PER_ACCOUNT = environment.integer("LICENSE_FAILURES_PER_ACCOUNT", 5, minimum=1, maximum=1_000_000)
 
+# Calls a second that one caller may make of each worker process, 0 for no limit:
+# with a good credential; from one address without one; and, apart from both,
+# renewals and returns. A burst is so many seconds of that.
+LICENSE_RATE_PER_CREDENTIAL = environment.limit("LICENSE_RATE_PER_CREDENTIAL", 50, maximum=1_000_000)
+LICENSE_RATE_PER_ADDRESS = environment.limit("LICENSE_RATE_PER_ADDRESS", 50, maximum=1_000_000)
+LICENSE_RATE_HEARTBEATS = environment.limit("LICENSE_RATE_HEARTBEATS", 50, maximum=1_000_000)
+LICENSE_RATE_BURST = environment.integer("LICENSE_RATE_BURST", 30, minimum=1, maximum=3600)
+
 # The OpenID provider, by its issuer's address.
 LICENSE_OIDC_ISSUER = environment.url("LICENSE_OIDC_ISSUER")
 LICENSE_OIDC_ALGORITHMS = environment.words("LICENSE_OIDC_ALGORITHMS", "RS256,ES256")
@@ -144,6 +152,7 @@ INSTALLED_APPS = [
 
 MIDDLEWARE = [
     "licenses.api.middleware.EventMiddleware",
+    "licenses.api.rate_limits.RateLimitMiddleware",
     "django_prometheus.middleware.PrometheusBeforeMiddleware",
     "licenses.api.middleware.StalePlanMiddleware",
     "licenses.api.middleware.ProbeMiddleware",
@@ -157,7 +166,7 @@ MIDDLEWARE = [
     "django.contrib.auth.middleware.AuthenticationMiddleware",
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
-    "django_prometheus.middleware.PrometheusAfterMiddleware",
+    "licenses.api.middleware.RequestMetricsMiddleware",
 ]
 
 ROOT_URLCONF = "licenseserver.urls"

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+RATES = ("LICENSE_RATE_PER_CREDENTIAL", "LICENSE_RATE_PER_ADDRESS", "LICENSE_RATE_HEARTBEATS")
 _started: list[tuple[Any, str]] = []
 
 
@@ -36,6 +37,8 @@ def pytest_load_initial_conftests() -> None:
     os.environ["SECURE_SSL"] = "false"
     # Plain calls; the tests of credentials require them.
     os.environ["LICENSE_AUTH"] = "open"
+    # All tests come from one address; those of the limits set them.
+    os.environ |= dict.fromkeys(RATES, "off")
     database = os.environ.get("TEST_DATABASE", "sqlite")
     if database == "sqlite":
         os.environ.pop("DATABASE_URL", None)

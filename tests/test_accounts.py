@@ -13,7 +13,18 @@ from django.test import Client
 from django.test.utils import CaptureQueriesContext
 
 from licenses import accounts
-from licenses.models import ApiToken, AuditRecord, Identity, JwtCaller, Lease, RetiredName, TeamMember, Ticket, Tool
+from licenses.models import (
+    ApiToken,
+    AuditRecord,
+    Identity,
+    JwtCaller,
+    Lease,
+    RetiredName,
+    Team,
+    TeamMember,
+    Ticket,
+    Tool,
+)
 
 from .conftest import SOMEBODY, Api, api_of, api_with, make_token
 from .issuer import Issuer
@@ -234,6 +245,9 @@ def test_a_team_token_does_nothing_for_a_deactivated_person(
     assert_problem(team.renew(lease["id"]), 404)
     assert_problem(team.give_back(lease["id"]), 404)
     assert team.renew(ticket_of["id"]).status_code == 200
+    Team.objects.update(ignores_case=True)
+    for name in ("Ana", "ANA"):
+        assert_problem(team.borrow(user=name), 403)
 
 
 def test_memberships_go_with_the_account_or_follow_its_name(

@@ -402,7 +402,7 @@ def test_pods_are_spread_over_nodes_and_zones(release: Release) -> None:
 
 def test_workers_share_their_counters_in_a_folder_that_ends_with_the_pod(release: Release) -> None:
     api = release.container("api")
-    folder = environment_of(api)["PROMETHEUS_MULTIPROC_DIR"]
+    folder = environment_of(api)["PROMETHEUS_MULTIPROC_DIR"].removesuffix("/api")
     (volume,) = [mount["name"] for mount in api["volumeMounts"] if mount["mountPath"] == folder]
     volumes = {volume["name"]: volume for volume in release.pods()["api"]["spec"]["volumes"]}
     assert "emptyDir" in volumes[volume]

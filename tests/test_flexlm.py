@@ -251,7 +251,6 @@ def test_a_file_that_is_not_there_is_told(tmp_path: Path) -> None:
         "EXCLUDEALL",
         "GROUP empty",
         "GROUP a/b ana",
-        "GROUPCASEINSENSITIVE ON",
         "RESERVE 3 Mesher GROUP small",
         "BOGUS 1",
         'GROUP x "ana',

@@ -8,6 +8,7 @@ from io import StringIO
 import pytest
 from django.core.management import call_command
 
+from licenses import queueing
 from licenses.models import Lease, Ticket, TicketClaim, Tool
 
 from .conftest import Api
@@ -22,9 +23,9 @@ def test_a_borrow_that_can_wait_gets_a_ticket(api: Api, make_tool: MakeTool) -> 
     answer = api.borrow(user="ben", wait_seconds=600)
     place = answer.json()
     assert answer.status_code == 202
-    assert (place["position"], place["poll_after"]) == (1, 10)
+    assert (place["position"], place["poll_after"]) == (1, 1)
     assert answer["Location"] == f"/licenses/queue/{place['ticket']}"
-    assert answer["Retry-After"] == "10"
+    assert answer["Retry-After"] == "1"
     assert datetime.fromisoformat(place["deadline"]).utcoffset() == timedelta(0)
     status = api.status()
     assert (status["queued"], status["borrowed"], status["available"]) == (1, 1, 0)
@@ -288,3 +289,51 @@ def test_a_wait_costs_no_more_the_longer_history_is(api: Api, make_tool: MakeToo
     assert Lease.objects.count() == 30
     api.borrow()
     assert api.borrow(user="ben", wait_seconds=60).json()["eta_seconds"] == 0
+
+
+# --- When to ask again --------------------------------------------------------
+
+SECOND = timedelta(seconds=1)
+
+
+def told(position: int, eta: float | None, waited: float) -> timedelta:
+    return queueing.poll_after(
+        position=position, eta=None if eta is None else eta * SECOND, waited=timedelta(seconds=waited)
+    )
+
+
+def test_the_first_and_those_whose_seats_come_soon_ask_soon() -> None:
+    assert told(1, None, 0) == told(1, 3600, 0) == SECOND
+    assert told(40, 4, 0) == 2 * SECOND
+    assert told(40, 0, 0) == SECOND
+    # After a long wait ten seconds more are little.
+    assert told(1, 3600, 1200) == 10 * SECOND
+    assert told(1, 3, 1200) == 1.5 * SECOND
+    assert told(1000, None, 0) == 90 * SECOND
+
+
+@pytest.mark.parametrize("waited", [0, 60, 24 * 3600])
+@pytest.mark.parametrize(
+    ("seats", "held"), [(3, None), (3, 4), (3, 60), (20, 600), (100, 4 * 3600), (2, 20)], ids=lambda value: str(value)
+)
+def test_a_thousand_waiters_cost_less_than_20_requests_a_second(seats: int, held: float | None, waited: float) -> None:
+    """A seat comes back every held / seats seconds, for the next in the queue."""
+    rate = 0.0
+    for position in range(1, 1001):
+        eta = held * position / seats if held is not None else None
+        # As clients are told it: in whole seconds.
+        rate += 1 / max(round(told(position, eta, waited).total_seconds()), 1)
+    assert rate < 20
+
+
+def test_a_waiter_far_behind_has_the_time_that_it_was_told(api: Api, make_tool: MakeTool, pass_time: PassTime) -> None:
+    make_tool()
+    api.borrow()
+    for number in range(29):
+        api.wait(user=f"user{number}")
+    place = api.borrow(user="last", wait_seconds=3600).json()
+    assert (place["position"], place["poll_after"]) == (30, 30)
+    pass_time(seconds=59)
+    assert api.poll(place["ticket"]).json()["position"] == 1
+    pass_time(seconds=61)
+    assert api.poll(place["ticket"]).json()["code"] == "queue_dropped"

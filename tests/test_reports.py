@@ -1,5 +1,6 @@
 """Reports as clients, files and the terminal have them."""
 
+import codecs
 import csv
 import io
 import json
@@ -111,6 +112,76 @@ def test_usage_by_project_with_its_cost(api: Api, monday: Tool) -> None:
     assert get(api, f"usage?by=user&tool=sim&{DAYS}")["rows"] == []
 
 
+def borrowed(tool: Tool, user: str, start: datetime, end: datetime, **values: Any) -> None:
+    Lease.objects.create(tool=tool, user=user, borrowed_at=start, ended_at=end, end_reason=EndReason.RETURNED, **values)
+
+
+@pytest.fixture
+def new_year(make_tool: MakeTool) -> Tool:
+    """A tool borrowed across a new year's midnight of Los Angeles, which is 8:00 UTC:
+    an hour before, two hours after; somebody was refused at 7:30 UTC."""
+    cad = make_tool("cad", capacity=2, seat_hour_price="3", vendor="Acme")
+    make_tool("sim", capacity=1, vendor="Beta")
+    midnight = datetime(2026, 1, 1, 8, tzinfo=UTC)
+    borrowed(cad, "ana", midnight - timedelta(hours=1), midnight + timedelta(hours=2))
+    borrowed(cad, "ben", midnight - timedelta(hours=12), midnight - timedelta(hours=10))
+    asked = midnight - timedelta(minutes=30)
+    Denial.objects.create(tool=cad, user="dora", code="exhausted", first_at=asked, last_at=asked)
+    return cad
+
+
+LOCAL = "tz=America/Los_Angeles&since=2025-12-01&until=2026-01-31"
+
+
+def test_usage_by_month_is_cut_at_local_midnight(api: Api, new_year: Tool) -> None:
+    rows = get(api, f"usage?by=month,vendor,tool&{LOCAL}")["rows"]
+    same = {"vendor": "Acme", "tool": "cad", "overdraft_hours": 0}
+    assert rows == [
+        same | {"month": "2025-12-01", "borrows": 2, "seat_hours": 3, "cost": "9.00"},
+        same | {"month": "2026-01-01", "borrows": 0, "seat_hours": 2, "cost": "6.00"},
+    ]
+    assert [row["seat_hours"] for row in get(api, "usage?by=month&since=2025-12-01&until=2026-01-31")["rows"]] == [2, 3]
+    # One local day within two of UTC's.
+    (day,) = get(api, "usage?by=tool&tz=America/Los_Angeles&since=2025-12-31&until=2025-12-31")["rows"]
+    assert (day["seat_hours"], day["borrows"]) == (3, 2)
+
+
+def test_denials_are_counted_on_local_days(api: Api, new_year: Tool) -> None:
+    assert [row["day"] for row in get(api, f"denials?by=day&{LOCAL}")["rows"]] == ["2025-12-31"]
+    assert [row["month"] for row in get(api, f"denials?by=month&{LOCAL}")["rows"]] == ["2025-12-01"]
+    assert get(api, "denials?by=day&tz=America/Los_Angeles&since=2026-01-01&until=2026-01-31")["rows"] == []
+    (utc,) = get(api, "denials?by=day&since=2025-12-01&until=2026-01-31")["rows"]
+    assert utc["day"] == "2026-01-01"
+
+
+def test_what_if_takes_local_days(api: Api, new_year: Tool) -> None:
+    answer = get(api, "what-if?tool=cad&tz=America/Los_Angeles&since=2026-01-01&until=2026-01-01")
+    assert (answer["demands"], answer["unmet"]) == (0, 0)
+    answer = get(api, "what-if?tool=cad&tz=America/Los_Angeles&since=2025-12-31&until=2025-12-31")
+    assert (answer["demands"], answer["unmet"]) == (3, 1)
+
+
+@pytest.mark.parametrize("zone", ["America/Los_Angeles", "Asia/Kolkata", "Pacific/Kiritimati", "UTC"])
+def test_local_days_add_up_rolled_up_or_not(api: Api, new_year: Tool, zone: str) -> None:
+    days = f"tz={zone}&since=2025-12-01&until=2026-01-31"
+    before = [get(api, f"{report}&{days}")["rows"] for report in ("usage?by=month,user", "denials?by=day,month")]
+    call_command("expire_leases")
+    assert [
+        get(api, f"{report}&{days}")["rows"] for report in ("usage?by=month,user", "denials?by=day,month")
+    ] == before
+    assert sum(row["seat_hours"] for row in before[0]) == 5
+
+
+def test_days_whose_leases_were_deleted_count_where_their_noon_is(api: Api, new_year: Tool) -> None:
+    call_command("expire_leases")
+    call_command("forget", "--older-than", "30", "--delete")
+    assert not Lease.objects.exists()
+    rows = get(api, f"usage?by=month&{LOCAL}")["rows"]
+    # January 1 in UTC has its noon in the local January too.
+    assert [(row["month"], row["seat_hours"]) for row in rows] == [("2025-12-01", 2), ("2026-01-01", 3)]
+    assert get(api, f"denials?by=day&{LOCAL}")["rows"][0]["day"] == "2026-01-01"
+
+
 def test_denials_by_month(api: Api, monday: Tool) -> None:
     (row,) = get(api, f"denials?by=tool,month&{DAYS}")["rows"]
     assert row == {"tool": "cad", "month": "2026-03-01", "episodes": 1, "true_denials": 1, "attempts": 1}
@@ -147,14 +218,16 @@ def test_every_report_is_there_as_csv(api: Api, monday: Tool, report: str, how: 
         answer = api.client.get(f"/api/v1/reports/{joined}", headers={"Accept": "text/csv"})
     assert answer["Content-Type"] == "text/csv; charset=utf-8"
     assert answer["Content-Disposition"].endswith('-2026-03-02-2026-03-03.csv"')
-    found = list(csv.DictReader(io.StringIO(answer.content.decode())))
+    # By the byte order mark a spreadsheet knows that it is UTF-8.
+    assert answer.content.startswith(codecs.BOM_UTF8)
+    found = list(csv.DictReader(io.StringIO(answer.content.decode("utf-8-sig"))))
     assert len(found) == len(rows) > 0
     assert list(found[0]) == list(rows[0])
 
 
 def test_csv_without_rows_still_has_its_header(api: Api, monday: Tool) -> None:
     answer = api.client.get("/api/v1/reports/usage?format=csv&by=user")
-    assert answer.content == b'"user","borrows","seat_hours","overdraft_hours","cost"\r\n'
+    assert answer.content == codecs.BOM_UTF8 + b'"user","borrows","seat_hours","overdraft_hours","cost"\r\n'
 
 
 SIGNS = "=+-@\N{FULLWIDTH EQUALS SIGN}\N{FULLWIDTH PLUS SIGN}\N{FULLWIDTH HYPHEN-MINUS}\N{FULLWIDTH COMMERCIAL AT}"
@@ -237,10 +310,9 @@ def test_the_command_tells_the_same(api: Api, monday: Tool) -> None:
         json.loads(report("usage", "--by", "project,team", "--json", *days))
         == get(api, f"usage?by=project,team&{DAYS}")["rows"]
     )
-    assert (
-        report("utilisation", "--csv", *days)
-        == api.client.get(f"/api/v1/reports/utilisation?{DAYS}&format=csv").content.decode()
-    )
+    assert report("utilisation", "--csv", *days) == api.client.get(
+        f"/api/v1/reports/utilisation?{DAYS}&format=csv"
+    ).content.decode("utf-8-sig")
     assert (
         report("denials", *days)
         == "tool  code       episodes  true_denials  attempts\ncad   exhausted  1         1             1\n"

@@ -63,6 +63,10 @@ def start(**variables: str) -> subprocess.CompletedProcess[str]:
         ("LICENSE_METRICS_PUBLIC", "perhaps"),
         ("LICENSE_LOCAL_PASSWORDS", "false"),
         ("LICENSE_FAILURES_PER_ACCOUNT", "0"),
+        ("LICENSE_RATE_PER_CREDENTIAL", "-1"),
+        ("LICENSE_RATE_PER_ADDRESS", "many"),
+        ("LICENSE_RATE_HEARTBEATS", "0.5"),
+        ("LICENSE_RATE_BURST", "0"),
         ("TRUSTED_PROXIES", "all"),
         ("LICENSE_OIDC_ISSUER", "http://provider.example"),
         ("LICENSE_OIDC_ISSUER", "https://"),
@@ -129,6 +133,8 @@ def test_a_wrong_value_stops_the_server_too(variable: str, value: str) -> None:
         ("DATABASE_URL", "postgresql://u@/licenses?host=/run/postgresql"),
         ("DATABASE_URL", "postgresql://u@db1:5432,db2:5433/licenses?target_session_attrs=read-write"),
         ("DATABASE_STATEMENT_TIMEOUT", "0"),
+        ("LICENSE_RATE_PER_CREDENTIAL", "off"),
+        ("LICENSE_RATE_HEARTBEATS", "0"),
     ],
 )
 def test_good_values_start(variable: str, value: str) -> None:

@@ -155,7 +155,7 @@ def one_tool(request: HttpRequest, name: str) -> HttpResponse:
         "hours": range(24),
         "denials": reports.denials(by=["code"], span=span, tool=tool, recent=recent),
         "lists": [
-            (key, rows[:MOST], len(rows), _query(span, tool=tool.name, by=key, format="csv"))
+            (key, rows[:MOST], len(rows), _query(span, tz=span.zone.key, tool=tool.name, by=key, format="csv"))
             for key in ("team", "project", "user")
             for rows in [reports.usage(by=[key], span=span, tool=tool, recent=recent)]
         ],
@@ -184,7 +184,7 @@ def _page(request: HttpRequest, template: str, form: SpanForm, span: Span, conte
         else request.GET
     )
     chosen = _query(span, tz=span.zone.key)
-    more = {"form": shown, "span": span, "query": chosen, "days_query": _query(span)}
+    more = {"form": shown, "span": span, "query": chosen}
     return render(
         request, template, admin.site.each_context(request) | more | context, status=200 if form.is_valid() else 400
     )

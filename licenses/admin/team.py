@@ -33,7 +33,7 @@ class AllotmentInline(admin.TabularInline[Allotment, Team]):
 
 @admin.register(Team)
 class TeamAdmin(AuditedAdmin[Team], OptionalInlines):
-    list_display = ["name", "display_name"]
+    list_display = ["name", "display_name", "ignores_case"]
     search_fields = ["name", "display_name", "members__user"]
     inlines = [MemberInline, AllotmentInline]
 

@@ -13,17 +13,22 @@ from django.contrib.auth.models import User
 from django.core.exceptions import MiddlewareNotUsed
 from django.db import connection
 from django.http import HttpRequest, HttpResponseBase
+from django_prometheus.middleware import PrometheusAfterMiddleware
 from gunicorn.http.errors import ParseException
 
 from licenses import metrics, statements
 from licenses.addresses import client_address
 from licenses.callers import Caller
+from licenses.errors import RateLimited
 from licenseserver import logs
 
 from . import views
 from .problems import is_api_path, problem
 
 logger = logging.getLogger("licenses.request")
+
+# What the calls and pages of this server know. Anyone can invent others.
+METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 
 # A body that nobody read makes the kernel reset the connection, and the client
 # would never see the answer; so up to this much is read and thrown away.
@@ -35,7 +40,7 @@ UNREADABLE = (OSError, ParseException)
 
 class EventMiddleware:
     """Gives every request an id, counts it while it is being answered, and writes
-    one line about it at the end.
+    one line about it at the end. Refuses a method that no call has.
 
     The id is the one that came in ``X-Request-ID``, if that is one, and goes
     back in the same header. The query is left out: it may hold secrets.
@@ -50,9 +55,11 @@ class EventMiddleware:
         if not logs.REQUEST_ID.fullmatch(request_id):
             request_id = os.urandom(16).hex()
         with logs.Event(request_id) as event, metrics.REQUESTS_IN_FLIGHT.track_inprogress():
-            response = self.get_response(request)
+            response = self.get_response(request) if request.method in METHODS else _method_not_allowed()
             response.headers["X-Request-ID"] = request_id
-            level = _level(request.path_info, response.status_code)
+            limited = event.facts.get("code") == RateLimited.code
+            # Whoever calls too often must not fill the log.
+            level = logging.DEBUG if limited else _level(request.path_info, response.status_code)
             if logger.isEnabledFor(level):
                 facts = {
                     "method": request.method,
@@ -63,6 +70,28 @@ class EventMiddleware:
                 }
                 logger.log(level, "request", extra={"facts": facts | _caller(request) | event.facts})
         return response
+
+
+def _method_not_allowed() -> HttpResponseBase:
+    return problem(
+        status=405,
+        code="method_not_allowed",
+        title="Method not allowed",
+        detail=f"Use one of {', '.join(METHODS)}.",
+        headers={"Allow": ", ".join(METHODS)},
+    )
+
+
+class RequestMetricsMiddleware(PrometheusAfterMiddleware):
+    """Counts requests as django-prometheus does, with labels from closed sets only."""
+
+    def label_metric(self, metric: Any, request: HttpRequest, response: Any = None, **labels: str) -> Any:
+        """Return the metric with these labels. The library takes the request's method as it is."""
+        if "method" in labels:
+            labels["method"] = request.method if request.method in METHODS else "other"
+        if labels.get("charset", "utf-8").lower() != "utf-8":
+            labels["charset"] = "other"
+        return super().label_metric(metric, request, response, **labels)
 
 
 def _level(path: str, status: int) -> int:

@@ -7,7 +7,7 @@ from typing import Any
 
 from django.conf import settings
 from django.contrib.auth.models import User
-from django.db.models import Exists, QuerySet
+from django.db.models import Exists, OuterRef, QuerySet
 from rest_framework.exceptions import PermissionDenied
 from rest_framework.permissions import SAFE_METHODS, BasePermission
 from rest_framework.request import Request
@@ -74,8 +74,9 @@ def may_act_for(caller: Caller, user: str) -> bool:
         return True
     if caller.of_team is None:
         return False
-    deactivated = User.objects.filter(username=user, is_active=False)
-    members = TeamMember.objects.filter(team__name=caller.of_team, user=user)
+    # By the name that was sent and by the member's, which may differ in case.
+    deactivated = User.objects.filter(username__in=[OuterRef("user"), user], is_active=False)
+    members = TeamMember.objects.of_users([user]).filter(team__name=caller.of_team)
     return members.exclude(Exists(deactivated)).exists()
 
 

@@ -44,6 +44,7 @@ STATUS: dict[type[Refusal], int] = {
     errors.QueueLeft: 410,
     errors.KeyReused: 422,
     errors.TooManyFailures: 429,
+    errors.RateLimited: 429,
     errors.Busy: 503,
     errors.ReadOnly: 503,
     errors.ProviderAway: 503,

@@ -40,7 +40,8 @@ class CsvRenderer(BaseRenderer):
     def render(self, data: Any, media_type: str | None = None, context: Mapping[str, Any] | None = None) -> str:
         stream = io.StringIO()
         data["table"].write_csv(stream)
-        return stream.getvalue()
+        # By the byte order mark Excel knows that it is UTF-8.
+        return "\ufeff" + stream.getvalue()
 
 
 class ReportNegotiation(DefaultContentNegotiation):
@@ -94,6 +95,7 @@ class SpanQuery(StrictSerializer):
 
     since = serializers.DateField(required=False, help_text="The first day.")
     until = serializers.DateField(required=False, help_text="The last day, included; today if missing.")
+    tz = ZoneField(required=False, help_text="Whose days, months and hours, as in Europe/Berlin; UTC.")
     format = serializers.ChoiceField(choices=FORMATS, required=False)
 
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
@@ -104,17 +106,16 @@ class SpanQuery(StrictSerializer):
         return attrs | {"span": span}
 
 
-class ZonedQuery(SpanQuery):
+class TeamQuery(SpanQuery):
     tool = CleanTextField(required=False, max_length=64)
     team = CleanTextField(required=False, max_length=64, help_text="Of this team alone.")
-    tz = ZoneField(required=False, help_text="Whose days and hours, as in Europe/Berlin; UTC.")
 
 
-class UtilisationQuery(ZonedQuery):
+class UtilisationQuery(TeamQuery):
     period = serializers.ChoiceField(choices=[*Period], default=Period.DAY)
 
 
-class HoursOfWeekQuery(ZonedQuery):
+class HoursOfWeekQuery(TeamQuery):
     tool = CleanTextField(max_length=64)
 
 
@@ -162,6 +163,8 @@ class HourOfWeekRow(serializers.Serializer[Any]):
 
 
 class UsageRow(serializers.Serializer[Any]):
+    month = serializers.DateField(required=False, help_text="Its first day.")
+    vendor = serializers.CharField(required=False, help_text="The tool's vendor; empty where none is known.")
     tool = serializers.CharField(required=False)
     team = serializers.CharField(required=False, allow_null=True)
     project = serializers.CharField(required=False)
@@ -317,7 +320,7 @@ class Usage(ReportView):
 
     @describe(UsageQuery, UsageAnswer)
     def get(self, request: Request) -> Response:
-        """Seat-hours and their cost by tool, team, project and user. Days are UTC's."""
+        """Seat-hours and their cost by month, vendor, tool, team, project and user."""
         return super().get(request)
 
     def report(self, query: dict[str, Any], span: Span) -> tuple[Table, dict[str, Any]]:
@@ -331,7 +334,7 @@ class Denials(ReportView):
     @describe(DenialsQuery, DenialsAnswer)
     def get(self, request: Request) -> Response:
         """Who could not work, counted: episodes, and those that ended without a
-        seat. An episode counts on the day, UTC, on which it ended."""
+        seat. An episode counts on the day on which it ended."""
         return super().get(request)
 
     def report(self, query: dict[str, Any], span: Span) -> tuple[Table, dict[str, Any]]:

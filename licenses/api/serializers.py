@@ -1,6 +1,5 @@
 """What the API takes and gives. No rule of the domain is decided here."""
 
-import math
 import unicodedata
 import uuid
 from datetime import datetime, timedelta
@@ -418,7 +417,8 @@ class WaitingSerializer(serializers.Serializer[Waiting]):
         help_text="Expected from how long seats were held of late; null if that is unknown."
     )
     poll_after = serializers.SerializerMethodField(
-        help_text="Ask again in so many seconds; who doesn't for twice as long is dropped."
+        help_text="Ask again in this many seconds: soon for the first in the queue and where seats are expected "
+        "soon. A ticket that is not asked about for twice as long, and 20 seconds at least, is dropped."
     )
     deadline = serializers.DateTimeField(source="ticket.deadline")
 
@@ -426,7 +426,7 @@ class WaitingSerializer(serializers.Serializer[Waiting]):
         return round(waiting.eta.total_seconds()) if waiting.eta is not None else None
 
     def get_poll_after(self, waiting: Waiting) -> int:
-        return math.ceil(waiting.poll_after.total_seconds())
+        return max(round(waiting.poll_after.total_seconds()), 1)
 
 
 class DenialSerializer(serializers.ModelSerializer[Denial]):

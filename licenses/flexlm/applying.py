@@ -37,7 +37,7 @@ def bring_in(plan: Plan, *, by: Actor, for_real: bool) -> list[str]:
             list(Tool.objects.locked(plan.tools))
             Team.objects.filter(name__in=plan.teams).lock()
             for name, members in sorted(plan.teams.items()):
-                told += _team(name, members, by)
+                told += _team(name, members, by, plan.ignores_case)
             for name, wanted in sorted(plan.tools.items()):
                 told += _tool(name, wanted, by)
             if not for_real:
@@ -47,14 +47,18 @@ def bring_in(plan: Plan, *, by: Actor, for_real: bool) -> list[str]:
     return told
 
 
-def _team(name: str, members: set[str], by: Actor) -> Iterator[str]:
-    team = Team.objects.filter(name=name).first()
-    if team is None:
-        team = Team(name=name)
+def _team(name: str, members: set[str], by: Actor, ignores_case: bool) -> Iterator[str]:
+    team = Team.objects.filter(name=name).first() or Team(name=name)
+    is_new = team.pk is None
+    if is_new or (ignores_case and not team.ignores_case):
+        team.ignores_case |= ignores_case
         team.full_clean()
         with auditing.changing(team, by=by):
             team.save()
-        yield f"team {name}: new"
+        if is_new:
+            yield f"team {name}: new"
+        if ignores_case:
+            yield f"team {name}: names of members match in any case"
     known = set(TeamMember.objects.filter(team=team).values_list("user", flat=True))
     for user in sorted(members - known):
         # By hand, as whoever runs the import vouches for the file.
@@ -78,6 +82,8 @@ def _tool(name: str, wanted: ToolPlan, by: Actor) -> Iterator[str]:
     }
     if wanted.user_limit is not None:
         values["user_limit"] = wanted.user_limit
+    if wanted.ignores_case:
+        values["ignores_case"] = True
     changed = {field: value for field, value in values.items() if is_new or getattr(tool, field) != value}
     before = {field: getattr(tool, field) for field in changed}
     for field, value in changed.items():

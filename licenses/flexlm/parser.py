@@ -549,7 +549,6 @@ def _case(number: int, rest: list[str], file: OptionsFile) -> None:
         if file.ignores_case:
             raise NotUnderstood("it is ON in an earlier line")
         return
-    raise NotUnderstood("names are case sensitive here")
     file.ignores_case = True
     text = "names of users and hosts match in any case, for the tools and teams of this file"
     if file.groups or file.rules:

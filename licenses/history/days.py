@@ -1,12 +1,13 @@
 """A UTC day's history, made from the rows of what happened on it."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, date, datetime, time, timedelta
-from typing import NamedTuple
+from datetime import UTC, date, datetime, time, timedelta, tzinfo
+from typing import Any, NamedTuple
 
-from django.db.models import Q
+from django.db.models import Count, F, Q, Sum
+from django.db.models.functions import Coalesce, TruncDate
 
 from licenses.models import AuditedKind, AuditRecord, Denial, DenialDay, Lease, TeamHour, Tool, ToolHour, UsageDay
 from licenses.models.denial import EPISODE_WINDOW
@@ -127,18 +128,33 @@ def capacities_by_tool() -> dict[int, Steps]:
 def _add_use(
     history: DayHistory,
     day: date,
-    leases: Iterable[Borrowed],
+    leases: Sequence[Borrowed],
     capacities: dict[int, Steps],
     start: datetime,
     end: datetime,
 ) -> None:
     of_tool: defaultdict[int, list[Use]] = defaultdict(list)
     of_team: defaultdict[tuple[int, int], list[Use]] = defaultdict(list)
-    of_user: dict[tuple[int, int | None, str, str], UsageDay] = {}
     for lease in leases:
         of_tool[lease.tool].append(lease.use)
         if lease.team is not None:
             of_team[lease.tool, lease.team].append(lease.use)
+    history.usage.extend(_usage_of(day, leases, start, end))
+    for tool, uses in of_tool.items():
+        history.tools.extend(
+            ToolHour(tool_id=tool, hour=hour.start, peak=hour.peak, seat_time=hour.seat_time, full_for=hour.full_for)
+            for hour in by_hour(uses, start, end, capacities[tool])
+        )
+    for (tool, team), uses in of_team.items():
+        history.teams.extend(
+            TeamHour(tool_id=tool, team_id=team, hour=hour.start, peak=hour.peak, seat_time=hour.seat_time)
+            for hour in by_hour(uses, start, end)
+        )
+
+
+def _usage_of(day: date, leases: Iterable[Borrowed], start: datetime, end: datetime) -> Iterable[UsageDay]:
+    of_user: dict[tuple[int, int | None, str, str], UsageDay] = {}
+    for lease in leases:
         who = (lease.tool, lease.team, lease.project, lease.user)
         usage = of_user.get(who)
         if usage is None:
@@ -156,17 +172,29 @@ def _add_use(
         usage.borrows += start <= lease.use.start
         usage.seat_time += lease.use.seats * held
         usage.overdraft_time += lease.overdraft * held
-    history.usage.extend(of_user.values())
-    for tool, uses in of_tool.items():
-        history.tools.extend(
-            ToolHour(tool_id=tool, hour=hour.start, peak=hour.peak, seat_time=hour.seat_time, full_for=hour.full_for)
-            for hour in by_hour(uses, start, end, capacities[tool])
-        )
-    for (tool, team), uses in of_team.items():
-        history.teams.extend(
-            TeamHour(tool_id=tool, team_id=team, hour=hour.start, peak=hour.peak, seat_time=hour.seat_time)
-            for hour in by_hour(uses, start, end)
-        )
+    return of_user.values()
+
+
+def usage_within(start: datetime, end: datetime) -> Iterable[UsageDay]:
+    """Read who used what in a part of one UTC day, unsaved. Right as far as the leases
+    are still there."""
+    leases = _read(open_across(start) | Q(borrowed_at__gte=start, borrowed_at__lt=end))
+    return _usage_of(start.date(), leases, start, end)
+
+
+def denials_by_local_day(start: datetime, end: datetime, zone: tzinfo) -> Iterable[DenialDay]:
+    """Read the denials that ended between two moments, by the days of a time zone,
+    unsaved. Right as far as the denials are still there."""
+    rows: Any = Denial.objects.filter(last_at__gte=start - EPISODE_WINDOW, last_at__lt=end).order_by()
+    rows = rows.annotate(ended=Coalesce("resolved_at", F("last_at") + EPISODE_WINDOW))
+    rows = rows.filter(ended__gte=start, ended__lt=end).annotate(day=TruncDate("ended", tzinfo=zone))
+    counted = rows.values("tool_id", "code", "day").annotate(
+        episodes=Count("pk"),
+        true_denials=Count("pk", filter=Q(resolved_at__isnull=True)),
+        # Not by the name of the column, which the sum would be taken for.
+        tries=Sum("attempts"),
+    )
+    return [DenialDay(attempts=row.pop("tries"), **row) for row in counted]
 
 
 def _denials_of(day: date, start: datetime, end: datetime) -> Iterable[DenialDay]:

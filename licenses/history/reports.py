@@ -55,8 +55,7 @@ class Period(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """From the first to the last day, both included, as a time zone has them.
-    Use and denials by the day go by days in UTC."""
+    """From the first to the last day, both included, as a time zone has them."""
 
     first: date
     last: date
@@ -338,7 +337,7 @@ def _first_use(tool: Tool, team: Team | None) -> datetime | None:
 
 # --- Usage ------------------------------------------------------------------
 
-USAGE_KEYS = ("tool", "team", "project", "user")
+USAGE_KEYS = ("month", "vendor", "tool", "team", "project", "user")
 DENIAL_KEYS = ("tool", "code", "day", "month")
 
 
@@ -362,50 +361,68 @@ def usage(
     team: Team | None = None,
     recent: Recent | None = None,
 ) -> list[Usage]:
-    """Seat-hours and their cost by any of tool, team, project and user; the
-    greatest first. No team is None, no project ''."""
+    """Seat-hours and their cost by any of month, vendor, tool, team, project and user;
+    the months in their order, then the greatest first. No team is None, no project ''.
+
+    Days and months are those of the span's time zone, exact while the leases are there;
+    a UTC day whose leases were deleted counts where its noon is.
+    """
     keys = [key for key in USAGE_KEYS if key in by]
     which: dict[str, Any] = {"tool": tool} if tool else {}
     which |= {"team": team} if team else {}
+    # By tool in any case: each has its prices.
+    columns = list(dict.fromkeys(["tool", *(key for key in keys if key not in ("month", "vendor"))]))
+    parts = (
+        [(name.isoformat(), start, end) for name, start, end in span.periods(Period.MONTH)]
+        if "month" in keys
+        else [(None, span.start, span.end)]
+    )
 
     def read(recent: Recent) -> dict[tuple[Any, ...], _Amount]:
         amounts: defaultdict[tuple[Any, ...], _Amount] = defaultdict(_Amount)
-        rows = UsageDay.objects.filter(
-            **which, day__gte=span.first, day__lte=span.last, day__lt=recent.until
-        ).order_by()
-        # By tool in any case: each has its prices.
-        columns = dict.fromkeys(["tool", *keys])
-        for row in rows.values(*columns).annotate(
-            number=Sum("borrows"), time=Sum("seat_time"), above=Sum("overdraft_time")
-        ):
-            amounts[tuple(row[column] for column in columns)].add(row["number"], row["time"], row["above"])
-        for day, history in recent.days:
-            if not span.first <= day <= span.last:
-                continue
-            for found in history.usage:
-                if (tool and found.tool_id != tool.pk) or (team and found.team_id != team.pk):
+
+        def add(month: str | None, rows: Iterable[UsageDay]) -> None:
+            for row in rows:
+                if (tool and row.tool_id != tool.pk) or (team and row.team_id != team.pk):
                     continue
-                values = {"tool": found.tool_id, "team": found.team_id, "project": found.project, "user": found.user}
-                amounts[tuple(values[column] for column in columns)].add(
-                    found.borrows, found.seat_time, found.overdraft_time
-                )
+                values = {"tool": row.tool_id, "team": row.team_id, "project": row.project, "user": row.user}
+                key = (month, *(values[column] for column in columns))
+                amounts[key].add(row.borrows, row.seat_time, row.overdraft_time)
+
+        for month, start, end in parts:
+            first, last, edges = _whole_days(start, end, database_now())
+            rows = UsageDay.objects.filter(**which, day__gte=first, day__lt=min(last, recent.until)).order_by()
+            for row in rows.values(*columns).annotate(
+                number=Sum("borrows"), time=Sum("seat_time"), above=Sum("overdraft_time")
+            ):
+                key = (month, *(row[column] for column in columns))
+                amounts[key].add(row["number"], row["time"], row["above"])
+            add(month, (row for day, history in recent.days if first <= day < last for row in history.usage))
+            for begin, finish in edges:
+                add(month, _usage_of_edge(begin, finish, start, end))
         return dict(amounts)
 
     tools = Tool.objects.in_bulk()
     teams: dict[int | None, str] = dict(Team.objects.values_list("pk", "name"))
     totals: defaultdict[tuple[str | None, ...], _Amount] = defaultdict(_Amount)
     costs: dict[tuple[str | None, ...], Decimal] = {}
-    columns = list(dict.fromkeys(["tool", *keys]))
     for values, amount in _exactly(read, recent).items():
-        named = dict(zip(columns, values, strict=True))
+        named = dict(zip(["month", *columns], values, strict=True))
         pool = tools[named["tool"]]
-        named |= {"tool": pool.name} | ({"team": teams.get(named["team"])} if "team" in named else {})
+        named |= {"tool": pool.name, "vendor": pool.vendor} | (
+            {"team": teams.get(named["team"])} if "team" in named else {}
+        )
         key = tuple(named[column] for column in keys)
         totals[key].add(amount.borrows, amount.seat_time, amount.overdraft_time)
         cost = pool.cost_of(amount.seat_time, overdraft=amount.overdraft_time)
         if cost is not None:
             costs[key] = costs.get(key, Decimal(0)) + cost
-    ranked = sorted(totals.items(), key=lambda item: (-item[1].seat_time, [value or "" for value in item[0]]))
+
+    def rank(item: tuple[tuple[str | None, ...], _Amount]) -> Any:
+        month = item[0][0] if "month" in keys else None
+        return month or "", -item[1].seat_time, [value or "" for value in item[0]]
+
+    ranked = sorted(totals.items(), key=rank)
     return [
         Usage(
             key=dict(zip(keys, key, strict=True)),
@@ -418,6 +435,26 @@ def usage(
     ]
 
 
+def _whole_days(start: datetime, end: datetime, now: datetime) -> tuple[date, date, list[tuple[datetime, datetime]]]:
+    """The UTC days that lie within two moments, from the first to before the last, and
+    the parts of days before and after them, up to now."""
+    first = start.date() if start == days.midnight(start.date()) else start.date() + DAY
+    last = end.date()
+    edges = [(start, days.midnight(first)), (days.midnight(last), end)] if first <= last else [(start, end)]
+    past = [(begin, min(finish, now)) for begin, finish in edges]
+    return first, last, [(begin, finish) for begin, finish in past if begin < finish]
+
+
+def _usage_of_edge(begin: datetime, finish: datetime, start: datetime, end: datetime) -> Iterable[UsageDay]:
+    """The usage of a part of a UTC day at an end of the time between ``start`` and ``end``."""
+    day = begin.date()
+    kept_since = rollups.mark().kept_since
+    if kept_since is None or day >= kept_since:
+        return days.usage_within(begin, finish)
+    noon = days.midnight(day) + DAY / 2
+    return UsageDay.objects.filter(day=day) if start <= noon < end else []
+
+
 # --- Denials ----------------------------------------------------------------
 
 
@@ -426,11 +463,19 @@ def denials(
 ) -> list[Denials]:
     """Episodes of denials that are over, by any of tool, code, day and month;
     the days in their order, else the most first. One that goes on still isn't
-    decided yet: it counts on the day on which it will end."""
+    decided yet: it counts on the day on which it will end.
+
+    Days are those of the span's time zone; where the episodes were deleted, UTC's.
+    """
     keys = [key for key in DENIAL_KEYS if key in by]
     tools = Tool.objects.in_bulk()
 
     def read(recent: Recent) -> list[DenialDay]:
+        if span.zone != UTC_ZONE:
+            kept_since = rollups.mark().kept_since or FIRST_DAY
+            forgotten = DenialDay.objects.filter(day__gte=span.first, day__lte=span.last, day__lt=kept_since)
+            start, end = max(span.start, days.midnight(kept_since)), min(span.end, database_now())
+            return [*forgotten.order_by(), *days.denials_by_local_day(start, end, span.zone)]
         stored = DenialDay.objects.filter(day__gte=span.first, day__lte=span.last, day__lt=recent.until).order_by()
         fresh = [row for day, history in recent.days if span.first <= day <= span.last for row in history.denials]
         return [*stored, *fresh]

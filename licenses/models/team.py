@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from django.core.exceptions import ValidationError
 from django.core.validators import RegexValidator
 from django.db import models
-from django.db.models import Q
+from django.db.models import Q, Value
+from django.db.models.functions import Lower
 
 from licenses.names import NAME_LENGTH, TOOL_NAME_PATTERN, is_name
 
@@ -23,8 +24,8 @@ def validate_name(name: str) -> None:
 
 class TeamQuerySet(models.QuerySet["Team"]):
     def of_user(self, user: str) -> "TeamQuerySet":
-        """The teams that a user is in."""
-        return self.filter(members__user=user)
+        """Return the teams that a user is in."""
+        return self.filter(pk__in=TeamMember.objects.of_users([user]).order_by().values("team"))
 
     def lock(self) -> None:
         """Lock these teams, in the one order that every caller uses. Memberships
@@ -44,6 +45,9 @@ class Team(models.Model):
         help_text="In the API and in metrics; lower case.",
     )
     display_name = models.CharField(max_length=128, blank=True)
+    ignores_case = models.BooleanField(
+        default=False, db_default=False, help_text="The names of its members match in any case."
+    )
     created_at = models.DateTimeField(auto_now_add=True)
 
     objects = TeamQuerySet.as_manager()
@@ -73,6 +77,14 @@ class MembershipChanges:
 
 
 class TeamMemberQuerySet(models.QuerySet["TeamMember"]):
+    def of_users(self, users: Iterable[str]) -> "TeamMemberQuerySet":
+        """Return who is one of these users, by the rule of each member's team."""
+        given = set(users)
+        folded = [Lower(Value(user, output_field=models.CharField())) for user in sorted(given)]
+        return self.alias(folded=Lower("user")).filter(
+            Q(user__in=given) | Q(folded__in=folded), Q(user__in=given) | Q(team__ignores_case=True)
+        )
+
     def follow_provider(self, *, user: str, teams: Iterable[str]) -> MembershipChanges:
         """Make the provider's word the user's memberships of that source: new
         teams are made, and those it no longer names are left. What came by hand
@@ -133,7 +145,10 @@ class TeamMember(models.Model):
         ordering = ["team__name", "user"]
         constraints = [models.UniqueConstraint(fields=["team", "user"], name="teammember_once_a_team")]
         # The teams of a user.
-        indexes = [models.Index(fields=["user"], name="teammember_by_user")]
+        indexes = [
+            models.Index(fields=["user"], name="teammember_by_user"),
+            models.Index(Lower("user"), name="teammember_by_user_any_case"),
+        ]
 
     def __str__(self) -> str:
         return f"{self.user} in {self.team_id}"

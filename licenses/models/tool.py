@@ -99,6 +99,11 @@ class Tool(models.Model):
     user_limit = models.PositiveIntegerField(
         null=True, blank=True, help_text="The most seats that one user has, unless a limit of their own says else."
     )
+    ignores_case = models.BooleanField(
+        default=False,
+        db_default=False,
+        help_text="The names of users and hosts in its access rules and limits match in any case.",
+    )
     seat_hour_price = models.DecimalField(
         max_digits=12, decimal_places=4, null=True, blank=True, help_text="What a seat costs an hour; for reports."
     )

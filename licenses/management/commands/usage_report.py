@@ -59,17 +59,16 @@ class Command(BaseCommand):
             kind.add_argument("--tool", required=kind in (hours, what_if))
             kind.add_argument("--since", type=day, metavar="DATE", help="the first day; 29 before the last")
             kind.add_argument("--until", type=day, metavar="DATE", help="the last day; today")
+            kind.add_argument("--tz", type=zone, default=UTC_ZONE, metavar="ZONE", help="whose days; UTC's")
             form = kind.add_mutually_exclusive_group()
             form.add_argument("--csv", dest="form", action="store_const", const="csv")
             form.add_argument("--json", dest="form", action="store_const", const="json")
-        for kind in (utilisation, hours):
-            kind.add_argument("--tz", type=zone, default=UTC_ZONE, metavar="ZONE", help="whose days; UTC's")
         for kind in (utilisation, hours, usage):
             kind.add_argument("--team")
 
     def handle(self, *args: Any, kind: str, form: str | None, **options: Any) -> None:
         try:
-            span = Span.between(options["since"], options["until"], options.get("tz", UTC_ZONE))
+            span = Span.between(options["since"], options["until"], options["tz"])
         except ValueError as error:
             raise CommandError(str(error)) from None
         found = {

@@ -1,0 +1,150 @@
+"""No caller takes the server from the others: how many calls each may make.
+
+A caller is known by its credential once that was found good, and before by its
+address. A call counts as one, and as one more for each ``WORTH`` seconds that it
+works. Renewals and returns count apart, so that whoever asks too much else can
+still keep and give back seats.
+"""
+
+import hashlib
+import logging
+import math
+import os
+import re
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from django.conf import settings
+from django.contrib.auth.models import User
+from django.http import HttpRequest, HttpResponse, HttpResponseBase
+
+from licenses import metrics
+from licenses.addresses import client_address, network_of
+from licenses.buckets import Buckets
+from licenses.callers import Caller, Kind
+from licenses.errors import RateLimited
+
+from .problems import from_refusal, is_api_path
+
+logger = logging.getLogger(__name__)
+
+# Seconds of work that one call stands for.
+WORTH = 0.004
+UNLIMITED = 1e12
+EXEMPT = {"/livez", "/readyz"}
+# What keeps or gives back seats.
+KEEPING = re.compile(
+    r"POST (/licenses/(renew|return)|/api/v1/leases/[^/]+/renew/|/leases/[^/]+/return/)|DELETE /licenses/queue/[^/]+"
+)
+# Calls that wait for others' locks: only the processor's time counts.
+LOCKING = re.compile(r"/licenses/(borrow|renew|return|queue/[^/]*)|/api/v1/leases/[^/]+/[^/]+/|/leases/[^/]+/return/")
+PAGE = (
+    "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width'>"
+    "<title>Too many calls</title><h1>Too many calls</h1><p>{detail}</p>"
+)
+
+# Callers by credential, and addresses; each with what keeps seats apart.
+credentials = Buckets()
+addresses = Buckets()
+# So that no credential is in memory, and nobody can choose a bucket's key.
+_KEY = os.urandom(32)
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """A bucket of one caller: ``setting`` calls a second, 0 for no limit."""
+
+    name: str
+    buckets: Buckets
+    caller: bytes
+    setting: int
+
+    @property
+    def rate(self) -> float:
+        return self.setting or UNLIMITED
+
+    @property
+    def size(self) -> float:
+        return self.rate * settings.LICENSE_RATE_BURST
+
+    def take(self) -> float:
+        """Count one call. Return 0, or, if it is too many, for how many seconds to wait."""
+        return self.buckets.take(self.caller, rate=self.rate, size=self.size, now=time.monotonic())
+
+    def charge(self, calls: float) -> None:
+        """Count more calls; fewer if below 0."""
+        self.buckets.charge(self.caller, calls, rate=self.rate, size=self.size, now=time.monotonic())
+
+
+class RateLimitMiddleware:
+    """Answers 429 to a caller that asks for too much, before anything is read,
+    logged or looked up."""
+
+    def __init__(self, get_response: Callable[[HttpRequest], HttpResponseBase]) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponseBase:
+        path = request.path_info
+        if path in EXEMPT:
+            return self.get_response(request)
+        keeping = KEEPING.fullmatch(f"{request.method} {path}") is not None
+        mine, theirs = _of_credential(request, keeping), _of_address(request, keeping)
+        known = mine is not None and mine.caller in mine.buckets
+        limit = mine if mine is not None and known else theirs
+        if wait := limit.take():
+            return _refused(request, limit, wait)
+        clock = time.thread_time if LOCKING.fullmatch(path) else time.perf_counter
+        start = clock()
+        response = self.get_response(request)
+        cost = max((clock() - start) / WORTH, 1)
+        if known and mine is not None and response.status_code == 401:
+            # It was good once, and is not any more.
+            mine.buckets.forget(mine.caller)
+            theirs.charge(cost)
+        elif not known and mine is not None and _is_somebody(request):
+            theirs.charge(-1)
+            mine.charge(cost)
+        else:
+            limit.charge(cost - 1)
+        return response
+
+
+def _of_credential(request: HttpRequest, keeping: bool) -> Limit | None:
+    secret = request.META.get("HTTP_AUTHORIZATION") or request.COOKIES.get(settings.SESSION_COOKIE_NAME)
+    if not secret:
+        return None
+    digest = hashlib.blake2b(secret.encode("utf-8", "replace"), key=_KEY, digest_size=16).digest()
+    if keeping:
+        return Limit("heartbeats", credentials, b"k" + digest, settings.LICENSE_RATE_HEARTBEATS)
+    return Limit("credential", credentials, digest, settings.LICENSE_RATE_PER_CREDENTIAL)
+
+
+def _of_address(request: HttpRequest, keeping: bool) -> Limit:
+    network = network_of(client_address(request.META)).encode()
+    if keeping:
+        return Limit("heartbeats", addresses, b"k" + network, settings.LICENSE_RATE_HEARTBEATS)
+    return Limit("address", addresses, network, settings.LICENSE_RATE_PER_ADDRESS)
+
+
+def _is_somebody(request: HttpRequest) -> bool:
+    """Whether the credential of an answered request was found good."""
+    caller = getattr(request, "auth", None)
+    if isinstance(caller, Caller):
+        return caller.kind != Kind.ANONYMOUS
+    # Of a page. Not request.user itself, which would ask the database.
+    return isinstance(getattr(request, "_cached_user", None), User)
+
+
+def _refused(request: HttpRequest, limit: Limit, wait: float) -> HttpResponse:
+    metrics.RATE_LIMITED.labels(limit.name).inc()
+    if limit.buckets.worth_a_line(limit.caller, now=time.monotonic()):
+        logger.warning("Too many calls from %s, by the limit per %s.", client_address(request.META), limit.name)
+    refusal = RateLimited(wait=math.ceil(wait))
+    response = from_refusal(refusal)
+    if not is_api_path(request.path_info) and "text/html" in request.META.get("HTTP_ACCEPT", ""):
+        response.content = PAGE.format(detail=refusal.detail).encode()
+        response.headers["Content-Type"] = "text/html; charset=utf-8"
+    response.headers["Content-Security-Policy"] = "default-src 'none'; frame-ancestors 'none'"
+    response.headers["Cache-Control"] = "no-store"
+    return response

@@ -1,0 +1,105 @@
+"""The files that gunicorn's workers count in.
+
+prometheus_client writes to a memory map of a sparse file. Where the disk is full,
+the kernel answers the write with SIGBUS, which ends the worker, and the next one
+too. Here a file has its space before it is written to; what finds none is left out.
+Imported after PROMETHEUS_MULTIPROC_DIR is set, which decides how the library counts.
+"""
+
+import errno
+import logging
+import os
+import time
+from pathlib import Path
+
+from prometheus_client import values
+from prometheus_client.mmap_dict import MmapedDict
+
+logger = logging.getLogger(__name__)
+
+# In bytes. A file's sizes are these, doubled, as the library has them.
+SMALLEST = 64 * 1024
+# All series of 1,000 tools take half of it. Labels come from closed sets, so that no
+# file should get here.
+LARGEST = 16 * 1024 * 1024
+# In seconds, until a full disk is tried again.
+PAUSE = 30
+
+
+class ReservedFile(MmapedDict):
+    """Keeps a process' values in a file, as far as there is space for them.
+
+    The process itself still knows a value that is left out, and the next event
+    writes all of it.
+    """
+
+    _reported = False
+
+    def __init__(self, filename: str, read_mode: bool = False) -> None:
+        self._fname = filename
+        self._f = None  # type: ignore[assignment]
+        self._used = 8
+        self._positions: dict[str, int] = {}
+        self._full_until = 0.0
+        self._has_space(SMALLEST)
+
+    def read_value(self, key: str) -> tuple[float, float]:
+        """Return the value and its time; zeros if there is no space for it."""
+        if key in self._positions or self._has_space(self._used + _size(key)):
+            pair: tuple[float, float] = super().read_value(key)  # type: ignore[no-untyped-call]
+            return pair
+        return 0.0, 0.0
+
+    def write_value(self, key: str, value: float, timestamp: float) -> None:
+        """Write the value, unless there is no space for it."""
+        if key in self._positions or self._has_space(self._used + _size(key)):
+            super().write_value(key, value, timestamp)  # type: ignore[no-untyped-call]
+
+    def _has_space(self, size: int) -> bool:
+        """Return whether the file has so many bytes, after trying to make it so."""
+        if self._f is not None and size <= self._capacity:
+            return True
+        if time.monotonic() < self._full_until:
+            return False
+        try:
+            _reserve(self._fname, size)
+            if self._f is None:
+                super().__init__(self._fname)
+        except OSError as error:
+            self._full_until = time.monotonic() + PAUSE
+            if not ReservedFile._reported:
+                ReservedFile._reported = True
+                logger.error("No space for metrics: new series are left out of /metrics until there is. (%s)", error)
+            return False
+        return True
+
+
+def _size(key: str) -> int:
+    """Return the bytes that a value takes at most: the key's length, the key padded, two doubles."""
+    return 4 + len(key.encode()) + 8 + 16
+
+
+def _reserve(filename: str, size: int) -> None:
+    """Make the file large enough, with zeros on the disk. Raise OSError where it can't be, and leave it as it was."""
+    capacity = SMALLEST
+    while capacity < size:
+        capacity *= 2
+    if capacity > LARGEST:
+        raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), filename)
+    path = Path(filename)
+    with path.open("ab", buffering=0) as file:
+        before = held = file.tell()
+        try:
+            while held < capacity:
+                held += file.write(bytes(min(capacity - held, SMALLEST)))
+        except OSError:
+            file.truncate(before)
+            if not before:
+                # The library can't read an empty one.
+                path.unlink()
+            raise
+
+
+def install() -> None:
+    """Let prometheus_client keep this process' values, and those of its children, in such files."""
+    values.MmapedDict = ReservedFile  # type: ignore[attr-defined]

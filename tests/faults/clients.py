@@ -1,0 +1,310 @@
+"""The people and CI jobs of the site: each is a thread that borrows, works and returns.
+
+A client writes down every call. One whose outcome it does not know it sends
+again until it knows, as the documented retry rules ask of it.
+"""
+
+import http.client
+import json
+import random
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from .history import Operation, Recorder
+from .site import TEAMS
+
+# Longer than every limit of the server's own, so that its answer is seen.
+TIMEOUT_SECONDS = 40
+# What a client waits after a refusal, and after a call of unknown outcome.
+PAUSE_SECONDS = 0.05
+PAUSE_AFTER_FAILURE_SECONDS = 0.2
+
+
+@dataclass
+class Shared:
+    """What all clients know: where the server is, and each other's leases."""
+
+    port: int
+    recorder: Recorder
+    stopping: threading.Event = field(default_factory=threading.Event)
+    # The newest lease of each client, for those who try what they may not do.
+    newest: dict[str, str] = field(default_factory=dict)
+    operations: int = 0
+    limit: int | None = None
+
+    def is_over(self) -> bool:
+        """Whether clients begin nothing new."""
+        return self.stopping.is_set() or (self.limit is not None and self.recorder.count >= self.limit)
+
+
+class Caller:
+    """A connection of one caller, and the record of its calls."""
+
+    def __init__(self, shared: Shared, name: str, token: str) -> None:
+        self.shared, self.name = shared, name
+        self._headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
+        self._connection: http.client.HTTPConnection | None = None
+
+    def call(
+        self,
+        kind: str,
+        method: str,
+        path: str,
+        body: Any = None,
+        *,
+        key: str | None = None,
+        facts: dict[str, Any] | None = None,
+    ) -> Operation:
+        """Send one request and record what came of it."""
+        headers = self._headers | ({"Idempotency-Key": key} if key else {})
+        start = self.shared.recorder.now()
+        status, answer, replayed = None, None, False
+        try:
+            if self._connection is None:
+                self._connection = http.client.HTTPConnection("127.0.0.1", self.shared.port, timeout=TIMEOUT_SECONDS)
+            payload = None if body is None else json.dumps(body).encode()
+            self._connection.request(method, path, payload, headers)
+            response = self._connection.getresponse()
+            text = response.read()
+            status, replayed = response.status, response.headers.get("Idempotent-Replayed") == "true"
+            answer = json.loads(text) if text else None
+            if response.headers.get("Connection", "").lower() == "close":
+                self.close()
+        except (OSError, http.client.HTTPException, ValueError):
+            # A cut answer is none, whatever part of it came.
+            status, answer = None, None
+            self.close()
+        done = Operation(
+            self.name,
+            kind,
+            start,
+            self.shared.recorder.now(),
+            status,
+            (facts or {}) | ({"key": key} if key else {}),
+            answer,
+            replayed,
+        )
+        self.shared.recorder.write(done)
+        return done
+
+    def close(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+
+class Client(threading.Thread):
+    """One person: picks deeds at random until the run is over."""
+
+    def __init__(self, shared: Shared, number: int, token: str, seed: int) -> None:
+        super().__init__(name=f"user{number}", daemon=True)
+        self.shared, self.number = shared, number
+        self.caller = Caller(shared, self.name, token)
+        self.chance = random.Random(f"{seed}-{number}")
+        self.borrows = 0
+        self.failure: BaseException | None = None
+        self.deeds: list[tuple[Callable[[], None], int]] = [
+            (self.work, 30),
+            (self.work_twice_as_polite, 8),
+            (self.retry_with_a_key, 24),
+            (self.send_a_key_at_once, 6),
+            (self.reuse_a_key, 3),
+            (self.work_in_a_set, 12),
+            (self.take_what_there_is, 8),
+            (self.renew_while_working, 8),
+            (self.oversleep, 4),
+            (self.abandon, 4),
+            (self.wait_for_the_single_seat, 10),
+            (self.give_up_waiting, 4),
+            (self.stop_asking, 1),
+            (self.work_for_a_team, 14),
+            (self.work_on_what_ends, 6),
+            (self.touch_what_is_not_mine, 4),
+        ]
+
+    def run(self) -> None:
+        deeds, weights = zip(*self.deeds, strict=True)
+        try:
+            while not self.shared.is_over():
+                self.chance.choices(deeds, weights)[0]()
+        except BaseException as error:  # noqa: BLE001 - it is raised again where the thread is joined
+            self.failure = error
+        finally:
+            self.caller.close()
+
+    # --- What it does
+
+    def work(self) -> None:
+        self._use({"tool": self.chance.choice(["cad", "cad", "spare"]), "seats": self.chance.choice([1, 1, 2])})
+
+    def work_twice_as_polite(self) -> None:
+        """Return twice: the second time must change nothing."""
+        lease = self._borrow({"tool": "cad"})
+        if lease is not None:
+            self._hold()
+            self._give_back(lease)
+            self._give_back(lease)
+
+    def retry_with_a_key(self) -> None:
+        """Ask again with the same key until the outcome is known."""
+        lease = self._borrow({"tool": self.chance.choice(["cad", "duo", "spare"])}, key=self._new_key())
+        if lease is not None:
+            self._hold()
+            self._give_back(lease)
+
+    def send_a_key_at_once(self) -> None:
+        """Ask again though the answer is known: it must be the same."""
+        key, body = self._new_key(), self._request({"tool": "cad"})
+        first = self._ask(body, key)
+        again = self._ask(body, key)
+        for operation in (first, again):
+            if operation.status == 200:
+                self._give_back(operation.answer)
+                return
+
+    def reuse_a_key(self) -> None:
+        """Use a key for another request, which must be refused."""
+        key = self._new_key()
+        lease = self._borrow({"tool": "spare"}, key=key)
+        self.caller.call("misuse", "POST", "/licenses/borrow", self._request({"tool": "spare", "seats": 3}), key=key)
+        if lease is not None:
+            self._give_back(lease)
+
+    def work_in_a_set(self) -> None:
+        tools = self.chance.sample(["cad", "duo", "spare"], self.chance.choice([2, 2, 3]))
+        self._use({"items": [{"tool": tool} for tool in tools]})
+
+    def take_what_there_is(self) -> None:
+        sets = [[{"tool": tool}] for tool in self.chance.sample(["single", "duo", "cad"], 2)]
+        self._use({"alternatives": sets})
+
+    def renew_while_working(self) -> None:
+        lease = self._borrow({"tool": self.chance.choice(["cad", "duo"]), "ttl_seconds": 2})
+        for _ in range(self.chance.randint(1, 4)):
+            if lease is None:
+                return
+            self._sleep(self.chance.choice([0.05, 0.3, 0.7]))
+            if self._renew(lease).status == 410:
+                return
+        if lease is not None:
+            self._give_back(lease)
+
+    def oversleep(self) -> None:
+        """Send a heartbeat when the lease is surely over: it must not revive it."""
+        asked = self.shared.recorder.now()
+        lease = self._borrow({"tool": "spare", "ttl_seconds": 1})
+        if lease is not None:
+            known = self.shared.recorder.now()
+            self._sleep(1.3)
+            self._renew(lease, over_since=known + 1.0, asked=asked)
+
+    def abandon(self) -> None:
+        """Vanish without a return, as a client that crashed."""
+        self._borrow({"tool": self.chance.choice(["cad", "duo"]), "ttl_seconds": self.chance.choice([1, 2])})
+
+    def wait_for_the_single_seat(self) -> None:
+        self._wait({"tool": "single"}, polls=200)
+
+    def give_up_waiting(self) -> None:
+        self._wait({"tool": "single"}, polls=self.chance.randint(1, 3))
+
+    def stop_asking(self) -> None:
+        """Take a place in the queue and vanish."""
+        self._ask(self._request({"tool": "single", "wait_seconds": 3}), None)
+
+    def work_for_a_team(self) -> None:
+        body: dict[str, Any] = {"tool": "sim", "seats": self.chance.choice([1, 1, 2])}
+        if self.chance.random() < 0.5:
+            body["team"] = self.chance.choice(list(TEAMS))
+        self._use(body)
+
+    def work_on_what_ends(self) -> None:
+        self._use({"tool": "dated"})
+
+    def touch_what_is_not_mine(self) -> None:
+        """Return and renew another person's lease: it must not be found."""
+        others = [lease for user, lease in list(self.shared.newest.items()) if user != self.name]
+        if others:
+            lease = self.chance.choice(others)
+            kind = self.chance.choice(["return", "renew"])
+            self.caller.call("trespass", "POST", f"/licenses/{kind}", {"id": lease}, facts={"lease": lease})
+
+    # --- How it does it
+
+    def _request(self, wanted: dict[str, Any]) -> dict[str, Any]:
+        """A borrow's body; its project is the same for no other borrow."""
+        self.borrows += 1
+        return {"user": self.name, "project": f"{self.name}-{self.borrows}", "ttl_seconds": 6, **wanted}
+
+    def _new_key(self) -> str:
+        return f"{self.name}-{self.chance.getrandbits(64):x}"
+
+    def _ask(self, body: dict[str, Any], key: str | None) -> Operation:
+        facts = {"project": body["project"], "team": body.get("team")}
+        return self.caller.call("borrow", "POST", "/licenses/borrow", body, key=key, facts=facts)
+
+    def _borrow(self, wanted: dict[str, Any], key: str | None = None) -> dict[str, Any] | None:
+        """The lease, or None if it was refused or nobody knows; with a key, it
+        asks until it knows."""
+        body = self._request(wanted)
+        operation = self._ask(body, key)
+        while key is not None and operation.is_unknown and not self.shared.stopping.is_set():
+            self._sleep(PAUSE_AFTER_FAILURE_SECONDS)
+            operation = self._ask(body, key)
+        if operation.status == 200:
+            self.shared.newest[self.name] = operation.answer["id"]
+            lease: dict[str, Any] = operation.answer
+            return lease
+        self._sleep(PAUSE_AFTER_FAILURE_SECONDS if operation.is_unknown else PAUSE_SECONDS)
+        return None
+
+    def _use(self, wanted: dict[str, Any]) -> None:
+        lease = self._borrow(wanted)
+        if lease is not None:
+            self._hold()
+            self._give_back(lease)
+
+    def _hold(self) -> None:
+        self._sleep(self.chance.choice([0.0, 0.01, 0.05, 0.3]))
+
+    def _renew(self, lease: dict[str, Any], **facts: float) -> Operation:
+        return self.caller.call(
+            "renew", "POST", "/licenses/renew", {"id": lease["id"]}, facts={"lease": lease["id"], **facts}
+        )
+
+    def _give_back(self, lease: dict[str, Any]) -> None:
+        facts = {"lease": lease["id"]}
+        while True:
+            done = self.caller.call("return", "POST", "/licenses/return", {"id": lease["id"]}, facts=facts)
+            if not done.is_unknown or self.shared.stopping.is_set():
+                return
+            self._sleep(PAUSE_AFTER_FAILURE_SECONDS)
+
+    def _wait(self, wanted: dict[str, Any], *, polls: int) -> None:
+        """Stand in the queue; leave it after so many polls without a seat."""
+        operation = self._ask(self._request({**wanted, "wait_seconds": 120}), None)
+        if operation.status == 200:
+            self._hold()
+            self._give_back(operation.answer)
+        if operation.status != 202:
+            return
+        ticket = operation.answer["ticket"]
+        for _ in range(polls):
+            if self.shared.stopping.is_set():
+                return
+            self._sleep(self.chance.choice([0.02, 0.1, 0.2]))
+            polled = self.caller.call("poll", "GET", f"/licenses/queue/{ticket}", facts={"ticket": ticket})
+            if polled.status == 200:
+                self._hold()
+                self._give_back(polled.answer)
+            if polled.status in {200, 404, 410}:
+                return
+        left = self.caller.call("leave", "DELETE", f"/licenses/queue/{ticket}", facts={"ticket": ticket})
+        if left.status == 409:
+            # The seat came just before: it is ours, and goes back.
+            self._give_back({"id": left.answer["lease"]})
+
+    def _sleep(self, seconds: float) -> None:
+        self.shared.stopping.wait(seconds)

@@ -1,0 +1,260 @@
+"""The server as deployed: a database, gunicorn under a supervisor, sweepers."""
+
+import contextlib
+import os
+import secrets
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import httpx
+import psycopg
+
+from benchmarks.clusters import Cluster
+
+ROOT = Path(__file__).resolve().parents[2]
+WORKERS = 4
+# PostgreSQL's limit on sessions: enough for four workers, sweepers and the harness.
+MAX_CONNECTIONS = 40
+
+
+class Database(Protocol):
+    """What holds the seats, and can be made to fail."""
+
+    @property
+    def variables(self) -> dict[str, str]:
+        """The environment that names it to the server."""
+
+    def stop(self) -> None: ...
+
+
+@dataclass
+class Postgres:
+    """A PostgreSQL of the harness's own, with durable commits."""
+
+    cluster: Cluster
+
+    @classmethod
+    def created(cls, folder: Path) -> "Postgres":
+        return cls(
+            Cluster.created(
+                folder / "postgres", f"max_connections = {MAX_CONNECTIONS}", "superuser_reserved_connections = 5"
+            )
+        )
+
+    @property
+    def variables(self) -> dict[str, str]:
+        # A role that isn't a superuser, so that a full server has room for the harness.
+        return {"DATABASE_URL": self.cluster.url.replace("postgres@", "licenses@")}
+
+    @contextmanager
+    def session(self) -> Iterator[psycopg.Connection]:
+        """A superuser's session in autocommit mode."""
+        with psycopg.connect(self.cluster.url, autocommit=True, connect_timeout=5) as connection:
+            yield connection
+
+    def prepare(self) -> None:
+        """Make the server's role, which owns the database."""
+        with self.session() as connection:
+            connection.execute("CREATE ROLE licenses LOGIN")
+            connection.execute("ALTER DATABASE licenses OWNER TO licenses")
+            connection.execute("ALTER SCHEMA public OWNER TO licenses")
+
+    def crash(self) -> None:
+        """End it without a checkpoint, as a power cut does, and start it again."""
+        process = self.cluster.process
+        if process is not None:
+            process.send_signal(signal.SIGQUIT)
+            process.wait(30)
+        self.cluster.start()
+
+    def stop(self) -> None:
+        self.cluster.stop()
+
+
+@dataclass
+class Sqlite:
+    """A database file in a folder of its own, which may be a small file system."""
+
+    path: Path
+
+    @property
+    def variables(self) -> dict[str, str]:
+        return {"LICENSE_DB_PATH": str(self.path)}
+
+    @contextmanager
+    def session(self) -> Iterator[sqlite3.Connection]:
+        with contextlib.closing(sqlite3.connect(self.path, isolation_level=None, timeout=30)) as connection:
+            yield connection
+
+    def stop(self) -> None:
+        """There is no process to stop."""
+
+
+@dataclass
+class Api:
+    """gunicorn, started again by a supervisor when it dies."""
+
+    code: Path
+    folder: Path
+    environment: dict[str, str]
+    port: int
+    # Put before the command, for example to shift the clock.
+    prefix: list[str] = field(default_factory=list)
+    starts: int = 0
+    process: "subprocess.Popen[bytes] | None" = None
+    sessions: set[int] = field(default_factory=set)
+    _wanted: threading.Event = field(default_factory=threading.Event)
+    _supervisor: threading.Thread | None = None
+
+    def start(self) -> None:
+        """Start it and keep it running; return when it is ready."""
+        self._wanted.set()
+        self._spawn()
+        self._supervisor = threading.Thread(target=self._supervise, name="supervisor", daemon=True)
+        self._supervisor.start()
+        self.wait_until_ready()
+
+    def stop(self) -> None:
+        """End it as an operator does."""
+        self._wanted.clear()
+        if self._supervisor is not None:
+            self._supervisor.join(30)
+        if self.process is not None and self.process.poll() is None:
+            self.process.terminate()
+            self.process.wait(60)
+
+    def kill_master(self) -> None:
+        if self.process is not None:
+            self.process.kill()
+
+    def workers(self) -> list[int]:
+        """The process ids of the workers that live."""
+        if self.process is None:
+            return []
+        try:
+            listing = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text()
+        except OSError:
+            return []
+        return [int(pid) for pid in listing.split()]
+
+    def leftovers(self) -> list[int]:
+        """Processes of any start of it that still live."""
+        left = []
+        for entry in Path("/proc").iterdir():
+            if entry.name.isdigit():
+                try:
+                    fields = (entry / "stat").read_text().rpartition(")")[2].split()
+                except OSError:
+                    continue
+                # State, parent, group, session; a zombie is nothing but its exit status.
+                if int(fields[3]) in self.sessions and fields[0] != "Z":
+                    left.append(int(entry.name))
+        return left
+
+    def is_ready(self) -> bool:
+        try:
+            return httpx.get(f"http://127.0.0.1:{self.port}/readyz", timeout=5).status_code == 200
+        except httpx.TransportError:
+            return False
+
+    def wait_until_ready(self, seconds: float = 60) -> None:
+        deadline = time.monotonic() + seconds
+        while not self.is_ready():
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"the server is not ready:\n{self.log.read_text()[-1000:]}")
+            time.sleep(0.05)
+
+    @property
+    def log(self) -> Path:
+        return self.folder / "server.log"
+
+    def _spawn(self) -> None:
+        self.starts += 1
+        metrics = self.folder / f"metrics-{self.starts}"
+        metrics.mkdir(mode=0o700)
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [*self.prefix, sys.executable, "-m", "licenseserver"],
+                cwd=self.code,
+                env=self.environment | {"PROMETHEUS_MULTIPROC_DIR": str(metrics)},
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        self.sessions.add(self.process.pid)
+
+    def _supervise(self) -> None:
+        while self._wanted.is_set():
+            if self.process is not None and self.process.poll() is not None:
+                self._spawn()
+            time.sleep(0.05)
+
+
+class Sweeper:
+    """``expire_leases --loop`` as a process."""
+
+    def __init__(self, code: Path, environment: dict[str, str], log: Path) -> None:
+        self.code, self.environment, self.log = code, environment, log
+        self.start()
+
+    def start(self) -> None:
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "manage.py", "expire_leases", "--loop", "--every", "1"],
+                cwd=self.code,
+                env=self.environment,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait(30)
+
+    def stop(self) -> None:
+        self.process.terminate()
+        self.process.wait(30)
+
+
+def environment(database: Database, port: int) -> dict[str, str]:
+    """The variables of a server where every call needs a credential."""
+    inherited = {name: value for name, value in os.environ.items() if name not in {"DATABASE_URL", "LICENSE_DB_PATH"}}
+    return (
+        inherited
+        | database.variables
+        | {
+            "DJANGO_SETTINGS_MODULE": "licenseserver.settings",
+            "SECRET_KEY": secrets.token_urlsafe(48),
+            "SECURE_SSL": "false",
+            "LICENSE_AUTH": "required",
+            "LICENSE_DB_SEED": "false",
+            "LICENSE_METRICS_PUBLIC": "true",
+            "LOG_FORMAT": "text",
+            "LOG_LEVEL": "WARNING",
+            "WEB_CONCURRENCY": str(WORKERS),
+            "BIND": f"127.0.0.1:{port}",
+        }
+    )
+
+
+def migrate(code: Path, variables: dict[str, str]) -> None:
+    command = [sys.executable, "manage.py", "migrate", "--verbosity", "0"]
+    done = subprocess.run(command, cwd=code, env=variables, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"the migration failed:\n{done.stdout}{done.stderr}")
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port: int = listener.getsockname()[1]
+        return port
