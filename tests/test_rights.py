@@ -39,8 +39,10 @@ Attack = tuple[str, dict[str, Any]]
 
 
 @pytest.fixture
-def world(make_tool: Callable[..., Tool], api: Api) -> dict[str, User]:
+def world(make_tool: Callable[..., Tool], api: Api, settings: Any) -> dict[str, User]:
     """Accounts of every kind, and a row of each table that has a page."""
+    # Many accounts are made, many times.
+    settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
     make_tool("cad", capacity=9)
     team = Team.objects.create(name="crash")
     TeamMember.objects.create(team=team, user="ana")

@@ -15,7 +15,7 @@ from django.db.models.functions import Coalesce, Now
 from django.utils import timezone
 
 from licenses.callers import Scope
-from licenses.names import NAME_LENGTH
+from licenses.names import NAME_LENGTH, is_name
 
 from .retired import RetiredName
 from .team import Team, validate_name
@@ -60,8 +60,8 @@ class ApiTokenQuerySet(models.QuerySet["ApiToken"]):
         secret = TOKEN_PREFIX + "".join(secrets.choice(TOKEN_ALPHABET) for _ in range(TOKEN_LENGTH))
         token.hash = token_hash(secret)
         token.hint = secret[: len(TOKEN_PREFIX) + 4]
-        token.account = User.objects.filter(username=token.user).first() if token.user else None
         token.full_clean()
+        token.account = User.objects.filter(username=token.user).first() if token.user else None
         token.save(force_insert=True)
         return secret
 
@@ -177,7 +177,8 @@ class ApiToken(models.Model):
         return f"{self.name} ({self.hint}...)"
 
     def clean(self) -> None:
-        if self.user and self.account is None and RetiredName.objects.filter(name=self.user).exists():
+        retired = is_name(self.user) and RetiredName.objects.filter(name=self.user).exists()
+        if retired and not User.objects.filter(username=self.user).exists():
             raise ValidationError({"user": "This was the name of an account that is gone."})
         if self.team is not None and self.user:
             raise ValidationError("A token belongs to a team or to a user, not to both.")
