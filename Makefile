@@ -63,6 +63,12 @@ test-sqlite: $(VENV)/development $(BIN)/helm ## the suite on SQLite
 test-postgres: $(VENV)/development $(BIN)/helm ## the suite on PostgreSQL: DATABASE_URL's, or one that it starts itself
 	TEST_DATABASE=postgres $(BIN)/python -m pytest
 
+.PHONY: test-client
+test-client: $(VENV)/development ## the client's tests, with CLIENT_PYTHON as its Python (3.9 or later)
+	$${CLIENT_PYTHON:-$(PYTHON)} -m venv --clear $(VENV)/client
+	$(VENV)/client/bin/python -m pip install --quiet --disable-pip-version-check ./client
+	CLIENT_PYTHON=$(CURDIR)/$(VENV)/client/bin/python TEST_DATABASE=sqlite $(BIN)/python -m pytest tests/client
+
 .PHONY: faults faults-long mutants
 FAULTS := $(BIN)/python -m tests.faults
 faults: $(VENV)/development ## a server under faults, on PostgreSQL and SQLite; SEED=n repeats a schedule

@@ -61,6 +61,9 @@ X_FRAME_OPTIONS = "DENY"
 LICENSE_AUTH = environment.choice("LICENSE_AUTH", "required", among=("required", "open"))
 # Whether /metrics is free even where credentials are required.
 LICENSE_METRICS_PUBLIC = environment.boolean("LICENSE_METRICS_PUBLIC", False)
+# Who sees who holds what, and who waits: every reader, the members of the team that it
+# counts for, or nobody else. Administrators and the holder always do.
+LICENSE_SHOW_HOLDERS = environment.choice("LICENSE_SHOW_HOLDERS", "everyone", among=("everyone", "team", "nobody"))
 # Whether people sign in with passwords that this server keeps.
 LICENSE_LOCAL_PASSWORDS = environment.boolean("LICENSE_LOCAL_PASSWORDS", True)
 

@@ -17,6 +17,8 @@ from django.test import Client, RequestFactory
 from django.utils import timezone
 
 from licenses.models import (
+    AccessRule,
+    Allotment,
     ApiToken,
     AuditRecord,
     Identity,
@@ -26,11 +28,11 @@ from licenses.models import (
     Team,
     TeamMember,
     Tool,
+    UserLimit,
 )
 
-from .conftest import Api, make_token
+from .conftest import Api, allot, make_token
 from .test_accounts import page_of
-from .test_audit import team_form
 
 pytestmark = pytest.mark.django_db
 
@@ -48,6 +50,9 @@ def world(make_tool: Callable[..., Tool], api: Api, settings: Any) -> dict[str, 
     TeamMember.objects.create(team=team, user="ana")
     api.borrow("cad", "ana")
     api.borrow("cad", "eve", ttl_seconds=60)
+    allot("cad", team, quota=2)
+    UserLimit.objects.create(tool=Tool.objects.get(), user="ana", seats=5)
+    AccessRule.objects.create(tool=Tool.objects.get(), effect="exclude", kind="user", name="mallory")
     operators = Group.objects.create(name="Operators")
     operators.permissions.set(Permission.objects.filter(codename="change_lease"))
     root = User.objects.create_superuser("root", password=PHRASE)
@@ -223,7 +228,10 @@ def make_forms(world: dict[str, User]) -> dict[type[Model], dict[str, dict[str, 
     idp = {"user": world["clerk"].pk, "issuer": "https://idp.example", "subject": "4711"}
     made = dict(attacks(world))
     permissions = [Permission.objects.get(codename="view_tool").pk]
-    tool_form: dict[str, Any] = {"name": "sim", "capacity": 1, "overdraft": 0, "enabled": "on"}
+    sim = Tool.objects.create(name="sim", capacity=5)
+    allotment = {"team": team.pk, "quota": 3, "reservation": 1}
+    rule = {"effect": "exclude", "kind": "user", "team": "", "name": "eve"}
+    tool_form: dict[str, Any] = {"name": "new", "capacity": 1, "overdraft": 0, "enabled": "on"}
     return {
         User: {
             "add": made[address(User, "add")],
@@ -237,7 +245,15 @@ def make_forms(world: dict[str, User]) -> dict[type[Model], dict[str, dict[str, 
             "delete": {},
         },
         Identity: {"add": idp, "change": idp | {"user": world["boss"].pk, "subject": "4712"}, "delete": {}},
-        Team: {"add": team_form(name="noise"), "change": team_form(display_name=team.name.title()), "delete": {}},
+        TeamMember: {"add": {"team": team.pk, "user": "ben"}, "change": {"user": "eve"}, "delete": {}},
+        Allotment: {"add": {"tool": sim.pk, **allotment}, "change": {"quota": 4, "reservation": 0}, "delete": {}},
+        UserLimit: {
+            "add": {"tool": sim.pk, "user": "ana", "seats": 1},
+            "change": {"user": "ana", "seats": 2},
+            "delete": {},
+        },
+        AccessRule: {"add": {"tool": sim.pk, **rule}, "change": rule | {"name": "ben"}, "delete": {}},
+        Team: {"add": {"name": "noise"}, "change": {"display_name": "Crash"}, "delete": {}},
         Tool: {"add": tool_form, "change": tool_form | {"name": tool.name, "capacity": 7}, "delete": {}},
         ApiToken: {"add": made[address(ApiToken, "add")] | {"user": "eve", "team": ""}},
         JwtCaller: {"delete": {}},
@@ -261,17 +277,25 @@ def test_every_change_in_the_admin_is_on_record(world: dict[str, User], admin_cl
         User: world["ana"],
         Group: Group.objects.get(),
         Identity: Identity.objects.get(),
+        TeamMember: TeamMember.objects.get(),
+        Allotment: Allotment.objects.get(),
+        UserLimit: UserLimit.objects.get(),
+        AccessRule: AccessRule.objects.get(),
         Team: Team.objects.get(),
-        Tool: Tool.objects.get(),
+        Tool: Tool.objects.get(name="cad"),
         JwtCaller: JwtCaller.objects.get(),
         RetiredName: RetiredName.objects.get(),
     }
     Lease.objects.all().delete()
-    for model, actions in forms.items():
-        for action, form in actions.items():
+    # An account takes its memberships with it, so the accounts come last.
+    for model in sorted(forms, key=lambda model: model is User):
+        for action, form in forms[model].items():
             if model is Lease:
                 continue
             path = address(model, "add") if action == "add" else address(model, rows[model].pk, action)
+            if action == "delete" and model in (Team, Tool):
+                # The first step made rows that refer to them.
+                Allotment.objects.all().delete()
             before = AuditRecord.objects.count()
             answer = admin_client.post(path, form | {"post": "yes"})
             done = 200 if model is ApiToken else 302

@@ -2,6 +2,7 @@
 
 import json
 import random
+import secrets
 import subprocess
 import sys
 import threading
@@ -106,14 +107,29 @@ def borrowed_in_full(port: int, token: str) -> dict[str, str]:
     headers = {"Authorization": f"Bearer {token}"}
     with httpx.Client(base_url=f"http://127.0.0.1:{port}", headers=headers, timeout=30) as http:
         for name, values in TOOLS.items():
-            status = http.get(f"/licenses/{name}/status").json()
+            answer = http.get(f"/licenses/{name}/status")
+            if answer.status_code != 200:
+                missing[name] = answer.text
+                continue
+            status = answer.json()
             if status["borrowed"] or status["queued"]:
                 missing[name] = f"{status['borrowed']} seats are out, {status['queued']} requests wait"
             elif "user_limit" not in values:
                 body = {"tool": name, "user": "probe", "project": f"probe-{name}", "seats": values["capacity"]}
-                answer = http.post("/licenses/borrow", json=body)
+                answer = _until_decided(http, "/licenses/borrow", body)
                 if answer.status_code != 200:
                     missing[name] = answer.text
                 else:
-                    http.post("/licenses/return", json={"id": answer.json()["id"]}).raise_for_status()
+                    _until_decided(http, "/licenses/return", {"id": answer.json()["id"]}).raise_for_status()
     return missing
+
+
+def _until_decided(http: httpx.Client, path: str, body: dict[str, Any]) -> httpx.Response:
+    """The first answer that isn't 503: each connection to the database that a fault
+    broke costs one. A borrow that is sent again has the same key."""
+    key = {"Idempotency-Key": secrets.token_hex(8)}
+    for _ in range(20):
+        answer = http.post(path, json=body, headers=key)
+        if answer.status_code != 503:
+            break
+    return answer

@@ -36,7 +36,7 @@ def revoke_ownerless(apps, schema_editor):
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('licenses', '0014_members_in_any_case'),
+        ('licenses', '0016_team_of_denials'),
         ('sessions', '0001_initial'),
         migrations.swappable_dependency(settings.AUTH_USER_MODEL),
     ]
