@@ -287,8 +287,8 @@ def test_every_change_in_the_admin_is_on_record(world: dict[str, User], admin_cl
         RetiredName: RetiredName.objects.get(),
     }
     Lease.objects.all().delete()
-    # An account takes its memberships with it, so the accounts come last.
-    for model in sorted(forms, key=lambda model: model is User):
+    # An account takes its memberships with it, and its form names a group.
+    for model in sorted(forms, key=lambda model: {User: 1, Group: 2}.get(model, 0)):
         for action, form in forms[model].items():
             if model is Lease:
                 continue
