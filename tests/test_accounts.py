@@ -1,7 +1,11 @@
 """Accounts: with one ends all that acts for it, and its name is nobody else's."""
 
+import ast
 import io
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -26,7 +30,7 @@ from licenses.models import (
     Tool,
 )
 
-from .conftest import SOMEBODY, Api, api_of, api_with, make_token
+from .conftest import ROOT, SOMEBODY, Api, api_of, api_with, make_token, own_database, server_environment
 from .issuer import Issuer
 from .test_hostile_requests import assert_problem
 
@@ -367,6 +371,52 @@ def test_a_caller_whose_name_became_an_account_and_went_does_not_come_back(
     assert_problem(by_jwt(issuer, **robot).client.get("/borrows"), 401)
     delete(admin_client, account)
     assert_problem(by_jwt(issuer, **robot).client.get("/borrows"), 401)
+
+
+# --- Upgrades ------------------------------------------------------------------
+
+
+def rows(server: dict[str, str], sql: str) -> list[Any]:
+    """What a statement finds in the database of a server."""
+    code = f"from django.db import connection; c = connection.cursor(); c.execute({sql!r}); "
+    code += "print(c.fetchall() if c.description else [])"
+    done = run(server, "shell", "--no-imports", "-c", code)
+    found: list[Any] = ast.literal_eval(done)
+    return found
+
+
+def run(server: dict[str, str], *arguments: str) -> str:
+    command = [sys.executable, "manage.py", *arguments]
+    return subprocess.run(command, cwd=ROOT, env=server, check=True, capture_output=True, text=True).stdout
+
+
+def test_tokens_are_bound_by_the_upgrade_and_stay_dead_after_a_step_back(tmp_path: Path) -> None:
+    with own_database(tmp_path) as database:
+        server = server_environment(tmp_path, database, 0)
+        run(server, "migrate", "--verbosity", "0")
+        run(server, "migrate", "--verbosity", "0", "licenses", "0016")
+        columns = "is_superuser, first_name, last_name, email, is_staff, is_active, date_joined"
+        rows(
+            server,
+            f"INSERT INTO auth_user (username, password, {columns}) "
+            "VALUES ('ana', 'x', true, '', '', '', true, true, CURRENT_TIMESTAMP)",
+        )
+        (root,) = rows(server, "SELECT id FROM auth_user")[0]
+        for user, admin, maker in [("ana", "false", "NULL"), ("nightly", "false", "NULL"), ("", "true", str(root))]:
+            rows(
+                server,
+                'INSERT INTO licenses_apitoken (name, "user", may_read, may_borrow, may_administer, hash, hint, '
+                f"created_at, created_by_id, expires_at) VALUES ('x', '{user}', true, false, {admin}, '{user}', '', "
+                f"CURRENT_TIMESTAMP, {maker}, '2999-01-01')",
+            )
+        run(server, "migrate", "--verbosity", "0")
+        state = 'SELECT "user", account_id, revoked_at IS NULL FROM licenses_apitoken ORDER BY id'
+        assert rows(server, state) == [("ana", root, True), ("nightly", None, True), ("", None, True)]
+        rows(server, "DELETE FROM auth_user")
+        run(server, "migrate", "--verbosity", "0", "licenses", "0016")
+        # What the previous version would take for good again is revoked.
+        state = 'SELECT "user", created_by_id, revoked_at IS NULL FROM licenses_apitoken ORDER BY id'
+        assert rows(server, state) == [("ana", None, False), ("nightly", None, True), ("", None, False)]
 
 
 # --- Who may do it -------------------------------------------------------------
