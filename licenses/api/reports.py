@@ -21,7 +21,7 @@ from licenses.models import Team, Tool
 from licenses.models.tool import MAX_CAPACITY
 
 from .authentication import caller_of
-from .permissions import VIEW_LEASES, names_of_past
+from .permissions import CHANGE_LEASES, VIEW_LEASES, names_of_past
 from .serializers import CleanTextField, StrictSerializer
 from .views import problem_response
 
@@ -331,7 +331,7 @@ class Usage(ReportView):
         return super().get(request)
 
     def check_query(self, request: Request, query: dict[str, Any]) -> None:
-        if "user" in query["by"] and not names_of_past(caller_of(request), VIEW_LEASES).everybody:
+        if "user" in query["by"] and not names_of_past(caller_of(request), VIEW_LEASES, CHANGE_LEASES).everybody:
             self.permission_denied(
                 request, message="A report by user needs the permission to view leases. Ask by=tool,team,project."
             )

@@ -275,6 +275,7 @@ class ExplanationSerializer(serializers.Serializer[Any]):
     expected_seconds = serializers.IntegerField(
         allow_null=True, help_text="When seats are expected, from how long they were held of late; null if unknown."
     )
+    reasons_omitted = serializers.IntegerField(help_text="How many more reasons there are than are listed.")
 
 
 class LeaseItem(serializers.ModelSerializer[Lease]):

@@ -186,7 +186,7 @@ class LicensesViewSet(viewsets.ViewSet):
         responses={
             200: ToolStatusForYou,
             400: problem_response("`invalid`"),
-            403: problem_response("`not_a_member`"),
+            403: problem_response("`not_a_member`, `not_for_others`"),
             404: problem_response("`unknown_tool`"),
         },
     )
