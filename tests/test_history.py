@@ -291,7 +291,7 @@ def test_the_sweeper_rolls_up(week: Tool) -> None:
     out = StringIO()
     call_command("expire_leases", stdout=out)
     rolled_up = (last_midnight() - WEEK.first).days
-    assert out.getvalue() == f"1 lease(s), 0 ticket(s), 0 key(s), {rolled_up} day(s) rolled up\n"
+    assert out.getvalue() == f"1 lease(s), 0 ticket(s), 0 key(s), 0 session(s), {rolled_up} day(s) rolled up\n"
     assert ToolHour.objects.exists()
     assert TeamHour.objects.exists()
     assert UsageDay.objects.exists()
