@@ -52,6 +52,7 @@ SESSION_COOKIE_SECURE = SECURE_SSL
 COOKIE_PREFIX = ("__Secure-" if SCRIPT_NAME else "__Host-") if SECURE_SSL else ""
 SESSION_COOKIE_NAME = f"{COOKIE_PREFIX}sessionid"
 SESSION_COOKIE_AGE = 8 * 3600
+SESSION_ENGINE = "licenses.signin.sessions"
 CSRF_COOKIE_SECURE = SECURE_SSL
 CSRF_COOKIE_NAME = f"{COOKIE_PREFIX}csrftoken"
 SESSION_COOKIE_PATH = CSRF_COOKIE_PATH = SCRIPT_NAME or "/"
@@ -131,8 +132,8 @@ OIDC_USE_PKCE = True
 OIDC_PKCE_CODE_CHALLENGE_METHOD = "S256"
 OIDC_TOKEN_USE_BASIC_AUTH = LICENSE_OIDC_CLIENT_AUTH == "basic"
 OIDC_TIMEOUT = 3
-# The provider wants it back at the sign-out.
-OIDC_STORE_ID_TOKEN = True
+# Sign-ins that a browser may have under way at once; they are kept in its cookie.
+OIDC_MAX_STATES = 3
 
 AUTHENTICATION_BACKENDS = [
     "licenses.signin.passwords.PasswordBackend",
@@ -358,7 +359,7 @@ SPECTACULAR_SETTINGS: dict[str, Any] = {
     "SERVE_INCLUDE_SCHEMA": False,
     "SERVE_PERMISSIONS": ["licenses.api.permissions.HasScope"],
     "SWAGGER_UI_DIST": "SIDECAR",
-    "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
+    "SWAGGER_UI_FAVICON_HREF": "/static/licenses/board.svg",
     "COMPONENT_SPLIT_REQUEST": True,
 }
 

@@ -8,8 +8,8 @@ from typing import Any
 from django.contrib.auth.views import redirect_to_login
 from django.core.exceptions import DisallowedHost, PermissionDenied
 from django.db import DatabaseError, InterfaceError
-from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBadRequest
-from django.template.loader import render_to_string
+from django.http import Http404, HttpRequest, HttpResponse
+from django.shortcuts import render
 from django.views import defaults
 from rest_framework import exceptions
 from rest_framework.request import Request
@@ -164,7 +164,7 @@ def bad_request(request: HttpRequest, exception: Exception) -> HttpResponse:
     if isinstance(exception, DisallowedHost):
         return _unknown_host(request)
     if not is_api_path(request.path_info):
-        return defaults.bad_request(request, exception)
+        return render(request, "400.html", status=400)
     return problem(status=400, code="bad_request", title=TITLES[400], detail="The request can't be read.")
 
 
@@ -176,7 +176,7 @@ def _unknown_host(request: HttpRequest) -> HttpResponse:
     logger.warning("Refused a request: %s", detail)
     if is_api_path(request.path_info):
         return problem(status=400, code="unknown_host", title=TITLES[400], detail=detail, host=host)
-    return HttpResponseBadRequest(render_to_string("400.html", {"detail": detail}))
+    return render(request, "400.html", {"detail": detail}, status=400)
 
 
 def not_found(request: HttpRequest, exception: Exception) -> HttpResponse:
@@ -189,7 +189,7 @@ def not_found(request: HttpRequest, exception: Exception) -> HttpResponse:
 
 def server_error(request: HttpRequest) -> HttpResponse:
     if not is_api_path(request.path_info):
-        return defaults.server_error(request)
+        return render(request, "500.html", {"asks_no_database": True}, status=500)
     return problem(
         status=500, code="internal", title="Server error", detail="The server failed; the error was logged there."
     )
