@@ -359,8 +359,12 @@ SPECTACULAR_SETTINGS: dict[str, Any] = {
     "SERVE_INCLUDE_SCHEMA": False,
     "SERVE_PERMISSIONS": ["licenses.api.permissions.HasScope"],
     "SWAGGER_UI_DIST": "SIDECAR",
-    "SWAGGER_UI_FAVICON_HREF": "/static/licenses/board.svg",
+    "SWAGGER_UI_FAVICON_HREF": f"{SCRIPT_NAME}/static/licenses/board.svg",
     "COMPONENT_SPLIT_REQUEST": True,
+    "POSTPROCESSING_HOOKS": [
+        "drf_spectacular.hooks.postprocess_schema_enums",
+        "licenses.api.schema.complete",
+    ],
 }
 
 # --- Language, time, files --------------------------------------------------
