@@ -51,7 +51,7 @@ def test_a_person_signs_in_there_with_cookies_of_the_path(server: Server) -> Non
         signed_in = browser.post(f"{BELOW}/signin/", data=form, headers={"Referer": f"{server.url}{BELOW}/signin/"})
         assert (signed_in.status_code, signed_in.headers["Location"]) == (302, f"{BELOW}/")
         assert {cookie.path for cookie in browser.cookies.jar} == {BELOW}
-        reports = browser.get(f"{BELOW}/admin/licenses/tool/reports/", follow_redirects=True)
+        reports = browser.get(f"{BELOW}/admin/reports/", follow_redirects=True)
         links = re.findall(r'href="(/[^"]*)"', reports.text)
         assert f"{BELOW}/api/v1/reports/" in reports.text
         assert [link for link in links if not f"{link}/".startswith(f"{BELOW}/")] == []
