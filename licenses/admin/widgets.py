@@ -23,8 +23,7 @@ class LabelledInputs(admin.ModelAdmin[Any]):
 
     def formfield_for_dbfield(self, db_field: Any, request: HttpRequest, **options: Any) -> Any:
         field = super().formfield_for_dbfield(db_field, request, **options)
-        widget = getattr(field, "widget", None)
-        if isinstance(widget, AdminSplitDateTime):
-            for part, name in zip(widget.widgets, ("date", "time"), strict=True):
+        if field is not None and isinstance(field.widget, AdminSplitDateTime):
+            for part, name in zip(field.widget.widgets, ("date", "time"), strict=True):
                 part.attrs["aria-label"] = f"{field.label}, {name}"
         return field
