@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export SECRET_KEY ?= $(shell cat .secret_key 2>/dev/null)
 YAML_RULES := {extends: default, rules: {document-start: disable, truthy: {check-keys: false}, comments: {min-spaces-from-content: 1}, line-length: {max: 150}}}
-LOCAL := DEBUG=false SECURE_SSL=false LICENSE_AUTH=$${LICENSE_AUTH:-open} LICENSE_DB_SEED=$${LICENSE_DB_SEED:-true} LOG_FORMAT=$${LOG_FORMAT:-text}
+LOCAL := DEBUG=false SECURE_SSL=false BIND=$${BIND:-127.0.0.1:8000} LICENSE_AUTH=$${LICENSE_AUTH:-open} LICENSE_DB_SEED=$${LICENSE_DB_SEED:-true} LOG_FORMAT=$${LOG_FORMAT:-text}
 
 .PHONY: help
 help: ## list the targets
@@ -41,7 +41,7 @@ $(VENV)/release/bin/pip-audit: scripts/requirements.txt
 
 # A sub-make, because the key is read when make starts.
 .PHONY: run serve
-run: $(VENV)/runtime .secret_key ## serve on :8000 with an SQLite database and the default tools
+run: $(VENV)/runtime .secret_key ## serve on 127.0.0.1:8000 with an SQLite database and the default tools
 	@$(MAKE) --no-print-directory serve
 
 serve:
@@ -92,6 +92,7 @@ lint: $(VENV)/development $(BIN)/helm $(VENV)/checkov/bin/checkov ## style, type
 	  $(BIN)/python manage.py check --deploy --fail-level WARNING; \
 	  $(BIN)/python manage.py makemigrations --check --dry-run; \
 	  $(BIN)/python manage.py spectacular --validate --fail-on-warn --file /dev/null'
+	$(BIN)/python -m pytest -q tests/test_schema.py
 	$(BIN)/hadolint Dockerfile
 	$(BIN)/zizmor --offline --quiet --persona pedantic .github
 	$(BIN)/actionlint -shellcheck $(BIN)/shellcheck

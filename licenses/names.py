@@ -14,12 +14,18 @@ TOOL_NAME_PATTERN = r"[a-z0-9_][a-z0-9_.-]{0,63}"
 
 # The metrics' label for every name that isn't a tool's, and so no tool's name.
 UNKNOWN_TOOL_LABEL = "unknown"
+# The calls under /licenses/, and so no tool's names: /licenses/queue/status could be
+# about the tool as well as about the ticket.
+CALLS = frozenset({"borrow", "explain", "queue", "renew", "return", "status"})
+RESERVED_TOOL_NAMES = CALLS | {UNKNOWN_TOOL_LABEL}
 
 # Longest name of a user, a host or a project. DNS has no longer one (RFC 1035, 2.3.4),
 # and e-mail addresses, Entra's UPNs and GitHub's "owner/repository" are shorter.
 NAME_LENGTH = 255
 # Longest name of an account: what Django's table has room for.
 ACCOUNT_NAME_LENGTH = 150
+# Short enough for an index, and longer than any name but a few Arabic ligatures get.
+FOLDED_LENGTH = 300
 
 
 def is_clean(text: str) -> bool:
@@ -35,3 +41,9 @@ def is_name(text: object) -> TypeGuard[str]:
         and is_clean(text)
         and text == unicodedata.normalize("NFC", text.strip())
     )
+
+
+def folded(name: str) -> str:
+    """Return a name without what tells it from others only to a machine: case, and
+    the form of its characters (NFKC). At most ``FOLDED_LENGTH`` characters."""
+    return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold())[:FOLDED_LENGTH]

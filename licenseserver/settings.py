@@ -23,12 +23,10 @@ VERSION = __version__
 # --- Security ---------------------------------------------------------------
 
 DEBUG = environment.boolean("DEBUG", False)
-SECRET_KEY = environment.text("SECRET_KEY")
-if len(SECRET_KEY) < 32:
-    raise SettingError("SECRET_KEY must have at least 32 characters.")
-SECRET_KEY_FALLBACKS = environment.words("SECRET_KEY_FALLBACKS")
-if any(len(key) < 32 for key in SECRET_KEY_FALLBACKS):
-    raise SettingError("SECRET_KEY_FALLBACKS: each key must have at least 32 characters.")
+SECRET_KEY = environment.key("SECRET_KEY", environment.text("SECRET_KEY"))
+SECRET_KEY_FALLBACKS = [
+    environment.key("SECRET_KEY_FALLBACKS", old) for old in environment.words("SECRET_KEY_FALLBACKS")
+]
 ALLOWED_HOSTS = environment.hosts("ALLOWED_HOSTS", "localhost,127.0.0.1,[::1]")
 CSRF_TRUSTED_ORIGINS = environment.origins("CSRF_TRUSTED_ORIGINS")
 
@@ -45,12 +43,19 @@ SECURE_HSTS_INCLUDE_SUBDOMAINS = SECURE_SSL
 SECURE_HSTS_PRELOAD = SECURE_SSL
 SECURE_CONTENT_TYPE_NOSNIFF = True
 SECURE_REFERRER_POLICY = "same-origin"
+# The path that the server has on its host, "" for all of it.
+SCRIPT_NAME = environment.path("SCRIPT_NAME")
+FORCE_SCRIPT_NAME = SCRIPT_NAME or None
 SESSION_COOKIE_SECURE = SECURE_SSL
-# So named, a browser takes it from this host alone, and over HTTPS.
-SESSION_COOKIE_NAME = "__Host-sessionid" if SECURE_SSL else "sessionid"
+# So named, a browser takes it from this host alone (__Host-, which is for the whole
+# host), and over HTTPS.
+COOKIE_PREFIX = ("__Secure-" if SCRIPT_NAME else "__Host-") if SECURE_SSL else ""
+SESSION_COOKIE_NAME = f"{COOKIE_PREFIX}sessionid"
 SESSION_COOKIE_AGE = 8 * 3600
+SESSION_ENGINE = "licenses.signin.sessions"
 CSRF_COOKIE_SECURE = SECURE_SSL
-CSRF_COOKIE_NAME = "__Host-csrftoken" if SECURE_SSL else "csrftoken"
+CSRF_COOKIE_NAME = f"{COOKIE_PREFIX}csrftoken"
+SESSION_COOKIE_PATH = CSRF_COOKIE_PATH = SCRIPT_NAME or "/"
 X_FRAME_OPTIONS = "DENY"
 
 # --- Who may call -----------------------------------------------------------
@@ -58,6 +63,8 @@ X_FRAME_OPTIONS = "DENY"
 # `required`: every call needs a credential, but for /livez and /readyz.
 # `open`: everybody may borrow, and return what others have; for trying it out.
 LICENSE_AUTH = environment.choice("LICENSE_AUTH", "required", among=("required", "open"))
+# Whether `open` is meant for every machine of the network.
+LICENSE_OPEN_TO_NETWORK = environment.boolean("LICENSE_OPEN_TO_NETWORK", False)
 # Whether /metrics is free even where credentials are required.
 LICENSE_METRICS_PUBLIC = environment.boolean("LICENSE_METRICS_PUBLIC", False)
 # Who sees who holds what, and who waits: every reader, the members of the team that it
@@ -76,7 +83,7 @@ LICENSE_FAILURES_PER_ACCOUNT = environment.integer("LICENSE_FAILURES_PER_ACCOUNT
 LICENSE_RATE_PER_CREDENTIAL = environment.limit("LICENSE_RATE_PER_CREDENTIAL", 50, maximum=1_000_000)
 LICENSE_RATE_PER_ADDRESS = environment.limit("LICENSE_RATE_PER_ADDRESS", 50, maximum=1_000_000)
 LICENSE_RATE_HEARTBEATS = environment.limit("LICENSE_RATE_HEARTBEATS", 50, maximum=1_000_000)
-LICENSE_RATE_BURST = environment.integer("LICENSE_RATE_BURST", 30, minimum=1, maximum=3600)
+LICENSE_RATE_BURST = environment.integer("LICENSE_RATE_BURST", 10, minimum=1, maximum=3600)
 
 # The OpenID provider, by its issuer's address.
 LICENSE_OIDC_ISSUER = environment.url("LICENSE_OIDC_ISSUER")
@@ -125,15 +132,15 @@ OIDC_USE_PKCE = True
 OIDC_PKCE_CODE_CHALLENGE_METHOD = "S256"
 OIDC_TOKEN_USE_BASIC_AUTH = LICENSE_OIDC_CLIENT_AUTH == "basic"
 OIDC_TIMEOUT = 3
-# The provider wants it back at the sign-out.
-OIDC_STORE_ID_TOKEN = True
+# Sign-ins that a browser may have under way at once; they are kept in its cookie.
+OIDC_MAX_STATES = 3
 
 AUTHENTICATION_BACKENDS = [
     "licenses.signin.passwords.PasswordBackend",
     "licenses.signin.oidc.ProviderBackend",
 ]
 LOGIN_URL = "signin"
-LOGIN_REDIRECT_URL = "/"
+LOGIN_REDIRECT_URL = "board"
 
 # --- Applications -----------------------------------------------------------
 
@@ -158,6 +165,7 @@ MIDDLEWARE = [
     "django_prometheus.middleware.PrometheusBeforeMiddleware",
     "licenses.api.middleware.StalePlanMiddleware",
     "licenses.api.middleware.ProbeMiddleware",
+    "licenses.api.middleware.PlainHttpMiddleware",
     "django.middleware.security.SecurityMiddleware",
     "licenses.headers.HeadersMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
@@ -217,7 +225,7 @@ def sqlite(path: str) -> dict[str, Any]:
     if not Path(path).absolute().parent.is_dir() or Path(path).is_dir():
         raise SettingError(f"LICENSE_DB_PATH must be a file in a folder that exists, not {path!r}.")
     return {
-        "ENGINE": "django_prometheus.db.backends.sqlite3",
+        "ENGINE": "licenseserver.sqlite",
         "NAME": path,
         "OPTIONS": {
             "transaction_mode": "IMMEDIATE",
@@ -305,9 +313,23 @@ WEB_CONCURRENCY = environment.integer(
 
 # Seed the default tools when the server starts.
 LICENSE_DB_SEED = environment.boolean("LICENSE_DB_SEED", False)
+# The most tickets that wait for one tool, of all and of one user; and new
+# idempotency keys of one caller per day and worker. 0 is no limit.
+LICENSE_QUEUE_PER_TOOL = environment.limit("LICENSE_QUEUE_PER_TOOL", 1000, maximum=1_000_000)
+LICENSE_QUEUE_PER_USER = environment.limit("LICENSE_QUEUE_PER_USER", 100, maximum=1_000_000)
+LICENSE_KEYS_PER_DAY = environment.limit("LICENSE_KEYS_PER_DAY", 10_000, maximum=100_000_000)
+# The most borrows that one user has or waits for, of all tools together.
+LICENSE_LEASES_PER_USER = environment.limit("LICENSE_LEASES_PER_USER", 0, maximum=1_000_000)
 # Largest body of an API call, in bytes. The largest honest one is a borrow of
 # a dozen tools, far below.
 API_BODY_LIMIT = 64 * 1024
+# Of a form on another page, and of one in the admin, where a tool may have hundreds
+# of lines.
+PAGE_BODY_LIMIT = 64 * 1024
+ADMIN_BODY_LIMIT = 2_621_440
+DATA_UPLOAD_MAX_MEMORY_SIZE = ADMIN_BODY_LIMIT
+# No form takes a file; one that is sent is not kept on the disk.
+FILE_UPLOAD_HANDLERS = ["django.core.files.uploadhandler.MemoryFileUploadHandler"]
 
 REST_FRAMEWORK: dict[str, Any] = {
     # The first one's challenge goes with every 401.
@@ -337,8 +359,12 @@ SPECTACULAR_SETTINGS: dict[str, Any] = {
     "SERVE_INCLUDE_SCHEMA": False,
     "SERVE_PERMISSIONS": ["licenses.api.permissions.HasScope"],
     "SWAGGER_UI_DIST": "SIDECAR",
-    "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
+    "SWAGGER_UI_FAVICON_HREF": f"{SCRIPT_NAME}/static/licenses/board.svg",
     "COMPONENT_SPLIT_REQUEST": True,
+    "POSTPROCESSING_HOOKS": [
+        "drf_spectacular.hooks.postprocess_schema_enums",
+        "licenses.api.schema.complete",
+    ],
 }
 
 # --- Language, time, files --------------------------------------------------
@@ -348,7 +374,7 @@ TIME_ZONE = "UTC"
 USE_I18N = False
 USE_TZ = True
 FORMAT_MODULE_PATH = "licenseserver.formats"
-STATIC_URL = "static/"
+STATIC_URL = f"{SCRIPT_NAME}/static/"
 STATIC_ROOT = BASE_DIR / "staticfiles"
 
 # --- Logs -------------------------------------------------------------------

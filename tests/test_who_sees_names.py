@@ -7,7 +7,7 @@ import pytest
 from django.contrib.auth.models import Permission, User
 from django.test import Client
 
-from licenses.models import Denial, Tool
+from licenses.models import Denial, Team, Tool
 from licenses.signin.accounts import _operators
 
 from .conftest import Api, api_of
@@ -158,8 +158,21 @@ def test_a_refusal_names_nobody_else(zora: dict[str, Any], settings: Any, settin
 
 def test_one_sees_the_names_of_all_ones_teams(zora: dict[str, Any], settings: Any, make_team: MakeTeam) -> None:
     settings.LICENSE_SHOW_HOLDERS = "team"
-    make_team("crash", "plain")
-    assert sight(client_of("plain", settings), "/borrows") == "shown"
+    make_team("crash", "PLAIN")
+    client = client_of("plain", settings)
+    assert sight(client, "/borrows") == "hidden"
+    Team.objects.filter(name="crash").update(ignores_case=True)
+    assert sight(client, "/borrows") == "shown"
+
+
+def test_who_may_only_change_leases_sees_nobodys_denials(zora: dict[str, Any], settings: Any) -> None:
+    client = client_of("plain", settings)
+    user = User.objects.get(username="plain")
+    user.is_staff = True
+    user.save()
+    user.user_permissions.set(Permission.objects.filter(codename="change_lease"))
+    assert sight(client, "/api/v1/leases/?state=ended") == "shown"
+    assert sight(client, "/api/v1/denials/") == "hidden"
 
 
 def test_nobody_reads_names_whom_retention_took_out(zora: dict[str, Any], settings: Any) -> None:

@@ -12,7 +12,7 @@ from licenses.auditing import Actor
 
 from .deletions import ShortDeletions
 from .lookups import ListedLookups
-from .widgets import SearchedSelect
+from .widgets import LabelledInputs, SearchedSelect
 
 M = TypeVar("M", bound=Model)
 
@@ -22,7 +22,7 @@ def actor_of(request: HttpRequest) -> Actor:
     return Actor.of_account(request.user.get_username(), request.META)
 
 
-class AuditedAdmin(ShortDeletions, ListedLookups, admin.ModelAdmin[M], Generic[M]):
+class AuditedAdmin(LabelledInputs, ShortDeletions, ListedLookups, admin.ModelAdmin[M], Generic[M]):
     """Records what is made, changed and deleted. A subclass that saves rows in
     another way has to record them there."""
 
@@ -43,3 +43,11 @@ class AuditedAdmin(ShortDeletions, ListedLookups, admin.ModelAdmin[M], Generic[M
     def delete_queryset(self, request: HttpRequest, queryset: QuerySet[M]) -> None:
         for obj in queryset:
             self.delete_model(request, obj)
+
+    def save_related(self, request: HttpRequest, form: Any, formsets: Any, change: bool) -> None:
+        if not self.model._meta.many_to_many:
+            super().save_related(request, form, formsets, change)
+            return
+        # What a row refers to many of is written after the row.
+        with auditing.changing(form.instance, by=actor_of(request)):
+            super().save_related(request, form, formsets, change)

@@ -4,9 +4,11 @@ Where ``LICENSE_AUTH`` is ``open``, everybody may do everything but administer.
 """
 
 from typing import Any
+from urllib.parse import urlsplit
 
 from django.conf import settings
-from django.db.models import QuerySet
+from django.contrib.auth.models import User
+from django.db.models import Exists, OuterRef, QuerySet
 from rest_framework.exceptions import PermissionDenied
 from rest_framework.permissions import SAFE_METHODS, BasePermission
 from rest_framework.request import Request
@@ -14,7 +16,7 @@ from rest_framework.request import Request
 from licenses.auditing import Actor
 from licenses.callers import Caller, Kind, Scope
 from licenses.errors import Refusal
-from licenses.models import Lease, TeamMember
+from licenses.models import Lease, Team, TeamMember
 from licenses.visibility import EVERYBODY, LeaseNames, Names
 
 from .authentication import caller_of
@@ -38,11 +40,33 @@ def may(caller: Caller, scope: Scope) -> bool:
     return (settings.LICENSE_AUTH == "open" and scope != Scope.ADMIN) or caller.has(scope)
 
 
+class FromAnotherSite(PermissionDenied):
+    default_code = "cross_site"
+    default_detail = "A page of another site sent this."
+
+
+def require_own_page(request: Request) -> None:
+    """Raise FromAnotherSite for a change that another site's page sent through somebody's
+    browser, with no credential or with the password that the browser keeps. A session
+    has its CSRF token, and no page makes a browser send a token in a header."""
+    origin = request.META.get("HTTP_ORIGIN")
+    if origin is None or caller_of(request).kind not in {Kind.ANONYMOUS, Kind.PASSWORD}:
+        return
+    if request.method not in SAFE_METHODS and origin not in settings.CSRF_TRUSTED_ORIGINS:
+        try:
+            host = urlsplit(origin).netloc
+        except ValueError:
+            host = ""
+        if host != request.get_host():
+            raise FromAnotherSite
+
+
 class HasScope(BasePermission):
     """Every call needs a scope: ``read`` to look, ``borrow`` to change, or the
     one that the view's ``scopes`` names for its action."""
 
     def has_permission(self, request: Request, view: Any) -> bool:
+        require_own_page(request)
         needed = Scope.READ if request.method in SAFE_METHODS else Scope.BORROW
         needed = getattr(view, "scopes", {}).get(getattr(view, "action", None), needed)
         return may(caller_of(request), needed)
@@ -79,14 +103,17 @@ class MayReadDenials(BasePermission):
 
 def may_act_for(caller: Caller, user: str) -> bool:
     """Whether a caller may borrow, renew, wait and return in this user's name:
-    people in their own, a team's token in its members', superusers and the scope
-    ``admin`` in all. Staff who may change leases end those of others by force
+    people in their own, a team's token in its members' unless their account is
+    deactivated, superusers and the scope ``admin`` in all. Staff who may change leases end those of others by force
     return only."""
     if settings.LICENSE_AUTH == "open" or caller.name == user or caller.acts_for_all:
         return True
     if caller.of_team is None:
         return False
-    return TeamMember.objects.of_users([user]).filter(team__name=caller.of_team).exists()
+    # By the name that was sent and by the member's, which may differ in case.
+    deactivated = User.objects.filter(username__in=[OuterRef("user"), user], is_active=False)
+    members = TeamMember.objects.of_users([user]).filter(team__name=caller.of_team)
+    return members.exclude(Exists(deactivated)).exists()
 
 
 def require_may_act_for(caller: Caller, user: str) -> None:
@@ -114,15 +141,15 @@ def names_on_board(caller: Caller) -> Names:
         return EVERYBODY
     if settings.LICENSE_SHOW_HOLDERS == "nobody":
         return Names(user=caller.name)
-    members = TeamMember.objects.filter(user=caller.name) if caller.name else TeamMember.objects.none()
-    return Names(user=caller.name, teams=caller.teams.union(members.values_list("team__name", flat=True)))
+    mine = Team.objects.of_user(caller.name).values_list("name", flat=True) if caller.name else ()
+    return Names(user=caller.name, teams=caller.teams.union(mine))
 
 
-def names_of_past(caller: Caller, permission: str) -> Names:
+def names_of_past(caller: Caller, *permissions: str) -> Names:
     """Whose names a caller sees of those who held or were refused seats at any
-    time. That says how somebody works, and so takes this permission, whatever
-    LICENSE_SHOW_HOLDERS says."""
-    if caller.is_admin(permission) or caller.is_admin(CHANGE_LEASES):
+    time. That says how somebody works, and so takes one of these permissions,
+    whatever LICENSE_SHOW_HOLDERS says."""
+    if any(caller.is_admin(permission) for permission in permissions):
         return EVERYBODY
     if caller.of_team is not None:
         return Names(teams=frozenset({caller.of_team}))
@@ -131,7 +158,7 @@ def names_of_past(caller: Caller, permission: str) -> Names:
 
 def names_on_leases(caller: Caller) -> LeaseNames:
     """Whose names a caller sees in the list of all leases."""
-    return LeaseNames(active=names_on_board(caller), ended=names_of_past(caller, VIEW_LEASES))
+    return LeaseNames(active=names_on_board(caller), ended=names_of_past(caller, VIEW_LEASES, CHANGE_LEASES))
 
 
 def names_on_denials(caller: Caller) -> Names:

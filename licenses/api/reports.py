@@ -21,7 +21,8 @@ from licenses.models import Team, Tool
 from licenses.models.tool import MAX_CAPACITY
 
 from .authentication import caller_of
-from .permissions import VIEW_LEASES, names_of_past
+from .permissions import CHANGE_LEASES, VIEW_LEASES, names_of_past
+from .queries import StrictQuery
 from .serializers import CleanTextField, StrictSerializer
 from .views import problem_response
 
@@ -185,6 +186,9 @@ class DenialsRow(serializers.Serializer[Any]):
     episodes = serializers.IntegerField(help_text="Refusals of one person, however often they tried.")
     true_denials = serializers.IntegerField(help_text="Episodes after which there was no seat.")
     attempts = serializers.IntegerField()
+    people = serializers.IntegerField(
+        allow_null=True, help_text="Users with an episode, each once; null where names were deleted."
+    )
 
 
 class WhatIfRow(serializers.Serializer[Any]):
@@ -250,8 +254,10 @@ def find_team(name: str) -> Team:
     return team
 
 
-class ReportView(APIView):
+class ReportView(StrictQuery, APIView):
     """One report: a query in, a table out, as JSON or CSV."""
+
+    known_by_serializer = frozenset({None})
 
     renderer_classes = [JSONRenderer, CsvRenderer, BrowsableAPIRenderer]
     content_negotiation_class = ReportNegotiation
@@ -331,7 +337,7 @@ class Usage(ReportView):
         return super().get(request)
 
     def check_query(self, request: Request, query: dict[str, Any]) -> None:
-        if "user" in query["by"] and not names_of_past(caller_of(request), VIEW_LEASES).everybody:
+        if "user" in query["by"] and not names_of_past(caller_of(request), VIEW_LEASES, CHANGE_LEASES).everybody:
             self.permission_denied(
                 request, message="A report by user needs the permission to view leases. Ask by=tool,team,project."
             )

@@ -12,16 +12,16 @@ from django.conf import settings
 from django.core.exceptions import ValidationError
 from django.db.models.functions import Now
 from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.urls import reverse
 from django.utils.dateparse import parse_datetime
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_safe
 from drf_spectacular.types import OpenApiTypes
-from drf_spectacular.utils import OpenApiParameter, OpenApiResponse, extend_schema
+from drf_spectacular.utils import OpenApiExample, OpenApiParameter, OpenApiResponse, extend_schema
 from rest_framework import mixins, viewsets
-from rest_framework.decorators import action, api_view, renderer_classes
+from rest_framework.decorators import action
 from rest_framework.exceptions import NotFound
 from rest_framework.exceptions import ValidationError as SerializerValidationError
-from rest_framework.pagination import CursorPagination
 from rest_framework.renderers import JSONRenderer
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -54,6 +54,7 @@ from .permissions import (
     rows_for,
     team_for,
 )
+from .queries import Pages, StrictQuery
 from .serializers import (
     BorrowRequest,
     CleanTextField,
@@ -79,6 +80,32 @@ from .serializers import (
 
 LEASES = Lease.objects.all()
 TICKETS = Ticket.objects.all()
+
+
+BORROWS = [
+    OpenApiExample("A seat", value={"tool": "cad_tool", "user": "ana"}, request_only=True),
+    OpenApiExample(
+        "Seats of two tools at once, for a project, with a heartbeat every 100 s",
+        value={
+            "user": "ana",
+            "project": "door-42",
+            "host": "node1",
+            "items": [{"tool": "cad_tool", "seats": 2}, {"tool": "simulation"}],
+            "ttl_seconds": 300,
+        },
+        request_only=True,
+    ),
+    OpenApiExample(
+        "The first set that is free; wait for ten minutes if need be",
+        value={
+            "user": "ana",
+            "alternatives": [[{"tool": "simulation"}], [{"tool": "analysis", "seats": 2}]],
+            "wait_seconds": 600,
+        },
+        request_only=True,
+    ),
+]
+ONE_LEASE = [OpenApiExample("A lease", value={"id": "67c49b0a-27a3-4d8f-81be-5ce835b88447"}, request_only=True)]
 
 
 def problem_response(description: str) -> OpenApiResponse:
@@ -137,7 +164,7 @@ def borrow_answer(outcome: leasing.Granted | Waiting) -> Response:
         return Response(GrantedSerializer(outcome.head, context=context).data, headers=headers)
     logs.note(ticket=outcome.ticket.id)
     data = WaitingSerializer(outcome).data
-    headers = {"Location": f"/licenses/queue/{outcome.ticket.id}", "Retry-After": str(data["poll_after"])}
+    headers = {"Location": reverse("queue", args=[outcome.ticket.id]), "Retry-After": str(data["poll_after"])}
     return Response(data, status=202, headers=headers)
 
 
@@ -165,8 +192,10 @@ def borrow_request(request: Request, require: Callable[[Caller, str], None]) -> 
     return replace(asked, team=team_for(caller, asked.team))
 
 
-class LicensesViewSet(viewsets.ViewSet):
+class LicensesViewSet(StrictQuery, viewsets.ViewSet):
     """Borrow and return: the calls that clients are written against."""
+
+    known_by_serializer = frozenset({"tool_status"})
 
     renderer_classes = [JSONRenderer]
     scopes = {"explain": Scope.READ}
@@ -184,7 +213,7 @@ class LicensesViewSet(viewsets.ViewSet):
         responses={
             200: ToolStatusForYou,
             400: problem_response("`invalid`"),
-            403: problem_response("`not_a_member`"),
+            403: problem_response("`not_a_member`, `not_for_others`"),
             404: problem_response("`unknown_tool`"),
         },
     )
@@ -194,6 +223,7 @@ class LicensesViewSet(viewsets.ViewSet):
 
     @extend_schema(
         request=BorrowRequest,
+        examples=BORROWS,
         parameters=[
             OpenApiParameter(
                 "Idempotency-Key",
@@ -232,6 +262,7 @@ class LicensesViewSet(viewsets.ViewSet):
 
     @extend_schema(
         request=BorrowRequest,
+        examples=BORROWS,
         responses={
             200: ExplanationSerializer,
             400: problem_response("`invalid`, `parse_error`"),
@@ -246,6 +277,7 @@ class LicensesViewSet(viewsets.ViewSet):
 
     @extend_schema(
         request=LeaseRequest,
+        examples=ONE_LEASE,
         responses={
             200: LeaseSerializer,
             400: problem_response("`invalid`, `parse_error`"),
@@ -261,6 +293,7 @@ class LicensesViewSet(viewsets.ViewSet):
 
     @extend_schema(
         request=LeaseRequest,
+        examples=ONE_LEASE,
         responses={
             200: ReturnAnswer,
             400: problem_response("`invalid`, `parse_error`"),
@@ -276,7 +309,7 @@ class LicensesViewSet(viewsets.ViewSet):
         return Response({"status": "ok", "tool": leases[0].tool.name})
 
 
-class QueueViewSet(viewsets.ViewSet):
+class QueueViewSet(StrictQuery, viewsets.ViewSet):
     """Waiting for a seat."""
 
     renderer_classes = [JSONRenderer]
@@ -320,8 +353,10 @@ class BorrowsQuery(StrictSerializer):
     host = CleanTextField(required=False, max_length=NAME_LENGTH)
 
 
-class BorrowsViewSet(viewsets.ViewSet):
+class BorrowsViewSet(StrictQuery, viewsets.ViewSet):
     """Who holds what."""
+
+    known_by_serializer = frozenset({"list"})
 
     renderer_classes = [JSONRenderer]
 
@@ -346,17 +381,34 @@ class BorrowsViewSet(viewsets.ViewSet):
         )
 
 
-class ToolViewSet(viewsets.ReadOnlyModelViewSet[Tool]):
+class ToolPages(Pages):
+    ordering = ("name",)
+
+    def decode_cursor(self, request: Request) -> Any:
+        cursor = super().decode_cursor(request)
+        if (
+            cursor is not None
+            and cursor.position is not None
+            and not re.fullmatch(TOOL_NAME_PATTERN, str(cursor.position))
+        ):
+            raise NotFound(self.invalid_cursor_message)
+        return cursor
+
+
+class ToolViewSet(StrictQuery, viewsets.ReadOnlyModelViewSet[Tool]):
     """Tools and their seats."""
 
     queryset = Tool.objects.with_levels().order_by("name")
     serializer_class = ToolSerializer
     lookup_field = "name"
     lookup_value_regex = TOOL_NAME_PATTERN
+    pagination_class = ToolPages
+    known_by_serializer = frozenset({"status"})
 
     def list(self, request: Request) -> Response:
         """Every tool, by name."""
-        return Response(self.get_serializer(pools.with_levels(self.get_queryset()), many=True).data)
+        page = self.paginate_queryset(self.get_queryset())
+        return self.get_paginated_response(self.get_serializer(pools.with_levels(page or []), many=True).data)
 
     def get_object(self) -> Tool:
         return pools.with_levels([super().get_object()])[0]
@@ -417,12 +469,8 @@ def _is_time(value: str) -> bool:
 INVALID_CURSOR = SerializerValidationError({"cursor": ["Use the address in next or previous as it is."]})
 
 
-class StablePagination(CursorPagination):
-    """Pages that stay put while rows come and go; ``ordering`` begins with a time."""
-
-    page_size = 50
-    page_size_query_param = "page_size"
-    max_page_size = 200
+class StablePagination(Pages):
+    """``ordering`` begins with a time."""
 
     def decode_cursor(self, request: Request) -> Any:
         """Return the cursor; raise ValidationError for one that this server did not make."""
@@ -443,7 +491,7 @@ class DenialPagination(StablePagination):
     ordering = ("-last_at", "-id")
 
 
-class LeaseViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, viewsets.GenericViewSet[Lease]):
+class LeaseViewSet(StrictQuery, mixins.ListModelMixin, mixins.RetrieveModelMixin, viewsets.GenericViewSet[Lease]):
     """Every lease there ever was, newest first."""
 
     queryset = Lease.objects.heads().with_items().newest_first()
@@ -476,6 +524,7 @@ class LeaseViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, viewsets.Ge
 
     @extend_schema(
         request=ForceReturnRequest,
+        examples=[OpenApiExample("A reason", value={"reason": "The host is switched off."}, request_only=True)],
         responses={
             200: LeaseSerializer,
             400: problem_response("`invalid`, `parse_error`"),
@@ -520,7 +569,7 @@ class DenialFilter(django_filters.FilterSet):
         return denials.filter(resolved_at__isnull=value == "false")
 
 
-class DenialViewSet(viewsets.ReadOnlyModelViewSet[Denial]):
+class DenialViewSet(StrictQuery, viewsets.ReadOnlyModelViewSet[Denial]):
     """Who was refused a seat: one row an episode, the latest first. Others than
     administrators see their own."""
 
@@ -559,12 +608,14 @@ def readyz(request: HttpRequest) -> HttpResponse:
     return JsonResponse({"status": "unready", "detail": trouble.detail}, status=503)
 
 
-@extend_schema(exclude=True)
-@api_view(["GET"])
-@renderer_classes([JSONRenderer])
-def version(request: Request) -> Response:
+class VersionView(StrictQuery, APIView):
     """What is running."""
-    return Response({"version": settings.VERSION})
+
+    renderer_classes = [JSONRenderer]
+
+    @extend_schema(exclude=True)
+    def get(self, request: Request) -> Response:
+        return Response({"version": settings.VERSION})
 
 
 class MetricsView(APIView):

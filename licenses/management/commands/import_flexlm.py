@@ -3,6 +3,7 @@
 import re
 from argparse import ArgumentTypeError
 from codecs import BOM_UTF16_BE, BOM_UTF16_LE
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from licenses.flexlm.applying import bring_in
 from licenses.flexlm.parser import Finding, parse_license, parse_options
 from licenses.flexlm.plan import Renames, plan
 from licenses.flexlm.writing import license_lines, options_lines
-from licenses.names import TOOL_NAME_PATTERN, UNKNOWN_TOOL_LABEL, is_clean
+from licenses.names import RESERVED_TOOL_NAMES, TOOL_NAME_PATTERN, is_clean
 
 UNSIGNED = "The signatures (SIGN=) were not checked: only the vendor's own daemon can."
 # No vendor's file is nearly as large: ten thousand lines with signatures are 5 MiB.
@@ -107,9 +108,13 @@ class Command(BaseCommand):
             self.stdout.write(f"{file.name}:{number}: read as: {visible(line)}")
 
     def _tell(self, file: Path, findings: list[Finding]) -> None:
+        alike = Counter(finding.text for finding in findings if not finding.is_problem)
         for finding in sorted(findings):
-            kind = "" if finding.is_problem else "note: "
-            self.stderr.write(f"{file.name}:{finding.number}: {kind}{visible(finding.text)}")
+            # A note that many lines share is shown at the first of them.
+            if finding.is_problem or (more := alike.pop(finding.text, 0)):
+                kind = "" if finding.is_problem else "note: "
+                others = f" (and {more - 1} more lines)" if not finding.is_problem and more > 1 else ""
+                self.stderr.write(f"{file.name}:{finding.number}: {kind}{visible(finding.text)}{others}")
 
 
 def visible(text: str) -> str:
@@ -120,7 +125,7 @@ def visible(text: str) -> str:
 def renaming(text: str) -> tuple[str, str]:
     """Return the two names of ``OLD=new``; raises ArgumentTypeError."""
     old, _, new = text.partition("=")
-    if not old or not re.fullmatch(TOOL_NAME_PATTERN, new) or new == UNKNOWN_TOOL_LABEL:
+    if not old or not re.fullmatch(TOOL_NAME_PATTERN, new) or new in RESERVED_TOOL_NAMES:
         raise ArgumentTypeError(f"{text!r} is no OLD=new, where new is 1 to 64 of a-z 0-9 _ . -")
     return old, new
 
