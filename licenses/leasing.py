@@ -601,7 +601,7 @@ def _forget_keys_at_times() -> None:
     more go than come."""
     if next(_new_keys_of_all) % NEW_KEYS_A_TIDYING == 0:
         # The borrow is decided; the next tidying comes soon.
-        with suppress(Busy, DatabaseError):
+        with suppress(Refusal, DatabaseError):
             _forget_keys()
 
 
