@@ -55,5 +55,11 @@ def open_to_others(path: Path) -> bool:
 
 
 def create(path: Path) -> None:
-    """Make an empty file that only its owner can read, whatever the umask; leave one that is there as it is."""
-    os.close(os.open(path, os.O_RDONLY | os.O_CREAT, 0o600))
+    """Make an empty file that only its owner can read, whatever the umask; raise
+    FileExistsError if it is there.
+
+    One that is there is not opened: to close it again would drop all locks that
+    SQLite has on it in this process, and other processes would write meanwhile
+    (https://www.sqlite.org/howtocorrupt.html, 2.2).
+    """
+    os.close(os.open(path, os.O_RDONLY | os.O_CREAT | os.O_EXCL, 0o600))

@@ -106,8 +106,10 @@ def test_people_sign_in_work_and_sign_out(configured: Server, page: Page, consol
     assert "ANA" in page.locator("#user-tools").inner_text().upper()
 
     # The groups have become teams.
-    page.goto(f"{url}/admin/licenses/teammember/")
-    assert page.locator("tr", has_text="crash").locator(".field-user").inner_text() == "ana"
+    page.goto(f"{url}/admin/licenses/team/")
+    page.click("text=crash")
+    page.click("text=1 team member")
+    assert page.locator("#result_list .field-user").inner_text() == "ana"
 
     # The API in the browser, with the session and its CSRF token.
     page.goto(f"{url}/api/v1/leases/")

@@ -117,6 +117,37 @@ def test_nobody_else_reads_a_new_database(tmp_path: Path, umask: int) -> None:
     assert modes == ["0o600"] * 3
 
 
+def test_a_connection_more_takes_no_lock_from_the_others_of_its_process(tmp_path: Path) -> None:
+    """Or another process, which finds no lock, takes the log of changes away from them:
+    what is committed after that is lost."""
+    database = tmp_path / "licenses.db"
+    migrate(database, 0o022)
+    program = f"""
+import django, os, sqlite3, subprocess, sys, threading
+django.setup()
+from django.contrib.auth.models import User
+from django.db import connection
+User.objects.create(username="ana")
+another = threading.Thread(target=lambda: (User.objects.count(), connection.close()))
+another.start()
+another.join()
+other = "import sqlite3; found = sqlite3.connect({str(database)!r}); " \\
+    "found.execute('SELECT * FROM auth_user').fetchall(); found.close()"
+subprocess.run([sys.executable, "-c", other], check=True)
+print(os.path.exists({str(database)!r} + "-wal"))
+"""
+    kept = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=ROOT,
+        env={name: value for name, value in os.environ.items() if name != "DATABASE_URL"}
+        | {"LICENSE_DB_PATH": str(database), "DJANGO_SETTINGS_MODULE": "licenseserver.settings"},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    assert kept.strip() == "True"
+
+
 @pytest.mark.skipif("DATABASE_URL" in os.environ, reason="PostgreSQL has no file of ours.")
 def test_a_database_that_others_can_read_is_named_at_the_start_and_by_the_check(tmp_path: Path) -> None:
     tmp_path.chmod(0o755)
