@@ -12,7 +12,8 @@ import tempfile
 import threading
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import IO, Any
+from pathlib import Path
+from typing import Any
 
 from django.db import DatabaseError, InterfaceError, connection, transaction
 from django.db.migrations.executor import MigrationExecutor
@@ -45,18 +46,19 @@ class Memory:
 
     def __init__(self) -> None:
         self._threads = threading.Lock()
-        self._file: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - as long as the process
+        self._file, path = tempfile.mkstemp()
+        Path(path).unlink()
 
     def swap(self, **facts: Any) -> dict[str, Any]:
         """Set some facts; return all of them as they were before."""
         with self._threads:
             fcntl.lockf(self._file, fcntl.LOCK_EX)
             try:
-                before: dict[str, Any] = json.loads(os.pread(self._file.fileno(), 65536, 0) or b"{}")
+                before: dict[str, Any] = json.loads(os.pread(self._file, 65536, 0) or b"{}")
                 if before | facts != before:
                     content = json.dumps(before | facts).encode()
-                    os.pwrite(self._file.fileno(), content, 0)
-                    os.ftruncate(self._file.fileno(), len(content))
+                    os.pwrite(self._file, content, 0)
+                    os.ftruncate(self._file, len(content))
             finally:
                 fcntl.lockf(self._file, fcntl.LOCK_UN)
         return before
