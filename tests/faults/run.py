@@ -160,7 +160,7 @@ def _schedule(plan: Plan, target: Target) -> Iterator[tuple[str, nemeses.Nemesis
     """All kinds of faults, shuffled, again and again."""
     every = nemeses.ON_POSTGRES if plan.database == "postgres" else nemeses.ON_SQLITE
     kinds = [(name, nemesis) for name, nemesis in every.items() if not plan.kinds or name in plan.kinds]
-    if shutil.which("faketime") is None:
+    if nemeses.faketime() is None:
         kinds = [kind for kind in kinds if kind[0] != "shift_clock"]
     while True:
         target.chance.shuffle(kinds)

@@ -47,7 +47,11 @@ class Postgres:
     def created(cls, folder: Path) -> "Postgres":
         return cls(
             Cluster.created(
-                folder / "postgres", f"max_connections = {MAX_CONNECTIONS}", "superuser_reserved_connections = 5"
+                folder / "postgres",
+                f"max_connections = {MAX_CONNECTIONS}",
+                "superuser_reserved_connections = 5",
+                # After a crash, without a look at every file of the cluster.
+                "recovery_init_sync_method = syncfs",
             )
         )
 
@@ -108,8 +112,8 @@ class Api:
     folder: Path
     environment: dict[str, str]
     port: int
-    # Put before the command, for example to shift the clock.
-    prefix: list[str] = field(default_factory=list)
+    # More variables for the next start, for example to shift the clock.
+    extra: dict[str, str] = field(default_factory=dict)
     starts: int = 0
     process: "subprocess.Popen[bytes] | None" = None
     sessions: set[int] = field(default_factory=set)
@@ -184,9 +188,9 @@ class Api:
         metrics.mkdir(mode=0o700)
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [*self.prefix, sys.executable, "-m", "licenseserver"],
+                [sys.executable, "-m", "licenseserver"],
                 cwd=self.code,
-                env=self.environment | {"PROMETHEUS_MULTIPROC_DIR": str(metrics)},
+                env=self.environment | self.extra | {"PROMETHEUS_MULTIPROC_DIR": str(metrics)},
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
