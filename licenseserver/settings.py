@@ -153,6 +153,7 @@ MIDDLEWARE = [
     "licenses.api.middleware.EventMiddleware",
     "licenses.api.rate_limits.RateLimitMiddleware",
     "django_prometheus.middleware.PrometheusBeforeMiddleware",
+    "licenses.api.middleware.OverloadMiddleware",
     "licenses.api.middleware.StalePlanMiddleware",
     "licenses.api.middleware.ProbeMiddleware",
     "django.middleware.security.SecurityMiddleware",

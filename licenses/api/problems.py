@@ -46,6 +46,7 @@ STATUS: dict[type[Refusal], int] = {
     errors.TooManyFailures: 429,
     errors.RateLimited: 429,
     errors.Busy: 503,
+    errors.Overloaded: 503,
     errors.ReadOnly: 503,
     errors.ProviderAway: 503,
 }
