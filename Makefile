@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export SECRET_KEY ?= $(shell cat .secret_key 2>/dev/null)
 YAML_RULES := {extends: default, rules: {document-start: disable, truthy: {check-keys: false}, comments: {min-spaces-from-content: 1}, line-length: {max: 150}}}
-LOCAL := DEBUG=false SECURE_SSL=false LICENSE_AUTH=$${LICENSE_AUTH:-open} LICENSE_DB_SEED=$${LICENSE_DB_SEED:-true} LOG_FORMAT=$${LOG_FORMAT:-text}
+LOCAL := DEBUG=false SECURE_SSL=false BIND=$${BIND:-127.0.0.1:8000} LICENSE_AUTH=$${LICENSE_AUTH:-open} LICENSE_DB_SEED=$${LICENSE_DB_SEED:-true} LOG_FORMAT=$${LOG_FORMAT:-text}
 
 .PHONY: help
 help: ## list the targets
@@ -41,7 +41,7 @@ $(VENV)/release/bin/pip-audit: scripts/requirements.txt
 
 # A sub-make, because the key is read when make starts.
 .PHONY: run serve
-run: $(VENV)/runtime .secret_key ## serve on :8000 with an SQLite database and the default tools
+run: $(VENV)/runtime .secret_key ## serve on 127.0.0.1:8000 with an SQLite database and the default tools
 	@$(MAKE) --no-print-directory serve
 
 serve:
@@ -62,6 +62,12 @@ test-sqlite: $(VENV)/development $(BIN)/helm ## the suite on SQLite
 
 test-postgres: $(VENV)/development $(BIN)/helm ## the suite on PostgreSQL: DATABASE_URL's, or one that it starts itself
 	TEST_DATABASE=postgres $(BIN)/python -m pytest
+
+.PHONY: test-client
+test-client: $(VENV)/development ## the client's tests, with CLIENT_PYTHON as its Python (3.9 or later)
+	$${CLIENT_PYTHON:-$(PYTHON)} -m venv --clear $(VENV)/client
+	$(VENV)/client/bin/python -m pip install --quiet --disable-pip-version-check ./client
+	CLIENT_PYTHON=$(CURDIR)/$(VENV)/client/bin/python TEST_DATABASE=sqlite $(BIN)/python -m pytest tests/client
 
 .PHONY: faults faults-long mutants
 FAULTS := $(BIN)/python -m tests.faults

@@ -1,14 +1,28 @@
 """What ``manage.py check --deploy`` says of this server's own settings."""
 
+from pathlib import Path
 from typing import Any
 
 from django.conf import settings
 from django.core.checks import CheckMessage, Tags, Warning, register
 from django.db import connection
 
+from licenseserver import private
+
 OPEN = (
     "LICENSE_AUTH is open: whoever reaches this server can borrow, and can return what others have borrowed. "
     "Set LICENSE_AUTH=required where that is not everybody's friend."
+)
+
+OPEN_TO_NETWORK = (
+    "LICENSE_AUTH is open, and BIND is an address that other machines reach. Set LICENSE_AUTH=required or "
+    "BIND=127.0.0.1:8000, or LICENSE_OPEN_TO_NETWORK=true if everyone may borrow and return any seat."
+)
+# docker-compose.yml has it, and so has everyone.
+DEMO_KEY = "demo-only-this-key-is-public-set-SECRET_KEY-to-your-own"
+PUBLIC_KEY = "SECRET_KEY is the public one of docker-compose.yml: anyone can sign in as anyone. Set one of your own."
+READABLE = (
+    "Other accounts of this machine can read %s, which has sessions and hashes of passwords. Run chmod 600 on it."
 )
 
 
@@ -16,6 +30,26 @@ OPEN = (
 def auth_is_required(**options: Any) -> list[CheckMessage]:
     """Warn of a server that asks nobody who they are."""
     return [Warning(OPEN, id="licenses.W001")] if settings.LICENSE_AUTH == "open" else []
+
+
+@register(Tags.security, deploy=True)
+def key_is_secret(**options: Any) -> list[CheckMessage]:
+    """Warn of a key that everyone knows."""
+    return [Warning(PUBLIC_KEY, id="licenses.W002")] if settings.SECRET_KEY == DEMO_KEY else []
+
+
+@register(Tags.security, deploy=True)
+def database_is_private(**options: Any) -> list[CheckMessage]:
+    """Warn of an SQLite database that others can read."""
+    return [Warning(READABLE % path, id="licenses.W003") for path in readable_databases()]
+
+
+def readable_databases() -> list[Path]:
+    """Return the files of an SQLite database that other accounts of this machine can read or write."""
+    if connection.vendor != "sqlite":
+        return []
+    name = str(connection.settings_dict["NAME"])
+    return [path for path in (Path(name + end) for end in ("", "-wal", "-shm")) if private.open_to_others(path)]
 
 
 UNLIMITED = (

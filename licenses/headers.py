@@ -43,9 +43,33 @@ def content_security_policy(path: str) -> str:
     return "; ".join([*sources, "base-uri 'none'", "frame-ancestors 'none'", f"form-action {' '.join(forms)}"])
 
 
+# What no page here needs of the machine that shows it.
+PERMISSIONS_POLICY = ", ".join(
+    f"{feature}=()"
+    for feature in (
+        "accelerometer",
+        "autoplay",
+        "camera",
+        "display-capture",
+        "encrypted-media",
+        "fullscreen",
+        "geolocation",
+        "gyroscope",
+        "magnetometer",
+        "microphone",
+        "midi",
+        "payment",
+        "publickey-credentials-get",
+        "screen-wake-lock",
+        "usb",
+        "xr-spatial-tracking",
+    )
+)
+
+
 class HeadersMiddleware:
-    """Adds the policy for contents, and keeps answers of the API, which are
-    their caller's alone, out of caches."""
+    """Adds the policies for contents and for the browser's machine, and keeps answers
+    of the API, which are for their caller only, out of caches."""
 
     def __init__(self, get_response: Callable[[HttpRequest], HttpResponseBase]) -> None:
         self.get_response = get_response
@@ -53,6 +77,7 @@ class HeadersMiddleware:
     def __call__(self, request: HttpRequest) -> HttpResponseBase:
         response = self.get_response(request)
         response.headers.setdefault("Content-Security-Policy", content_security_policy(request.path_info))
+        response.headers.setdefault("Permissions-Policy", PERMISSIONS_POLICY)
         if is_api_path(request.path_info):
             response.headers.setdefault("Cache-Control", "no-store")
         return response

@@ -256,7 +256,7 @@ def _decide(asked: Asked, vouched: frozenset[str], by: Actor | None) -> Outcome:
         return waiting
     refusal = verdicts[0].refusal()
     refusal.facts |= _explanation(verdicts, tools)
-    _record_denial(asked, refusal, tools, now)
+    _record_denial(asked, refusal, tools, teams.get(verdicts[0].subject.team), now)
     return refusal
 
 
@@ -441,12 +441,14 @@ def _end_of(now: datetime, ttl: timedelta | None, tools: Iterable[Tool]) -> date
     return min(ends, default=None)
 
 
-def _record_denial(asked: Asked, refusal: Refusal, tools: dict[str, Tool], now: datetime) -> None:
+def _record_denial(asked: Asked, refusal: Refusal, tools: dict[str, Tool], team: Team | None, now: datetime) -> None:
     if not refusal.denial:
         return
     tool = tools[refusal.facts["tool"]]
     seats = next(item.seats for items in asked.alternatives for item in items if item.tool == tool.name)
-    Denial.objects.record(tool=tool, user=asked.user, host=asked.host, code=refusal.code, seats=seats, now=now)
+    Denial.objects.record(
+        tool=tool, user=asked.user, team=team, host=asked.host, code=refusal.code, seats=seats, now=now
+    )
     if tool.denied_at is None or tool.denied_at < now - DENIED_AT_STEP:
         Tool.objects.filter(pk=tool.pk).update(denied_at=now)
 

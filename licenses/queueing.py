@@ -165,7 +165,13 @@ def close(
         first = first_item(ticket)
         tool = Tool.objects.get(name=first.tool)
         Denial.objects.record(
-            tool=tool, user=ticket.user, host=ticket.host, code=QueueTimeout.code, seats=first.seats, now=now
+            tool=tool,
+            user=ticket.user,
+            team=ticket.team,
+            host=ticket.host,
+            code=QueueTimeout.code,
+            seats=first.seats,
+            now=now,
         )
         Tool.objects.filter(pk=tool.pk).update(denied_at=now)
 

@@ -4,7 +4,8 @@ They lock the tool, as a borrow does: what a borrow decides by is never half of
 the old rules and half of the new.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from django.db import transaction
@@ -13,7 +14,7 @@ from django.db.models import Sum
 from . import auditing
 from .auditing import Actor
 from .errors import OverReserved, UnknownTool
-from .models import Allotment, Lease, Team, Tool
+from .models import AccessRule, Allotment, Lease, Team, Tool, UserLimit
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +55,25 @@ def allot(*, tool: str, allowances: Mapping[Team, Allowance | None], by: Actor) 
     _settle(locked)
     if grows and locked.reserved > locked.capacity:
         raise OverReserved(tool=tool, capacity=locked.capacity, reserved=locked.reserved)
+
+
+@contextmanager
+def settling(*, tool: str) -> Iterator[Tool]:
+    """Lock a tool while its user limits and access rules change, and let it know of
+    them. One transaction. Raises UnknownTool."""
+    with transaction.atomic():
+        locked = _lock(tool)
+        yield locked
+        _settle(locked)
+
+
+def add(*, tool: str, rows: Sequence[UserLimit | AccessRule], by: Actor) -> None:
+    """Add user limits or access rules to a tool, all or none. The rows are valid and
+    not there yet. Raises UnknownTool."""
+    with settling(tool=tool):
+        for row in rows:
+            row.save(force_insert=True)
+        auditing.created(rows, by=by)
 
 
 @transaction.atomic

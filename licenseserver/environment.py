@@ -11,6 +11,7 @@ import re
 import sys
 from collections.abc import Collection
 from importlib.util import find_spec
+from ipaddress import ip_address
 from urllib.parse import urlsplit
 
 from django.core.exceptions import ImproperlyConfigured
@@ -43,6 +44,15 @@ def text(name: str, default: str | None = None) -> str:
     if default is None:
         raise SettingError(f"{name} is not set, and there is no safe default for it.")
     return default
+
+
+def key(name: str, value: str) -> str:
+    """Return a secret that signs: long, and not a few characters over and over."""
+    if len(value) < 32:
+        raise SettingError(f"{name}: a key must have at least 32 characters.")
+    if len(set(value)) < 8:
+        raise SettingError(f"{name}: a key must have at least 8 different characters.")
+    return value
 
 
 def boolean(name: str, default: bool) -> bool:
@@ -108,6 +118,8 @@ def origins(name: str) -> list[str]:
     """A list of origins, as in ``https://licenses.example.com``: no path."""
     found = words(name)
     for origin in found:
+        if "@" in origin:
+            raise SettingError(f"{name} must be a list of origins; one of them has a user in front of the host.")
         if not re.fullmatch(r"https?://[^/\s]+", origin):
             raise SettingError(f"{name} must be a list of http:// or https:// and a host name, not {origin!r}.")
     return found
@@ -122,6 +134,18 @@ def address(name: str, default: str) -> str:
     ):
         raise SettingError(f"{name} must be host:port or unix:/path, not {value!r}.")
     return value
+
+
+def is_local(address: object) -> bool:
+    """Return whether only this machine reaches an address that gunicorn listens on: a
+    host and port, or the path of a socket."""
+    if isinstance(address, str):
+        return True
+    host = address[0] if isinstance(address, tuple) else ""
+    try:
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def pairs(name: str) -> dict[str, str]:
@@ -151,7 +175,10 @@ def is_confidential(address: object) -> bool:
 def url(name: str) -> str:
     """A confidential address without a query; empty if it is not set."""
     value = os.environ.get(name, "").strip()
-    if value and (not is_confidential(value) or "?" in value or "#" in value or "@" in value):
+    if "@" in value:
+        # What is in front of it may be a password.
+        raise SettingError(f"{name} must be an https:// address without a user and a password.")
+    if value and (not is_confidential(value) or "?" in value or "#" in value):
         raise SettingError(f"{name} must be an https:// address, not {value!r}.")
     return value
 

@@ -15,7 +15,7 @@ from typing import Any
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "licenseserver.settings")
 
-from licenseserver.environment import settings_or_exit
+from licenseserver.environment import is_local, settings_or_exit
 
 settings_or_exit()
 from django.conf import settings  # noqa: E402
@@ -89,18 +89,41 @@ control_socket_disable = True
 limit_request_line = 4094
 limit_request_fields = 100
 limit_request_field_size = 8190
+# Nothing that a client sends says how or where it connects: not over this machine's
+# own addresses and sockets either, which gunicorn takes for a proxy's. Django reads
+# the one header that TRUST_PROXY is about.
+forwarded_allow_ips = ""
+forwarder_headers = ""
+secure_scheme_headers: dict[str, str] = {}
 
 
 def on_starting(server: Any) -> None:
-    """Say so if anybody may call, or if a pooler lost the time limits; seed the
-    default tools where the environment asks for it."""
+    """Warn of what is open to others; seed the default tools where the environment asks
+    for it. A server that is open to all starts on this machine's addresses only, unless
+    the environment asks for more."""
     from django.core.management import call_command
     from django.db import DatabaseError, connections
 
-    from licenses.checks import OPEN, UNLIMITED, unlimited
+    from licenses.checks import (
+        DEMO_KEY,
+        OPEN,
+        OPEN_TO_NETWORK,
+        PUBLIC_KEY,
+        READABLE,
+        UNLIMITED,
+        readable_databases,
+        unlimited,
+    )
 
     if settings.LICENSE_AUTH == "open":
+        if not settings.LICENSE_OPEN_TO_NETWORK and not all(map(is_local, server.cfg.address)):
+            sys.stderr.write(f"licenseserver: {OPEN_TO_NETWORK}\n")
+            sys.exit(2)
         server.log.warning(OPEN)
+    if settings.SECRET_KEY == DEMO_KEY:
+        server.log.warning(PUBLIC_KEY)
+    for path in readable_databases():
+        server.log.warning(READABLE, path)
     if settings.LICENSE_DB_POOLER:
         try:
             if missing := unlimited():

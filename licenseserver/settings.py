@@ -23,12 +23,10 @@ VERSION = __version__
 # --- Security ---------------------------------------------------------------
 
 DEBUG = environment.boolean("DEBUG", False)
-SECRET_KEY = environment.text("SECRET_KEY")
-if len(SECRET_KEY) < 32:
-    raise SettingError("SECRET_KEY must have at least 32 characters.")
-SECRET_KEY_FALLBACKS = environment.words("SECRET_KEY_FALLBACKS")
-if any(len(key) < 32 for key in SECRET_KEY_FALLBACKS):
-    raise SettingError("SECRET_KEY_FALLBACKS: each key must have at least 32 characters.")
+SECRET_KEY = environment.key("SECRET_KEY", environment.text("SECRET_KEY"))
+SECRET_KEY_FALLBACKS = [
+    environment.key("SECRET_KEY_FALLBACKS", old) for old in environment.words("SECRET_KEY_FALLBACKS")
+]
 ALLOWED_HOSTS = environment.hosts("ALLOWED_HOSTS", "localhost,127.0.0.1,[::1]")
 CSRF_TRUSTED_ORIGINS = environment.origins("CSRF_TRUSTED_ORIGINS")
 
@@ -58,8 +56,13 @@ X_FRAME_OPTIONS = "DENY"
 # `required`: every call needs a credential, but for /livez and /readyz.
 # `open`: everybody may borrow, and return what others have; for trying it out.
 LICENSE_AUTH = environment.choice("LICENSE_AUTH", "required", among=("required", "open"))
+# Whether `open` is meant for every machine of the network.
+LICENSE_OPEN_TO_NETWORK = environment.boolean("LICENSE_OPEN_TO_NETWORK", False)
 # Whether /metrics is free even where credentials are required.
 LICENSE_METRICS_PUBLIC = environment.boolean("LICENSE_METRICS_PUBLIC", False)
+# Who sees who holds what, and who waits: every reader, the members of the team that it
+# counts for, or nobody else. Administrators and the holder always do.
+LICENSE_SHOW_HOLDERS = environment.choice("LICENSE_SHOW_HOLDERS", "everyone", among=("everyone", "team", "nobody"))
 # Whether people sign in with passwords that this server keeps.
 LICENSE_LOCAL_PASSWORDS = environment.boolean("LICENSE_LOCAL_PASSWORDS", True)
 
@@ -156,6 +159,7 @@ MIDDLEWARE = [
     "licenses.api.middleware.OverloadMiddleware",
     "licenses.api.middleware.StalePlanMiddleware",
     "licenses.api.middleware.ProbeMiddleware",
+    "licenses.api.middleware.PlainHttpMiddleware",
     "django.middleware.security.SecurityMiddleware",
     "licenses.headers.HeadersMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
@@ -215,7 +219,7 @@ def sqlite(path: str) -> dict[str, Any]:
     if not Path(path).absolute().parent.is_dir() or Path(path).is_dir():
         raise SettingError(f"LICENSE_DB_PATH must be a file in a folder that exists, not {path!r}.")
     return {
-        "ENGINE": "django_prometheus.db.backends.sqlite3",
+        "ENGINE": "licenseserver.sqlite",
         "NAME": path,
         "OPTIONS": {
             "transaction_mode": "IMMEDIATE",
@@ -306,6 +310,13 @@ LICENSE_DB_SEED = environment.boolean("LICENSE_DB_SEED", False)
 # Largest body of an API call, in bytes. The largest honest one is a borrow of
 # a dozen tools, far below.
 API_BODY_LIMIT = 64 * 1024
+# Of a form on another page, and of one in the admin, where a tool may have hundreds
+# of lines.
+PAGE_BODY_LIMIT = 64 * 1024
+ADMIN_BODY_LIMIT = 2_621_440
+DATA_UPLOAD_MAX_MEMORY_SIZE = ADMIN_BODY_LIMIT
+# No form takes a file; one that is sent is not kept on the disk.
+FILE_UPLOAD_HANDLERS = ["django.core.files.uploadhandler.MemoryFileUploadHandler"]
 
 REST_FRAMEWORK: dict[str, Any] = {
     # The first one's challenge goes with every 401.

@@ -181,6 +181,12 @@ def api(db: None) -> Api:
 
 
 @pytest.fixture
+def admin_api(db: None) -> Api:
+    """The API as an administrator's program sees it, other people's history too."""
+    return api_of(scopes=["admin"])
+
+
+@pytest.fixture
 def required(settings: Any) -> None:
     """Every call needs a credential."""
     settings.LICENSE_AUTH = "required"

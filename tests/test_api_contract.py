@@ -32,7 +32,7 @@ def test_a_name_with_dots_has_its_own_page(api: Api, make_tool: Callable[..., To
     assert api.status("solver.v2-beta_1")["total"] == 1
 
 
-def test_leases_are_filtered(api: Api, make_tool: Callable[..., Tool]) -> None:
+def test_leases_are_filtered(api: Api, admin_api: Api, make_tool: Callable[..., Tool]) -> None:
     make_tool("cad", capacity=9)
     make_tool("sim", capacity=9)
     old, _new, other = api.borrow("cad", "ana").json(), api.borrow("cad", "ben").json(), api.borrow("sim", "ana").json()
@@ -40,7 +40,7 @@ def test_leases_are_filtered(api: Api, make_tool: Callable[..., Tool]) -> None:
     Lease.objects.filter(pk=old["id"]).update(borrowed_at=timezone.now() - timedelta(days=2))
 
     def found(query: str) -> list[str]:
-        return [lease["id"] for lease in api.client.get(f"/api/v1/leases/?{query}").json()["results"]]
+        return [lease["id"] for lease in admin_api.client.get(f"/api/v1/leases/?{query}").json()["results"]]
 
     yesterday = (timezone.now() - timedelta(days=1)).strftime("%Y-%m-%dT%H:%M:%SZ")
     assert found("tool=sim") == [other["id"]]

@@ -15,6 +15,7 @@ from pathlib import Path
 import httpx
 import psycopg
 import pytest
+from django.conf import settings
 from django.core.management import CommandError, call_command
 from django.db import connection
 
@@ -225,7 +226,7 @@ class TestTheCommand:
         assert (tmp_path / "backup.part").read_text() == "half of it"
 
     def test_leaves_nothing_behind_when_it_fails(self, tmp_path: Path) -> None:
-        empty = {"LICENSE_DB_PATH": str(tmp_path / "empty.db"), "SECRET_KEY": "k" * 50}
+        empty = {"LICENSE_DB_PATH": str(tmp_path / "empty.db"), "SECRET_KEY": settings.SECRET_KEY}
         failed = subprocess.run(
             [sys.executable, "manage.py", "backup", str(tmp_path / "backup")],
             cwd=ROOT,

@@ -8,14 +8,15 @@ from django.test import Client
 
 from licenses.models import Denial, Tool
 
-from .conftest import Api
+from .conftest import Api, api_of
 
 MakeTool = Callable[..., Tool]
 PassTime = Callable[..., None]
 
 
-def denials(api: Api, query: str = "") -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = api.client.get(f"/api/v1/denials/{query}").json()["results"]
+def denials(query: str = "") -> list[dict[str, Any]]:
+    """Denials as an administrator sees them."""
+    found: list[dict[str, Any]] = api_of(scopes=["admin"]).client.get(f"/api/v1/denials/{query}").json()["results"]
     return found
 
 
@@ -25,7 +26,7 @@ def test_a_retry_loop_is_one_episode(api: Api, make_tool: MakeTool, pass_time: P
     for _ in range(5):
         api.borrow("cad", "ben", host="ws1", seats=1)
         pass_time(minutes=10)
-    (episode,) = denials(api)
+    (episode,) = denials()
     assert (episode["tool"], episode["user"], episode["host"], episode["code"]) == ("cad", "ben", "ws1", "exhausted")
     assert (episode["attempts"], episode["resolved_at"], episode["resolved_by"]) == (5, None, None)
     assert episode["first_at"] < episode["last_at"]
@@ -37,7 +38,7 @@ def test_a_longer_pause_begins_a_new_episode(api: Api, make_tool: MakeTool, pass
     api.borrow("cad", "ben")
     pass_time(minutes=16)
     api.borrow("cad", "ben")
-    assert [episode["attempts"] for episode in denials(api)] == [1, 1]
+    assert [episode["attempts"] for episode in denials()] == [1, 1]
 
 
 def test_people_tools_and_reasons_are_told_apart(api: Api, make_tool: MakeTool) -> None:
@@ -46,7 +47,7 @@ def test_people_tools_and_reasons_are_told_apart(api: Api, make_tool: MakeTool) 
     api.borrow("cad", "ana")
     for tool, user in (("cad", "ben"), ("cad", "cleo"), ("sim", "ben")):
         api.borrow(tool, user)
-    assert {(episode["tool"], episode["user"], episode["code"]) for episode in denials(api)} == {
+    assert {(episode["tool"], episode["user"], episode["code"]) for episode in denials()} == {
         ("cad", "ben", "exhausted"),
         ("cad", "cleo", "exhausted"),
         ("sim", "ben", "disabled"),
@@ -61,10 +62,10 @@ def test_a_seat_after_all_ends_the_episode(api: Api, make_tool: MakeTool, pass_t
     pass_time(minutes=5)
     api.give_back(lease["id"])
     granted = api.borrow("cad", "ben").json()
-    resolved = {episode["user"]: episode["resolved_by"] for episode in denials(api)}
+    resolved = {episode["user"]: episode["resolved_by"] for episode in denials()}
     assert resolved == {"ben": granted["id"], "cleo": None}
-    assert [episode["user"] for episode in denials(api, "?resolved=true")] == ["ben"]
-    assert [episode["user"] for episode in denials(api, "?resolved=false")] == ["cleo"]
+    assert [episode["user"] for episode in denials("?resolved=true")] == ["ben"]
+    assert [episode["user"] for episode in denials("?resolved=false")] == ["cleo"]
 
 
 def test_a_seat_long_after_does_not(api: Api, make_tool: MakeTool, pass_time: PassTime) -> None:
@@ -74,7 +75,7 @@ def test_a_seat_long_after_does_not(api: Api, make_tool: MakeTool, pass_time: Pa
     pass_time(minutes=20)
     api.give_back(lease["id"])
     api.borrow("cad", "ben")
-    assert [episode["resolved_by"] for episode in denials(api)] == [None]
+    assert [episode["resolved_by"] for episode in denials()] == [None]
 
 
 def test_an_alternative_ends_the_episode_of_what_was_wanted(api: Api, make_tool: MakeTool) -> None:
@@ -83,7 +84,7 @@ def test_an_alternative_ends_the_episode_of_what_was_wanted(api: Api, make_tool:
     api.borrow("premium", "ana")
     api.borrow("premium", "ben")
     lease = api.borrow_first_of([("premium", 1)], [("basic", 1)], user="ben").json()
-    assert [episode["resolved_by"] for episode in denials(api)] == [lease["id"]]
+    assert [episode["resolved_by"] for episode in denials()] == [lease["id"]]
 
 
 def test_a_wait_that_ends_in_a_seat_is_no_denial(api: Api, make_tool: MakeTool) -> None:
@@ -92,7 +93,7 @@ def test_a_wait_that_ends_in_a_seat_is_no_denial(api: Api, make_tool: MakeTool) 
     ticket = api.wait("cad", "ben")
     api.give_back(lease["id"])
     assert api.poll(ticket).status_code == 200
-    assert denials(api) == []
+    assert denials() == []
 
 
 def test_a_wait_in_vain_is_a_denial(api: Api, make_tool: MakeTool, pass_time: PassTime) -> None:
@@ -101,7 +102,7 @@ def test_a_wait_in_vain_is_a_denial(api: Api, make_tool: MakeTool, pass_time: Pa
     ticket = api.wait("rare", "ben", seconds=15)
     pass_time(seconds=15)
     assert api.poll(ticket).status_code == 410
-    (episode,) = denials(api)
+    (episode,) = denials()
     assert (episode["user"], episode["code"], episode["attempts"]) == ("ben", "queue_timeout", 1)
     metrics = api.client.get("/metrics").content.decode().splitlines()
     assert 'license_borrow_failure_total{reason="queue_timeout",tool="rare"} 1.0' in metrics
@@ -117,7 +118,7 @@ def test_who_gives_up_waiting_was_not_denied(api: Api, make_tool: MakeTool, pass
     else:
         pass_time(seconds=30)
         assert api.poll(ticket).json()["code"] == "queue_dropped"
-    assert denials(api) == []
+    assert denials() == []
 
 
 def test_nonsense_is_no_denial(api: Api, make_tool: MakeTool) -> None:
@@ -125,7 +126,7 @@ def test_nonsense_is_no_denial(api: Api, make_tool: MakeTool) -> None:
     api.borrow("nope")
     api.borrow("cad", seats=0)
     api.borrow("cad", ttl_seconds=10**9)
-    assert denials(api) == []
+    assert denials() == []
 
 
 def test_a_replayed_refusal_is_not_counted_again(api: Api, make_tool: MakeTool) -> None:
@@ -133,7 +134,7 @@ def test_a_replayed_refusal_is_not_counted_again(api: Api, make_tool: MakeTool) 
     api.borrow("cad", "ana")
     for _ in range(3):
         api.borrow("cad", "ben", key="job-1")
-    assert [episode["attempts"] for episode in denials(api)] == [1]
+    assert [episode["attempts"] for episode in denials()] == [1]
 
 
 def test_denials_are_filtered_and_paged(api: Api, make_tool: MakeTool, pass_time: PassTime) -> None:
@@ -141,21 +142,22 @@ def test_denials_are_filtered_and_paged(api: Api, make_tool: MakeTool, pass_time
     api.borrow("cad", "ana")
     for number in range(5):
         api.borrow("cad", f"user{number}")
-    assert [episode["user"] for episode in denials(api, "?user=user3&tool=cad&code=exhausted")] == ["user3"]
-    assert denials(api, "?tool=other") == []
-    page = api.client.get("/api/v1/denials/?page_size=2").json()
+    assert [episode["user"] for episode in denials("?user=user3&tool=cad&code=exhausted")] == ["user3"]
+    assert denials("?tool=other") == []
+    admin = api_of(scopes=["admin"]).client
+    page = admin.get("/api/v1/denials/?page_size=2").json()
     users = [episode["user"] for episode in page["results"]]
     while page["next"]:
-        page = api.client.get(page["next"]).json()
+        page = admin.get(page["next"]).json()
         users += [episode["user"] for episode in page["results"]]
     assert users == [f"user{number}" for number in reversed(range(5))]
-    number = denials(api)[0]["id"]
-    assert api.client.get(f"/api/v1/denials/{number}/").json()["user"] == "user4"
+    number = denials()[0]["id"]
+    assert admin.get(f"/api/v1/denials/{number}/").json()["user"] == "user4"
 
 
 @pytest.mark.parametrize("query", ["?after=yesterday", "?resolved=perhaps", "?user=%00", "?cursor=x"])
-def test_a_filter_that_makes_no_sense_is_refused(api: Api, query: str) -> None:
-    answer = api.client.get(f"/api/v1/denials/{query}")
+def test_a_filter_that_makes_no_sense_is_refused(admin_api: Api, query: str) -> None:
+    answer = admin_api.client.get(f"/api/v1/denials/{query}")
     assert answer.status_code in {400, 404}
     assert answer["Content-Type"] == "application/problem+json"
 

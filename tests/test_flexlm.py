@@ -1,5 +1,6 @@
 """Coming from FlexNet: license and options files become tools, teams and rules."""
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, date, datetime
@@ -11,12 +12,13 @@ from django.core.management import CommandError, call_command
 from hypothesis import given
 from hypothesis import strategies as st
 
+from licenses.flexlm import parser
 from licenses.flexlm.parser import day, lines, parse_license, parse_options
 from licenses.flexlm.plan import Plan, Renames, plan
 from licenses.flexlm.writing import license_lines, options_lines
 from licenses.models import AccessRule, Allotment, AuditRecord, Lease, Team, TeamMember, Tool, UserLimit
 
-from .conftest import Api, allot
+from .conftest import ROOT, Api, allot
 
 MakeTool = Callable[..., Tool]
 MakeTeam = Callable[..., Team]
@@ -478,7 +480,7 @@ def test_the_first_counted_feature_line_is_served() -> None:
     assert seats(wanted) == {"post": 6, "pre": 2}
     said = texts(wanted)
     assert "post: uncounted and locked to the host 0a1b2c3d4e5f" in said[1]
-    assert "its 7 seats do not count: FlexNet serves one FEATURE line of a name, here line 2" in said[3]
+    assert "not counted (7 seats): FlexNet serves one FEATURE line of a name, here line 2" in said[3]
     assert "pre: uncounted" in said[4]
 
 
@@ -511,7 +513,7 @@ def test_supersede_in_all_its_forms(older: str, newer: str, expected: int) -> No
     wanted = planned(f"INCREMENT mesh v 1.0 permanent 1 {older}\nINCREMENT mesh v 1.0 permanent 4 {newer} SIGN=77\n")
     assert seats(wanted) == {"mesh": expected}
     if expected == 4:
-        assert "mesh: its 1 seats are superseded by line 2" in texts(wanted)[1]
+        assert "mesh: superseded by line 2 (1 seat)" in texts(wanted)[1]
     assert bool(wanted.of_license) or "ISSUED" in newer
 
 
@@ -655,12 +657,12 @@ def test_a_renewal_is_told_with_its_days() -> None:
     ) in said[1]
     assert "b: 10 seats now, 8 from 2027-01-01." in said[3]
     assert "import again on 2027-01-01, or 10 are lent from then on, more than there are" in said[3]
-    assert "c: its 10 seats are superseded by line 6" in said[5]
+    assert "c: superseded by line 6 (10 seats)" in said[5]
     assert "no seat of c is good until 2027-01-01, and none can be borrowed before; 12 from then on" in said[6]
     assert "d: 10 seats now, none from 2027-01-01, 4 from 2027-02-01" in said[7]
     assert "import again on 2027-01-01, or no seat can be borrowed from 2027-01-01 on" in said[7]
     assert 9 not in said
-    assert "e: its 10 seats begin on 2027-01-01" in said[10]
+    assert "e: not counted today (10 seats, from 2027-01-01 on)" in said[10]
 
 
 def test_an_upgrade_moves_seats_to_a_newer_version() -> None:
@@ -769,6 +771,16 @@ def test_the_end_is_a_summary(tmp_path: Path) -> None:
 
 
 @pytest.mark.django_db
+def test_what_many_lines_have_in_common_is_told_once(tmp_path: Path) -> None:
+    lines_with_borrow = "".join(f"INCREMENT f{n} v 1 permanent 1 BORROW SIGN=0\n" for n in range(40))
+    _, err = run(tmp_path, license=lines_with_borrow, options="")
+    assert err.count("BORROW") == 1
+    assert "license.lic:1: note: BORROW has no counterpart here: there are no offline licenses here (and 39 more" in err
+    with pytest.raises(CommandError, match=r"3 line\(s\) can't be imported"):
+        run(tmp_path, options="BOGUS\nBOGUS\nBOGUS\n")
+
+
+@pytest.mark.django_db
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "latin-1"])
 def test_files_of_any_editor_are_read(tmp_path: Path, encoding: str) -> None:
     license, options = tmp_path / "a.lic", tmp_path / "a.opt"
@@ -795,11 +807,41 @@ def test_a_file_that_is_too_large_is_refused(tmp_path: Path) -> None:
         call_command("import_flexlm", "--license", str(tmp_path / "a.lic"))
 
 
+@pytest.mark.parametrize("text", ["x " * 200_000, "{" * 400_000, "\n AB" * 100_000, '"' * 400_000])
+def test_a_line_that_is_too_long_is_reported(text: str) -> None:
+    start = "INCREMENT f v 1 permanent 5 "
+    wanted = planned(start + text + "\nINCREMENT g v 1 permanent 2 SIGN=0\n", "GROUP g " + text)
+    assert list(wanted.tools) == ["g"]
+    assert problems(wanted)[0] == 1
+
+
+def test_thousands_of_lines_of_one_feature_that_end_apart_are_one_note() -> None:
+    months = ("jan", "feb", "mar")
+    wanted = planned("".join(f"INCREMENT f v 1 1-{months[n % 3]}-{2027 + n % 30} 5\n" for n in range(9_000)))
+    assert seats(wanted) == {"f": 45_000}
+    assert [len(finding.text) < 500 for finding in wanted.of_license] == [True]
+    assert "more changes until 2056-03-02" in wanted.of_license[0].text
+
+
 @pytest.mark.django_db
 def test_how_the_lines_were_read_can_be_shown(tmp_path: Path) -> None:
     out, _ = run(tmp_path, "--verbosity", "2")
     assert "license.lic:6: read as: INCREMENT Mesher meshd 2026.0 31-dec-2099 5 ISSUED=1-jan-2026 VENDOR_STRING=" in out
     assert "mesh.opt:3: read as: GROUP Crash ana ben" in out
+
+
+def test_the_documentation_has_every_keyword() -> None:
+    documented = set(re.findall(r"[A-Z_0-9]{2,}", (ROOT / "docs" / "flexlm.md").read_text()))
+    keywords = {
+        *parser.STATEMENTS,
+        *(parser.APPLIED | parser.DESCRIPTIVE | parser.NO_COUNTERPART.keys() | parser.OF_PACKAGE),
+        *parser.PACKAGE_OPTIONS - {""},
+        *(name.upper() for name in parser.QUALIFIERS),
+        *parser.DAEMON_OPTIONS,
+        *parser.Verb,
+        *parser.Kind,
+    }
+    assert not keywords - documented
 
 
 PIECES = """

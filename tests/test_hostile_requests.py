@@ -184,3 +184,36 @@ def test_a_broken_server_says_so_without_its_insides(api: Api, monkeypatch: pyte
 def test_a_cursor_that_is_not_ours_is_refused(admin_client: Client, collection: str, position: str) -> None:
     cursor = b64encode(urlencode({"p": position}).encode()).decode()
     assert_problem(admin_client.get(f"/api/v1/{collection}/", {"cursor": cursor}), 400)
+
+
+@pytest.mark.parametrize("origin", ["https://evil.example", "null", "http://testserver.evil.example", "http://[", ""])
+def test_a_page_of_another_site_changes_nothing(api: Api, make_tool: Callable[..., Tool], origin: str) -> None:
+    make_tool("cad")
+    lease = api.borrow("cad").json()
+    for path, form in (
+        (f"/api/v1/leases/{lease['id']}/renew/", b""),
+        ("/licenses/return", json.dumps({"id": lease["id"]}).encode()),
+    ):
+        answer = api.client.generic("POST", path, form, content_type="application/json", headers={"Origin": origin})
+        assert_problem(answer, 403)
+        assert answer.json()["code"] == "cross_site"
+    assert api.client.delete("/licenses/queue/x", headers={"Origin": origin}).status_code == 403
+    assert api.status()["borrowed"] == 1
+    # Programs send no Origin, and our own pages this server's.
+    assert api.client.post(f"/api/v1/leases/{lease['id']}/renew/").status_code == 200
+    own = api.client.post(f"/api/v1/leases/{lease['id']}/renew/", headers={"Origin": "http://testserver"})
+    assert own.status_code == 200
+
+
+def test_metrics_answer_no_name_but_the_servers(db: None) -> None:
+    """Another's name is that of a page in somebody's browser, which would read the answer."""
+    for host in ("evil.example", "evil.example:8000", "10.1.2.3.evil.example", "x y"):
+        assert Client(raise_request_exception=False).get("/metrics", HTTP_HOST=host).status_code == 400, host
+    for host in ("localhost", "10.1.2.3", "10.1.2.3:8000", "[fd00::1]:8000", "testserver"):
+        assert Client().get("/metrics", HTTP_HOST=host).status_code == 200, host
+
+
+def test_no_page_may_use_the_machine_of_its_reader(api: Api) -> None:
+    for path in ("/", "/signin/", "/admin/login/", "/borrows"):
+        policy = api.client.get(path)["Permissions-Policy"]
+        assert {"camera=()", "microphone=()", "geolocation=()"} <= set(policy.split(", "))

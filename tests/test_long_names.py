@@ -42,11 +42,11 @@ def test_a_lease_has_long_names_and_is_found_by_them(api: Api, make_tool: MakeTo
     assert NAME in api.client.get("/tools/cad/").content.decode()
 
 
-def test_a_wait_and_a_denial_have_long_names(api: Api, make_tool: MakeTool) -> None:
+def test_a_wait_and_a_denial_have_long_names(api: Api, admin_api: Api, make_tool: MakeTool) -> None:
     make_tool("cad", capacity=1)
     held = api.borrow().json()["id"]
     assert api.borrow(user=NAME, host=HOST).json()["code"] == "exhausted"
-    (denial,) = api.client.get("/api/v1/denials/", {"user": NAME}).json()["results"]
+    (denial,) = admin_api.client.get("/api/v1/denials/", {"user": NAME}).json()["results"]
     assert (denial["user"], denial["host"]) == (NAME, HOST)
     ticket = api.wait(user=NAME, project=PROJECT, host=HOST)
     api.give_back(held)
@@ -54,7 +54,7 @@ def test_a_wait_and_a_denial_have_long_names(api: Api, make_tool: MakeTool) -> N
 
 
 def test_use_is_rolled_up_under_long_names(
-    api: Api, make_tool: MakeTool, pass_time: Callable[..., None], admin_client: Client
+    api: Api, admin_api: Api, make_tool: MakeTool, pass_time: Callable[..., None], admin_client: Client
 ) -> None:
     make_tool("cad", capacity=1)
     lease = api.borrow(user=NAME, project=PROJECT).json()["id"]
@@ -66,7 +66,7 @@ def test_use_is_rolled_up_under_long_names(
     assert UsageDay.objects.filter(user=NAME, project=PROJECT).exists()
     assert DenialDay.objects.exists()
     since = (database_now() - timedelta(days=3)).date().isoformat()
-    rows = api.client.get("/api/v1/reports/usage", {"by": "user,project", "since": since}).json()["rows"]
+    rows = admin_api.client.get("/api/v1/reports/usage", {"by": "user,project", "since": since}).json()["rows"]
     assert {(row["user"], row["project"]) for row in rows} == {(NAME, PROJECT)}
     for page in ("/admin/licenses/lease/", "/admin/licenses/denial/"):
         assert NAME in admin_client.get(page).content.decode()

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import httpx
 import pytest
 
 from .conftest import ROOT, running_server
@@ -75,3 +76,96 @@ def test_a_folder_of_somebody_else_stops_the_start(tmp_path: Path) -> None:
     assert result.returncode != 0
     assert "belongs to user 65534" in result.stderr
     assert "Traceback" not in result.stderr
+
+
+# --- SQLite ----------------------------------------------------------------------
+
+
+def migrate(database: Path, umask: int = 0o022) -> None:
+    subprocess.run(
+        [sys.executable, "manage.py", "migrate", "--verbosity", "0"],
+        cwd=ROOT,
+        env={name: value for name, value in os.environ.items() if name != "DATABASE_URL"}
+        | {"LICENSE_DB_PATH": str(database)},
+        umask=umask,
+        check=True,
+    )
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o000])
+def test_nobody_else_reads_a_new_database(tmp_path: Path, umask: int) -> None:
+    database = tmp_path / "licenses.db"
+    migrate(database, umask)
+    assert mode(database) == 0o600
+    program = (
+        "import django; django.setup();"
+        "from django.contrib.auth.models import User; User.objects.create(username='ana');"
+        "import glob, os;"
+        f"print(*(oct(os.stat(name).st_mode & 0o777) for name in glob.glob({str(database)!r} + '*')))"
+    )
+    modes = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=ROOT,
+        env={name: value for name, value in os.environ.items() if name != "DATABASE_URL"}
+        | {"LICENSE_DB_PATH": str(database), "DJANGO_SETTINGS_MODULE": "licenseserver.settings"},
+        umask=umask,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.split()
+    # With what SQLite writes beside it.
+    assert modes == ["0o600"] * 3
+
+
+@pytest.mark.skipif("DATABASE_URL" in os.environ, reason="PostgreSQL has no file of ours.")
+def test_a_database_that_others_can_read_is_named_at_the_start_and_by_the_check(tmp_path: Path) -> None:
+    tmp_path.chmod(0o755)
+    with running_server(tmp_path, WEB_CONCURRENCY="1") as server:
+        database = Path(server.environment["LICENSE_DB_PATH"])
+        assert "can read" not in server.log.read_text()
+        server.stop()
+        database.chmod(0o644)
+        server.start()
+        assert f"Other accounts of this machine can read {database}" in server.log.read_text()
+        checked = subprocess.run(
+            [sys.executable, "manage.py", "check", "--deploy"],
+            cwd=ROOT,
+            env=server.environment,
+            capture_output=True,
+            text=True,
+        )
+        assert "licenses.W003" in checked.stderr
+        # In a folder that they can't enter it is theirs no more.
+        tmp_path.chmod(0o700)
+        server.stop()
+        server.log.write_text("")
+        server.start()
+        assert "can read" not in server.log.read_text()
+
+
+def test_the_key_of_make_run_is_private_whatever_the_umask(tmp_path: Path) -> None:
+    (tmp_path / "Makefile").write_text((ROOT / "Makefile").read_text())
+    subprocess.run(["make", ".secret_key"], cwd=tmp_path, umask=0, check=True, capture_output=True)
+    assert mode(tmp_path / ".secret_key") == 0o600
+
+
+# --- Uploads -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("path", "limit"), [("/signin/", 65_536), ("/", 65_536), ("/x", 65_536), ("/admin/login/", 2_621_440)]
+)
+def test_no_page_keeps_what_is_larger_than_its_forms(tmp_path: Path, path: str, limit: int) -> None:
+    temporary = tmp_path / "tmp"
+    temporary.mkdir()
+    part = b'--x\r\nContent-Disposition: form-data; name="f"; filename="f"\r\n\r\n'
+    with running_server(tmp_path, TMPDIR=str(temporary), WEB_CONCURRENCY="1") as server:
+        for size in (limit + 1, 8 * 1024 * 1024):
+            body = part + b"0" * (size - len(part))
+            headers = {"Content-Type": "multipart/form-data; boundary=x"}
+            answer = httpx.post(f"{server.url}{path}", content=body, headers=headers)
+            assert answer.status_code == 413
+            assert "bytes at most" in answer.text
+        small = part + b"0" * (limit - len(part) - 10) + b"\r\n--x--\r\n"
+        assert httpx.post(f"{server.url}{path}", content=small[:limit], headers=headers).status_code in {403, 404, 405}
+        assert [path for path in temporary.iterdir() if "upload" in path.name] == []

@@ -1,6 +1,7 @@
 """A wrong setting stops the start with one clear line."""
 
 import os
+import re
 import subprocess
 import sys
 
@@ -8,7 +9,8 @@ import pytest
 
 from .conftest import ROOT
 
-GOOD = {"SECRET_KEY": "k" * 50}
+KEY = "0123456789abcdefghijklmnopqrstuvwxyz"
+GOOD = {"SECRET_KEY": KEY}
 
 
 def start(**variables: str) -> subprocess.CompletedProcess[str]:
@@ -23,7 +25,10 @@ def start(**variables: str) -> subprocess.CompletedProcess[str]:
     [
         ("SECRET_KEY", ""),
         ("SECRET_KEY", "short"),
-        ("SECRET_KEY_FALLBACKS", "k" * 50 + ",short"),
+        ("SECRET_KEY", "a" * 46),
+        ("SECRET_KEY", "ab" * 23),
+        ("SECRET_KEY_FALLBACKS", KEY + ",short"),
+        ("SECRET_KEY_FALLBACKS", KEY + "," + "a" * 46),
         ("DEBUG", "maybe"),
         ("SECURE_SSL", "maybe"),
         ("TRUST_PROXY", "nginx"),
@@ -60,6 +65,7 @@ def start(**variables: str) -> subprocess.CompletedProcess[str]:
         ("CSRF_TRUSTED_ORIGINS", "ftp://example.com"),
         ("CSRF_TRUSTED_ORIGINS", "https://example.com/licenses"),
         ("LICENSE_AUTH", "closed"),
+        ("LICENSE_OPEN_TO_NETWORK", "perhaps"),
         ("LICENSE_METRICS_PUBLIC", "perhaps"),
         ("LICENSE_LOCAL_PASSWORDS", "false"),
         ("LICENSE_FAILURES_PER_ACCOUNT", "0"),
@@ -124,7 +130,7 @@ def test_a_wrong_value_stops_the_server_too(variable: str, value: str) -> None:
         ("ALLOWED_HOSTS", "licenses.example.com, .example.org,10.1.2.3,[::1],license_server"),
         ("ALLOWED_HOSTS", "*"),
         ("CSRF_TRUSTED_ORIGINS", "https://licenses.example.com,https://*.example.org:8443"),
-        ("SECRET_KEY_FALLBACKS", "o" * 50 + "," + "p" * 50),
+        ("SECRET_KEY_FALLBACKS", KEY + "," + KEY[::-1]),
         ("BIND", "[::]:8000"),
         ("BIND", ":8000"),
         ("BIND", "unix:/run/licenses.sock"),
@@ -152,3 +158,26 @@ def test_credentials_are_required_by_default() -> None:
         check=True,
     )
     assert result.stdout.strip() == "required"
+
+
+@pytest.mark.parametrize("variable", ["LICENSE_OIDC_ISSUER", "CSRF_TRUSTED_ORIGINS"])
+@pytest.mark.parametrize("address", ["https://ana:s3cr3t@provider.example", "http://ana:s3cr3t@h/x?y", "ana:s3cr3t@h"])
+def test_a_password_in_an_address_is_not_repeated(variable: str, address: str) -> None:
+    result = start(**(GOOD | {variable: address}))
+    assert result.returncode == 2
+    assert variable in result.stderr
+    assert "s3cr3t" not in result.stderr
+
+
+def test_the_key_that_everyone_knows_is_warned_of() -> None:
+    compose = (ROOT / "docker-compose.yml").read_text()
+    (key,) = re.findall(r"SECRET_KEY:-(demo-[\w-]+)", compose)
+    for known, warned in ((key, True), (KEY, False)):
+        result = subprocess.run(
+            [sys.executable, "manage.py", "check", "--deploy"],
+            cwd=ROOT,
+            env=os.environ | {"SECRET_KEY": known},
+            capture_output=True,
+            text=True,
+        )
+        assert ("licenses.W002" in result.stderr) == warned

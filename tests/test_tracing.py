@@ -198,7 +198,7 @@ print(sum(name.startswith("opentelemetry") for name in sys.modules), "of", len(s
 
 def python(code: str, **variables: str) -> "subprocess.CompletedProcess[str]":
     environment = {name: value for name, value in os.environ.items() if not name.startswith("OTEL_")}
-    environment |= {"SECRET_KEY": "k" * 50, "DJANGO_SETTINGS_MODULE": "licenseserver.settings"}
+    environment |= {"SECRET_KEY": settings.SECRET_KEY, "DJANGO_SETTINGS_MODULE": "licenseserver.settings"}
     return subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, env=environment | variables, capture_output=True, text=True
     )

@@ -23,7 +23,7 @@ MakeTool = Callable[..., Tool]
 
 # Every call of the schema, for: nobody; ben's token to read; ben's to borrow;
 # ben's for both; the token of ana's team; ana's own; an administrator's.
-# The lease, the ticket and the borrow are ana's.
+# The lease, the ticket, the denial and the borrow are ana's.
 CALLS = """
 GET    /licenses/status                    401 200 403 200 200 200 200
 GET    /licenses/{tool}/status             401 200 403 200 200 200 200
@@ -42,12 +42,12 @@ GET    /api/v1/leases/{id}/                401 200 403 200 200 200 200
 POST   /api/v1/leases/{id}/renew/          401 403 404 404 200 200 200
 POST   /api/v1/leases/{id}/force-return/   401 403 403 403 403 403 200
 GET    /api/v1/denials/                    401 200 403 200 200 200 200
-GET    /api/v1/denials/{id}/               401 200 403 200 200 200 200
+GET    /api/v1/denials/{id}/               401 404 403 404 200 200 200
 GET    /api/v1/audit/                      401 403 403 403 403 403 200
 GET    /api/v1/audit/{id}/                 401 403 403 403 403 403 200
 GET    /api/v1/reports/utilisation         401 200 403 200 200 200 200
 GET    /api/v1/reports/hours-of-week       401 200 403 200 200 200 200
-GET    /api/v1/reports/usage               401 200 403 200 200 200 200
+GET    /api/v1/reports/usage               401 403 403 403 403 403 200
 GET    /api/v1/reports/denials             401 200 403 200 200 200 200
 GET    /api/v1/reports/what-if             401 200 403 200 200 200 200
 GET    /api/schema/                        401 200 403 200 200 200 200
@@ -84,7 +84,7 @@ def ana(api: Api, make_tool: MakeTool, settings: Any) -> dict[str, Any]:
     TeamMember.objects.create(team=Team.objects.create(name="crash"), user="ana")
     lease = api.borrow("cad", "ana").json()
     ticket = api.wait("cad", "ana")
-    api.borrow("cad", "eve")
+    api.borrow("cad", "ana")
     settings.LICENSE_AUTH = "required"
     return {
         "id": lease["id"],

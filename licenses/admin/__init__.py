@@ -2,8 +2,11 @@
 
 from django.contrib import admin
 
-from . import account, audit, denial, identity, lease, team, token, tool, waiting  # noqa: F401
+from . import account, audit, denial, identity, lease, rule, team, token, tool, waiting  # noqa: F401
+from .deletions import delete_selected
 
 admin.site.site_header = admin.site.site_title = "Floating-license server"
 # The lists are wide, and there is little to navigate.
 admin.site.enable_nav_sidebar = False
+admin.site.disable_action("delete_selected")
+admin.site.add_action(delete_selected, "delete_selected")

@@ -10,13 +10,14 @@ from django.http import HttpRequest, HttpResponse
 from licenses import auditing
 
 from .audited import AuditedAdmin, actor_of
+from .deletions import ShortDeletions
 from .lookups import ListedLookups
 
 admin.site.unregister([User, Group])
 
 
 @admin.register(Group)
-class RoleAdmin(ListedLookups, GroupAdmin):
+class RoleAdmin(ShortDeletions, ListedLookups, GroupAdmin):
     """What several accounts may do."""
 
 

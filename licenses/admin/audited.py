@@ -10,7 +10,9 @@ from django.http import HttpRequest
 from licenses import auditing
 from licenses.auditing import Actor
 
+from .deletions import ShortDeletions
 from .lookups import ListedLookups
+from .widgets import SearchedSelect
 
 M = TypeVar("M", bound=Model)
 
@@ -20,9 +22,14 @@ def actor_of(request: HttpRequest) -> Actor:
     return Actor.of_account(request.user.get_username(), request.META)
 
 
-class AuditedAdmin(ListedLookups, admin.ModelAdmin[M], Generic[M]):
-    """Records what is made, changed and deleted, rows of its inlines too. Who
-    saves rows in another way has to record them there."""
+class AuditedAdmin(ShortDeletions, ListedLookups, admin.ModelAdmin[M], Generic[M]):
+    """Records what is made, changed and deleted. A subclass that saves rows in
+    another way has to record them there."""
+
+    def formfield_for_foreignkey(self, db_field: Any, request: HttpRequest, **options: Any) -> Any:
+        if db_field.name in self.get_autocomplete_fields(request):
+            options["widget"] = SearchedSelect(db_field, self.admin_site)
+        return super().formfield_for_foreignkey(db_field, request, **options)
 
     def save_model(self, request: HttpRequest, obj: M, form: Any, change: bool) -> None:
         with auditing.changing(obj, by=actor_of(request)):
@@ -36,13 +43,3 @@ class AuditedAdmin(ListedLookups, admin.ModelAdmin[M], Generic[M]):
     def delete_queryset(self, request: HttpRequest, queryset: QuerySet[M]) -> None:
         for obj in queryset:
             self.delete_model(request, obj)
-
-    def save_formset(self, request: HttpRequest, form: Any, formset: Any, change: bool) -> None:
-        formset.save(commit=False)
-        for row in formset.deleted_objects:
-            with auditing.deleting(row, by=actor_of(request)):
-                row.delete()
-        for row in [*(row for row, _ in formset.changed_objects), *formset.new_objects]:
-            with auditing.changing(row, by=actor_of(request)):
-                row.save()
-        formset.save_m2m()

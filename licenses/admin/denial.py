@@ -26,7 +26,7 @@ class ResolvedFilter(admin.SimpleListFilter):
 
 @admin.register(Denial)
 class DenialAdmin(FactsAdmin):
-    list_display = ["tool", "user", "host", "code", "seats", "attempts", "first_at", "last_at", "resolved_at"]
+    list_display = ["tool", "user", "team", "host", "code", "seats", "attempts", "first_at", "last_at", "resolved_at"]
     list_filter = ["tool", "code", ResolvedFilter, "last_at"]
-    list_select_related = ["tool"]
+    list_select_related = ["tool", "team"]
     search_fields = ["user", "host", "tool__name"]

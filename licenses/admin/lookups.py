@@ -1,10 +1,13 @@
-"""What an address may ask of a list."""
+"""What an address or a form may ask of a list."""
 
 from typing import Any
 
-from django.contrib import admin
+from django.contrib import admin, messages
+from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
 from django.contrib.admin.utils import get_fields_from_path
-from django.http import HttpRequest
+from django.core.exceptions import ValidationError
+from django.db.models import QuerySet
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.utils.dateparse import parse_datetime
 
 from licenses.clock import is_in_calendar
@@ -41,6 +44,19 @@ class ListedLookups(admin.ModelAdmin[Any]):
             # Django adds a year to the last one.
             return value.isdecimal() and len(value) <= 4 and int(value) < 9999
         return False
+
+    def response_action(
+        self, request: HttpRequest, queryset: QuerySet[Any], *args: Any, **options: Any
+    ) -> HttpResponse | None:
+        """Do an action, or say that what is selected can't be a row."""
+        try:
+            for key in request.POST.getlist(ACTION_CHECKBOX_NAME):
+                self.opts.pk.run_validators(self.opts.pk.to_python(key))
+        except ValidationError:
+            self.message_user(request, "There is no such row; nothing was done.", messages.ERROR)
+            return HttpResponseRedirect(request.get_full_path())
+        answer: HttpResponse | None = super().response_action(request, queryset, *args, **options)
+        return answer
 
     def _key_of(self, field: str) -> str:
         """Return what a filter compares of a relation: its key (``tool__id``)."""

@@ -104,23 +104,29 @@ def overview(request: HttpRequest) -> HttpResponse:
     form = SpanForm(request.GET)
     span = form.span()
     tools = list(Tool.objects.order_by("name"))
-    recent = Recent.read()
+    recent, now = Recent.read(), database_now()
     months: dict[str, list[Utilisation]] = {}
     for row in reports.utilisation(tools=tools, span=span, period=Period.MONTH, recent=recent):
         months.setdefault(row.tool, []).append(row)
     usage = {row.key["tool"]: row for row in reports.usage(by=["tool"], span=span, recent=recent)}
     denials = {row.key["tool"]: row for row in reports.denials(by=["tool"], span=span, recent=recent)}
     summaries = [
-        _summary(tool, months.get(tool.name, []), span, usage.get(tool.name), denials.get(tool.name)) for tool in tools
+        _summary(
+            tool,
+            months.get(tool.name, []),
+            min(span.end, now) - span.start,
+            usage.get(tool.name),
+            denials.get(tool.name),
+        )
+        for tool in tools
     ]
     return _page(request, "admin/licenses/reports.html", form, span, {"title": "Reports", "summaries": summaries})
 
 
 def _summary(
-    tool: Tool, months: list[Utilisation], span: Span, usage: reports.Usage | None, denials: reports.Denials | None
+    tool: Tool, months: list[Utilisation], past: timedelta, usage: reports.Usage | None, denials: reports.Denials | None
 ) -> Summary:
     capacity = max((row.capacity for row in months), default=tool.capacity)
-    past = min(span.end, database_now()) - span.start
     seat_time = usage.seat_time if usage else timedelta(0)
     return Summary(
         tool=tool,

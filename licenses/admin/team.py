@@ -1,48 +1,77 @@
-"""Teams in the admin."""
+"""Teams and their members in the admin."""
 
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from django.contrib import admin
+from django.db import transaction
+from django.db.models import QuerySet
 from django.http import HttpRequest
 
+from licenses import auditing
 from licenses.models import Allotment, MemberSource, Team, TeamMember
 
-from .audited import AuditedAdmin
-from .inlines import OptionalInlines
-
-
-class MemberInline(admin.TabularInline[TeamMember, Team]):
-    model = TeamMember
-    extra = 1
-    readonly_fields = ["source"]
-
-
-class AllotmentInline(admin.TabularInline[Allotment, Team]):
-    """What the team may have; set on the tools' pages."""
-
-    model = Allotment
-    fields = ["tool", "quota", "reservation", "in_use"]
-    readonly_fields = ["tool", "quota", "reservation", "in_use"]
-    extra = 0
-    can_delete = False
-    verbose_name_plural = "quotas and reservations"
-
-    def has_add_permission(self, request: HttpRequest, obj: Team | None = None) -> bool:
-        return False
+from .audited import AuditedAdmin, actor_of
+from .lines import LinesAdmin, link_to
 
 
 @admin.register(Team)
-class TeamAdmin(AuditedAdmin[Team], OptionalInlines):
+class TeamAdmin(AuditedAdmin[Team]):
     list_display = ["name", "display_name", "ignores_case"]
     search_fields = ["name", "display_name", "members__user"]
-    inlines = [MemberInline, AllotmentInline]
 
     def get_readonly_fields(self, request: HttpRequest, obj: Team | None = None) -> list[str]:
         # The provider's groups and people's scripts know a team by its name.
-        return ["name"] if obj else []
+        return ["name", "members", "quotas_and_reservations"] if obj else []
 
-    def save_formset(self, request: HttpRequest, form: Any, formset: Any, change: bool) -> None:
-        for member in formset.save(commit=False):
-            # Who was put into a team by hand stays, whatever the provider says.
-            member.source = MemberSource.MANUAL
-        super().save_formset(request, form, formset, change)
+    def get_fields(self, request: HttpRequest, obj: Team | None = None) -> list[Any]:
+        return ["name", "display_name", "ignores_case", *(["members", "quotas_and_reservations"] if obj else [])]
+
+    @admin.display
+    def members(self, team: Team) -> str:
+        return link_to(TeamMember, "team", team, none="nobody is in this team")
+
+    @admin.display
+    def quotas_and_reservations(self, team: Team) -> str:
+        return link_to(Allotment, "team", team, none="no ceiling, and no seats of its own")
+
+
+@admin.register(TeamMember)
+class TeamMemberAdmin(LinesAdmin):
+    parent = "team"
+    fields = ["team", "user", "source"]
+    readonly_fields = ["source"]
+    list_display = ["user", "team", "source"]
+    list_filter = ["source", ("team", admin.RelatedOnlyFieldListFilter)]
+    list_select_related = ["team"]
+    search_fields = ["user", "team__name"]
+    autocomplete_fields = ["team"]
+    line_help = "The name of a user on each line."
+
+    def save_model(self, request: HttpRequest, obj: TeamMember, form: Any, change: bool) -> None:
+        # Who was put into a team by hand stays, whatever the provider says.
+        obj.source = MemberSource.MANUAL
+        with transaction.atomic():
+            Team.objects.filter(pk=obj.team_id).lock()
+            super().save_model(request, obj, form, change)
+
+    def delete_model(self, request: HttpRequest, obj: TeamMember) -> None:
+        with transaction.atomic():
+            Team.objects.filter(pk=obj.team_id).lock()
+            super().delete_model(request, obj)
+
+    @transaction.atomic
+    def delete_queryset(self, request: HttpRequest, queryset: QuerySet[TeamMember]) -> None:
+        Team.objects.filter(pk__in=queryset.order_by().values("team")).lock()
+        super().delete_queryset(request, queryset.select_related("team"))
+
+    def parser(self, parent: Team) -> Callable[[str], TeamMember]:
+        return lambda line: TeamMember(team=parent, user=line, source=MemberSource.MANUAL)
+
+    def add_rows(self, request: HttpRequest, parent: Team, rows: Iterable[TeamMember]) -> tuple[int, int]:
+        Team.objects.filter(pk=parent.pk).lock()
+        known = set(parent.members.values_list("user", flat=True))
+        all_rows = list(rows)
+        new = {row.user: row for row in all_rows if row.user not in known}
+        auditing.created(TeamMember.objects.bulk_create(new.values()), by=actor_of(request))
+        return len(new), len(all_rows) - len(new)

@@ -3,67 +3,36 @@
 from typing import Any
 
 from django.contrib import admin, messages
-from django.core.exceptions import ValidationError
+from django.contrib.admin.views.main import ChangeList
 from django.db.models import QuerySet
-from django.forms import BaseInlineFormSet, ModelForm
+from django.forms import ModelForm
 from django.http import HttpRequest
 from django.utils.html import format_html
 
-from licenses import auditing, leasing, pools, rationing
-from licenses.errors import OverReserved
-from licenses.models import AccessRule, Allotment, Team, Tool, UserLimit
+from licenses import auditing, leasing, pools
+from licenses.models import AccessRule, Allotment, Tool, UserLimit
 from licenses.policy import Levels
 
 from .audited import AuditedAdmin, actor_of
-from .inlines import OptionalInlines
+from .lines import link_to
 
 
 def _levels(tool: Tool) -> Levels:
-    return pools.with_levels([tool])[0].levels
+    if "levels" not in vars(tool):
+        pools.with_levels([tool])
+    return tool.levels
 
 
-class AllotmentFormSet(BaseInlineFormSet[Allotment, Tool, ModelForm[Allotment]]):
-    def clean(self) -> None:
-        """No more is reserved than there is; but what was reserved before the
-        capacity was lowered may stay."""
-        super().clean()
-        if any(self.errors):
-            return
-        kept = [form for form in self.forms if form not in self.deleted_forms and form.cleaned_data]
-        # Others may change them too: not before this is saved.
-        list(Tool.objects.locked([self.instance.name]))
-        reserved = sum(form.cleaned_data["reservation"] for form in kept)
-        grows = any(form.cleaned_data["reservation"] > (form.initial.get("reservation") or 0) for form in kept)
-        if grows and reserved > self.instance.capacity:
-            refusal = OverReserved(tool=self.instance.name, capacity=self.instance.capacity, reserved=reserved)
-            raise ValidationError(refusal.detail)
+class ToolList(ChangeList):
+    """The list of tools, with the levels of all of a page read at once."""
 
-
-class AllotmentInline(admin.TabularInline[Allotment, Tool]):
-    model = Allotment
-    formset = AllotmentFormSet
-    fields = ["team", "quota", "reservation", "in_use"]
-    readonly_fields = ["in_use"]
-    extra = 0
-    verbose_name = "quota and reservation"
-    verbose_name_plural = "quotas and reservations of teams"
-
-
-class UserLimitInline(admin.TabularInline[UserLimit, Tool]):
-    model = UserLimit
-    extra = 0
-
-
-class AccessRuleInline(admin.TabularInline[AccessRule, Tool]):
-    model = AccessRule
-    fields = ["effect", "kind", "team", "name"]
-    extra = 0
-    verbose_name = "line"
-    verbose_name_plural = "who may use it: everybody, unless there are lines"
+    def get_results(self, request: HttpRequest) -> None:
+        super().get_results(request)
+        pools.with_levels(self.result_list)
 
 
 @admin.register(Tool)
-class ToolAdmin(AuditedAdmin[Tool], OptionalInlines):
+class ToolAdmin(AuditedAdmin[Tool]):
     list_display = [
         "name",
         "capacity",
@@ -72,7 +41,7 @@ class ToolAdmin(AuditedAdmin[Tool], OptionalInlines):
         "available",
         "utilisation",
         "queued",
-        "enabled",
+        "state",
         "valid_from",
         "valid_until",
         "display_name",
@@ -81,23 +50,51 @@ class ToolAdmin(AuditedAdmin[Tool], OptionalInlines):
     list_editable = ["capacity"]
     list_filter = ["enabled", "vendor", "valid_until"]
     search_fields = ["name", "display_name", "vendor"]
-    readonly_fields = ["borrowed", "overdrawn", "reserved_idle", "set_aside", "available", "utilisation", "queued"]
-    inlines = [AllotmentInline, UserLimitInline, AccessRuleInline]
+    readonly_fields = [
+        "state",
+        "borrowed",
+        "overdrawn",
+        "reserved_idle",
+        "set_aside",
+        "available",
+        "utilisation",
+        "queued",
+        "quotas_and_reservations",
+        "user_limits",
+        "access_rules",
+    ]
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Tool]:
         return Tool.objects.with_levels().order_by("name")
 
     def get_readonly_fields(self, request: HttpRequest, obj: Tool | None = None) -> list[str]:
-        # Clients ask for a tool by its name, and waiting tickets remember it.
-        return [*self.readonly_fields, *(["name"] if obj else [])]
+        # Clients ask for a tool by its name, and waiting tickets remember it. A tool
+        # that isn't there yet has no seats out.
+        return [*self.readonly_fields, "name"] if obj else []
 
     def get_fields(self, request: HttpRequest, obj: Tool | None = None) -> list[Any]:
         # Django would put what is read-only last, and with it the name.
         return ["name", *(field for field in super().get_fields(request, obj) if field != "name")]
 
-    def get_exclude(self, request: HttpRequest, obj: Tool | None = None) -> list[str]:
-        # A tool that isn't there yet has no seats out.
-        return [] if obj else list(self.readonly_fields)
+    def get_changelist(self, request: HttpRequest, **options: Any) -> type[ChangeList]:
+        return ToolList
+
+    @admin.display
+    def state(self, tool: Tool) -> str:
+        _levels(tool)
+        return tool.state.replace("_", " ")
+
+    @admin.display
+    def quotas_and_reservations(self, tool: Tool) -> str:
+        return link_to(Allotment, "tool", tool, none="every team may have all seats")
+
+    @admin.display
+    def user_limits(self, tool: Tool) -> str:
+        return link_to(UserLimit, "tool", tool, none="the tool's own limit, if any, is that of every user")
+
+    @admin.display
+    def access_rules(self, tool: Tool) -> str:
+        return link_to(AccessRule, "tool", tool, none="everybody may use it")
 
     @admin.display(ordering="in_use")
     def borrowed(self, tool: Tool) -> int:
@@ -144,37 +141,10 @@ class ToolAdmin(AuditedAdmin[Tool], OptionalInlines):
                 obj.save(update_fields=form.changed_data)
             if "valid_until" in form.changed_data:
                 leasing.follow_validity(tool=obj.name)
-
-    def get_inlines(self, request: HttpRequest, obj: Tool | None = None) -> list[Any]:
-        # There is no tool yet that they could belong to.
-        return list(self.inlines) if obj else []
-
-    def save_formset(self, request: HttpRequest, form: Any, formset: Any, change: bool) -> None:
-        tool = form.instance
-        if formset.model is not Allotment:
-            super().save_formset(request, form, formset, change)
-            if formset.has_changed():
-                rationing.settle(tool=tool.name)
-            return
-        formset.save(commit=False)
-        allowances: dict[Any, rationing.Allowance | None] = {}
-        for line in formset.deleted_objects:
-            allowances[line.team] = None
-        for line, changed in formset.changed_objects:
-            if "team" in changed:
-                allowances[Team.objects.get(allotments=line.pk)] = None
-        for line in [line for line, _ in formset.changed_objects] + formset.new_objects:
-            allowances[line.team] = rationing.Allowance(line.quota, line.reservation)
-        if allowances:
-            rationing.allot(tool=tool.name, allowances=allowances, by=actor_of(request))
-
-    def save_related(self, request: HttpRequest, form: Any, formsets: Any, change: bool) -> None:
-        super().save_related(request, form, formsets, change)
-        tool = Tool.objects.get(pk=form.instance.pk)
-        if tool.reserved > tool.capacity:
+        if obj.reserved > obj.capacity:
             self.message_user(
                 request,
-                f"{tool.reserved} seats of {tool} are reserved, more than the {tool.capacity} that there are: "
+                f"{obj.reserved} seats of {obj} are reserved, more than the {obj.capacity} that there are: "
                 "the teams that come first get theirs, and nobody else gets any.",
                 messages.WARNING,
             )

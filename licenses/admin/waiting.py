@@ -22,4 +22,5 @@ class TicketAdmin(FactsAdmin):
         "borrowed_by",
     ]
     list_filter = ["state", "created_at"]
+    list_select_related = ["lease__tool"]
     search_fields = ["user", "host"]

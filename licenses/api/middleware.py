@@ -6,13 +6,16 @@ import os
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from ipaddress import ip_address
 from typing import Any, ClassVar
 
 from django.conf import settings
 from django.contrib.auth.models import User
 from django.core.exceptions import MiddlewareNotUsed
 from django.db import connection
-from django.http import HttpRequest, HttpResponseBase
+from django.http import HttpRequest, HttpResponse, HttpResponseBase
+from django.http.request import split_domain_port, validate_host
+from django.template.loader import render_to_string
 from django_prometheus.middleware import PrometheusAfterMiddleware
 from gunicorn.http.errors import ParseException
 
@@ -149,9 +152,9 @@ def _is_vital(request: HttpRequest) -> bool:
 
 
 class ProbeMiddleware:
-    """Answers the addresses for machines, whatever host they were asked by:
-    Kubernetes and Prometheus come by the pod's address, over plain HTTP, which
-    is in no list of allowed hosts."""
+    """Answers the addresses for machines, over plain HTTP too, and whatever host they
+    were asked by: Kubernetes and Prometheus come by the pod's address, which is in no
+    list of allowed hosts. The metrics want an address, or a name in the list."""
 
     probes: ClassVar[dict[str, Callable[[HttpRequest], HttpResponseBase]]] = {
         "/livez": views.livez,
@@ -163,7 +166,43 @@ class ProbeMiddleware:
         self.get_response = get_response
 
     def __call__(self, request: HttpRequest) -> HttpResponseBase:
-        return self.probes.get(request.path_info, self.get_response)(request)
+        probe = self.probes.get(request.path_info)
+        if probe is None or (probe is views.prometheus and not _is_own_host(request.META.get("HTTP_HOST", ""))):
+            return self.get_response(request)
+        return probe(request)
+
+
+def _is_own_host(host: str) -> bool:
+    """Return whether the name is one of this server's, or an address. Another name is
+    that of a page in somebody's browser, which would read the metrics there."""
+    domain, _ = split_domain_port(host)
+    try:
+        ip_address(domain.strip("[]"))
+    except ValueError:
+        return not host or validate_host(domain, settings.ALLOWED_HOSTS)
+    return True
+
+
+class PlainHttpMiddleware:
+    """Refuses a call of the API, and a credential in a header, that come over plain HTTP
+    where HTTPS is required. A redirect would serve the program that sends its token to
+    everyone on the way: it would never be noticed."""
+
+    def __init__(self, get_response: Callable[[HttpRequest], HttpResponseBase]) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponseBase:
+        if settings.SECURE_SSL_REDIRECT and not request.is_secure():
+            with_credential = "HTTP_AUTHORIZATION" in request.META
+            if with_credential or is_api_path(request.path_info):
+                revoke = " Revoke the token that you sent: others may have read it." if with_credential else ""
+                return problem(
+                    status=403,
+                    code="https_required",
+                    title="HTTPS required",
+                    detail=f"Use https:// for this server.{revoke}",
+                )
+        return self.get_response(request)
 
 
 class StalePlanMiddleware:
@@ -181,30 +220,44 @@ class StalePlanMiddleware:
 
 
 class BodyLimitMiddleware:
-    """Answers 413 to an API call with a body over ``API_BODY_LIMIT`` bytes, and reads
-    one that comes in chunks: without a length WSGI takes a body for empty."""
+    """Answers 413 to a body over the limit of its path, and reads an API call's that comes
+    in chunks: without a length WSGI takes a body for empty."""
 
     def __init__(self, get_response: Callable[[HttpRequest], HttpResponseBase]) -> None:
         self.get_response = get_response
 
     def __call__(self, request: HttpRequest) -> HttpResponseBase:
-        if is_api_path(request.path_info):
-            if "HTTP_TRANSFER_ENCODING" in request.META and not request.META.get("CONTENT_LENGTH"):
-                try:
-                    _read_chunks(request)
-                except UNREADABLE:
-                    return problem(
-                        status=400, code="parse_error", title="Bad request", detail="The body's chunks are broken."
-                    )
-            if _content_length(request) > settings.API_BODY_LIMIT:
-                _discard_body(request)
+        in_chunks = "HTTP_TRANSFER_ENCODING" in request.META and not request.META.get("CONTENT_LENGTH")
+        if in_chunks and is_api_path(request.path_info):
+            try:
+                _read_chunks(request)
+            except UNREADABLE:
                 return problem(
-                    status=413,
-                    code="too_large",
-                    title="Body too large",
-                    detail=f"The body may have {settings.API_BODY_LIMIT} bytes at most.",
+                    status=400, code="parse_error", title="Bad request", detail="The body's chunks are broken."
                 )
+        limit = _limit(request.path_info)
+        if _content_length(request) > limit:
+            _discard_body(request)
+            return _too_large(request.path_info, limit)
         return self.get_response(request)
+
+
+def _limit(path: str) -> int:
+    """Return how many bytes a body may have there."""
+    if is_api_path(path):
+        limit: int = settings.API_BODY_LIMIT
+    elif path.startswith("/admin/"):
+        limit = settings.ADMIN_BODY_LIMIT
+    else:
+        limit = settings.PAGE_BODY_LIMIT
+    return limit
+
+
+def _too_large(path: str, limit: int) -> HttpResponseBase:
+    if not is_api_path(path):
+        return HttpResponse(render_to_string("413.html", {"limit": limit}), status=413)
+    detail = f"The body may have {limit} bytes at most."
+    return problem(status=413, code="too_large", title="Body too large", detail=detail)
 
 
 def _content_length(request: HttpRequest) -> int:

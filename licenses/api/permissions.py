@@ -4,6 +4,7 @@ Where ``LICENSE_AUTH`` is ``open``, everybody may do everything but administer.
 """
 
 from typing import Any
+from urllib.parse import urlsplit
 
 from django.conf import settings
 from django.db.models import QuerySet
@@ -14,13 +15,18 @@ from rest_framework.request import Request
 from licenses.auditing import Actor
 from licenses.callers import Caller, Kind, Scope
 from licenses.errors import Refusal
-from licenses.models import TeamMember
+from licenses.models import Lease, Team, TeamMember
+from licenses.visibility import EVERYBODY, LeaseNames, Names
 
 from .authentication import caller_of
 
 # Django's permission to change other people's leases.
 CHANGE_LEASES = "licenses.change_lease"
 VIEW_AUDIT = "licenses.view_auditrecord"
+# Those to look at other people's, as the admin's pages need them too.
+VIEW_LEASES = "licenses.view_lease"
+VIEW_DENIALS = "licenses.view_denial"
+VIEW_MEMBERS = "licenses.view_teammember"
 
 
 class NotForOthers(PermissionDenied):
@@ -33,11 +39,33 @@ def may(caller: Caller, scope: Scope) -> bool:
     return (settings.LICENSE_AUTH == "open" and scope != Scope.ADMIN) or caller.has(scope)
 
 
+class FromAnotherSite(PermissionDenied):
+    default_code = "cross_site"
+    default_detail = "A page of another site sent this."
+
+
+def require_own_page(request: Request) -> None:
+    """Raise FromAnotherSite for a change that another site's page sent through somebody's
+    browser, with no credential or with the password that the browser keeps. A session
+    has its CSRF token, and no page makes a browser send a token in a header."""
+    origin = request.META.get("HTTP_ORIGIN")
+    if origin is None or caller_of(request).kind not in {Kind.ANONYMOUS, Kind.PASSWORD}:
+        return
+    if request.method not in SAFE_METHODS and origin not in settings.CSRF_TRUSTED_ORIGINS:
+        try:
+            host = urlsplit(origin).netloc
+        except ValueError:
+            host = ""
+        if host != request.get_host():
+            raise FromAnotherSite
+
+
 class HasScope(BasePermission):
     """Every call needs a scope: ``read`` to look, ``borrow`` to change, or the
     one that the view's ``scopes`` names for its action."""
 
     def has_permission(self, request: Request, view: Any) -> bool:
+        require_own_page(request)
         needed = Scope.READ if request.method in SAFE_METHODS else Scope.BORROW
         needed = getattr(view, "scopes", {}).get(getattr(view, "action", None), needed)
         return may(caller_of(request), needed)
@@ -64,6 +92,14 @@ class MayReadAudit(BasePermission):
         return caller_of(request).is_admin(VIEW_AUDIT)
 
 
+class MayReadDenials(BasePermission):
+    """Those who may see the denials of anybody: administrators all, people their
+    own, a team's token those that count for its team."""
+
+    def has_permission(self, request: Request, view: Any) -> bool:
+        return not names_on_denials(caller_of(request)).none
+
+
 def may_act_for(caller: Caller, user: str) -> bool:
     """Whether a caller may borrow, renew, wait and return in this user's name:
     people in their own, a team's token in its members', superusers and the scope
@@ -80,6 +116,56 @@ def require_may_act_for(caller: Caller, user: str) -> None:
     """Raise NotForOthers, whether or not there is such a user."""
     if not may_act_for(caller, user):
         raise NotForOthers
+
+
+def require_may_ask_about(caller: Caller, user: str) -> None:
+    """Raise NotForOthers unless the caller may know what this user could borrow,
+    which tells whose member they are; whether or not there is such a user."""
+    if not (may_act_for(caller, user) or caller.is_admin(CHANGE_LEASES) or caller.is_admin(VIEW_MEMBERS)):
+        raise NotForOthers
+
+
+def names_on_board(caller: Caller) -> Names:
+    """Whose names a caller sees of those who hold and want seats now, or were
+    refused one on the day: by LICENSE_SHOW_HOLDERS. Administrators see all,
+    people their own, and a team's token those of its team, and no others."""
+    if caller.is_admin(VIEW_LEASES) or caller.is_admin(CHANGE_LEASES):
+        return EVERYBODY
+    if caller.of_team is not None:
+        return Names(teams=frozenset({caller.of_team}))
+    if settings.LICENSE_SHOW_HOLDERS == "everyone":
+        return EVERYBODY
+    if settings.LICENSE_SHOW_HOLDERS == "nobody":
+        return Names(user=caller.name)
+    mine = Team.objects.of_user(caller.name).values_list("name", flat=True) if caller.name else ()
+    return Names(user=caller.name, teams=caller.teams.union(mine))
+
+
+def names_of_past(caller: Caller, *permissions: str) -> Names:
+    """Whose names a caller sees of those who held or were refused seats at any
+    time. That says how somebody works, and so takes one of these permissions,
+    whatever LICENSE_SHOW_HOLDERS says."""
+    if any(caller.is_admin(permission) for permission in permissions):
+        return EVERYBODY
+    if caller.of_team is not None:
+        return Names(teams=frozenset({caller.of_team}))
+    return Names(user=caller.name)
+
+
+def names_on_leases(caller: Caller) -> LeaseNames:
+    """Whose names a caller sees in the list of all leases."""
+    return LeaseNames(active=names_on_board(caller), ended=names_of_past(caller, VIEW_LEASES, CHANGE_LEASES))
+
+
+def names_on_denials(caller: Caller) -> Names:
+    """Whose denials a caller sees in the list of all."""
+    return names_of_past(caller, VIEW_DENIALS)
+
+
+def rows_for(caller: Caller, leases: QuerySet[Lease]) -> QuerySet[Lease]:
+    """Those of the leases that a caller sees at all, with a name or without: a
+    team's token only those that count for its team."""
+    return leases if caller.of_team is None else leases.filter(team__name=caller.of_team)
 
 
 def team_for(caller: Caller, team: str | None) -> str | None:

@@ -20,6 +20,8 @@ from licenses.history.tables import Table
 from licenses.models import Team, Tool
 from licenses.models.tool import MAX_CAPACITY
 
+from .authentication import caller_of
+from .permissions import CHANGE_LEASES, VIEW_LEASES, names_of_past
 from .serializers import CleanTextField, StrictSerializer
 from .views import problem_response
 
@@ -258,12 +260,16 @@ class ReportView(APIView):
     def get(self, request: Request) -> Response:
         query = self.query.validated(request.query_params.dict())
         span: Span = query["span"]
+        self.check_query(request, query)
         found = {name: find(query[name]) for name, find in (("tool", find_tool), ("team", find_team)) if name in query}
         table, more = self.report(query | found, span)
         if isinstance(getattr(request, "accepted_renderer", None), CsvRenderer):
             name = f"{type(self).__name__.lower()}-{span.first}-{span.last}.csv"
             return Response({"table": table}, headers={"Content-Disposition": f'attachment; filename="{name}"'})
         return Response({"since": span.first, "until": span.last, **more, "rows": table.rows})
+
+    def check_query(self, request: Request, query: dict[str, Any]) -> None:
+        """Raise PermissionDenied for what this caller may not ask."""
 
     def report(self, query: dict[str, Any], span: Span) -> tuple[Table, dict[str, Any]]:
         """The table, and what the answer says besides."""
@@ -320,8 +326,15 @@ class Usage(ReportView):
 
     @describe(UsageQuery, UsageAnswer)
     def get(self, request: Request) -> Response:
-        """Seat-hours and their cost by month, vendor, tool, team, project and user."""
+        """Seat-hours and their cost by month, vendor, tool, team and project; and by
+        user, for those who may view leases."""
         return super().get(request)
+
+    def check_query(self, request: Request, query: dict[str, Any]) -> None:
+        if "user" in query["by"] and not names_of_past(caller_of(request), VIEW_LEASES, CHANGE_LEASES).everybody:
+            self.permission_denied(
+                request, message="A report by user needs the permission to view leases. Ask by=tool,team,project."
+            )
 
     def report(self, query: dict[str, Any], span: Span) -> tuple[Table, dict[str, Any]]:
         found = reports.usage(by=query["by"], span=span, tool=query.get("tool"), team=query.get("team"))

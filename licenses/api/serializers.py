@@ -17,6 +17,7 @@ from licenses.models.tool import MAX_CAPACITY, MAX_TTL, MIN_TTL
 from licenses.names import NAME_LENGTH, is_clean
 from licenses.policy import Item, State
 from licenses.queueing import Waiting
+from licenses.visibility import LeaseNames
 
 MAX_ITEMS = 32
 MAX_ALTERNATIVES = 16
@@ -297,7 +298,8 @@ class LeaseItem(serializers.ModelSerializer[Lease]):
 
 class LeaseSerializer(serializers.ModelSerializer[Lease]):
     """A borrow, by its head, at the database's time ``now`` of the context;
-    ``leases`` there are its leases, if they are at hand.
+    ``leases`` there are its leases, if they are at hand. ``names`` there says on
+    which leases their people are shown; without, it is the caller's own.
 
     ``tool``, ``seats`` and ``fence`` are those of its first item. The fields are
     for the schema; the answers are written out, since DRF's way takes several
@@ -305,6 +307,7 @@ class LeaseSerializer(serializers.ModelSerializer[Lease]):
     """
 
     tool = serializers.CharField()
+    user = serializers.CharField(help_text="Empty where LICENSE_SHOW_HOLDERS hides it, with the host and the like.")
     team = serializers.CharField(allow_null=True, help_text="Which it counts for.")
     end_reason = serializers.ChoiceField(choices=["", *EndReason.values], help_text="Empty while the lease is active.")
     heartbeat_seconds = serializers.FloatField(
@@ -342,13 +345,15 @@ class LeaseSerializer(serializers.ModelSerializer[Lease]):
         now: datetime = self.context["now"]
         lease.end_when_over(now)
         item = LeaseItem()
+        names: LeaseNames | None = self.context.get("names")
+        shown = names is None or names.shown_on(lease, now)
         return {
             "id": str(lease.pk),
             "tool": lease.tool.name,
-            "user": lease.user,
+            "user": lease.user if shown else "",
             "team": lease.team.name if lease.team is not None else None,
             "project": lease.project,
-            "host": lease.host,
+            "host": lease.host if shown else "",
             "seats": lease.seats,
             "overdraft_seats": lease.overdraft_seats,
             "borrowed_at": lease.borrowed_at,
@@ -360,9 +365,9 @@ class LeaseSerializer(serializers.ModelSerializer[Lease]):
             "items": [item.to_representation(part) for part in self.leases(lease)],
             "ended_at": lease.ended_at,
             "end_reason": lease.end_reason,
-            "end_note": lease.end_note,
-            "borrowed_by": lease.borrowed_by,
-            "ended_by": lease.ended_by,
+            "end_note": lease.end_note if shown else "",
+            "borrowed_by": lease.borrowed_by if shown else "",
+            "ended_by": lease.ended_by if shown else "",
         }
 
     def leases(self, head: Lease) -> list[Lease]:

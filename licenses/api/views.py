@@ -2,6 +2,7 @@
 
 import re
 import uuid
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime
 from typing import Any
@@ -30,16 +31,31 @@ from rest_framework.views import APIView
 
 from licenses import leasing, metrics, pools, statements
 from licenses.auditing import Actor
-from licenses.callers import Scope
+from licenses.callers import Caller, Scope
 from licenses.clock import database_now, is_in_calendar
 from licenses.errors import Refusal, UnknownLease, UnknownTicket, UnknownTool
 from licenses.models import Denial, Lease, Ticket, Tool
 from licenses.names import NAME_LENGTH, TOOL_NAME_PATTERN
 from licenses.queueing import Waiting
+from licenses.visibility import LeaseNames
 from licenseserver import logs
 
 from .authentication import caller_of
-from .permissions import MayChangeLeases, MayScrape, actor_for, require_may_act_for, require_own, team_for
+from .permissions import (
+    HasScope,
+    MayChangeLeases,
+    MayReadDenials,
+    MayScrape,
+    actor_for,
+    names_on_board,
+    names_on_denials,
+    names_on_leases,
+    require_may_act_for,
+    require_may_ask_about,
+    require_own,
+    rows_for,
+    team_for,
+)
 from .serializers import (
     BorrowRequest,
     CleanTextField,
@@ -133,18 +149,21 @@ def status_answer(request: Request, name: str) -> Response:
     tool = find_tool(name)
     answer = dict(ToolStatus(tool).data)
     if subject:
+        user, caller = subject.get("user", ""), caller_of(request)
+        if user:
+            require_may_ask_about(caller, user)
         answer["available_to_you"] = leasing.available_to(
-            tool=tool, user=subject.get("user", ""), team=subject.get("team")
+            tool=tool, user=user, team=team_for(caller, subject.get("team"))
         )
     return Response(answer)
 
 
-def borrow_request(request: Request) -> leasing.Asked:
-    """The body of a borrow, by somebody who may ask for it."""
+def borrow_request(request: Request, require: Callable[[Caller, str], None]) -> leasing.Asked:
+    """The body of a borrow, by somebody who is not refused by ``require``."""
     caller = caller_of(request)
     asked = asked_for(request.data, caller=caller.name)
     logs.note(user=asked.user, tool=",".join(sorted(asked.tools())))
-    require_may_act_for(caller, asked.user)
+    require(caller, asked.user)
     return replace(asked, team=team_for(caller, asked.team))
 
 
@@ -167,7 +186,7 @@ class LicensesViewSet(viewsets.ViewSet):
         responses={
             200: ToolStatusForYou,
             400: problem_response("`invalid`"),
-            403: problem_response("`not_a_member`"),
+            403: problem_response("`not_a_member`, `not_for_others`"),
             404: problem_response("`unknown_tool`"),
         },
     )
@@ -203,7 +222,7 @@ class LicensesViewSet(viewsets.ViewSet):
     )
     def borrow(self, request: Request) -> Response:
         """Take seats of a tool, or of several at once; or wait for them."""
-        asked = borrow_request(request)
+        asked = borrow_request(request, require_may_act_for)
         by = actor_for(request, asked.user)
         retry = None
         if "Idempotency-Key" in request.headers:
@@ -224,7 +243,7 @@ class LicensesViewSet(viewsets.ViewSet):
     )
     def explain(self, request: Request) -> Response:
         """Whether a borrow would be granted now, and if not, why not. Takes no seat."""
-        explanation = leasing.explain(borrow_request(request), vouched=caller_of(request).teams)
+        explanation = leasing.explain(borrow_request(request, require_may_ask_about), vouched=caller_of(request).teams)
         return Response(ExplanationSerializer(explanation).data)
 
     @extend_schema(
@@ -318,13 +337,15 @@ class BorrowsViewSet(viewsets.ViewSet):
     def list(self, request: Request) -> Response:
         """The active leases, newest first."""
         query = BorrowsQuery.validated(request.query_params.dict())
-        now = database_now()
-        leases = Lease.objects.active(now).heads().newest_first().with_items()
-        if user := query.get("user"):
-            leases = leases.held_by(user)
-        if host := query.get("host"):
-            leases = leases.filter(host=host)
-        return Response(LeaseSerializer(leases, many=True, context={"now": now}).data)
+        now, caller = database_now(), caller_of(request)
+        names = names_on_board(caller)
+        leases = rows_for(caller, Lease.objects.active(now).heads().newest_first().with_items())
+        if query:
+            # Nobody finds by a name what it is hidden on.
+            leases = leases.filter(names.rows(), **query)
+        return Response(
+            LeaseSerializer(leases, many=True, context={"now": now, "names": LeaseNames(names, names)}).data
+        )
 
 
 class ToolViewSet(viewsets.ReadOnlyModelViewSet[Tool]):
@@ -360,7 +381,7 @@ class LeaseFilter(django_filters.FilterSet):
     """Filters of the list of leases; times are ISO 8601."""
 
     tool = django_filters.CharFilter(max_length=64, validators=[clean_text], method="filter_tool")
-    user = django_filters.CharFilter(max_length=NAME_LENGTH, validators=[clean_text])
+    user = django_filters.CharFilter(max_length=NAME_LENGTH, validators=[clean_text], method="filter_user")
     team = django_filters.CharFilter(field_name="team__name", max_length=64, validators=[clean_text])
     project = django_filters.CharFilter(max_length=NAME_LENGTH, validators=[clean_text])
     state = django_filters.ChoiceFilter(choices=[("active", "active"), ("ended", "ended")], method="filter_state")
@@ -377,6 +398,10 @@ class LeaseFilter(django_filters.FilterSet):
 
     def filter_tool(self, leases: Any, name: str, value: str) -> Any:
         return leases.of_tool(value)
+
+    def filter_user(self, leases: Any, name: str, value: str) -> Any:
+        # Nobody finds by a name what it is hidden on.
+        return leases.held_by(value).filter(names_on_leases(caller_of(self.request)).rows())
 
     def filter_state(self, leases: Any, name: str, value: str) -> Any:
         return leases.active(Now()) if value == "active" else leases.ended(Now())
@@ -430,7 +455,11 @@ class LeaseViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, viewsets.Ge
     lookup_value_converter = "uuid"
 
     def get_serializer_context(self) -> dict[str, Any]:
-        return {**super().get_serializer_context(), "now": database_now()}
+        names = names_on_leases(caller_of(self.request))
+        return {**super().get_serializer_context(), "now": database_now(), "names": names}
+
+    def filter_queryset(self, queryset: Any) -> Any:
+        return super().filter_queryset(rows_for(caller_of(self.request), queryset))
 
     @extend_schema(
         request=None,
@@ -494,13 +523,18 @@ class DenialFilter(django_filters.FilterSet):
 
 
 class DenialViewSet(viewsets.ReadOnlyModelViewSet[Denial]):
-    """Who was refused a seat: one row an episode, the latest first."""
+    """Who was refused a seat: one row an episode, the latest first. Others than
+    administrators see their own."""
 
     queryset = Denial.objects.select_related("tool").order_by("-last_at", "-id")
     serializer_class = DenialSerializer
     filterset_class = DenialFilter
     pagination_class = DenialPagination
+    permission_classes = [HasScope, MayReadDenials]
     lookup_value_converter = "int"
+
+    def filter_queryset(self, queryset: Any) -> Any:
+        return super().filter_queryset(queryset.filter(names_on_denials(caller_of(self.request)).rows()))
 
 
 # Plain views: probes must answer without anything that could be in the way.

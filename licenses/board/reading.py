@@ -156,7 +156,7 @@ def refusals(now: datetime, limit: int, tool: Tool | None = None) -> list[Denial
     latest = Denial.objects.filter(last_at__gt=now - RECENT).order_by("-last_at", "-pk")
     if tool is not None:
         latest = latest.filter(tool=tool)
-    return list(latest.select_related("tool")[:limit])
+    return list(latest.select_related("tool", "team")[:limit])
 
 
 def held_by(user: str, now: datetime, tool: Tool | None = None) -> QuerySet[Lease]:

@@ -26,7 +26,7 @@ from django.views.decorators.gzip import gzip_page
 
 from licenses import leasing
 from licenses.api.authentication import anonymous, caller_of_account
-from licenses.api.permissions import may
+from licenses.api.permissions import may, names_on_board
 from licenses.api.problems import STATUS
 from licenses.callers import Caller, Kind, Scope
 from licenses.clock import database_now
@@ -154,6 +154,7 @@ def overview(request: HttpRequest, caller: Caller) -> HttpResponse:
         "page": tools,
         "entries": reading.with_people(list(tools.object_list), now, leases=LEASES_OF_EACH, waiting=WAITING_OF_EACH),
         "refusals": reading.refusals(now, REFUSALS_OF_ALL),
+        "names": names_on_board(caller),
     }
     return shown(request, "overview.html", caller, context | own(caller, now))
 
@@ -179,6 +180,7 @@ def one_tool(request: HttpRequest, caller: Caller, name: str) -> HttpResponse:
         "page": Paginator(reading.leases(tool, now), LEASES_A_PAGE).get_page(number),
         "waiting": Listed(list(reading.queue(tool, now)[:WAITING_OF_ONE]), tool.queued),
         "refusals": reading.refusals(now, REFUSALS_OF_ONE, tool),
+        "names": names_on_board(caller),
     }
     return shown(request, "tool.html", caller, context | own(caller, now, tool))
 

@@ -14,6 +14,8 @@ from enum import StrEnum
 MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
 # A number of seats above this is a slip of the pen rather than a purchase.
 MAX_COUNT = 1_000_000
+# FlexNet itself reads a few thousand characters of a line.
+LINE_LENGTH = 200_000
 # The sort order of a line that has no SORT=.
 DEFAULT_SORT = 100
 
@@ -282,6 +284,8 @@ WORD = re.compile(r'(?:"[^"]*"|\{[^{}]*\}|[^\s"])+')
 
 
 def _raw_words(line: str) -> list[str]:
+    if len(line) > LINE_LENGTH:
+        raise NotUnderstood(f"it is longer than {LINE_LENGTH} characters")
     if line.count('"') % 2:
         raise NotUnderstood("a quotation mark is missing")
     return WORD.findall(line)

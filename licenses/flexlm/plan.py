@@ -238,7 +238,9 @@ def _current(lines: list[Line], wanted: Plan) -> list[Line]:
         if by is None:
             current.append(line)
         else:
-            wanted.of_license.append(_note(line.number, f"{_described(line)} superseded by line {by.number}"))
+            wanted.of_license.append(
+                _note(line.number, f"{line.name}: superseded by line {by.number}{_seats_of(line)}")
+            )
     for signature, line in by_signature.items():
         if signature.rpartition(":")[2] not in {one.rpartition(":")[2] for one in used}:
             text = f"{line.name}: SUPERSEDE_SIGN names a signature that no line here has: {signature[-40:]}"
@@ -250,10 +252,12 @@ def _dated(line: Feature | Package) -> date:
     return line.dated or date.min
 
 
-def _described(line: Feature | Package) -> str:
-    if isinstance(line, Package):
-        return f"{line.name}: this package is"
-    return f"{line.name}: its {line.count or 'uncounted'} seats are"
+def _seats_of(line: Feature | Package) -> str:
+    return f" ({_seats(line.count)})" if isinstance(line, Feature) and line.count else ""
+
+
+def _seats(count: int | None) -> str:
+    return "1 seat" if count == 1 else f"{count} seats"
 
 
 def _signatures(line: Feature | Package) -> set[str]:
@@ -285,7 +289,7 @@ def _first_features(lines: list[Feature], wanted: Plan) -> list[Feature]:
         if line.is_increment or line.count is None or first[line.name, line.vendor] is line:
             kept.append(line)
         else:
-            text = f"{line.name}: its {line.count} seats do not count: FlexNet serves one FEATURE line of a name, "
+            text = f"{line.name}: not counted ({_seats(line.count)}): FlexNet serves one FEATURE line of a name, "
             text += f"here line {first[line.name, line.vendor].number}; INCREMENT lines would add up"
             wanted.of_license.append(_note(line.number, text))
     return kept
@@ -347,12 +351,16 @@ def _tool(name: str, pool: list[Feature], findings: list[Finding], today: date) 
     that will be next; else of those that were last."""
     good = [line for line in pool if _starts(line) <= today and _ends(line) >= today]
     if not good and (later := [line for line in pool if _starts(line) > today]):
-        good = [line for line in later if _starts(line) == min(map(_starts, later))]
-    good = good or [line for line in pool if _ends(line) == max(map(_ends, pool))]
+        next_start = min(map(_starts, later))
+        good = [line for line in later if _starts(line) == next_start]
+    if not good:
+        last_end = max(map(_ends, pool))
+        good = [line for line in pool if _ends(line) == last_end]
+    counted = set(map(id, good))
     for line in pool:
-        if line not in good:
-            when = f"ended on {line.expires}" if _ends(line) < today else f"begin on {line.starts}"
-            findings.append(_note(line.number, f"{name}: its {line.count} seats {when}; not counted today"))
+        if id(line) not in counted:
+            when = f"ended on {line.expires}" if _ends(line) < today else f"from {line.starts} on"
+            findings.append(_note(line.number, f"{name}: not counted today ({_seats(line.count)}, {when})"))
     _tell_pools(name, good, findings)
     begin, seats = max(min(map(_starts, good)), today), sum(line.count or 0 for line in good)
     changes = _changes(pool, begin)
@@ -406,11 +414,13 @@ def _tell_changes(
             _note(number, f"{name}: all its seats have ended, the last on {end - DAY}; none can be borrowed")
         )
         return
-    text = f"{name}: {seats} seats now"
+    text = f"{name}: {_seats(seats)} now"
     if begin > today:
         text = f"{name}: no seat of {name} is good until {begin}, and none can be borrowed before; {seats} from then on"
     if changes and changes != [(end, 0)]:
-        (first, count), more = changes[0], [f"{count or 'none'} from {when}" for when, count in changes]
+        (first, count), more = changes[0], [f"{count or 'none'} from {when}" for when, count in changes[:5]]
+        if len(changes) > 5:
+            more.append(f"{len(changes) - 5} more changes until {changes[-1][0]}")
         text += f", {', '.join(more)}. This server does not change the number by itself: import again on {first}, or "
         if first == end:
             text += f"no seat can be borrowed from {first} on"

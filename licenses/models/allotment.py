@@ -50,6 +50,8 @@ class Allotment(models.Model):
 
     class Meta:
         ordering = ["tool__name", "team__name"]
+        verbose_name = "quota and reservation"
+        verbose_name_plural = "quotas and reservations"
         constraints = [
             models.UniqueConstraint(fields=["tool", "team"], name="allotment_one_a_team"),
             models.CheckConstraint(condition=Q(in_use__gte=0), name="allotment_in_use_not_negative"),
@@ -81,7 +83,7 @@ class UserLimit(models.Model):
         constraints = [models.UniqueConstraint(fields=["tool", "user"], name="userlimit_one_a_user")]
 
     def __str__(self) -> str:
-        return f"{self.user}: {self.seats}"
+        return f"{self.tool} for {self.user}: {self.seats}"
 
 
 class Effect(models.TextChoices):
@@ -143,7 +145,7 @@ class AccessRule(models.Model):
         ]
 
     def __str__(self) -> str:
-        return f"{self.effect} {self.kind} {self.subject}"
+        return f"{self.tool}: {self.effect} {self.kind} {self.subject}"
 
     @property
     def subject(self) -> str:

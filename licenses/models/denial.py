@@ -9,6 +9,7 @@ from django.db.models import F, Q
 from licenses.names import NAME_LENGTH
 
 from .lease import Lease
+from .team import Team
 from .tool import Tool
 
 # Refusals closer together than this are one episode, and a grant within it
@@ -21,12 +22,14 @@ class DenialQuerySet(models.QuerySet["Denial"]):
         """Episodes of a user that a refusal or a grant at ``now`` belongs to."""
         return self.filter(user=user, resolved_at__isnull=True, last_at__gt=now - EPISODE_WINDOW)
 
-    def record(self, *, tool: Tool, user: str, host: str, code: str, seats: int, now: datetime) -> None:
+    def record(
+        self, *, tool: Tool, user: str, team: Team | None, host: str, code: str, seats: int, now: datetime
+    ) -> None:
         """Add a refusal to its episode, or begin one. The tool is locked: two
         refusals can't begin the same episode twice."""
         episode = self.going_on(user=user, now=now).filter(tool=tool, code=code)
         if not episode.update(attempts=F("attempts") + 1, last_at=now):
-            self.create(tool=tool, user=user, host=host, code=code, seats=seats, first_at=now, last_at=now)
+            self.create(tool=tool, user=user, team=team, host=host, code=code, seats=seats, first_at=now, last_at=now)
 
     def resolve(self, *, tools: Iterable[Tool], user: str, lease: Lease, now: datetime) -> int:
         """End the user's episodes at these tools: they got a seat."""
@@ -44,6 +47,15 @@ class Denial(models.Model):
     tool = models.ForeignKey(Tool, on_delete=models.PROTECT, related_name="denials", db_index=False)
     user = models.CharField(max_length=NAME_LENGTH)
     host = models.CharField(max_length=NAME_LENGTH, blank=True)
+    team = models.ForeignKey(
+        Team,
+        null=True,
+        blank=True,
+        on_delete=models.PROTECT,
+        related_name="+",
+        db_index=False,
+        help_text="Which the borrow would have counted for.",
+    )
     code = models.CharField(max_length=32, help_text="Why: the code that the client was told.")
     seats = models.PositiveIntegerField(default=1)
     first_at = models.DateTimeField()
@@ -76,4 +88,4 @@ class Denial(models.Model):
         ]
 
     def __str__(self) -> str:
-        return f"{self.user}: {self.code}"
+        return f"{self.user}: {self.code} of {self.tool}"

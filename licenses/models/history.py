@@ -32,7 +32,7 @@ class ToolHour(models.Model):
         indexes = [models.Index(fields=["hour"], name="toolhour_by_hour")]
 
     def __str__(self) -> str:
-        return f"{self.tool_id} at {self.hour}"
+        return f"{self.tool} at {self.hour}"
 
 
 class TeamHour(models.Model):
@@ -53,7 +53,7 @@ class TeamHour(models.Model):
         indexes = [models.Index(fields=["hour"], name="teamhour_by_hour")]
 
     def __str__(self) -> str:
-        return f"{self.team_id} on {self.tool_id} at {self.hour}"
+        return f"{self.team} on {self.tool} at {self.hour}"
 
 
 class UsageDay(models.Model):
@@ -75,7 +75,7 @@ class UsageDay(models.Model):
         indexes = [models.Index(fields=["day"], name="usageday_by_day")]
 
     def __str__(self) -> str:
-        return f"{self.user} on {self.tool_id}, {self.day}"
+        return f"{self.user} on {self.tool}, {self.day}"
 
 
 class DenialDay(models.Model):
@@ -95,7 +95,7 @@ class DenialDay(models.Model):
         ]
 
     def __str__(self) -> str:
-        return f"{self.tool_id}: {self.code}, {self.day}"
+        return f"{self.tool}: {self.code}, {self.day}"
 
 
 class HistoryMark(models.Model):

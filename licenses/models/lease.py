@@ -191,7 +191,7 @@ class Lease(models.Model):
         ]
 
     def __str__(self) -> str:
-        return f"{self.seats} x {self.tool_id} for {self.user}"
+        return f"{self.seats} x {self.tool} for {self.user}"
 
     @property
     def public_id(self) -> uuid.UUID:

@@ -151,4 +151,4 @@ class TeamMember(models.Model):
         ]
 
     def __str__(self) -> str:
-        return f"{self.user} in {self.team_id}"
+        return f"{self.user} in {self.team}"

@@ -130,4 +130,4 @@ class TicketClaim(models.Model):
         ]
 
     def __str__(self) -> str:
-        return f"{self.seats} x {self.tool_id} for {self.ticket_id}"
+        return f"{self.seats} x {self.tool} for {self.ticket}"

@@ -9,8 +9,9 @@ from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 
 from licenses.errors import BORROW_REFUSALS
-from licenses.models import Denial, Tool
+from licenses.models import Denial, Lease, Ticket, Tool
 from licenses.models.denial import EPISODE_WINDOW
+from licenses.visibility import Names
 
 register = template.Library()
 
@@ -99,6 +100,12 @@ def _span(value: timedelta) -> str:
 def grouped(number: int) -> str:
     """A number that one can read: 16,384."""
     return f"{number:,}"
+
+
+@register.filter
+def named_among(row: Lease | Ticket | Denial, names: Names) -> bool:
+    """Whether the reader sees whose row it is."""
+    return names.shown_on(row)
 
 
 @register.filter

@@ -93,8 +93,7 @@ def _carry_out(options: argparse.Namespace) -> int:
         messages.fail("config", str(error))
         return EX_CONFIG
     except Refused as refused:
-        needs_token = refused.code == "not_authenticated" and config is not None and not config.token
-        detail = "The server needs a token: set LICENSE_TOKEN." if needs_token else refused.detail
+        detail = _explained(refused, config) if config is not None else refused.detail
         messages.fail(refused.code, detail, {"status": refused.status, **refused.facts})
         return _exit_code(refused)
     except Unreachable as error:
@@ -132,6 +131,15 @@ def _load(options: argparse.Namespace) -> Config:
 def _say_renamed(messages: Messages, renamed: Sequence[tuple[str, str]]) -> None:
     if renamed:
         messages.say("renamed", former.sentence(renamed), {"names": dict(renamed)})
+
+
+def _explained(refused: Refused, config: Config) -> str:
+    """The server's reason, with what to set where the configuration lacks it."""
+    if refused.code == "not_authenticated" and not config.token:
+        return "The server needs a token: set LICENSE_TOKEN."
+    if refused.code == "not_for_others" and config.user_is_login:
+        return f"{refused.detail} The request named {config.user}, who is logged in here: set LICENSE_USER."
+    return refused.detail
 
 
 def _exit_code(refused: Refused) -> int:
@@ -279,7 +287,8 @@ def _list(client: Client, options: argparse.Namespace) -> int:
         [
             [
                 lease.id,
-                lease.user,
+                # The server may hide whose it is.
+                lease.user or "-",
                 lease.host,
                 ", ".join(f"{item.tool}:{item.seats}" for item in lease.items),
                 lease.borrowed_at[:19],
@@ -382,11 +391,15 @@ def _run(client: Client, options: argparse.Namespace) -> int:
         there = Path(program).exists()
         options.messages.fail("command", f"{program}: {'not executable' if there else 'command not found'}")
         return EX_NOT_EXECUTABLE if there else EX_NOT_FOUND
+    try:
+        command = platforms.CURRENT.command(options.argv, file)
+    except platforms.Unsafe as unsafe:
+        options.messages.fail("command", str(unsafe))
+        return EX_NOT_EXECUTABLE
     lease = _acquire(client, alternatives, options)
     try:
         run = Run(
-            options.argv,
-            file,
+            command,
             client=client,
             lease=lease,
             signals=options.signals,

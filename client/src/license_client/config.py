@@ -24,6 +24,8 @@ class Config:
     user: str
     team: str | None
     project: str
+    # Nobody named a user: it is the one who is logged in.
+    user_is_login: bool = False
     # Nobody named a server.
     server_is_default: bool = False
     # A token may go over plain HTTP.
@@ -87,12 +89,14 @@ def load(
             path, there = old, True
     kept = _read(path) if given or there else {}
     named = server or variable("LICENSE_SERVER") or kept.get("server")
+    named_user = user or variable("LICENSE_USER") or kept.get("user")
     return Config(
         server=named or DEFAULT_SERVER,
         token=token or variable("LICENSE_TOKEN") or kept.get("token"),
-        user=user or variable("LICENSE_USER") or kept.get("user") or _login(),
+        user=named_user or _login(),
         team=team or variable("LICENSE_TEAM") or kept.get("team"),
         project=project or variable("LICENSE_PROJECT") or kept.get("project") or "",
+        user_is_login=not named_user,
         server_is_default=not named,
         allow_http=allow_http or _is_true(environment.get("LICENSE_ALLOW_HTTP") or kept.get("allow_http") or "false"),
     )

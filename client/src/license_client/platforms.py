@@ -16,6 +16,7 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 # From SIGTERM to SIGKILL, in seconds.
 KILL_AFTER = 30.0
@@ -23,6 +24,14 @@ KILL_AFTER = 30.0
 
 class Unsafe(Exception):
     """The command can't be started with these arguments; says why."""
+
+
+class Command(NamedTuple):
+    """What subprocess starts: ``arguments``, a text on Windows only, and the file
+    unless it is the first of them."""
+
+    arguments: Sequence[str] | str
+    file: str | None
 
 
 class Platform(ABC):
@@ -48,8 +57,8 @@ class Platform(ABC):
         """Return the file that a shell would run for this name; None if there is none."""
 
     @abstractmethod
-    def start(self, argv: Sequence[str], file: str, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
-        """Start the file with these arguments; raises OSError, and Unsafe."""
+    def command(self, argv: Sequence[str], file: str) -> Command:
+        """Return how to start the file with these arguments; raises Unsafe."""
 
     @abstractmethod
     def wait(self, process: subprocess.Popen[bytes]) -> int:
@@ -109,8 +118,8 @@ if sys.platform != "win32":
         def find(self, program: str) -> str | None:
             return shutil.which(program)
 
-        def start(self, argv: Sequence[str], file: str, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
-            return subprocess.Popen(argv, env=environment)  # noqa: S603 - what the user asked for
+        def command(self, argv: Sequence[str], file: str) -> Command:
+            return Command(argv, None)
 
         def wait(self, process: subprocess.Popen[bytes]) -> int:
             code = process.wait()
@@ -189,15 +198,8 @@ class Windows(Platform):
         suffixes = self._environment.get("PATHEXT", ".COM;.EXE;.BAT;.CMD").split(";")
         return next((program + suffix for suffix in suffixes if os.path.isfile(program + suffix)), None)  # noqa: PTH113
 
-    def start(self, argv: Sequence[str], file: str, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
-        if file.lower().endswith((".bat", ".cmd")):
-            shell = self._system("cmd.exe")
-            line = self.batch_line(shell, file, argv[1:])
-            return subprocess.Popen(line, executable=shell, env=environment)  # noqa: S603
-        return subprocess.Popen(argv, executable=file, env=environment)  # noqa: S603
-
-    def batch_line(self, shell: str, file: str, arguments: Sequence[str]) -> str:
-        """Return the command line that runs a batch file; raises Unsafe.
+    def command(self, argv: Sequence[str], file: str) -> Command:
+        """Return how to start the file; raises Unsafe.
 
         Windows runs a batch file by cmd.exe, which reads a command line by rules
         of its own: quoted as for a program, ``&`` or ``%PATH%`` in an argument
@@ -205,6 +207,10 @@ class Windows(Platform):
         refused here. /d: no AutoRun commands; /v:off: ``!`` is literal; /s: the
         outer quotes are taken off, and nothing else.
         """
+        # Windows ignores dots and spaces at the end of a name.
+        if not file.lower().rstrip(". ").endswith((".bat", ".cmd")):
+            return Command(argv, file)
+        shell, arguments = self._system("cmd.exe"), argv[1:]
         for argument in arguments:
             if any(character in argument for character in self.UNSAFE):
                 raise Unsafe(
@@ -216,7 +222,7 @@ class Windows(Platform):
         # A backslash before the last quote would be read as an escape by the program that the batch file starts.
         quoted = [f'"{text}{_trailing_backslashes(text)}"' for text in arguments]
         line = " ".join([f'"{file}"', *quoted])
-        return f'"{shell}" /d /e:on /v:off /s /c "{line}"'
+        return Command(f'"{shell}" /d /e:on /v:off /s /c "{line}"', shell)
 
     def wait(self, process: subprocess.Popen[bytes]) -> int:
         while True:

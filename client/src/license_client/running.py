@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from types import FrameType
 
 from . import former, platforms
@@ -82,8 +82,7 @@ class Run:
 
     def __init__(
         self,
-        argv: Sequence[str],
-        file: str,
+        command: platforms.Command,
         *,
         client: Client,
         lease: Lease,
@@ -91,8 +90,7 @@ class Run:
         messages: Messages,
         kill_when_lost: bool,
     ) -> None:
-        self._argv = argv
-        self._file = file
+        self._command = command
         self._signals = signals
         self._messages = messages
         self._kill_when_lost = kill_when_lost
@@ -123,12 +121,10 @@ class Run:
         }
         try:
             environment = {**os.environ, **former.in_both_names(told)}
-            self._process = platforms.CURRENT.start(self._argv, self._file, environment)
+            arguments, file = self._command
+            self._process = subprocess.Popen(arguments, executable=file, env=environment)  # noqa: S603
         except OSError as error:
-            self._messages.fail("command", f"{self._argv[0]}: {error.strerror}")
-            return EX_NOT_EXECUTABLE
-        except platforms.Unsafe as unsafe:
-            self._messages.fail("command", str(unsafe))
+            self._messages.fail("command", f"{self._command.file or self._command.arguments[0]}: {error.strerror}")
             return EX_NOT_EXECUTABLE
         # What came before there was a process to tell.
         if self._signalled is not None:

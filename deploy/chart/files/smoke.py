@@ -28,7 +28,7 @@ class Stay(urllib.request.HTTPRedirectHandler):
 
 def ask(path: str, body: dict[str, Any] | None = None) -> tuple[int, Any]:
     """The status and the document of an answer."""
-    # As the ingress does it: plain HTTP would be answered with a redirect.
+    # As the ingress does it: plain HTTP would be refused.
     headers = {"X-Forwarded-Proto": "https", "Content-Type": "application/json"}
     if TOKEN:
         headers["Authorization"] = f"Bearer {TOKEN}"
@@ -38,9 +38,10 @@ def ask(path: str, body: dict[str, Any] | None = None) -> tuple[int, Any]:
         with urllib.request.build_opener(Stay).open(request, timeout=10) as answer:
             return answer.status, json.load(answer)
     except urllib.error.HTTPError as error:
-        if error.headers.get("Location", "").startswith("https:"):
+        text = error.read().decode(errors="replace")
+        if '"https_required"' in text:
             return error.code, "it wants HTTPS. Has proxy.trustedSources this pod? If it needn't, set test.url."
-        return error.code, error.read().decode(errors="replace")
+        return error.code, text
     except OSError as error:
         return 0, str(error)
 

@@ -3,6 +3,7 @@
 import re
 from argparse import ArgumentTypeError
 from codecs import BOM_UTF16_BE, BOM_UTF16_LE
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -107,9 +108,13 @@ class Command(BaseCommand):
             self.stdout.write(f"{file.name}:{number}: read as: {visible(line)}")
 
     def _tell(self, file: Path, findings: list[Finding]) -> None:
+        alike = Counter(finding.text for finding in findings if not finding.is_problem)
         for finding in sorted(findings):
-            kind = "" if finding.is_problem else "note: "
-            self.stderr.write(f"{file.name}:{finding.number}: {kind}{visible(finding.text)}")
+            # A note that many lines share is shown at the first of them.
+            if finding.is_problem or (more := alike.pop(finding.text, 0)):
+                kind = "" if finding.is_problem else "note: "
+                others = f" (and {more - 1} more lines)" if not finding.is_problem and more > 1 else ""
+                self.stderr.write(f"{file.name}:{finding.number}: {kind}{visible(finding.text)}{others}")
 
 
 def visible(text: str) -> str:

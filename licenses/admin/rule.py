@@ -1,0 +1,183 @@
+"""Who may have how much of a tool, in the admin: quotas and reservations of teams,
+limits of users, access rules."""
+
+import re
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from django.contrib import admin
+from django.core.exceptions import ValidationError
+from django.db import transaction
+from django.db.models import QuerySet, Sum
+from django.forms import ModelForm
+from django.http import HttpRequest
+
+from licenses import auditing, rationing
+from licenses.errors import OverReserved
+from licenses.models import AccessRule, Allotment, Team, Tool, UserLimit
+from licenses.models.allotment import Effect, SubjectKind
+
+from .audited import AuditedAdmin, actor_of
+from .lines import LinesAdmin
+
+
+class AllotmentForm(ModelForm[Allotment]):
+    def clean(self) -> dict[str, Any]:
+        """Refuse to reserve more than there is. What was reserved before the capacity
+        was lowered may stay."""
+        cleaned = super().clean() or {}
+        tool = cleaned.get("tool") or (self.instance.tool if self.instance.pk else None)
+        if self.errors or tool is None:
+            return cleaned
+        # Others may reserve too: not before this is saved.
+        locked = Tool.objects.locked([tool.name]).get()
+        others = locked.allotments.exclude(pk=self.instance.pk)
+        reserved = cleaned["reservation"] + others.aggregate(seats=Sum("reservation", default=0))["seats"]
+        grows = cleaned["reservation"] > (self.initial.get("reservation") or 0)
+        if grows and reserved > locked.capacity:
+            raise ValidationError(OverReserved(tool=tool.name, capacity=locked.capacity, reserved=reserved).detail)
+        return cleaned
+
+
+@admin.register(Allotment)
+class AllotmentAdmin(AuditedAdmin[Allotment]):
+    form = AllotmentForm
+    fields = ["tool", "team", "quota", "reservation", "in_use"]
+    list_display = ["tool", "team", "quota", "reservation", "in_use"]
+    list_display_links = ["tool", "team"]
+    list_filter = [("tool", admin.RelatedOnlyFieldListFilter), ("team", admin.RelatedOnlyFieldListFilter)]
+    list_select_related = ["tool", "team"]
+    search_fields = ["tool__name", "team__name"]
+    autocomplete_fields = ["tool", "team"]
+
+    def get_readonly_fields(self, request: HttpRequest, obj: Allotment | None = None) -> list[str]:
+        return ["tool", "team", "in_use"] if obj else ["in_use"]
+
+    def save_model(self, request: HttpRequest, obj: Allotment, form: Any, change: bool) -> None:
+        allowance = rationing.Allowance(obj.quota, obj.reservation)
+        rationing.allot(tool=obj.tool.name, allowances={obj.team: allowance}, by=actor_of(request))
+        obj.pk = Allotment.objects.get(tool=obj.tool, team=obj.team).pk
+
+    def delete_model(self, request: HttpRequest, obj: Allotment) -> None:
+        rationing.allot(tool=obj.tool.name, allowances={obj.team: None}, by=actor_of(request))
+
+    @transaction.atomic
+    def delete_queryset(self, request: HttpRequest, queryset: QuerySet[Allotment]) -> None:
+        _lock_tools_of(queryset)
+        super().delete_queryset(request, queryset.select_related("tool", "team"))
+
+
+def _lock_tools_of(rows: QuerySet[Any]) -> None:
+    """Lock the tools of these rows, in the one order that every caller uses."""
+    list(Tool.objects.locked(rows.order_by().values_list("tool__name", flat=True).distinct()))
+
+
+class RuleAdmin(LinesAdmin):
+    """Rows that a tool has to know of when it decides about a borrow."""
+
+    parent = "tool"
+    list_select_related = ["tool"]
+    autocomplete_fields = ["tool"]
+
+    def save_model(self, request: HttpRequest, obj: Any, form: Any, change: bool) -> None:
+        with rationing.settling(tool=obj.tool.name):
+            super().save_model(request, obj, form, change)
+
+    def delete_model(self, request: HttpRequest, obj: Any) -> None:
+        with rationing.settling(tool=obj.tool.name):
+            super().delete_model(request, obj)
+
+    @transaction.atomic
+    def delete_queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> None:
+        _lock_tools_of(queryset)
+        of_tool: dict[str, list[Any]] = {}
+        for row in queryset.select_related("tool"):
+            of_tool.setdefault(row.tool.name, []).append(row)
+        for tool, rows in of_tool.items():
+            with rationing.settling(tool=tool):
+                for row in rows:
+                    with auditing.deleting(row, by=actor_of(request)):
+                        row.delete()
+
+
+@admin.register(UserLimit)
+class UserLimitAdmin(RuleAdmin):
+    fields = ["tool", "user", "seats"]
+    list_display = ["user", "tool", "seats"]
+    list_filter = [("tool", admin.RelatedOnlyFieldListFilter)]
+    search_fields = ["user", "tool__name"]
+    line_help = "A user and a number of seats on each line, as in: ana 2."
+
+    def parser(self, parent: Tool) -> Callable[[str], UserLimit]:
+        def parse(line: str) -> UserLimit:
+            found = re.fullmatch(r"(.*\S)[\s,;]+([0-9]{1,9})", line)
+            if found is None:
+                raise ValidationError("Write a user and a number of seats, as in: ana 2.")
+            return UserLimit(tool=parent, user=found[1].rstrip(",; \t"), seats=int(found[2]))
+
+        return parse
+
+    def add_rows(self, request: HttpRequest, parent: Tool, rows: Iterable[UserLimit]) -> tuple[int, int]:
+        list(Tool.objects.locked([parent.name]))
+        known = dict(parent.user_limits.values_list("user", "seats"))
+        new: dict[str, UserLimit] = {}
+        there = 0
+        for row in rows:
+            limit = known.get(row.user, new[row.user].seats if row.user in new else None)
+            if limit is None:
+                new[row.user] = row
+            elif limit == row.seats:
+                there += 1
+            else:
+                raise ValidationError(f"{row.user}: has a limit of {limit} already, not {row.seats}.")
+        if new:
+            rationing.add(tool=parent.name, rows=list(new.values()), by=actor_of(request))
+        return len(new), there
+
+
+@admin.register(AccessRule)
+class AccessRuleAdmin(RuleAdmin):
+    fields = ["tool", "effect", "kind", "team", "name"]
+    list_display = ["subject", "effect", "kind", "tool"]
+    list_filter = ["effect", "kind", ("tool", admin.RelatedOnlyFieldListFilter)]
+    list_select_related = ["tool", "team"]
+    search_fields = ["name", "team__name", "tool__name"]
+    autocomplete_fields = ["tool", "team"]
+    line_help = (
+        "An effect, a kind and a name on each line, as in: include user ana. "
+        "Effects are include and exclude; kinds are user, team, host and project."
+    )
+
+    def parser(self, parent: Tool) -> Callable[[str], AccessRule]:
+        teams = {team.name: team for team in Team.objects.all()}
+
+        def parse(line: str) -> AccessRule:
+            words = line.split(None, 2)
+            if len(words) < 3 or words[0].lower() not in Effect.values or words[1].lower() not in SubjectKind.values:
+                raise ValidationError("Write an effect, a kind and a name, as in: include user ana.")
+            effect, kind, name = words[0].lower(), words[1].lower(), words[2]
+            if kind == SubjectKind.TEAM and name not in teams:
+                raise ValidationError(f"There is no team {name}.")
+            of_team = kind == SubjectKind.TEAM
+            return AccessRule(
+                tool=parent,
+                effect=effect,
+                kind=kind,
+                team=teams[name] if of_team else None,
+                name="" if of_team else name,
+            )
+
+        return parse
+
+    def add_rows(self, request: HttpRequest, parent: Tool, rows: Iterable[AccessRule]) -> tuple[int, int]:
+        list(Tool.objects.locked([parent.name]))
+        known = {_key(row) for row in AccessRule.objects.filter(tool=parent)}
+        all_rows = list(rows)
+        new = {_key(row): row for row in all_rows if _key(row) not in known}
+        if new:
+            rationing.add(tool=parent.name, rows=list(new.values()), by=actor_of(request))
+        return len(new), len(all_rows) - len(new)
+
+
+def _key(row: AccessRule) -> tuple[str, str, int | None, str]:
+    return row.effect, row.kind, row.team_id, row.name

@@ -1,0 +1,21 @@
+"""What Django imports for ``ENGINE = "licenseserver.sqlite"``."""
+
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from django_prometheus.db.backends.sqlite3 import base
+
+from licenseserver import private
+
+
+class DatabaseWrapper(base.DatabaseWrapper):
+    def get_new_connection(self, conn_params: dict[str, Any]) -> Any:
+        """Connect; a database that isn't there yet is one that nobody else can read,
+        whatever the umask. SQLite gives its -wal and -shm the rights that it has."""
+        name = str(conn_params["database"])
+        if not name.startswith((":", "file:")):
+            # What is wrong with the file is SQLite's to say.
+            with suppress(OSError):
+                private.create(Path(name))
+        return super().get_new_connection(conn_params)

@@ -1,0 +1,163 @@
+"""The documentation's examples for CI systems run, against a server that requires credentials."""
+
+import re
+import shlex
+import subprocess
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import yaml
+
+from ..conftest import ROOT, Server, running_server
+from .conftest import CLIENT_PYTHON, PATIENCE
+
+# A member's name in the examples; the longest that GitHub allows has 140 characters.
+MEMBERS = {"short": "acme/regression", "longest": "a" * 39 + "/" + "r" * 100}
+FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+EXAMPLE_SERVER = "https://licenses.example.com"
+
+
+@dataclass(frozen=True)
+class Job:
+    """The shell of an example: what a CI system sets, and the scripts that it runs."""
+
+    variables: dict[str, str]
+    scripts: list[str]
+
+
+def examples() -> list[tuple[str, str]]:
+    """The blocks of the documentation with their languages."""
+    pages = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+    return [(match[1], match[2]) for page in pages for match in FENCE.finditer(page.read_text())]
+
+
+def the_example(mark: str) -> str:
+    """The one job that has this mark of its CI system."""
+    (found,) = [text for _, text in examples() if mark in text and "license run" in text]
+    return found
+
+
+def github(token: str, member: str) -> Job:
+    text = the_example("runs-on:")
+    for expression, value in {"secrets.LICENSE_TOKEN": token, "github.repository": member}.items():
+        text = text.replace("${{ " + expression + " }}", value)
+    assert "${{" not in text
+    (job,) = yaml.safe_load(text)["jobs"].values()
+    return Job(job["env"], [step["run"] for step in job["steps"] if "run" in step])
+
+
+def gitlab(token: str, member: str) -> Job:
+    (job,) = yaml.safe_load(the_example("before_script:")).values()
+    variables = {name: value.replace("$CI_PROJECT_PATH", member) for name, value in job["variables"].items()}
+    # Set in the project's settings.
+    variables["LICENSE_TOKEN"] = token
+    return Job(variables, ["\n".join([*job["before_script"], *job["script"]])])
+
+
+def jenkins(token: str, member: str) -> Job:
+    text = the_example("pipeline {").replace("credentials('license-token')", f"'{token}'")
+    text = text.replace('"${env.JOB_NAME}"', f"'{member}'")
+    variables = dict(re.findall(r"^ +(LICENSE_\w+) = '(.*)'$", text, re.MULTILINE))
+    return Job(variables, re.findall(r"^ +sh '(.*)'$", text, re.MULTILINE))
+
+
+SYSTEMS: list[Callable[[str, str], Job]] = [github, gitlab, jenkins]
+
+
+@dataclass
+class Runner:
+    """Runs a job on a machine where ``pip`` only notes what it would install."""
+
+    server: Server
+    folder: Path
+
+    def __post_init__(self) -> None:
+        tools = self.folder / "bin"
+        tools.mkdir()
+        for name, script in {
+            "bin/pip": f'echo "$@" >> {self.folder}/installed',
+            "bin/license": f'exec {CLIENT_PYTHON} -m license_client "$@"',
+            "run-regression": f'echo "$LICENSE_LEASE_ID" > {self.folder}/lease; exit "$CODE"',
+        }.items():
+            (self.folder / name).write_text(f"#!/bin/sh\n{script}\n")
+            (self.folder / name).chmod(0o755)
+
+    def run(self, job: Job, code: int = 0, **variables: str) -> tuple[int, str]:
+        """The exit code of the first script that fails, else 0; and what they say."""
+        environment = {
+            "PATH": f"{self.folder}/bin:/usr/bin:/bin",
+            "HOME": str(self.folder),
+            "PYTHONPATH": str(ROOT / "client" / "src"),
+            "NO_PROXY": "*",
+            "CODE": str(code),
+            **{name: value.replace(EXAMPLE_SERVER, self.server.url) for name, value in job.variables.items()},
+            **variables,
+        }
+        for script in job.scripts:
+            done = subprocess.run(
+                ["bash", "-e", "-c", script],
+                cwd=self.folder,
+                env={name: value for name, value in environment.items() if value},
+                stderr=subprocess.PIPE,
+                text=True,
+                timeout=PATIENCE,
+            )
+            if done.returncode:
+                return done.returncode, done.stderr
+        return 0, ""
+
+
+@pytest.fixture(scope="module")
+def strict_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server where every call needs a credential."""
+    with running_server(tmp_path_factory.mktemp("server"), LICENSE_AUTH="required") as running:
+        yield running
+
+
+@pytest.fixture
+def runner(strict_server: Server, tmp_path: Path) -> Runner:
+    return Runner(strict_server, tmp_path)
+
+
+def documented_token(runner: Runner, member: str) -> str:
+    """Do what the documentation says before the examples; the token."""
+    (text,) = [text for _, text in examples() if "team import members.csv" in text and "cat members.csv" in text]
+    table, commands = re.search(r"members\.csv\n((?:\w+,.*\n)+)", text), re.findall(r"\$ \S+ manage\.py (.*)", text)
+    assert table is not None
+    members = runner.folder / "members.csv"
+    members.write_text(table[1].replace(MEMBERS["short"], member))
+    said = ""
+    for command in commands:
+        said = runner.server.manage(*shlex.split(command.replace("members.csv", str(members))))
+    return re.search(r"lic_\S+", said)[0]  # type: ignore[index]
+
+
+@pytest.mark.parametrize("system", SYSTEMS, ids=lambda system: system.__name__)
+@pytest.mark.parametrize("member", MEMBERS.values(), ids=MEMBERS)
+def test_an_example_runs_its_command_with_the_seats_and_returns_them(
+    runner: Runner, system: Callable[[str, str], Job], member: str
+) -> None:
+    token = documented_token(runner, member)
+    assert runner.run(system(token, member)) == (0, "")
+    lease = (runner.folder / "lease").read_text().strip()
+    found: dict[str, Any] = httpx.get(
+        f"{runner.server.url}/api/v1/leases/{lease}/", headers={"Authorization": f"Bearer {token}"}
+    ).json()
+    assert (found["user"], found["team"], found["end_reason"]) == (member, "ci", "returned")
+    assert {item["tool"]: item["seats"] for item in found["items"]} == {"simulation": 2, "cad_tool": 1}
+    assert runner.run(system(token, member), code=3)[0] == 3
+    assert "subdirectory=client" in (runner.folder / "installed").read_text()
+
+
+@pytest.mark.parametrize("system", SYSTEMS, ids=lambda system: system.__name__)
+def test_an_example_that_lacks_something_says_what_to_set(runner: Runner, system: Callable[[str, str], Job]) -> None:
+    job = system(documented_token(runner, MEMBERS["short"]), MEMBERS["short"])
+    assert runner.run(job, LICENSE_TOKEN="") == (77, "license: The server needs a token: set LICENSE_TOKEN.\n")
+    code, said = runner.run(job, LICENSE_USER="", LOGNAME="runner")
+    assert code == 77
+    assert said.endswith("The request named runner, who is logged in here: set LICENSE_USER.\n")
+    assert not (runner.folder / "lease").exists()
