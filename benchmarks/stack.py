@@ -21,6 +21,8 @@ ROOT = Path(__file__).resolve().parent.parent
 CAPACITY = 1_000_000
 TOOLS = [f"bench{number}" for number in range(1, 51)]
 EXHAUSTED = "bench_exhausted"
+# All load comes from one caller here.
+UNLIMITED = dict.fromkeys(("LICENSE_RATE_PER_CREDENTIAL", "LICENSE_RATE_PER_ADDRESS", "LICENSE_RATE_HEARTBEATS"), "off")
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ def serving(
     what it has to say goes to ``log``, or here."""
     with ExitStack() as closing:
         _demand_durability(database)
-        port = _free_port()
+        port = free_port()
         environment = os.environ | {
             "DATABASE_URL": database,
             "SECRET_KEY": secrets.token_urlsafe(48),
@@ -60,6 +62,7 @@ def serving(
             "BIND": f"127.0.0.1:{port}",
             "PROMETHEUS_MULTIPROC_DIR": str(folder / "metrics"),
             "LICENSE_AUTH": "open",
+            **UNLIMITED,
         }
         if workers is not None:
             environment["WEB_CONCURRENCY"] = str(workers)
@@ -82,9 +85,9 @@ def serving(
         server = subprocess.Popen(
             [sys.executable, "-m", "licenseserver"], cwd=ROOT, env=environment, stdout=output, stderr=output
         )
-        closing.callback(_end, server)
+        closing.callback(end, server)
         url = f"http://127.0.0.1:{port}"
-        _wait_until_ready(url, server)
+        wait_until_ready(url, server)
         yield Stack(url, database, workers or min(2 * (os.cpu_count() or 1), 8))
 
 
@@ -147,13 +150,13 @@ def _demand_durability(database: str) -> None:
                 sys.exit(f"{setting} is {row and row[0]}: figures of a database that can lose commits mean nothing.")
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port: int = server.getsockname()[1]
         return port
 
 
-def _wait_until_ready(url: str, server: "subprocess.Popen[bytes]") -> None:
+def wait_until_ready(url: str, server: "subprocess.Popen[bytes]") -> None:
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         if server.poll() is not None:
@@ -166,7 +169,7 @@ def _wait_until_ready(url: str, server: "subprocess.Popen[bytes]") -> None:
     sys.exit("The server is not ready after 60 s.")
 
 
-def _end(server: "subprocess.Popen[bytes]") -> None:
+def end(server: "subprocess.Popen[bytes]") -> None:
     server.terminate()
     try:
         server.wait(40)

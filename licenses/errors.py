@@ -96,6 +96,20 @@ class KeyReused(Refusal):
         )
 
 
+class TooManyKeys(Refusal):
+    code = "too_many_keys"
+    title = "Too many idempotency keys"
+
+    def __init__(self, *, user: str, limit: int, wait: int) -> None:
+        self.retry_after = wait
+        super().__init__(
+            f"More than {limit} new Idempotency-Keys within a day came for {user}. Use one key for all retries of a "
+            f"borrow, or send none; a new one is taken in {wait} s.",
+            user=user,
+            limit=limit,
+        )
+
+
 class LeaseEnded(Refusal):
     """A lease that is over. Its code is the reason it ended with."""
 
@@ -245,6 +259,23 @@ class UserLimitReached(Shortage):
         )
 
 
+class LeaseLimitReached(Refusal):
+    code = "lease_limit"
+    title = "User's limit of leases is reached"
+    denial = True
+
+    def __init__(self, *, tool: str, user: str, limit: int, borrowed: int, waiting: int) -> None:
+        super().__init__(
+            f"{user} may have {limit} leases of all tools together, and has {borrowed} and waits for {waiting}. "
+            f"Return one: GET /borrows?user=NAME lists them.",
+            tool=tool,
+            user=user,
+            limit=limit,
+            borrowed=borrowed,
+            waiting=waiting,
+        )
+
+
 class Excluded(Refusal):
     code = "excluded"
     title = "Excluded from this tool"
@@ -305,6 +336,36 @@ class QueueLeft(QueueEnded):
     code = "queue_left"
     title = "Left the queue"
     why = "This ticket has left the queue."
+
+
+class QueueFull(Refusal):
+    code = "queue_full"
+    title = "Queue is full"
+    denial = True
+    retry_after = 60
+
+    def __init__(self, *, tool: str, limit: int) -> None:
+        super().__init__(
+            f"No seat of {tool} is free, and its queue has {limit} tickets, which is the most. Try again later.",
+            tool=tool,
+            limit=limit,
+        )
+
+
+class TooManyTickets(Refusal):
+    code = "too_many_tickets"
+    title = "Too many tickets of one user"
+    denial = True
+    retry_after = 60
+
+    def __init__(self, *, tool: str, user: str, limit: int) -> None:
+        super().__init__(
+            f"{user} has {limit} tickets in the queue for {tool}, which is the most. Wait until one has got its "
+            f"seats, or leave the queue with one: DELETE /licenses/queue/TICKET.",
+            tool=tool,
+            user=user,
+            limit=limit,
+        )
 
 
 class AlreadyGranted(Refusal):
@@ -446,11 +507,14 @@ BORROW_REFUSALS: dict[str, type[Refusal]] = {
         Excluded,
         NotIncluded,
         TtlTooLong,
+        LeaseLimitReached,
         UserLimitReached,
         QuotaReached,
         Exhausted,
         Reserved,
         QueueTimeout,
+        QueueFull,
+        TooManyTickets,
     )
 }
 # The reasons a borrow can fail with, for metrics that start at 0.

@@ -6,23 +6,28 @@ slow happens under a lock, and events are counted only after the commit.
 """
 
 import hashlib
+import itertools
 import json
 import logging
+import math
 import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar
 
-from django.db import InterfaceError, NotSupportedError, OperationalError, transaction
+from django.conf import settings
+from django.db import DatabaseError, InterfaceError, NotSupportedError, OperationalError, transaction
 from django.db.models import F
 from django.db.models.functions import Now
 
 from . import auditing, metrics, policy, pools, queueing, statements
 from .auditing import Actor
+from .buckets import Buckets
 from .clock import database_now
 from .errors import (
     BORROW_REFUSALS,
@@ -30,10 +35,12 @@ from .errors import (
     Busy,
     KeyReused,
     LeaseEnded,
+    LeaseLimitReached,
     NotAMember,
     QueueTimeout,
     Refusal,
     Shortage,
+    TooManyKeys,
     UnknownLease,
     UnknownTicket,
     UnknownTool,
@@ -56,6 +63,12 @@ TRIES = 3
 # More leases of a tool than were ever given out between a backup and its restore.
 # Nine million restores later a fence would be more than a JSON number holds.
 FENCES_AT_MOST = 10**9
+# Reasons that a refusal lists, and bytes that are kept of one under its key.
+MAX_REASONS = 16
+KEPT_BYTES = 2000
+# After so many new keys of all callers, so many old ones are deleted.
+NEW_KEYS_A_TIDYING = 50
+KEYS_AT_ONCE = 200
 # How exactly Tool.denied_at is kept: a retry loop needn't write it each time.
 DENIED_AT_STEP = timedelta(minutes=1)
 
@@ -128,6 +141,13 @@ class Granted(Held):
 Outcome = Granted | Waiting | Refusal
 
 
+class _Pile(Exception):
+    """More leases of a tool are overdue than one transaction should close."""
+
+    def __init__(self, tool: str) -> None:
+        self.tool = tool
+
+
 def _transaction(service: Callable[P, R]) -> Callable[P, R]:
     """Run a service as its own durable transaction.
 
@@ -135,6 +155,9 @@ def _transaction(service: Callable[P, R]) -> Callable[P, R]:
     times in all; PostgreSQL has undone the whole transaction then. What the database
     can't do in time becomes Busy: nothing else is tried again, since a
     connection that breaks in the commit leaves it open whether it happened.
+
+    Where many leases are overdue, some are closed in a transaction of their own
+    first, until there are seats or none is overdue.
     """
 
     @wraps(service)
@@ -145,6 +168,10 @@ def _transaction(service: Callable[P, R]) -> Callable[P, R]:
             try:
                 with transaction.atomic(durable=True):
                     return service(*args, **kwargs)
+            except _Pile as pile:
+                # Nothing was changed. Closed apart, so that others get their turn.
+                _close_some(tool=pile.tool)
+                tries -= 1
             except (OperationalError, InterfaceError, NotSupportedError) as error:
                 if getattr(error.__cause__, "sqlstate", None) not in TRY_AGAIN or tries == TRIES:
                     logger.warning("Answered busy: %s", error)
@@ -181,7 +208,7 @@ def borrow(
     start = time.perf_counter()
     try:
         outcome, replayed = _borrow(asked, retry, vouched, by)
-    except KeyReused:
+    except (KeyReused, TooManyKeys):
         raise
     except BaseException as error:
         reason = error.code if isinstance(error, Refusal) else "error"
@@ -190,6 +217,8 @@ def borrow(
     if replayed:
         metrics.borrow_replayed(min(asked.tools()))
     else:
+        if retry is not None:
+            _forget_keys_at_times()
         _count(outcome, time.perf_counter() - start, default=min(asked.tools()))
     if isinstance(outcome, Refusal):
         raise outcome
@@ -216,12 +245,16 @@ def _borrow(
     kept, new = BorrowKey.objects.take(caller=retry.caller, key=retry.key, fingerprint=asked.fingerprint())
     if not new:
         return _recall(kept, asked), True
+    _count_key(retry, asked)
     outcome = _decide(asked, vouched, by)
     _keep(kept, outcome)
     return outcome, False
 
 
 def _decide(asked: Asked, vouched: frozenset[str], by: Actor | None) -> Outcome:
+    if settings.LICENSE_LEASES_PER_USER:
+        # Of one user's borrows of different tools no two may count at once.
+        statements.lock_user(asked.user)
     found, in_table, now = statements.lock(asked.tools(), asked.user)
     tools = {tool.name: tool for tool in found}
     teams = _with_vouched(in_table, vouched)
@@ -232,6 +265,9 @@ def _decide(asked: Asked, vouched: frozenset[str], by: Actor | None) -> Outcome:
     subjects = _subjects(asked, teams)
     if not subjects:
         return NotAMember(user=asked.user, team=asked.team or "")
+    if limited := _lease_limit(asked.user, asked.alternatives[0][0], now):
+        _record_denial(asked, limited, tools, teams.get(subjects[0].team), now)
+        return limited
     desk = _Desk(tools, subjects, now)
     verdicts = desk.verdicts(dict(enumerate(asked.alternatives)), asked.ttl)
     best = verdicts[-1]
@@ -239,6 +275,9 @@ def _decide(asked: Asked, vouched: frozenset[str], by: Actor | None) -> Outcome:
         return Granted(_grant(best, teams, tools, desk.pools, asked.ttl, now, by), now, best.number)
     if asked.wait and (waiter := next((verdict for verdict in verdicts if verdict.passes), None)):
         mine = [verdict for verdict in verdicts if verdict.passes and verdict.subject == waiter.subject]
+        if full := queueing.full(asked.user, [tools[item.tool] for verdict in mine for item in verdict.items], now):
+            _record_denial(asked, full, tools, teams.get(waiter.subject.team), now)
+            return full
         waiting = queueing.enqueue(
             subject=waiter.subject,
             team=teams.get(waiter.subject.team),
@@ -258,6 +297,19 @@ def _decide(asked: Asked, vouched: frozenset[str], by: Actor | None) -> Outcome:
     refusal.facts |= _explanation(verdicts, tools)
     _record_denial(asked, refusal, tools, teams.get(verdicts[0].subject.team), now)
     return refusal
+
+
+def _lease_limit(user: str, first: Item, now: datetime) -> LeaseLimitReached | None:
+    """Return why a user may have no more borrows at all; None where they may.
+    ``first`` is what is wanted first."""
+    limit = settings.LICENSE_LEASES_PER_USER
+    if not limit:
+        return None
+    borrowed = Lease.objects.active(now).heads().held_by(user).count()
+    waiting = Ticket.objects.waiting().filter(user=user, alive_until__gt=now).count()
+    if borrowed + waiting < limit:
+        return None
+    return LeaseLimitReached(tool=first.tool, user=user, limit=limit, borrowed=borrowed, waiting=waiting)
 
 
 def _with_vouched(teams: list[Team], vouched: frozenset[str]) -> dict[str, Team]:
@@ -332,7 +384,11 @@ class _Desk:
         are enough, it would change nothing, at the price of a statement."""
         short = {reason.facts["tool"] for reason in verdict.reasons if isinstance(reason, Shortage)} - self.closed
         self.closed |= short
-        if not sum(_close_overdue(self.tools[name], self.now) for name in short):
+        overdue = {name: statements.overdue(self.tools[name], self.now) for name in short}
+        for name, leases in overdue.items():
+            if len(leases) > statements.OVERDUE_AT_ONCE:
+                raise _Pile(name)
+        if not sum(_close_overdue(self.tools[name], leases, self.now) for name, leases in overdue.items()):
             return False
         self.pools = self._read()
         return True
@@ -369,7 +425,11 @@ def _explanation(verdicts: Sequence[Verdict], tools: Mapping[str, Tool]) -> dict
         for reason in verdict.reasons
     ]
     expected = _expected_in(verdicts, tools)
-    return {"reasons": reasons, "expected_seconds": round(expected.total_seconds()) if expected is not None else None}
+    omitted = max(len(reasons) - MAX_REASONS, 0)
+    return {
+        "reasons": reasons[:MAX_REASONS],
+        "expected_seconds": round(expected.total_seconds()) if expected is not None else None,
+    } | ({"reasons_omitted": omitted} if omitted else {})
 
 
 def _grant(
@@ -467,6 +527,7 @@ class Explanation:
     team: str | None
     reasons: list[dict[str, Any]]
     expected_seconds: int | None
+    reasons_omitted: int = 0
 
 
 def explain(asked: Asked, *, vouched: frozenset[str] = frozenset()) -> Explanation:
@@ -483,6 +544,9 @@ def explain(asked: Asked, *, vouched: frozenset[str] = frozenset()) -> Explanati
     if not subjects:
         raise NotAMember(user=asked.user, team=asked.team or "")
     now = database_now()
+    if limited := _lease_limit(asked.user, asked.alternatives[0][0], now):
+        reason = {"alternative": 0, "code": limited.code, "detail": limited.detail} | limited.facts
+        return Explanation(granted=False, alternative=None, team=None, reasons=[reason], expected_seconds=None)
     seen = pools.seen(tools.values(), subjects, now)
     verdicts = [
         _verdict(number, items, subject, asked.ttl, seen, now)
@@ -497,6 +561,7 @@ def explain(asked: Asked, *, vouched: frozenset[str] = frozenset()) -> Explanati
         team=(best.subject.team or None) if best else None,
         reasons=explanation["reasons"],
         expected_seconds=0 if best else explanation["expected_seconds"],
+        reasons_omitted=explanation.get("reasons_omitted", 0),
     )
 
 
@@ -511,11 +576,49 @@ def available_to(*, tool: Tool, user: str, team: str | None) -> int:
     if not subjects:
         raise NotAMember(user=user or "Somebody", team=team or "")
     now = database_now()
+    if user and _lease_limit(user, Item(tool.name), now):
+        return 0
     pool = pools.seen([tool], subjects, now)[tool.name]
     return max(policy.available(pool, subject, now) for subject in subjects)
 
 
 # --- Retries ----------------------------------------------------------------
+
+
+# New keys of each caller, in this process.
+_new_keys = Buckets()
+_new_keys_of_all = itertools.count(1)
+
+
+def _count_key(retry: Retry, asked: Asked) -> None:
+    """Count a new key; raises TooManyKeys."""
+    if not settings.LICENSE_KEYS_PER_DAY:
+        return
+    per_day = settings.LICENSE_KEYS_PER_DAY
+    wait = _new_keys.take(retry.caller.encode(), rate=per_day / 86_400, size=per_day, now=time.monotonic())
+    if wait:
+        raise TooManyKeys(user=asked.user, limit=per_day, wait=math.ceil(wait))
+
+
+def _forget_keys_at_times() -> None:
+    """Delete some old keys after every so many new ones: where no sweeper runs,
+    more go than come."""
+    if next(_new_keys_of_all) % NEW_KEYS_A_TIDYING == 0:
+        # The borrow is decided; the next tidying comes soon.
+        with suppress(Busy, DatabaseError):
+            _forget_keys()
+
+
+def _short(facts: dict[str, Any]) -> str:
+    """Facts as JSON of at most ``KEPT_BYTES``: with as many reasons as fit."""
+    text = json.dumps(facts)
+    reasons = list(facts.get("reasons", ()))
+    left_out = facts.get("reasons_omitted", 0)
+    while len(text) > KEPT_BYTES and reasons:
+        reasons.pop()
+        left_out += 1
+        text = json.dumps(facts | {"reasons": reasons, "reasons_omitted": left_out})
+    return text
 
 
 def _keep(kept: BorrowKey, outcome: Outcome) -> None:
@@ -529,7 +632,7 @@ def _keep(kept: BorrowKey, outcome: Outcome) -> None:
     else:
         kept.refusal = outcome.code
         kept.detail = outcome.detail
-        kept.facts = json.dumps(outcome.facts)
+        kept.facts = _short(outcome.facts)
     kept.save(update_fields=["lease", "alternative", "expires_at", "ticket", "refusal", "detail", "facts"])
 
 
@@ -784,9 +887,8 @@ def _idle_after(share: Share, seats: int) -> int:
     return replace(share, in_use=share.in_use + seats).idle - share.idle
 
 
-def _close_overdue(tool: Tool, now: datetime) -> int:
-    """Close the leases of a locked tool whose time is over, as of their end."""
-    leases = statements.overdue(tool, now)
+def _close_overdue(tool: Tool, leases: Sequence[Lease], now: datetime) -> int:
+    """Close these leases of a locked tool, whose time is over, as of their end."""
     if not leases:
         return 0
     seats_of_team: Counter[int] = Counter()
@@ -854,20 +956,37 @@ def tidy() -> Tidied:
     """
     now = database_now()
     overdue = Lease.objects.overdue(now).order_by().values_list("tool__name", flat=True).distinct()
-    leases = sum(_tidy_tool(tool=name) for name in list(overdue))
+    leases = sum(_close_all(tool=name) for name in list(overdue))
     tickets = sum(
         _tidy_ticket(ticket_id=ticket) for ticket in list(Ticket.objects.dead(now).values_list("id", flat=True))
     )
-    keys, _ = BorrowKey.objects.outdated(now).delete()
+    keys = 0
+    while deleted := _forget_keys():
+        keys += deleted
     Sweep.objects.finished()
     return Tidied(leases, tickets, keys)
 
 
+def _close_all(*, tool: str) -> int:
+    """Close all leases of a tool whose time is over, some at a time."""
+    closed = some = _close_some(tool=tool)
+    while some == statements.OVERDUE_AT_ONCE:
+        some = _close_some(tool=tool)
+        closed += some
+    return closed
+
+
 @_transaction
-def _tidy_tool(*, tool: str) -> int:
-    # One tool a transaction, so that no borrow waits for the whole tidying.
+def _close_some(*, tool: str) -> int:
+    # One tool a transaction and not too many leases, so that no borrow waits for
+    # the whole tidying.
     tools, now = _lock([tool])
-    return _close_overdue(tools[tool], now)
+    return _close_overdue(tools[tool], statements.overdue(tools[tool], now)[: statements.OVERDUE_AT_ONCE], now)
+
+
+@_transaction
+def _forget_keys() -> int:
+    return BorrowKey.objects.forget(database_now(), at_most=KEYS_AT_ONCE)
 
 
 @_transaction

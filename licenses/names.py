@@ -14,6 +14,10 @@ TOOL_NAME_PATTERN = r"[a-z0-9_][a-z0-9_.-]{0,63}"
 
 # The metrics' label for every name that isn't a tool's, and so no tool's name.
 UNKNOWN_TOOL_LABEL = "unknown"
+# The calls under /licenses/, and so no tool's names: /licenses/queue/status could be
+# about the tool as well as about the ticket.
+CALLS = frozenset({"borrow", "explain", "queue", "renew", "return", "status"})
+RESERVED_TOOL_NAMES = CALLS | {UNKNOWN_TOOL_LABEL}
 
 # Longest name of a user, a host or a project. DNS has no longer one (RFC 1035, 2.3.4),
 # and e-mail addresses, Entra's UPNs and GitHub's "owner/repository" are shorter.

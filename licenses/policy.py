@@ -206,12 +206,18 @@ class Room:
         self.of_team = Counter({team: share.in_use for team, share in pool.rules.shares.items()})
         self.of_user = Counter(dict(pool.rules.held))
         self.claimed = 0
+        # The fewest seats that were refused to a subject: what users and teams have
+        # or claim only grows, so these and more are refused to its next claim too.
+        self.refused: dict[Subject, int] = {}
 
     def meet(self, claim: Claim) -> None:
         """Set seats aside for a claim: the team's own reserved ones first. One
         that the rules would refuse, were all seats free, gets none: it mustn't
         keep from others what it can't have."""
+        if claim.seats >= self.refused.get(claim.subject, claim.seats + 1):
+            return
         if next(self.barred(claim.subject, claim.seats), None) is not None:
+            self.refused[claim.subject] = claim.seats
             return
         subject = self.pool.rules.known(claim.subject)
         team = subject.team

@@ -127,18 +127,21 @@ def _claims(tools: Iterable[Tool], now: datetime, ahead_of: Ticket | None) -> Cl
         claims |= {tool: (Claim(seats),) for tool, seats in sums}
     if rationed:
         in_order = defaultdict(list)
-        rows = list(live.filter(tool__in=rationed).order_by("ticket").select_related("ticket__team"))
-        teams = _teams(row.ticket.user for row in rows)
-        for row in rows:
-            ticket = row.ticket
-            subject = Subject(
-                user=ticket.user,
-                team=ticket.team.name if ticket.team else "",
-                teams=frozenset(teams[ticket.user]),
-                host=ticket.host,
-                project=ticket.project,
-            )
-            in_order[row.tool_id].append(Claim(row.seats, subject))
+        # Without rows of the ORM: a queue may have a thousand tickets.
+        rows = list(
+            live.filter(tool__in=rationed)
+            .order_by("ticket")
+            .values_list("tool", "seats", "ticket__user", "ticket__team__name", "ticket__host", "ticket__project")
+        )
+        teams = _teams(user for _, _, user, *_ in rows)
+        # One for all tickets of a subject.
+        subjects: dict[tuple[str, str | None, str, str], Subject] = {}
+        for tool, seats, user, team, host, project in rows:
+            subject = subjects.get((user, team, host, project))
+            if subject is None:
+                subject = Subject(user=user, team=team or "", teams=frozenset(teams[user]), host=host, project=project)
+                subjects[user, team, host, project] = subject
+            in_order[tool].append(Claim(seats, subject))
         claims |= {tool: tuple(wanted) for tool, wanted in in_order.items()}
     return claims
 

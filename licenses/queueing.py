@@ -8,14 +8,16 @@ until it hasn't asked for too long (``patience``). A newcomer comes after all ti
 nobody is overtaken, and the first waits for no more than returns.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+import math
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from django.db.models import F
+from django.conf import settings
+from django.db.models import Count, F, Q
 
-from .errors import QueueDropped, QueueEnded, QueueLeft, QueueTimeout, Refusal, Shortage
+from .errors import QueueDropped, QueueEnded, QueueFull, QueueLeft, QueueTimeout, Refusal, Shortage, TooManyTickets
 from .models import Denial, Lease, Team, Ticket, TicketClaim, TicketState, Tool
 from .models.waiting import TicketQuerySet
 from .policy import Item, Subject
@@ -26,6 +28,8 @@ SOONEST, LATEST = timedelta(seconds=1), timedelta(seconds=90)
 SELDOM = timedelta(seconds=10)
 # How long a waiter that doesn't ask keeps its place at least.
 PATIENCE = timedelta(seconds=20)
+# Dead tickets that a borrow closes at most.
+DEAD_AT_ONCE = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +105,24 @@ def enqueue(
     )
     _change_waiting([tools[name] for name in wanted], +1)
     return Waiting(ticket, position, eta, max(min(again, wait), SOONEST))
+
+
+def full(user: str, tools: Collection[Tool], now: datetime) -> Refusal | None:
+    """Return why one more ticket for these locked tools is too many; None if it is not."""
+    per_user, per_tool = settings.LICENSE_QUEUE_PER_USER, settings.LICENSE_QUEUE_PER_TOOL
+    least = min(limit or math.inf for limit in (per_user, per_tool))
+    # Counts the dead too: an upper bound that costs nothing.
+    crowded = {tool.pk: tool for tool in tools if tool.waiting >= least}
+    if not crowded:
+        return None
+    live = TicketClaim.objects.live(now).filter(tool__in=crowded).order_by()
+    counts = live.values("tool").annotate(waiting=Count("pk"), own=Count("pk", filter=Q(ticket__user=user)))
+    for tool, waiting, own in counts.values_list("tool", "waiting", "own"):
+        if per_user and own >= per_user:
+            return TooManyTickets(tool=crowded[tool].name, user=user, limit=per_user)
+        if per_tool and waiting >= per_tool:
+            return QueueFull(tool=crowded[tool].name, limit=per_tool)
+    return None
 
 
 def asked_for(ticket: Ticket) -> dict[int, tuple[Item, ...]]:
@@ -183,13 +205,14 @@ def close_as_dead(ticket: Ticket, now: datetime) -> None:
 
 
 def close_dead(tools: Iterable[Tool], now: datetime) -> None:
-    """Close the dead tickets that want nothing but these, locked, tools."""
+    """Close some dead tickets that want nothing but these, locked, tools: more
+    than come, so that they go where no sweeper runs."""
     queued = [tool for tool in tools if tool.waiting]
     if not queued:
         return
     elsewhere = TicketClaim.objects.exclude(tool__in=queued)
     dead = Ticket.objects.dead(now).filter(claims__tool__in=queued).exclude(pk__in=elsewhere.values("ticket"))
-    for ticket in dead.distinct():
+    for ticket in dead.distinct()[:DEAD_AT_ONCE]:
         close_as_dead(ticket, now)
 
 

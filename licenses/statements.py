@@ -124,6 +124,8 @@ def _parameter(value: Any) -> Any:
     return value
 
 
+# Leases that one transaction closes at most, of those whose time is over.
+OVERDUE_AT_ONCE = 200
 SOME_ID = uuid.UUID(int=0)
 SOME_KEY = -1
 SOME_TIME = datetime(2000, 1, 1, tzinfo=UTC)
@@ -142,7 +144,10 @@ def _locked_for_return() -> Compiled[Lease]:
 
 @cache
 def _overdue() -> Compiled[Lease]:
-    return Compiled(Lease.objects.overdue_of_tool, SOME_KEY, SOME_TIME)
+    # One more, to know whether there are more.
+    return Compiled(
+        lambda tool, now: Lease.objects.overdue_of_tool(tool, now)[: OVERDUE_AT_ONCE + 1], SOME_KEY, SOME_TIME
+    )
 
 
 @cache
@@ -191,6 +196,14 @@ def lock(names: Iterable[str], user: str = "") -> tuple[list[Tool], list[Team], 
     return tools, [Team(pk=pk, name=name) for pk, name in teams or ()], now
 
 
+def lock_user(name: str) -> None:
+    """Let other borrows of a user wait until this transaction ends. SQLite has one
+    writer at a time in any case."""
+    if connection.vendor == "postgresql":
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", [f"licenses user {name}"])
+
+
 def lock_for_return(lease_id: uuid.UUID) -> tuple[list[Lease], datetime]:
     """The leases of one borrow, its head first, with their tools, all locked
     (``Lease.objects.locked_for_return``), and the database's time since."""
@@ -199,8 +212,8 @@ def lock_for_return(lease_id: uuid.UUID) -> tuple[list[Lease], datetime]:
 
 
 def overdue(tool: Tool, now: datetime) -> list[Lease]:
-    """The locked tool's leases whose time is over, locked
-    (``Lease.objects.overdue_of_tool``)."""
+    """Leases of the locked tool whose time is over, locked
+    (``Lease.objects.overdue_of_tool``): one more than ``OVERDUE_AT_ONCE`` at most."""
     leases, _ = _overdue().rows(tool.pk, now)
     return leases
 

@@ -76,7 +76,7 @@ LICENSE_FAILURES_PER_ACCOUNT = environment.integer("LICENSE_FAILURES_PER_ACCOUNT
 LICENSE_RATE_PER_CREDENTIAL = environment.limit("LICENSE_RATE_PER_CREDENTIAL", 50, maximum=1_000_000)
 LICENSE_RATE_PER_ADDRESS = environment.limit("LICENSE_RATE_PER_ADDRESS", 50, maximum=1_000_000)
 LICENSE_RATE_HEARTBEATS = environment.limit("LICENSE_RATE_HEARTBEATS", 50, maximum=1_000_000)
-LICENSE_RATE_BURST = environment.integer("LICENSE_RATE_BURST", 30, minimum=1, maximum=3600)
+LICENSE_RATE_BURST = environment.integer("LICENSE_RATE_BURST", 10, minimum=1, maximum=3600)
 
 # The OpenID provider, by its issuer's address.
 LICENSE_OIDC_ISSUER = environment.url("LICENSE_OIDC_ISSUER")
@@ -307,6 +307,13 @@ WEB_CONCURRENCY = environment.integer(
 
 # Seed the default tools when the server starts.
 LICENSE_DB_SEED = environment.boolean("LICENSE_DB_SEED", False)
+# The most tickets that wait for one tool, of all and of one user; and new
+# idempotency keys of one caller per day and worker. 0 is no limit.
+LICENSE_QUEUE_PER_TOOL = environment.limit("LICENSE_QUEUE_PER_TOOL", 1000, maximum=1_000_000)
+LICENSE_QUEUE_PER_USER = environment.limit("LICENSE_QUEUE_PER_USER", 100, maximum=1_000_000)
+LICENSE_KEYS_PER_DAY = environment.limit("LICENSE_KEYS_PER_DAY", 10_000, maximum=100_000_000)
+# The most borrows that one user has or waits for, of all tools together.
+LICENSE_LEASES_PER_USER = environment.limit("LICENSE_LEASES_PER_USER", 0, maximum=1_000_000)
 # Largest body of an API call, in bytes. The largest honest one is a borrow of
 # a dozen tools, far below.
 API_BODY_LIMIT = 64 * 1024

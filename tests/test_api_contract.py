@@ -1,18 +1,22 @@
 """The browsable API, its schema, and the addresses for machines."""
 
 import json
+import re
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
 import pytest
-from django.core.management import call_command
+from django.core.exceptions import ValidationError
+from django.core.management import CommandError, call_command
 from django.db import connection
 from django.utils import timezone
 from drf_spectacular.generators import SchemaGenerator
 
 from licenses.api import schema as schema_module
+from licenses.api import urls
 from licenses.models import Lease, Tool
+from licenses.names import CALLS, RESERVED_TOOL_NAMES
 
 from .conftest import Api
 
@@ -20,7 +24,7 @@ from .conftest import Api
 def test_tools_are_listed_and_shown(api: Api, make_tool: Callable[..., Tool]) -> None:
     make_tool("cad", capacity=5, vendor="ACME")
     api.borrow("cad", seats=2)
-    assert [tool["name"] for tool in api.client.get("/api/v1/tools/").json()] == ["cad"]
+    assert [tool["name"] for tool in api.client.get("/api/v1/tools/").json()["results"]] == ["cad"]
     tool = api.client.get("/api/v1/tools/cad/").json()
     assert (tool["capacity"], tool["borrowed"], tool["available"], tool["vendor"]) == (5, 2, 3, "ACME")
     assert api.client.get("/api/v1/tools/cad/status/").json() == api.status("cad")
@@ -30,6 +34,82 @@ def test_a_name_with_dots_has_its_own_page(api: Api, make_tool: Callable[..., To
     make_tool("solver.v2-beta_1")
     assert api.client.get("/api/v1/tools/solver.v2-beta_1/").status_code == 200
     assert api.status("solver.v2-beta_1")["total"] == 1
+
+
+def test_tools_have_pages(api: Api, make_tool: Callable[..., Tool]) -> None:
+    for name in ("b.2", "a", "c"):
+        make_tool(name)
+    names, url = [], "/api/v1/tools/?page_size=2"
+    while url:
+        page = api.client.get(url).json()
+        names.append([tool["name"] for tool in page["results"]])
+        url = page["next"]
+    assert names == [["a", "b.2"], ["c"]]
+
+
+def test_null_says_the_same_as_absence(api: Api, make_tool: Callable[..., Tool]) -> None:
+    make_tool("cad", capacity=2)
+    optional = ["team", "project", "host", "seats", "items", "alternatives", "ttl_seconds", "wait_seconds"]
+    first = api.post("/licenses/borrow", {"tool": "cad", "user": "ana"}, **{"Idempotency-Key": "k"})
+    again = api.post(
+        "/licenses/borrow", {"tool": "cad", "user": "ana"} | dict.fromkeys(optional), **{"Idempotency-Key": "k"}
+    )
+    assert (again.status_code, again.content) == (200, first.content)
+    items = [{"tool": "cad", "seats": None}]
+    assert api.post("/licenses/explain", {"user": "ana", "tool": None, "items": items}).json()["granted"]
+
+
+def every_call() -> list[str]:
+    """The calls of the schema, with something in the place of what stands in them."""
+    paths = SchemaGenerator().get_schema(request=None, public=True)["paths"]  # type: ignore[no-untyped-call]
+    some_id = "00000000-0000-4000-8000-000000000000"
+    return [
+        f"{method} " + re.sub(r"{(\w+)}", lambda found: some_id if found[1] in ("id", "ticket") else "cad", path)
+        for path, operations in paths.items()
+        for method in operations
+    ] + ["get /version", "get /api/schema/", "get /api/v1/"]
+
+
+def test_a_parameter_that_there_is_not_is_refused_everywhere(admin_api: Api, make_tool: Callable[..., Tool]) -> None:
+    make_tool("cad")
+    for call in every_call():
+        method, path = call.split()
+        answer = admin_api.client.generic(method.upper(), f"{path}?nosuch=1", "{}", content_type="application/json")
+        assert answer.status_code in (400, 404), call
+        if answer.status_code == 400:
+            assert answer.json()["errors"].keys() == {"nosuch"}, call
+
+
+@pytest.mark.parametrize("kind", ["tools", "leases", "denials", "audit"])
+def test_a_page_size_out_of_range_is_refused(admin_api: Api, kind: str) -> None:
+    for size in ("0", "-1", "201", "x", "", "1.5", "\u0665", "9" * 5000):
+        answer = admin_api.client.get(f"/api/v1/{kind}/", {"page_size": size})
+        assert answer.status_code == 400, size
+        assert "1 to 200" in answer.json()["detail"]
+    assert admin_api.client.get(f"/api/v1/{kind}/", {"page_size": "200"}).status_code == 200
+    assert admin_api.client.get(f"/api/v1/{kind}/?page_size=1&page_size=2").status_code == 400
+
+
+def test_no_tool_is_called_as_a_call_is(db: None) -> None:
+    first = {
+        match[1] for route in list[Any](urls.urlpatterns) if (match := re.match(r"licenses/(\w+)", str(route.pattern)))
+    }
+    assert first == CALLS
+    for name in RESERVED_TOOL_NAMES:
+        with pytest.raises(ValidationError):
+            Tool(name=name, capacity=1).full_clean()
+        with pytest.raises(CommandError):
+            call_command("seed", "--tool", f"{name}=1")
+
+
+def test_a_tool_that_has_such_a_name_from_before_works(api: Api, make_tool: Callable[..., Tool]) -> None:
+    for name in CALLS:
+        make_tool(name, capacity=2)
+        lease = api.borrow(name).json()["id"]
+        assert api.status(name)["borrowed"] == 1
+        assert api.give_back(lease).status_code == 200
+        call_command("seed", "--tool", f"{name}=3", "--force")
+        assert api.status(name)["total"] == 3
 
 
 def test_leases_are_filtered(api: Api, admin_api: Api, make_tool: Callable[..., Tool]) -> None:
@@ -96,7 +176,7 @@ def test_the_schema_is_written_once_a_format(api: Api, monkeypatch: pytest.Monke
     schema_module._written.cache_clear()
     formats = ["*/*", "application/yaml", "application/json", "application/vnd.oai.openapi+json"]
     for accept in formats * 3:
-        answer = api.client.get("/api/schema/?version=" + accept, headers={"Accept": accept})
+        answer = api.client.get("/api/schema/", headers={"Accept": accept})
         assert answer.status_code == 200
     assert len(written) == len(formats)
 

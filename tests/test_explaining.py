@@ -29,6 +29,7 @@ def test_what_would_be_granted_is_said_and_not_taken(api: Api, make_tool: MakeTo
         "team": "crash",
         "reasons": [],
         "expected_seconds": 0,
+        "reasons_omitted": 0,
     }
     assert not Lease.objects.exists()
 

@@ -815,6 +815,11 @@ def test_a_line_that_is_too_long_is_reported(text: str) -> None:
     assert problems(wanted)[0] == 1
 
 
+def test_a_long_signature_takes_no_time_that_grows_with_its_square() -> None:
+    wanted = planned(f"INCREMENT f v 1 permanent 5 SUPERSEDE_SIGN={'A' * 190_000}:")
+    assert seats(wanted) == {"f": 5}
+
+
 def test_thousands_of_lines_of_one_feature_that_end_apart_are_one_note() -> None:
     months = ("jan", "feb", "mar")
     wanted = planned("".join(f"INCREMENT f v 1 1-{months[n % 3]}-{2027 + n % 30} 5\n" for n in range(9_000)))

@@ -5,9 +5,10 @@ import json
 import shutil
 import subprocess
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
+from threading import Event, Thread
 
 import pytest
 
@@ -22,6 +23,8 @@ class Upstream(BaseHTTPRequestHandler):
     """A server that answers any method and notes what came."""
 
     seen: list[str]
+    # Until it is set, calls of /held are not answered.
+    held = Event()
 
     def __getattr__(self, name: str) -> object:
         if name.startswith("do_"):
@@ -30,6 +33,8 @@ class Upstream(BaseHTTPRequestHandler):
 
     def _answer(self) -> None:
         self.seen.append(self.command)
+        if self.path == "/held":
+            self.held.wait(30)
         self.send_response(204)
         self.end_headers()
 
@@ -44,7 +49,13 @@ def seen() -> list[str]:
 
 
 @pytest.fixture
-def proxy(tmp_path: Path, seen: list[str]) -> Iterator[int]:
+def narrowed() -> dict[str, str]:
+    """What a test makes narrower in the shipped file, to reach it with a few calls."""
+    return {}
+
+
+@pytest.fixture
+def proxy(tmp_path: Path, seen: list[str], narrowed: dict[str, str]) -> Iterator[int]:
     """nginx with the shipped file, in front of a server that notes what comes; the port."""
     handler = type("Noting", (Upstream,), {"seen": seen})
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as upstream:
@@ -62,6 +73,7 @@ def proxy(tmp_path: Path, seen: list[str]) -> Iterator[int]:
             ("/etc/nginx/site.conf", str(tmp_path / "site.conf")),
             ("/dev/stdout", str(tmp_path / "access.log")),
             ("/dev/stderr", str(tmp_path / "error.log")),
+            *narrowed.items(),
         ):
             assert shipped in config
             config = config.replace(shipped, here)
@@ -76,8 +88,10 @@ def proxy(tmp_path: Path, seen: list[str]) -> Iterator[int]:
                 upstream.shutdown()
 
 
-def ask(port: int, method: str, path: str = "/borrows") -> tuple[http.client.HTTPResponse, bytes]:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+def ask(
+    port: int, method: str, path: str = "/borrows", *, client: str = "127.0.0.1"
+) -> tuple[http.client.HTTPResponse, bytes]:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30, source_address=(client, 0))
     connection.request(method, path)
     answer = connection.getresponse()
     return answer, answer.read()
@@ -94,3 +108,44 @@ def test_the_proxy_passes_no_method_on_that_no_call_has(proxy: int, seen: list[s
     for method in METHODS:
         assert ask(proxy, method)[0].status == 204
     assert seen == METHODS
+
+
+def assert_too_many(answer: http.client.HTTPResponse, body: bytes) -> None:
+    assert (answer.status, answer.headers["Content-Type"]) == (429, "application/problem+json")
+    assert answer.headers["Retry-After"] == "1"
+    problem = json.loads(body)
+    assert (problem["status"], problem["code"]) == (429, "rate_limited")
+
+
+@pytest.mark.parametrize("narrowed", [{"rate=300r/s": "rate=1r/m", "burst=4000 delay=1000": "burst=5 delay=5"}])
+def test_too_many_calls_of_one_address_stop_at_the_proxy(proxy: int, seen: list[str]) -> None:
+    answers = [ask(proxy, "GET") for _ in range(20)]
+    assert [answer.status for answer, _ in answers] == [204] * 6 + [429] * 14
+    assert_too_many(*answers[-1])
+    assert len(seen) == 6
+    assert ask(proxy, "GET", client="127.0.0.2")[0].status == 204
+    assert [ask(proxy, "GET", path)[0].status for path in ("/livez", "/readyz") * 10] == [204] * 20
+
+
+@pytest.mark.parametrize("narrowed", [{"rate=300r/s": "rate=5r/s", "burst=4000 delay=1000": "burst=20 delay=2"}])
+def test_calls_wait_for_their_turn_at_the_proxy_before_they_are_refused(proxy: int, seen: list[str]) -> None:
+    with ThreadPoolExecutor(10) as pool:
+        statuses = list(pool.map(lambda _: ask(proxy, "GET")[0].status, range(10)))
+    assert statuses == [204] * 10
+
+
+@pytest.mark.parametrize("narrowed", [{"limit_conn connections 1000": "limit_conn connections 3"}])
+def test_one_address_has_only_so_many_calls_under_way(
+    proxy: int, seen: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = Event()
+    monkeypatch.setattr(Upstream, "held", held)
+    with ThreadPoolExecutor(3) as pool:
+        waiting = [pool.submit(ask, proxy, "GET", "/held") for _ in range(3)]
+        until(lambda: len(seen) == 3, lambda: f"{len(seen)} of 3 calls came through")
+        assert_too_many(*ask(proxy, "GET"))
+        assert ask(proxy, "GET", client="127.0.0.2")[0].status == 204
+        assert ask(proxy, "GET", "/livez")[0].status == 204
+        held.set()
+        assert [call.result()[0].status for call in waiting] == [204] * 3
+    assert ask(proxy, "GET")[0].status == 204

@@ -9,6 +9,7 @@ from rest_framework import serializers, viewsets
 from licenses.models import Action, ActorKind, AuditedKind, AuditRecord
 
 from .permissions import MayReadAudit
+from .queries import StrictQuery
 from .serializers import clean_text
 from .views import StablePagination, within_calendar
 
@@ -71,7 +72,7 @@ class AuditPagination(StablePagination):
     ordering = ("-recorded_at", "-id")
 
 
-class AuditViewSet(viewsets.ReadOnlyModelViewSet[AuditRecord]):
+class AuditViewSet(StrictQuery, viewsets.ReadOnlyModelViewSet[AuditRecord]):
     """Who changed what, when, from where: the latest first. For administrators."""
 
     queryset = AuditRecord.objects.order_by("-recorded_at", "-id")

@@ -22,6 +22,7 @@ from licenses.models.tool import MAX_CAPACITY
 
 from .authentication import caller_of
 from .permissions import CHANGE_LEASES, VIEW_LEASES, names_of_past
+from .queries import StrictQuery
 from .serializers import CleanTextField, StrictSerializer
 from .views import problem_response
 
@@ -250,8 +251,10 @@ def find_team(name: str) -> Team:
     return team
 
 
-class ReportView(APIView):
+class ReportView(StrictQuery, APIView):
     """One report: a query in, a table out, as JSON or CSV."""
+
+    known_by_serializer = frozenset({None})
 
     renderer_classes = [JSONRenderer, CsvRenderer, BrowsableAPIRenderer]
     content_negotiation_class = ReportNegotiation

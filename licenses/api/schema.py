@@ -13,12 +13,16 @@ from drf_spectacular.utils import extend_schema
 from drf_spectacular.views import SpectacularAPIView
 from rest_framework.request import Request
 
+from .queries import StrictQuery
+
 _writing = threading.Lock()
 
 
-class SchemaView(SpectacularAPIView):
+class SchemaView(StrictQuery, SpectacularAPIView):
     """The OpenAPI schema. It is the same for every caller, and takes a tenth of a
     second to write: each process writes it once."""
+
+    query_names = frozenset({"format"})
 
     @extend_schema(exclude=True)
     def get(self, request: Request, *args: Any, **kwargs: Any) -> HttpResponseBase:

@@ -86,12 +86,33 @@ class StrictSerializer(serializers.Serializer[Any]):
         return super().to_internal_value(data)
 
 
+class StrictBody(StrictSerializer):
+    """The body of a call: where a field is optional, null says the same as its absence."""
+
+    def get_fields(self) -> dict[str, Any]:
+        fields = super().get_fields()
+        for field in fields.values():
+            # For the schema: null never comes as far as the field.
+            field.allow_null = not field.required
+        return fields
+
+    def to_internal_value(self, data: Any) -> Any:
+        if isinstance(data, dict):
+            fields = self.fields
+            data = {
+                name: value
+                for name, value in data.items()
+                if value is not None or name not in fields or fields[name].required
+            }
+        return super().to_internal_value(data)
+
+
 @cache
 def _shared(serializer: type[StrictSerializer]) -> StrictSerializer:
     return serializer()
 
 
-class ItemRequest(StrictSerializer):
+class ItemRequest(StrictBody):
     """So many seats of one tool."""
 
     tool = CleanTextField(max_length=64)
@@ -111,7 +132,7 @@ class ItemsField(serializers.ListField):
         return items
 
 
-class BorrowRequest(StrictSerializer):
+class BorrowRequest(StrictBody):
     """One of ``tool``, ``items`` or ``alternatives`` says what is wanted."""
 
     user = CleanTextField(required=False, max_length=NAME_LENGTH, help_text="The caller, if absent.")
@@ -189,11 +210,11 @@ class IdempotencyKey(serializers.Serializer[Any]):
     )
 
 
-class LeaseRequest(StrictSerializer):
+class LeaseRequest(StrictBody):
     id = StrictUUIDField()
 
 
-class ForceReturnRequest(StrictSerializer):
+class ForceReturnRequest(StrictBody):
     reason = CleanTextField(max_length=NOTE_LENGTH, help_text="Told to the holder, and kept.")
 
 
@@ -275,6 +296,7 @@ class ExplanationSerializer(serializers.Serializer[Any]):
     expected_seconds = serializers.IntegerField(
         allow_null=True, help_text="When seats are expected, from how long they were held of late; null if unknown."
     )
+    reasons_omitted = serializers.IntegerField(help_text="How many more reasons there are than are listed.")
 
 
 class LeaseItem(serializers.ModelSerializer[Lease]):

@@ -2,12 +2,19 @@
 
 from django.urls import include, path
 from drf_spectacular.views import SpectacularSwaggerView
-from rest_framework.routers import DefaultRouter
+from rest_framework.routers import APIRootView, DefaultRouter
 
 from . import audit, reports, views
+from .queries import StrictQuery
 from .schema import SchemaView
 
+
+class Root(StrictQuery, APIRootView):
+    """The lists of the API."""
+
+
 router = DefaultRouter()
+router.APIRootView = Root
 router.register("tools", views.ToolViewSet)
 router.register("leases", views.LeaseViewSet)
 router.register("denials", views.DenialViewSet)
@@ -20,12 +27,14 @@ urlpatterns = [
     path("licenses/explain", views.LicensesViewSet.as_view({"post": "explain"}), name="explain"),
     path("licenses/renew", views.LicensesViewSet.as_view({"post": "renew"}), name="renew"),
     path("licenses/return", views.LicensesViewSet.as_view({"post": "give_back"}), name="return"),
+    # Before the queue: "status" is no ticket, but queue may be a tool from before that
+    # name was reserved.
+    path("licenses/<str:tool>/status", views.LicensesViewSet.as_view({"get": "tool_status"}), name="tool-status"),
     path(
         "licenses/queue/<str:ticket>",
         views.QueueViewSet.as_view({"get": "retrieve", "delete": "destroy"}),
         name="queue",
     ),
-    path("licenses/<str:tool>/status", views.LicensesViewSet.as_view({"get": "tool_status"}), name="tool-status"),
     path("borrows", views.BorrowsViewSet.as_view({"get": "list"}), name="borrows"),
     path("api/v1/", include(router.urls)),
     path("api/v1/reports/utilisation", reports.Utilisation.as_view()),
@@ -35,5 +44,5 @@ urlpatterns = [
     path("api/v1/reports/what-if", reports.WhatIf.as_view()),
     path("api/schema/", SchemaView.as_view(), name="schema"),
     path("api/docs/", SpectacularSwaggerView.as_view(url_name="schema"), name="docs"),
-    path("version", views.version),
+    path("version", views.VersionView.as_view()),
 ]

@@ -20,10 +20,9 @@ from django.views.decorators.http import require_safe
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiParameter, OpenApiResponse, extend_schema
 from rest_framework import mixins, viewsets
-from rest_framework.decorators import action, api_view, renderer_classes
+from rest_framework.decorators import action
 from rest_framework.exceptions import NotFound
 from rest_framework.exceptions import ValidationError as SerializerValidationError
-from rest_framework.pagination import CursorPagination
 from rest_framework.renderers import JSONRenderer
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -56,6 +55,7 @@ from .permissions import (
     rows_for,
     team_for,
 )
+from .queries import Pages, StrictQuery
 from .serializers import (
     BorrowRequest,
     CleanTextField,
@@ -167,8 +167,10 @@ def borrow_request(request: Request, require: Callable[[Caller, str], None]) -> 
     return replace(asked, team=team_for(caller, asked.team))
 
 
-class LicensesViewSet(viewsets.ViewSet):
+class LicensesViewSet(StrictQuery, viewsets.ViewSet):
     """Borrow and return: the calls that clients are written against."""
+
+    known_by_serializer = frozenset({"tool_status"})
 
     renderer_classes = [JSONRenderer]
     scopes = {"explain": Scope.READ}
@@ -278,7 +280,7 @@ class LicensesViewSet(viewsets.ViewSet):
         return Response({"status": "ok", "tool": leases[0].tool.name})
 
 
-class QueueViewSet(viewsets.ViewSet):
+class QueueViewSet(StrictQuery, viewsets.ViewSet):
     """Waiting for a seat."""
 
     renderer_classes = [JSONRenderer]
@@ -322,8 +324,10 @@ class BorrowsQuery(StrictSerializer):
     host = CleanTextField(required=False, max_length=NAME_LENGTH)
 
 
-class BorrowsViewSet(viewsets.ViewSet):
+class BorrowsViewSet(StrictQuery, viewsets.ViewSet):
     """Who holds what."""
+
+    known_by_serializer = frozenset({"list"})
 
     renderer_classes = [JSONRenderer]
 
@@ -348,17 +352,34 @@ class BorrowsViewSet(viewsets.ViewSet):
         )
 
 
-class ToolViewSet(viewsets.ReadOnlyModelViewSet[Tool]):
+class ToolPages(Pages):
+    ordering = ("name",)
+
+    def decode_cursor(self, request: Request) -> Any:
+        cursor = super().decode_cursor(request)
+        if (
+            cursor is not None
+            and cursor.position is not None
+            and not re.fullmatch(TOOL_NAME_PATTERN, str(cursor.position))
+        ):
+            raise NotFound(self.invalid_cursor_message)
+        return cursor
+
+
+class ToolViewSet(StrictQuery, viewsets.ReadOnlyModelViewSet[Tool]):
     """Tools and their seats."""
 
     queryset = Tool.objects.with_levels().order_by("name")
     serializer_class = ToolSerializer
     lookup_field = "name"
     lookup_value_regex = TOOL_NAME_PATTERN
+    pagination_class = ToolPages
+    known_by_serializer = frozenset({"status"})
 
     def list(self, request: Request) -> Response:
         """Every tool, by name."""
-        return Response(self.get_serializer(pools.with_levels(self.get_queryset()), many=True).data)
+        page = self.paginate_queryset(self.get_queryset())
+        return self.get_paginated_response(self.get_serializer(pools.with_levels(page or []), many=True).data)
 
     def get_object(self) -> Tool:
         return pools.with_levels([super().get_object()])[0]
@@ -419,12 +440,8 @@ def _is_time(value: str) -> bool:
 INVALID_CURSOR = SerializerValidationError({"cursor": ["Use the address in next or previous as it is."]})
 
 
-class StablePagination(CursorPagination):
-    """Pages that stay put while rows come and go; ``ordering`` begins with a time."""
-
-    page_size = 50
-    page_size_query_param = "page_size"
-    max_page_size = 200
+class StablePagination(Pages):
+    """``ordering`` begins with a time."""
 
     def decode_cursor(self, request: Request) -> Any:
         """Return the cursor; raise ValidationError for one that this server did not make."""
@@ -445,7 +462,7 @@ class DenialPagination(StablePagination):
     ordering = ("-last_at", "-id")
 
 
-class LeaseViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, viewsets.GenericViewSet[Lease]):
+class LeaseViewSet(StrictQuery, mixins.ListModelMixin, mixins.RetrieveModelMixin, viewsets.GenericViewSet[Lease]):
     """Every lease there ever was, newest first."""
 
     queryset = Lease.objects.heads().with_items().newest_first()
@@ -522,7 +539,7 @@ class DenialFilter(django_filters.FilterSet):
         return denials.filter(resolved_at__isnull=value == "false")
 
 
-class DenialViewSet(viewsets.ReadOnlyModelViewSet[Denial]):
+class DenialViewSet(StrictQuery, viewsets.ReadOnlyModelViewSet[Denial]):
     """Who was refused a seat: one row an episode, the latest first. Others than
     administrators see their own."""
 
@@ -561,12 +578,14 @@ def readyz(request: HttpRequest) -> HttpResponse:
     return JsonResponse({"status": "ok"})
 
 
-@extend_schema(exclude=True)
-@api_view(["GET"])
-@renderer_classes([JSONRenderer])
-def version(request: Request) -> Response:
+class VersionView(StrictQuery, APIView):
     """What is running."""
-    return Response({"version": settings.VERSION})
+
+    renderer_classes = [JSONRenderer]
+
+    @extend_schema(exclude=True)
+    def get(self, request: Request) -> Response:
+        return Response({"version": settings.VERSION})
 
 
 class MetricsView(APIView):

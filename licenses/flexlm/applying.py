@@ -89,7 +89,8 @@ def _tool(name: str, wanted: ToolPlan, by: Actor) -> Iterator[str]:
     for field, value in changed.items():
         setattr(tool, field, value)
     try:
-        tool.full_clean()
+        # A name that is reserved by now may be in use from before.
+        tool.full_clean(exclude=["name"] if tool.pk else None)
     except ValidationError as error:
         raise ValidationError([f"{name}: {message}" for message in error.messages]) from None
     if is_new or changed:

@@ -12,7 +12,7 @@ from datetime import UTC, date, datetime, time, timedelta
 from ipaddress import ip_address
 from typing import TypeVar
 
-from licenses.names import TOOL_NAME_PATTERN, UNKNOWN_TOOL_LABEL, is_clean, is_name
+from licenses.names import RESERVED_TOOL_NAMES, TOOL_NAME_PATTERN, is_clean, is_name
 
 from .parser import (
     MAX_COUNT,
@@ -189,7 +189,7 @@ def _name(pools: Mapping[tuple[str, str], list[Feature]], wanted: Plan, today: d
 def _no_tool(tool: str, pool: list[Feature]) -> str | None:
     """Return why the lines of a feature cannot be a tool of this name; None if they can."""
     name, vendor = pool[0].name, pool[0].vendor
-    if not re.fullmatch(TOOL_NAME_PATTERN, tool) or tool == UNKNOWN_TOOL_LABEL:
+    if not re.fullmatch(TOOL_NAME_PATTERN, tool) or tool in RESERVED_TOOL_NAMES:
         return f"can't be the name of a tool; give it one, for example --rename {name[:80]}={_suggested(tool)}"
     if not is_clean(vendor) or len(vendor) > VENDOR_LENGTH:
         return "its vendor's name can't be one here"
@@ -201,7 +201,7 @@ def _no_tool(tool: str, pool: list[Feature]) -> str | None:
 def _suggested(name: str) -> str:
     """Return a name like this one that a tool or team can have."""
     plain = re.sub("[^a-z0-9_.-]", "_", name.lower(), flags=re.ASCII)[:58]
-    return plain if re.match("[a-z0-9_]", plain) and plain != UNKNOWN_TOOL_LABEL else f"tool_{plain}"
+    return plain if re.match("[a-z0-9_]", plain) and plain not in RESERVED_TOOL_NAMES else f"tool_{plain}"
 
 
 Line = TypeVar("Line", Feature, Package)
@@ -266,14 +266,16 @@ def _signatures(line: Feature | Package) -> set[str]:
     return own | {f"{line.name}:{signature}" for signature in own}
 
 
-SIGNED = re.compile(r"(?:([^\s:{}]+)\s*:\s*)?((?:[0-9A-Fa-f]+(?![0-9A-Fa-f]*\s*:)[\s]*)+)")
-
-
 def _superseded_signatures(line: Feature | Package) -> set[str]:
     """Return what SUPERSEDE_SIGN names: ``{f1:00D0 12AB f2:34CD}``, or signatures only."""
     value = next((value for key, value in line.attributes if key == "SUPERSEDE_SIGN"), "")
-    found = SIGNED.findall(re.sub("[,;{}()]", " ", value))
-    return {f"{name}:{bare(signature)}" if name else bare(signature) for name, signature in found}
+    found: list[tuple[str, list[str]]] = [("", [])]
+    for word in re.sub("[,;{}()]", " ", value).replace(":", ": ").split():
+        if word.endswith(":"):
+            found.append((word, []))
+        else:
+            found[-1][1].append(word)
+    return {name + bare("".join(parts)) for name, parts in found if parts}
 
 
 def _first_features(lines: list[Feature], wanted: Plan) -> list[Feature]:

@@ -28,6 +28,13 @@ class BorrowKeyQuerySet(models.QuerySet["BorrowKey"]):
         kept = self.select_related("ticket").get(caller=caller, key=key)
         return kept, kept.pk == mine.pk
 
+    def forget(self, now: datetime, *, at_most: int) -> int:
+        """Delete some outdated keys; how many. Others that do the same meanwhile
+        delete others."""
+        rows = self.outdated(now).order_by("created_at").select_for_update(skip_locked=True, of=("self",))
+        deleted, _ = self.filter(pk__in=list(rows.values_list("pk", flat=True)[:at_most])).delete()
+        return deleted
+
     def outdated(self, now: datetime) -> "BorrowKeyQuerySet":
         """Keys that no client can come back with any more."""
         long_ago = now - KEPT

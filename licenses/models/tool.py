@@ -10,7 +10,7 @@ from django.db import models
 from django.db.models import Count, F, Min, OuterRef, Q, Subquery, Sum
 from django.db.models.functions import Coalesce, Now
 
-from licenses.names import TOOL_NAME_PATTERN, UNKNOWN_TOOL_LABEL
+from licenses.names import CALLS, TOOL_NAME_PATTERN, UNKNOWN_TOOL_LABEL
 from licenses.policy import Levels, State
 
 MAX_CAPACITY = 1_000_000
@@ -20,7 +20,10 @@ MAX_TTL = timedelta(days=366)
 
 
 def reject_reserved_name(name: str) -> None:
-    """Raise ValidationError for a name that means something else in metrics."""
+    """Raise ValidationError for a name that means something else in metrics or in the
+    API. A tool that has such a name from before keeps it, and works."""
+    if name in CALLS:
+        raise ValidationError(f"'{name}' is a call of the API: /licenses/{name}. Choose another name.")
     if name == UNKNOWN_TOOL_LABEL:
         raise ValidationError(f"'{UNKNOWN_TOOL_LABEL}' is what metrics call a tool that doesn't exist.")
 

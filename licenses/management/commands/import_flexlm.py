@@ -19,7 +19,7 @@ from licenses.flexlm.applying import bring_in
 from licenses.flexlm.parser import Finding, parse_license, parse_options
 from licenses.flexlm.plan import Renames, plan
 from licenses.flexlm.writing import license_lines, options_lines
-from licenses.names import TOOL_NAME_PATTERN, UNKNOWN_TOOL_LABEL, is_clean
+from licenses.names import RESERVED_TOOL_NAMES, TOOL_NAME_PATTERN, is_clean
 
 UNSIGNED = "The signatures (SIGN=) were not checked: only the vendor's own daemon can."
 # No vendor's file is nearly as large: ten thousand lines with signatures are 5 MiB.
@@ -125,7 +125,7 @@ def visible(text: str) -> str:
 def renaming(text: str) -> tuple[str, str]:
     """Return the two names of ``OLD=new``; raises ArgumentTypeError."""
     old, _, new = text.partition("=")
-    if not old or not re.fullmatch(TOOL_NAME_PATTERN, new) or new == UNKNOWN_TOOL_LABEL:
+    if not old or not re.fullmatch(TOOL_NAME_PATTERN, new) or new in RESERVED_TOOL_NAMES:
         raise ArgumentTypeError(f"{text!r} is no OLD=new, where new is 1 to 64 of a-z 0-9 _ . -")
     return old, new
 

@@ -116,7 +116,8 @@ def ensure_tool(name: str, values: dict[str, Any], *, force: bool) -> str:
     for field, value in values.items():
         setattr(tool, field, value)
     try:
-        tool.full_clean()
+        # A name that is reserved by now may be in use from before.
+        tool.full_clean(exclude=["name"] if tool.pk else None)
     except ValidationError as error:
         raise CommandError(f"{name}: {'; '.join(error.messages)}") from None
     # Only these fields: seats in use are not ours to write.

@@ -1,0 +1,54 @@
+"""Query parameters: one that a call doesn't know is refused, as an unknown field is.
+
+A client that sends one believes in an effect that it hasn't.
+"""
+
+from typing import Any
+
+from rest_framework.exceptions import ValidationError
+from rest_framework.pagination import CursorPagination
+from rest_framework.request import Request
+
+
+class StrictQuery:
+    """A view that takes the parameters of its filters and pages, and no others.
+
+    ``known_by_serializer`` are the actions whose own serializer refuses the others.
+    """
+
+    known_by_serializer: frozenset[str | None] = frozenset()
+    query_names: frozenset[str] = frozenset()
+
+    def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
+        """Refuse the query after the credential and the rights are checked."""
+        super().initial(request, *args, **kwargs)  # type: ignore[misc]
+        if twice := [name for name, values in request.query_params.lists() if len(values) > 1]:
+            raise ValidationError({name: ["Give it once."] for name in twice})
+        action = getattr(self, "action", None)
+        if action in self.known_by_serializer:
+            return
+        known = set(self.query_names)
+        if action == "list":
+            known |= getattr(getattr(self, "filterset_class", None), "base_filters", {}).keys()
+            pages = getattr(self, "pagination_class", None)
+            known |= {pages.cursor_query_param, pages.page_size_query_param} if pages else set()
+        if wrong := {name: ["There is no such parameter."] for name in sorted(request.query_params.keys() - known)}:
+            raise ValidationError(wrong)
+
+
+class Pages(CursorPagination):
+    """Pages that stay put while rows come and go."""
+
+    page_size = 50
+    page_size_query_param = "page_size"
+    max_page_size = 200
+
+    def get_page_size(self, request: Request) -> int | None:
+        """Return the rows of a page; raises ValidationError for a number out of range,
+        which DRF would ignore."""
+        text = request.query_params.get(self.page_size_query_param)
+        if text is None:
+            return self.page_size
+        if not (text.isascii() and text.isdecimal() and 1 <= int(text[:9]) <= self.max_page_size and len(text) < 9):
+            raise ValidationError({self.page_size_query_param: [f"A number from 1 to {self.max_page_size}."]})
+        return int(text)
