@@ -1,9 +1,11 @@
 """What the server writes is its own: no other account of the machine reads or changes it."""
 
 import os
+import sqlite3
 import stat
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import httpx
@@ -90,6 +92,51 @@ def migrate(database: Path, umask: int = 0o022) -> None:
         umask=umask,
         check=True,
     )
+
+
+# One thread uses the database while another one connects.
+TWO_CONNECTIONS = """
+import sys, threading
+import django
+django.setup()
+from django.db import connection
+cursor = connection.cursor()
+cursor.execute("CREATE TABLE used (number INTEGER)")
+def connect():
+    connection.ensure_connection()
+    connection.close()
+thread = threading.Thread(target=connect)
+thread.start()
+thread.join()
+print("ready", flush=True)
+sys.stdin.readline()
+cursor.execute("INSERT INTO used VALUES (1)")
+"""
+
+
+def test_a_new_connection_leaves_the_locks_of_others_alone(tmp_path: Path) -> None:
+    database = tmp_path / "licenses.db"
+    migrate(database)
+    user = subprocess.Popen(
+        [sys.executable, "-c", TWO_CONNECTIONS],
+        cwd=ROOT,
+        env={name: value for name, value in os.environ.items() if name != "DATABASE_URL"}
+        | {"LICENSE_DB_PATH": str(database), "DJANGO_SETTINGS_MODULE": "licenseserver.settings"},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert user.stdout is not None
+    assert user.stdout.readline() == "ready\n"
+    # Whoever closes the last connection deletes the log of a database that nobody else
+    # has locked; that of one in use would be gone under its user's feet.
+    with closing(sqlite3.connect(database)) as other:
+        other.execute("SELECT count(*) FROM used")
+    assert Path(f"{database}-wal").exists()
+    user.communicate("go on\n", timeout=30)
+    assert user.returncode == 0
+    with closing(sqlite3.connect(database)) as other:
+        assert other.execute("SELECT count(*) FROM used").fetchone() == (1,)
 
 
 @pytest.mark.parametrize("umask", [0o022, 0o000])
