@@ -121,7 +121,7 @@ def latencies(url: str, token: str, seconds: float) -> list[float]:
         text = answer.read()
         taken.append(time.perf_counter() - start)
         if answer.status != 200:
-            sys.exit(f"ana was answered {answer.status} to {path}: {text[:200]!r}")
+            sys.exit(f"ana was answered {answer.status} to {path} {body}: {text[:200]!r}")
         return text
 
     while time.perf_counter() < end:

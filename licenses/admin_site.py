@@ -9,9 +9,12 @@ from typing import Any
 from django.conf import settings
 from django.contrib import admin
 from django.contrib.auth import logout
+from django.contrib.auth.models import User
 from django.http import HttpRequest, HttpResponseRedirect
 from django.urls import path
 
+from licenses import auditing
+from licenses.auditing import Actor
 from licenses.checks import OPEN
 from licenses.signin import oidc
 from licenses.signin.forms import AdminSignInForm
@@ -39,6 +42,13 @@ class LicensesAdminSite(admin.AdminSite):
             path("reports/<str:name>/", self.admin_view(reports.one_tool), name="licenses_report"),
             *super().get_urls(),
         ]
+
+    def password_change(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> Any:
+        if request.method != "POST":
+            return super().password_change(request, extra_context)
+        account = User.objects.get(username=request.user.get_username())
+        with auditing.changing(account, by=Actor.of_account(account.username, request.META)):
+            return super().password_change(request, extra_context)
 
     def logout(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> Any:
         if request.method == "POST" and (address := oidc.sign_out_address(request)):

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Self
 
-from django.contrib.auth.models import User
+from django.contrib.auth.models import Group, User
 from django.db import connection, models, transaction
 from django.db.models.deletion import Collector
 from django.db.transaction import TransactionManagementError
@@ -30,7 +30,9 @@ from .models import (
     AuditedKind,
     AuditRecord,
     Identity,
+    JwtCaller,
     Lease,
+    RetiredName,
     Team,
     TeamMember,
     Ticket,
@@ -106,15 +108,25 @@ SUBJECTS: dict[type[models.Model], tuple[AuditedKind, Callable[[Any], str]]] = {
     ApiToken: (AuditedKind.TOKEN, lambda token: str(token.pk)),
     User: (AuditedKind.ACCOUNT, lambda user: user.username),
     Identity: (AuditedKind.IDENTITY, lambda identity: identity.user.username),
+    JwtCaller: (AuditedKind.JWT_CALLER, lambda caller: caller.name),
+    Group: (AuditedKind.GROUP, lambda group: group.name),
+    RetiredName: (AuditedKind.RETIRED_NAME, lambda retired: retired.name),
 }
 
 
+# That there is a new password, and nothing of it.
+NEW_PASSWORD = {"password": "changed"}
+
+
 def state(row: models.Model) -> dict[str, Any]:
-    """What people can change of a row: its editable fields; of an account, its
-    rights. Secrets and hashes are not among them. Durations are in seconds.
+    """What people can change of a row: its editable fields; of an account or a
+    group, its names and rights. Secrets and hashes are not among them. Durations
+    are in seconds.
     """
     if isinstance(row, User):
         return _rights(row)
+    if isinstance(row, Group):
+        return {"name": row.name, "permissions": _named(row.permissions)}
     fields = [field for field in row._meta.concrete_fields if field.editable and not field.primary_key]
     return dict(_told(row, field.name) for field in fields)
 
@@ -127,14 +139,20 @@ def _told(row: models.Model, name: str) -> tuple[str, Any]:
 
 
 def _rights(user: User) -> dict[str, Any]:
-    permissions = user.user_permissions.values_list("content_type__app_label", "codename")
     return {
+        "username": user.username,
+        "email": user.email,
         "is_active": user.is_active,
         "is_staff": user.is_staff,
         "is_superuser": user.is_superuser,
         "groups": sorted(user.groups.values_list("name", flat=True)),
-        "permissions": sorted(f"{app}.{codename}" for app, codename in permissions),
+        "permissions": _named(user.user_permissions),
     }
+
+
+def _named(permissions: Any) -> list[str]:
+    found = permissions.values_list("content_type__app_label", "codename")
+    return sorted(f"{app}.{codename}" for app, codename in found)
 
 
 def record(
@@ -209,14 +227,22 @@ def changing(row: models.Model, *, by: Actor) -> Iterator[None]:
         after = state(now)
         if before is None:
             record(by, action=Action.CREATED, subject=now, after=after)
-        elif changed := [name for name in after if after[name] != before[name]]:
+            return
+        changed = [name for name in after if after[name] != before[name]]
+        password = NEW_PASSWORD if isinstance(now, User) and now.password != stored.password else {}
+        if changed or password:
             record(
                 by,
                 action=Action.CHANGED,
                 subject=now,
                 before={name: before[name] for name in changed},
-                after={name: after[name] for name in changed},
+                after={name: after[name] for name in changed} | password,
             )
+
+
+def password_changed(account: User, *, by: Actor) -> None:
+    """Record that an account has a new password, which it got outside of ``changing``."""
+    record(by, action=Action.CHANGED, subject=account, after=NEW_PASSWORD)
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta
-from functools import wraps
+from functools import partial, wraps
 from typing import Any, ParamSpec, TypeVar
 
 from django.conf import settings
@@ -824,6 +824,40 @@ def force_return(*, lease_id: uuid.UUID, note: str, by: Actor) -> list[Lease]:
     It is recorded in the audit that ``by`` did it. A lease that has ended keeps
     the reason it ended with, and nothing is recorded. Raises UnknownLease or Busy.
     """
+    return _force(lease_id, note, by)
+
+
+def end_all_of(*, user: str, by: Actor, force_note: str = "") -> tuple[list[uuid.UUID], list[uuid.UUID]]:
+    """Close the open tickets of a user, and with a ``force_note``, the reason, force
+    their open leases back; return the ids of both. Part of the caller's transaction."""
+    waiting = list(Ticket.objects.waiting().filter(user=user))
+    heads = list(Lease.objects.open().heads().held_by(user).with_items()) if force_note else []
+    names = {item.tool for ticket in waiting for items in queueing.asked_for(ticket).values() for item in items}
+    names |= {lease.tool.name for head in heads for lease in head.items}
+    if not names:
+        return [], []
+    # All of their tools before any row, as everybody locks them.
+    tools, now = _lock(names)
+    tickets = list(Ticket.objects.waiting().filter(pk__in=[ticket.pk for ticket in waiting]))
+    for ticket in tickets:
+        queueing.close(ticket, TicketState.LEFT, now)
+        transaction.on_commit(partial(_count_left, ticket, list(tools)))
+    ended = [
+        head.pk
+        for head in heads
+        if any(lease.end_reason == EndReason.FORCED for lease in _force(head.pk, force_note, by))
+    ]
+    return [ticket.id for ticket in tickets], ended
+
+
+def _count_left(ticket: Ticket, tools: Iterable[str]) -> None:
+    for name in tools:
+        # This worker may not have heard of them: a ticket outlives workers.
+        metrics.know(name)
+    metrics.wait_ended(queueing.first_item(ticket).tool, ticket)
+
+
+def _force(lease_id: uuid.UUID, note: str, by: Actor) -> list[Lease]:
     leases, ended = _end(lease_id, EndReason.FORCED, note, by=by)
     _record_end(by, Action.FORCE_RETURNED, leases, ended, note)
     return leases

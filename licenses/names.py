@@ -24,6 +24,8 @@ RESERVED_TOOL_NAMES = CALLS | {UNKNOWN_TOOL_LABEL}
 NAME_LENGTH = 255
 # Longest name of an account: what Django's table has room for.
 ACCOUNT_NAME_LENGTH = 150
+# Short enough for an index, and longer than any name but a few Arabic ligatures get.
+FOLDED_LENGTH = 300
 
 
 def is_clean(text: str) -> bool:
@@ -39,3 +41,9 @@ def is_name(text: object) -> TypeGuard[str]:
         and is_clean(text)
         and text == unicodedata.normalize("NFC", text.strip())
     )
+
+
+def folded(name: str) -> str:
+    """Return a name without what tells it from others only to a machine: case, and
+    the form of its characters (NFKC). At most ``FOLDED_LENGTH`` characters."""
+    return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold())[:FOLDED_LENGTH]

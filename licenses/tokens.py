@@ -19,14 +19,16 @@ def issue(token: ApiToken, *, by: Actor) -> str:
 
 
 @transaction.atomic
-def revoke(token: ApiToken, *, by: Actor) -> None:
-    """Make a token useless from now on; harmless if it is already."""
-    if token.revoke():
-        token.refresh_from_db(fields=["revoked_at"])
-        auditing.record(
-            by,
-            action=Action.REVOKED,
-            subject=token,
-            before={"revoked_at": None},
-            after={"revoked_at": token.revoked_at},
-        )
+def revoke(token: ApiToken, *, by: Actor) -> bool:
+    """Make a token useless from now on; False, and harmless, if it is already."""
+    if not token.revoke():
+        return False
+    token.refresh_from_db(fields=["revoked_at"])
+    auditing.record(
+        by,
+        action=Action.REVOKED,
+        subject=token,
+        before={"revoked_at": None},
+        after={"revoked_at": token.revoked_at},
+    )
+    return True

@@ -16,13 +16,14 @@ from functools import lru_cache
 from types import TracebackType
 from typing import Any, Self
 
-# An id that comes with a request is kept if it is one. No dot and no underscore:
-# a JWT has the one and an API token the other, and neither may become an id.
-REQUEST_ID = re.compile(r"[A-Za-z0-9-]{1,64}")
+# An id that comes with a request is kept if it is one. No dot, no underscore, and
+# longer than a UUID in hexadecimal only: a JWT or an API token, with or without its
+# prefix, must not become an id.
+REQUEST_ID = re.compile(r"(?:[A-Za-z0-9-]{1,36}|[0-9a-f-]{37,64})")
 
 # An API token, or a JWT. Nobody logs one on purpose; but they end up in
 # addresses and error messages.
-SECRETS = re.compile(r"lic_[A-Za-z0-9]{20,}|eyJ[\w-]+\.[\w-]+\.[\w-]*", re.ASCII)
+SECRETS = re.compile(r"(?i:lic)(?:_[A-Za-z0-9]{20,}|-[A-Za-z0-9]{40,})|eyJ[\w-]+\.[\w-]+\.[\w-]*", re.ASCII)
 
 
 class Event:
@@ -62,7 +63,8 @@ def note(**facts: Any) -> None:
 
 def redacted(line: str) -> str:
     """The line without the credentials that are known by their form."""
-    return SECRETS.sub("[redacted]", line) if "lic_" in line or "eyJ" in line else line
+    lower = line.lower()
+    return SECRETS.sub("[redacted]", line) if "lic_" in lower or "lic-" in lower or "eyj" in lower else line
 
 
 @lru_cache(maxsize=4)

@@ -4,7 +4,6 @@ import os
 import re
 import stat
 import tempfile
-from contextlib import suppress
 from pathlib import Path
 
 # What an earlier server counted, as prometheus_client names its files.
@@ -56,18 +55,11 @@ def open_to_others(path: Path) -> bool:
 
 
 def create(path: Path) -> None:
-    """Make an empty file that only its owner can read, whatever the umask; leave one that is there as it is.
+    """Make an empty file that only its owner can read, whatever the umask; raise
+    FileExistsError if it is there.
 
-    The file itself is never opened here. It may be a database that this process
-    uses, and POSIX ends all locks of a process on a file when it closes any
-    descriptor of it (https://www.sqlite.org/howtocorrupt.html, section 2.2).
+    One that is there is not opened: to close it again would drop all locks that
+    SQLite has on it in this process, and other processes would write meanwhile
+    (https://www.sqlite.org/howtocorrupt.html, 2.2).
     """
-    if path.exists():
-        return
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
-    os.close(descriptor)
-    try:
-        with suppress(FileExistsError):
-            os.link(name, path)
-    finally:
-        Path(name).unlink()
+    os.close(os.open(path, os.O_RDONLY | os.O_CREAT | os.O_EXCL, 0o600))

@@ -47,6 +47,7 @@ SESSION_COOKIE_SECURE = SECURE_SSL
 # So named, a browser takes it from this host alone, and over HTTPS.
 SESSION_COOKIE_NAME = "__Host-sessionid" if SECURE_SSL else "sessionid"
 SESSION_COOKIE_AGE = 8 * 3600
+SESSION_ENGINE = "licenses.signin.sessions"
 CSRF_COOKIE_SECURE = SECURE_SSL
 CSRF_COOKIE_NAME = "__Host-csrftoken" if SECURE_SSL else "csrftoken"
 X_FRAME_OPTIONS = "DENY"
@@ -125,8 +126,8 @@ OIDC_USE_PKCE = True
 OIDC_PKCE_CODE_CHALLENGE_METHOD = "S256"
 OIDC_TOKEN_USE_BASIC_AUTH = LICENSE_OIDC_CLIENT_AUTH == "basic"
 OIDC_TIMEOUT = 3
-# The provider wants it back at the sign-out.
-OIDC_STORE_ID_TOKEN = True
+# Sign-ins that a browser may have under way at once; they are kept in its cookie.
+OIDC_MAX_STATES = 3
 
 AUTHENTICATION_BACKENDS = [
     "licenses.signin.passwords.PasswordBackend",
@@ -353,7 +354,7 @@ SPECTACULAR_SETTINGS: dict[str, Any] = {
     "SERVE_INCLUDE_SCHEMA": False,
     "SERVE_PERMISSIONS": ["licenses.api.permissions.HasScope"],
     "SWAGGER_UI_DIST": "SIDECAR",
-    "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
+    "SWAGGER_UI_FAVICON_HREF": "/static/licenses/board.svg",
     "COMPONENT_SPLIT_REQUEST": True,
 }
 

@@ -1,11 +1,15 @@
 """Addresses of the whole server."""
 
 from django.contrib import admin
+from django.templatetags.static import static
 from django.urls import include, path
+from django.views.generic import RedirectView
 
 urlpatterns = [
     path("", include("licenses.board.urls")),
     path("admin/", admin.site.urls),
+    # What browsers ask for beside a page without an icon of its own.
+    path("favicon.ico", RedirectView.as_view(url=static("licenses/board.svg"))),
     path("", include("licenses.signin.urls")),
     path("", include("licenses.api.urls")),
 ]

@@ -288,11 +288,13 @@ def test_rights_that_are_given_by_hand_are_on_record(admin_client: Client, clien
     admin_client.post(page, form | {"is_staff": "on", "groups": [group.pk]})
     admin_client.post(page, form | {"is_staff": "on", "groups": [group.pk], "first_name": "Olga"})
     admin_client.post(f"/admin/auth/user/{olga.pk}/delete/", {"post": "yes"})
-    rights = {"is_active": True, "is_staff": False, "is_superuser": False, "groups": [], "permissions": []}
+    rights = {"username": "olga", "email": "", "is_active": True, "is_staff": False, "is_superuser": False}
+    rights |= {"groups": [], "permissions": []}
     given = {"is_staff": True, "groups": ["Buyers"]}
     assert [told(record) for record in records(admin_client)] == [
         ("created", "account", "olga", {}, rights),
-        ("changed", "account", "olga", {"is_staff": False, "groups": []}, given),
+        ("changed", "account", "olga", {"is_staff": False}, {"is_staff": True}),
+        ("changed", "account", "olga", {"groups": []}, {"groups": ["Buyers"]}),
         ("deleted", "account", "olga", rights | given, {}),
     ]
 

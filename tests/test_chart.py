@@ -684,6 +684,7 @@ def lint(chart: Path, values: Any, folder: Path) -> "subprocess.CompletedProcess
         {"tools": {"cad; reboot": 5}},
         {"tools": {"cad_tool": -1}},
         {"proxy": {"trustedSources": ["10.0.0.0/8; }"]}},
+        {"ingress": {"enabled": True, "hosts": ["licenses.example.com"]}},
         {"topologySpread": "always"},
         {"runAsUser": 0},
         {"test": {"url": "licenses.example.com"}},
@@ -792,7 +793,9 @@ def test_the_notes_say_how_to_get_there_and_what_is_open() -> None:
     assert "helm test licenses --namespace tools" in plain
     assert "createsuperuser" in plain
     assert "LICENSE_AUTH is open" not in plain
-    assert "https://licenses.example.com/" in notes("ingress.enabled=true", "ingress.hosts={licenses.example.com}")
+    assert "https://licenses.example.com/" in notes(
+        "ingress.enabled=true", "ingress.hosts={licenses.example.com}", "proxy.trustedSources={10.42.0.0/16}"
+    )
     assert "LICENSE_AUTH is open" in notes("settings.LICENSE_AUTH=open")
     assert "createsuperuser" not in notes("admin.existingSecret=admin")
     assert "The proxy is off" in notes("proxy.enabled=false")

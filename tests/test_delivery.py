@@ -5,6 +5,7 @@ they don't know of this project. What can only be seen in a cluster is in
 ``scripts/verify_kind``, what only in GitHub in docs/releases.md.
 """
 
+import os
 import re
 import shutil
 import subprocess
@@ -107,6 +108,37 @@ def test_nothing_is_published_that_has_not_passed_every_check() -> None:
         assert {"checks", "names"} <= needs(publishes)
     # Not even where somebody wishes it: only a push makes a release.
     assert list(triggers("release")) == ["push"]
+
+
+def test_only_a_commit_of_the_main_branch_is_released() -> None:
+    names = read("release")["jobs"]["names"]
+    script = commands(names)
+    assert script.index("git merge-base --is-ancestor") < script.index("scripts/release.py check")
+    (checkout,) = [step for step in names["steps"] if step.get("uses", "").startswith("actions/checkout@")]
+    assert checkout["with"]["fetch-depth"] == 0
+
+
+def test_a_tag_of_another_branch_is_refused(tmp_path: Path) -> None:
+    """By the command of the workflow, in a repository with a commit beside the main branch."""
+    (command,) = [
+        step["run"] for step in read("release")["jobs"]["names"]["steps"] if "is-ancestor" in step.get("run", "")
+    ]
+
+    def git(*arguments: str) -> str:
+        identity = ["-c", "user.name=t", "-c", "user.email=t@example.com"]
+        return subprocess.run(
+            ["git", *identity, *arguments], cwd=tmp_path, check=True, capture_output=True, text=True
+        ).stdout.strip()
+
+    git("init", "--quiet", "--initial-branch", "main")
+    git("commit", "--quiet", "--allow-empty", "--message", "on main")
+    git("update-ref", "refs/remotes/origin/main", "HEAD")
+    on_main = git("rev-parse", "HEAD")
+    git("commit", "--quiet", "--allow-empty", "--message", "beside it")
+    beside = git("rev-parse", "HEAD")
+    for commit, status in ((on_main, 0), (beside, 1)):
+        run = subprocess.run(["bash", "-c", command], cwd=tmp_path, env=os.environ | {"GITHUB_SHA": commit})
+        assert run.returncode == status
 
 
 def test_pull_requests_get_no_secret_and_no_right_to_write() -> None:

@@ -208,7 +208,7 @@ def test_tidying_closes_what_is_over_and_nothing_else(api: Api, make_tool: MakeT
     live = api.borrow("cad").json()
     out = StringIO()
     call_command("expire_leases", stdout=out)
-    assert out.getvalue() == "3 lease(s), 0 ticket(s), 0 key(s), 0 day(s) rolled up\n"
+    assert out.getvalue() == "3 lease(s), 0 ticket(s), 0 key(s), 0 session(s), 0 day(s) rolled up\n"
     assert [str(pk) for pk in Lease.objects.open().values_list("pk", flat=True)] == [live["id"]]
     assert dict(Tool.objects.values_list("name", "in_use")) == {"cad": 1, "sim": 0}
     assert (api.status("cad")["borrowed"], api.status("sim")["borrowed"]) == (1, 0)

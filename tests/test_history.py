@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
 from io import StringIO
+from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -11,7 +12,7 @@ from django.db.models import F
 from hypothesis import given
 from hypothesis import strategies as st
 
-from licenses.history import days, reports, rollups
+from licenses.history import days, reports, retention, rollups
 from licenses.history.reports import Period, Span
 from licenses.history.timeline import HOUR, Hour, Steps, Use, by_hour, percentile
 from licenses.models import (
@@ -290,7 +291,7 @@ def test_the_sweeper_rolls_up(week: Tool) -> None:
     out = StringIO()
     call_command("expire_leases", stdout=out)
     rolled_up = (last_midnight() - WEEK.first).days
-    assert out.getvalue() == f"1 lease(s), 0 ticket(s), 0 key(s), {rolled_up} day(s) rolled up\n"
+    assert out.getvalue() == f"1 lease(s), 0 ticket(s), 0 key(s), 0 session(s), {rolled_up} day(s) rolled up\n"
     assert ToolHour.objects.exists()
     assert TeamHour.objects.exists()
     assert UsageDay.objects.exists()
@@ -313,3 +314,42 @@ def test_without_any_lease_there_is_nothing_to_tell(make_tool: MakeTool) -> None
     assert {hour.hours for hour in reports.hours_of_week(tool=cad, span=WEEK)} == {0}
     found = reports.utilisation(tools=[cad], span=WEEK, period=Period.DAY)
     assert {(day.peak, day.mean, day.capacity) for day in found} == {(0, 0, 4)}
+
+
+def refuse(tool: Tool, user: str, code: str, hour: float) -> None:
+    Denial.objects.create(tool=tool, user=user, code=code, first_at=at(hour), last_at=at(hour))
+
+
+def people(*by: str, span: Span = WEEK) -> list[tuple[Any, ...]]:
+    """The keys, people and episodes of the report of denials."""
+    return [(*row.key.values(), row.people, row.episodes) for row in reports.denials(by=by, span=span)]
+
+
+@pytest.mark.parametrize("rolled_up", [True, False])
+def test_a_person_is_counted_once_however_often_they_are_refused(make_tool: MakeTool, rolled_up: bool) -> None:
+    cad, sim = make_tool("cad"), make_tool("sim")
+    for hour in (1, 5, 30):
+        refuse(cad, "ana", "exhausted", hour)
+    refuse(cad, "ana", "quota", 6)
+    refuse(cad, "ben", "quota", 7)
+    refuse(sim, "ana", "exhausted", 8)
+    if rolled_up:
+        rollups.roll_up()
+    assert people() == [(2, 6)]
+    assert people("tool") == [("cad", 2, 5), ("sim", 1, 1)]
+    assert people("code") == [("exhausted", 1, 4), ("quota", 2, 2)]
+    assert people("day") == [("2026-03-02", 2, 5), ("2026-03-03", 1, 1)]
+    assert [row.people for row in reports.denials(by=[], span=WEEK, tool=sim)] == [1]
+
+
+def test_people_are_unknown_where_their_names_are_gone(make_tool: MakeTool) -> None:
+    cad = make_tool("cad")
+    refuse(cad, "ana", "exhausted", 1)
+    refuse(cad, "ben", "exhausted", 30)
+    rollups.roll_up()
+    retention.anonymise(before=WEEK.first + DAY)
+    assert people("day") == [("2026-03-02", None, 1), ("2026-03-03", 1, 1)]
+    assert people("tool") == [("cad", None, 2)]
+    retention.delete(before=WEEK.first + DAY)
+    assert people("day") == [("2026-03-02", None, 1), ("2026-03-03", 1, 1)]
+    assert people("tool") == [("cad", None, 2)]

@@ -318,6 +318,19 @@ def test_the_proxy_takes_the_same_ids_as_the_server() -> None:
     assert taken == [logs.REQUEST_ID.pattern]
 
 
+@pytest.mark.parametrize("prefix", ["lic_", "lic-", "LIC_", "Lic-", ""])
+def test_a_token_sent_as_an_id_is_not_written_down(logging_server: Server, prefix: str) -> None:
+    secret = "Zk3" + "aB9xQ" * 8
+    for place in ("header", "path"):
+        path, headers = (
+            ("/borrows", {"X-Request-ID": prefix + secret}) if place == "header" else (f"/{prefix}{secret}", {})
+        )
+        answer = httpx.get(f"{logging_server.url}{path}", headers=headers)
+        assert secret not in answer.headers["X-Request-ID"]
+        if prefix or place == "header":
+            assert secret not in logging_server.log.read_text()
+
+
 # --- Hostile requests -------------------------------------------------------
 
 

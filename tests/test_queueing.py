@@ -245,7 +245,7 @@ def test_the_dead_do_not_pile_up(api: Api, make_tool: MakeTool, pass_time: PassT
     assert Ticket.objects.waiting().count() == 1
     out = StringIO()
     call_command("expire_leases", stdout=out)
-    assert out.getvalue() == "0 lease(s), 1 ticket(s), 0 key(s), 0 day(s) rolled up\n"
+    assert out.getvalue() == "0 lease(s), 1 ticket(s), 0 key(s), 0 session(s), 0 day(s) rolled up\n"
     assert TicketClaim.objects.count() == 0
     assert Tool.objects.get().waiting == 0
 

@@ -8,10 +8,13 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from django.contrib.auth.models import Group, User
+from django.contrib.sessions.models import Session
+from django.core import signing
 from django.test import Client
 
 from licenses.models import AuditRecord, MemberSource, Team, TeamMember
 from licenses.signin.accounts import OPERATORS
+from licenses.signin.oidc import PendingSignIns
 
 from .issuer import CLIENT, OTHER_RSA_KEY, Issuer
 
@@ -83,11 +86,59 @@ def test_a_person_comes_back_signed_in(provider: Issuer, browser: Client) -> Non
     assert (user.username, user.is_staff, user.has_usable_password()) == ("ben", False, False)
 
 
-def test_the_session_is_a_new_one(provider: Issuer, browser: Client) -> None:
-    begin(browser)
+def test_a_sign_in_begins_a_session_of_its_own(provider: Issuer, browser: Client) -> None:
+    sign_in(browser, provider)
     before = browser.cookies["sessionid"].value
     sign_in(browser, provider)
     assert browser.cookies["sessionid"].value != before
+    assert not is_signed_in(Client(headers={"Cookie": f"sessionid={before}"}))
+
+
+def test_who_only_goes_to_the_provider_leaves_nothing_here(provider: Issuer, browser: Client) -> None:
+    for _ in range(10):
+        begin(browser, "/api/docs/")
+        begin(Client())
+    assert not Session.objects.exists()
+    assert "sessionid" not in browser.cookies
+    cookie = browser.cookies["oidc"]
+    assert (cookie["httponly"], cookie["samesite"], cookie["max-age"]) == (True, "Lax", 600)
+    # Of ten that a browser began, some may be finished; a cookie holds no more.
+    assert len(cookie.value) < 4000
+    assert browser.get("/oidc/callback/", {"error": "access_denied"}).status_code == 400
+    assert not Session.objects.exists()
+
+
+def test_a_sign_in_that_is_refused_leaves_no_session(provider: Issuer, browser: Client) -> None:
+    User.objects.create_user("ben")
+    assert sign_in(browser, provider).status_code == 403
+    assert not Session.objects.exists()
+
+
+def test_two_sign_ins_of_one_browser_do_not_disturb_each_other(provider: Issuer, browser: Client) -> None:
+    provider.userinfo = {"sub": "ben-s-subject"}
+    first, second = begin(browser), begin(browser)
+    assert come_back(browser, provider, second).status_code == 302
+    assert come_back(browser, provider, first).status_code == 302
+
+
+def test_a_place_to_go_that_is_too_long_is_forgotten(provider: Issuer, browser: Client) -> None:
+    provider.userinfo = {"sub": "ben-s-subject"}
+    asked = begin(browser, "/api/docs/?" + "x" * 5000)
+    assert come_back(browser, provider, asked)["Location"] == "/"
+
+
+def test_a_cookie_that_was_made_up_or_is_old_begins_nothing(
+    provider: Issuer, browser: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = begin(browser)
+    good = browser.cookies["oidc"].value
+    for made_up in ("x", good[:-1], good + "x", signing.dumps({"oidc_states": {asked["state"]: {}}})):
+        browser.cookies["oidc"] = made_up
+        assert come_back(browser, provider, asked).status_code == 400
+    monkeypatch.setattr(PendingSignIns, "LIFE", -1)
+    browser.cookies["oidc"] = good
+    assert come_back(browser, provider, asked).status_code == 400
+    assert provider.token_requests == []
 
 
 def test_groups_give_rights_and_teams_and_take_them(provider: Issuer, browser: Client) -> None:
@@ -249,8 +300,10 @@ def test_a_locked_account_stays_out(provider: Issuer, browser: Client) -> None:
     sign_in(browser, provider)
     User.objects.update(is_active=False)
     assert not is_signed_in(browser)
-    assert sign_in(browser, provider).status_code == 400
+    assert sign_in(browser, provider, groups=["license admins", "team-crash"]).status_code == 403
     assert not is_signed_in(browser)
+    assert not User.objects.get().is_superuser
+    assert not TeamMember.objects.exists()
 
 
 CLAIMS: list[tuple[str, dict[str, Any], int]] = [

@@ -1,44 +1,206 @@
-"""Accounts in the admin: Django's own pages, with what they may do recorded."""
+"""Accounts and groups in the admin: Django's own pages, with what they may do
+recorded, and with what an account's end does to all that acts for it."""
 
 from typing import Any
 
-from django.contrib import admin
+from django import forms
+from django.contrib import admin, messages
+from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
 from django.contrib.auth.admin import GroupAdmin, UserAdmin
+from django.contrib.auth.forms import AdminUserCreationForm, UserChangeForm
 from django.contrib.auth.models import Group, User
-from django.http import HttpRequest, HttpResponse
+from django.core.exceptions import PermissionDenied, ValidationError
+from django.db.models import QuerySet
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.template.response import TemplateResponse
+from django.urls import reverse
+from django.utils.html import format_html
+from django.utils.http import urlencode
 
-from licenses import auditing
+from licenses import accounts, auditing
+from licenses.clock import database_now
+from licenses.models import ApiToken, Lease, Ticket
+from licenses.models.lease import NOTE_LENGTH
+from licenses.names import is_clean
 
 from .audited import AuditedAdmin, actor_of
-from .deletions import ShortDeletions
-from .lookups import ListedLookups
+from .rights import SuperusersOnly, is_within_own
 
 admin.site.unregister([User, Group])
 
+FORCE_LEASES = "licenses.change_lease"
+WHAT_ENDS = (
+    "Deactivating, renaming or deleting an account revokes its tokens, signs it out everywhere and ends its places "
+    "in the queue, for good."
+)
+
+
+class EndForm(forms.Form):
+    """What becomes of the open leases of an account that ends."""
+
+    force_note = forms.CharField(
+        required=False,
+        max_length=NOTE_LENGTH,
+        label="Force its open leases back",
+        help_text="The reason, for the holder. Left empty, they stay until they expire.",
+    )
+
+    def clean_force_note(self) -> str:
+        note: str = self.cleaned_data["force_note"].strip()
+        if not is_clean(note):
+            raise ValidationError("One line, without control characters.")
+        return note
+
+
+class AccountForm(UserChangeForm[User], EndForm):
+    def clean_username(self) -> str:
+        name: str = self.cleaned_data["username"]
+        return name if name == self.initial.get("username") else _free(name, self.instance)
+
+
+class NewAccountForm(AdminUserCreationForm[User]):
+    def clean_username(self) -> str:
+        # Django says itself that a name is taken, and then gives none.
+        return _free(super().clean_username() or self.data["username"])
+
+
+def _free(name: str, account: User | None = None) -> str:
+    """Return a name that an account can have; raises ValidationError."""
+    if why := accounts.why_not(name, account=account):
+        raise ValidationError(why)
+    return name
+
 
 @admin.register(Group)
-class RoleAdmin(ShortDeletions, ListedLookups, GroupAdmin):
+class RoleAdmin(SuperusersOnly, AuditedAdmin[Group], GroupAdmin):
     """What several accounts may do."""
 
 
 @admin.register(User)
 class AccountAdmin(AuditedAdmin[User], UserAdmin[User]):
-    def changeform_view(
-        self,
-        request: HttpRequest,
-        object_id: str | None = None,
-        form_url: str = "",
-        extra_context: dict[str, Any] | None = None,
-    ) -> HttpResponse:
-        user = self.get_object(request, object_id) if object_id and request.method == "POST" else None
-        if user is None:
-            return super().changeform_view(request, object_id, form_url, extra_context)
-        # Around all of it: an account's groups are written after the account.
-        with auditing.changing(user, by=actor_of(request)):
-            return super().changeform_view(request, object_id, form_url, extra_context)
+    """Superusers do everything here. Others change, deactivate and delete accounts
+    that may no more than they do, and give no rights, names or passwords."""
+
+    form = AccountForm
+    add_form = NewAccountForm
+    actions = ["deactivate"]
+    rights = ["username", "is_staff", "is_superuser", "groups", "user_permissions", "last_login", "date_joined"]
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        # Whoever makes an account knows its password, and could act for its name.
+        return request.user.is_superuser and super().has_add_permission(request)
+
+    def has_change_permission(self, request: HttpRequest, obj: User | None = None) -> bool:
+        return super().has_change_permission(request, obj) and (obj is None or is_within_own(request, obj))
+
+    def has_delete_permission(self, request: HttpRequest, obj: User | None = None) -> bool:
+        return super().has_delete_permission(request, obj) and (obj is None or is_within_own(request, obj))
+
+    def get_readonly_fields(self, request: HttpRequest, obj: User | None = None) -> list[str]:
+        return ["acting"] if request.user.is_superuser else ["acting", *self.rights]
+
+    def get_fieldsets(self, request: HttpRequest, obj: User | None = None) -> Any:
+        if obj is None:
+            return super().get_fieldsets(request, obj)
+        fieldsets = [(title, dict(options)) for title, options in super().get_fieldsets(request, obj)]
+        if not request.user.is_superuser:
+            # Nor is the hash of a password theirs to see.
+            fieldsets[0][1]["fields"] = ("username",)
+        ending = ("acting", "force_note") if self._may_force(request, obj) else ("acting",)
+        return [*fieldsets, ("When the account ends", {"fields": ending, "description": WHAT_ENDS})]
+
+    def get_actions(self, request: HttpRequest) -> dict[str, Any]:
+        # One at a time: its page shows what ends with it.
+        return {name: action for name, action in super().get_actions(request).items() if name != "delete_selected"}
+
+    @admin.display(description="acts now by")
+    def acting(self, account: User) -> str:
+        """Its open leases and tickets, and its tokens, with links."""
+        held = Lease.objects.active(database_now()).heads().held_by(account.username)
+        waiting = Ticket.objects.waiting().filter(user=account.username)
+        valid = ApiToken.objects.acting_as(account).filter(revoked_at__isnull=True)
+        return format_html(
+            '<a href="{}?{}">{} open lease(s)</a>, {} open ticket(s), <a href="{}?{}">{} token(s)</a>',
+            reverse("admin:licenses_lease_changelist"),
+            urlencode({"user": account.username, "state": "active"}),
+            held.count(),
+            waiting.count(),
+            reverse("admin:licenses_apitoken_changelist"),
+            urlencode({"q": account.username}),
+            valid.count(),
+        )
+
+    def _may_force(self, request: HttpRequest, account: User | None = None) -> bool:
+        return request.user.has_perm(FORCE_LEASES) and self.has_change_permission(request, account)
+
+    def user_change_password(self, request: HttpRequest, id: str, form_url: str = "") -> HttpResponse:
+        if not request.user.is_superuser:
+            raise PermissionDenied
+        account = self.get_object(request, id)
+        if account is None or request.method != "POST":
+            return super().user_change_password(request, id, form_url)
+        with auditing.changing(account, by=actor_of(request)):
+            return super().user_change_password(request, id, form_url)
 
     def save_model(self, request: HttpRequest, obj: User, form: Any, change: bool) -> None:
-        if change:
-            obj.save()
-        else:
-            super().save_model(request, obj, form, change)
+        # A form has the field, shown or not.
+        note = form.cleaned_data.get("force_note", "") if self._may_force(request, obj) else ""
+        ended = accounts.save(obj, by=actor_of(request), force_note=note)
+        self._tell(request, obj, ended)
+
+    def delete_view(
+        self, request: HttpRequest, object_id: str, extra_context: dict[str, Any] | None = None
+    ) -> HttpResponse:
+        account = self.get_object(request, object_id)
+        if request.method == "POST" and not EndForm(request.POST).is_valid():
+            self.message_user(request, "The reason must be one line; nothing was deleted.", messages.ERROR)
+            return HttpResponseRedirect(request.get_full_path())
+        context = self._ending(request, [account]) if account else {}
+        return super().delete_view(request, object_id, (extra_context or {}) | context)
+
+    def delete_model(self, request: HttpRequest, obj: User) -> None:
+        ended = accounts.delete(obj, by=actor_of(request), force_note=self._note(request))
+        self._tell(request, obj, ended)
+
+    @admin.action(description="Deactivate", permissions=["change"])
+    def deactivate(self, request: HttpRequest, queryset: QuerySet[User]) -> HttpResponse | None:
+        chosen = list(queryset.order_by("username"))
+        if not all(self.has_change_permission(request, account) for account in chosen):
+            raise PermissionDenied
+        form = EndForm(request.POST if "confirmed" in request.POST else None)
+        if form.is_valid():
+            for account in chosen:
+                ended = accounts.deactivate(account, by=actor_of(request), force_note=self._note(request))
+                self._tell(request, account, ended)
+                self.log_change(request, account, "Deactivated")
+            self.message_user(request, f"{len(chosen)} account(s) deactivated.", messages.SUCCESS)
+            return None
+        context = self.admin_site.each_context(request) | self._ending(request, chosen)
+        context |= {"title": "Deactivate accounts", "opts": self.opts, "form": form, "checkbox": ACTION_CHECKBOX_NAME}
+        return TemplateResponse(request, "licenses/admin_deactivate.html", context)
+
+    def _note(self, request: HttpRequest) -> str:
+        """Return the reason to force leases back, empty where that is not allowed."""
+        form = EndForm(request.POST)
+        return form.cleaned_data["force_note"] if form.is_valid() and self._may_force(request) else ""
+
+    def _ending(self, request: HttpRequest, chosen: list[User]) -> dict[str, Any]:
+        """Return what a page shows that ends accounts."""
+        names = [account.username for account in chosen]
+        leases = Lease.objects.active(database_now()).heads().filter(user__in=names).select_related("tool")
+        return {
+            "what_ends": WHAT_ENDS,
+            "accounts": chosen,
+            "leases": leases.order_by("user", "-borrowed_at"),
+            "may_force": self._may_force(request),
+            "note_length": NOTE_LENGTH,
+        }
+
+    def _tell(self, request: HttpRequest, account: User, ended: accounts.Ended) -> None:
+        if ended != accounts.Ended():
+            self.message_user(
+                request,
+                f"Ended with {account.username}: {len(ended.tokens)} token(s), {ended.sessions} session(s), "
+                f"{len(ended.tickets)} ticket(s), {len(ended.leases)} lease(s).",
+                messages.WARNING,
+            )

@@ -43,3 +43,11 @@ class AuditedAdmin(ShortDeletions, ListedLookups, admin.ModelAdmin[M], Generic[M
     def delete_queryset(self, request: HttpRequest, queryset: QuerySet[M]) -> None:
         for obj in queryset:
             self.delete_model(request, obj)
+
+    def save_related(self, request: HttpRequest, form: Any, formsets: Any, change: bool) -> None:
+        if not self.model._meta.many_to_many:
+            super().save_related(request, form, formsets, change)
+            return
+        # What a row refers to many of is written after the row.
+        with auditing.changing(form.instance, by=actor_of(request)):
+            super().save_related(request, form, formsets, change)

@@ -1,16 +1,42 @@
-"""Whose account is whose at the provider: here an administrator links one that
-was there before."""
+"""Who is who: here an administrator links an account that was there before to a
+person at the provider, and releases a name for somebody else."""
+
+from typing import Any
 
 from django.contrib import admin
+from django.http import HttpRequest
 
-from licenses.models import Identity
+from licenses.models import Identity, JwtCaller, RetiredName
 
 from .audited import AuditedAdmin
+from .rights import SuperusersOnly
 
 
 @admin.register(Identity)
-class IdentityAdmin(AuditedAdmin[Identity]):
+class IdentityAdmin(SuperusersOnly, AuditedAdmin[Identity]):
     list_display = ["user", "issuer", "subject"]
     list_select_related = ["user"]
     search_fields = ["user__username", "subject"]
     autocomplete_fields = ["user"]
+
+
+class NamesAdmin(SuperusersOnly, AuditedAdmin[Any]):
+    """Names that the server keeps from others; to delete one is to release it."""
+
+    search_fields = ["name", "subject"]
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+
+@admin.register(JwtCaller)
+class JwtCallerAdmin(NamesAdmin):
+    list_display = ["name", "issuer", "subject", "bound_at"]
+
+
+@admin.register(RetiredName)
+class RetiredNameAdmin(NamesAdmin):
+    list_display = ["name", "issuer", "subject", "retired_at"]

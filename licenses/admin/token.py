@@ -1,5 +1,7 @@
 """API tokens in the admin: made here, shown once, revoked here."""
 
+from typing import Any
+
 from django.contrib import admin, messages
 from django.db.models import QuerySet
 from django.forms import ModelForm
@@ -44,8 +46,15 @@ class ApiTokenAdmin(ListedLookups):
         return request.user.has_perm("licenses.change_apitoken")
 
     def get_exclude(self, request: HttpRequest, obj: ApiToken | None = None) -> list[str]:
-        # Nobody gives away more than they have.
-        return [] if request.user.is_superuser else ["may_administer"]
+        # Nobody gives away more than they have; a team's token acts for others too.
+        return [] if request.user.is_superuser or obj else ["may_administer", "team"]
+
+    def formfield_for_dbfield(self, db_field: Any, request: HttpRequest, **kwargs: Any) -> Any:
+        field = super().formfield_for_dbfield(db_field, request, **kwargs)
+        if field is not None and db_field.name == "user" and not request.user.is_superuser:
+            field.initial, field.disabled, field.required = request.user.get_username(), True, True
+            field.help_text = "A token of your own."
+        return field
 
     def save_model(self, request: HttpRequest, obj: ApiToken, form: ModelForm[ApiToken], change: bool) -> None:
         obj.created_by = request.user  # type: ignore[assignment]

@@ -17,13 +17,15 @@ from rest_framework import authentication
 from rest_framework.exceptions import AuthenticationFailed
 from rest_framework.request import Request
 
-from licenses import statements
+from licenses import accounts, statements
 from licenses.callers import Caller, Kind, Scope
 from licenses.models import ApiToken, Identity
 from licenses.models.token import TOKEN_PREFIX, is_token, token_hash
 from licenses.names import NAME_LENGTH, is_name
 from licenses.signin import jwts, throttling
 from licenses.signin.rights import GroupsMissing, rights_of
+
+from .problems import READ_ONLY_TRANSACTION
 
 logger = logging.getLogger(__name__)
 
@@ -135,11 +137,13 @@ def caller_of_jwt(token: str) -> Caller:
         logger.info("Refused a JWT: %s", error)
         raise InvalidCredential from None
     name = next((claims[claim] for claim in settings.LICENSE_JWT_USERNAME_CLAIMS if claim in claims), "")
-    if not is_name(name):
+    if not is_name(name) or User.normalize_username(name) != name:
         raise InvalidCredential(f"The name in this token must be 1 to {NAME_LENGTH} visible characters.")
     account = Identity.objects.account_of(issuer=claims["iss"], subject=claims["sub"], name=name)
-    if account is not None and not (account.is_active and account.is_theirs):
-        raise InvalidCredential("The account of this name is locked, or another's.")
+    if account is None:
+        _bind(claims, name)
+    elif not (account.is_active and account.is_theirs):
+        raise InvalidCredential("The account of this name is deactivated, or another's.")
     try:
         rights = rights_of(claims)
     except GroupsMissing as missing:
@@ -152,6 +156,21 @@ def caller_of_jwt(token: str) -> Caller:
         scopes=scopes_of(claims, admin=rights.admin),
         credential="JWT",
     )
+
+
+def _bind(claims: dict[str, Any], name: str) -> None:
+    """Let the subject of a JWT have its name, which nobody has yet; raises
+    InvalidCredential."""
+    try:
+        why = accounts.bind(issuer=claims["iss"], subject=claims["sub"], name=name)
+    except DatabaseError as error:
+        if getattr(error.__cause__, "sqlstate", None) != READ_ONLY_TRANSACTION:
+            raise
+        # A standby only answers questions: there the name gives nothing.
+        return
+    if why:
+        logger.warning("Refused a JWT of %s: %s", claims["sub"], why)
+        raise InvalidCredential(why)
 
 
 def scopes_of(claims: dict[str, Any], *, admin: bool) -> frozenset[Scope]:

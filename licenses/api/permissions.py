@@ -7,7 +7,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from django.conf import settings
-from django.db.models import QuerySet
+from django.contrib.auth.models import User
+from django.db.models import Exists, OuterRef, QuerySet
 from rest_framework.exceptions import PermissionDenied
 from rest_framework.permissions import SAFE_METHODS, BasePermission
 from rest_framework.request import Request
@@ -102,14 +103,17 @@ class MayReadDenials(BasePermission):
 
 def may_act_for(caller: Caller, user: str) -> bool:
     """Whether a caller may borrow, renew, wait and return in this user's name:
-    people in their own, a team's token in its members', superusers and the scope
-    ``admin`` in all. Staff who may change leases end those of others by force
+    people in their own, a team's token in its members' unless their account is
+    deactivated, superusers and the scope ``admin`` in all. Staff who may change leases end those of others by force
     return only."""
     if settings.LICENSE_AUTH == "open" or caller.name == user or caller.acts_for_all:
         return True
     if caller.of_team is None:
         return False
-    return TeamMember.objects.of_users([user]).filter(team__name=caller.of_team).exists()
+    # By the name that was sent and by the member's, which may differ in case.
+    deactivated = User.objects.filter(username__in=[OuterRef("user"), user], is_active=False)
+    members = TeamMember.objects.of_users([user]).filter(team__name=caller.of_team)
+    return members.exclude(Exists(deactivated)).exists()
 
 
 def require_may_act_for(caller: Caller, user: str) -> None:

@@ -8,6 +8,7 @@ from django.contrib.auth.views import redirect_to_login
 from django.core.exceptions import PermissionDenied
 from django.db import DatabaseError, InterfaceError
 from django.http import Http404, HttpRequest, HttpResponse
+from django.shortcuts import render
 from django.views import defaults
 from rest_framework import exceptions
 from rest_framework.request import Request
@@ -161,7 +162,7 @@ def _sentences(detail: Any, field: str = "") -> list[str]:
 
 def bad_request(request: HttpRequest, exception: Exception) -> HttpResponse:
     if not is_api_path(request.path_info):
-        return defaults.bad_request(request, exception)
+        return render(request, "400.html", status=400)
     return problem(status=400, code="bad_request", title=TITLES[400], detail="The request can't be read.")
 
 
@@ -175,7 +176,7 @@ def not_found(request: HttpRequest, exception: Exception) -> HttpResponse:
 
 def server_error(request: HttpRequest) -> HttpResponse:
     if not is_api_path(request.path_info):
-        return defaults.server_error(request)
+        return render(request, "500.html", {"asks_no_database": True}, status=500)
     return problem(
         status=500, code="internal", title="Server error", detail="The server failed; the error was logged there."
     )

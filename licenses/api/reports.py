@@ -186,6 +186,9 @@ class DenialsRow(serializers.Serializer[Any]):
     episodes = serializers.IntegerField(help_text="Refusals of one person, however often they tried.")
     true_denials = serializers.IntegerField(help_text="Episodes after which there was no seat.")
     attempts = serializers.IntegerField()
+    people = serializers.IntegerField(
+        allow_null=True, help_text="Users with an episode, each once; null where names were deleted."
+    )
 
 
 class WhatIfRow(serializers.Serializer[Any]):

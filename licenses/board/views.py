@@ -96,8 +96,9 @@ def reader_of(request: HttpRequest) -> Caller:
 
 
 def error(request: HttpRequest, status: int, title: str, detail: str) -> HttpResponse:
-    """A page about what went wrong. Asks no database: that may be what did."""
-    return render(request, "licenses/board/error.html", {"title": title, "detail": detail}, status=status)
+    """A page about what went wrong. Asks no database where that may be what did."""
+    context = {"title": title, "detail": detail, "asks_no_database": status >= 500}
+    return render(request, "licenses/board/error.html", context, status=status)
 
 
 def refused(request: HttpRequest, refusal: Refusal) -> HttpResponse:

@@ -185,16 +185,33 @@ def usage_within(start: datetime, end: datetime) -> Iterable[UsageDay]:
 def denials_by_local_day(start: datetime, end: datetime, zone: tzinfo) -> Iterable[DenialDay]:
     """Read the denials that ended between two moments, by the days of a time zone,
     unsaved. Right as far as the denials are still there."""
-    rows: Any = Denial.objects.filter(last_at__gte=start - EPISODE_WINDOW, last_at__lt=end).order_by()
-    rows = rows.annotate(ended=Coalesce("resolved_at", F("last_at") + EPISODE_WINDOW))
-    rows = rows.filter(ended__gte=start, ended__lt=end).annotate(day=TruncDate("ended", tzinfo=zone))
-    counted = rows.values("tool_id", "code", "day").annotate(
-        episodes=Count("pk"),
-        true_denials=Count("pk", filter=Q(resolved_at__isnull=True)),
-        # Not by the name of the column, which the sum would be taken for.
-        tries=Sum("attempts"),
+    counted = (
+        _ended_denials(start, end, zone)
+        .values("tool_id", "code", "day")
+        .annotate(
+            episodes=Count("pk"),
+            true_denials=Count("pk", filter=Q(resolved_at__isnull=True)),
+            # Not by the name of the column, which the sum would be taken for.
+            tries=Sum("attempts"),
+        )
     )
     return [DenialDay(attempts=row.pop("tries"), **row) for row in counted]
+
+
+def refused_people(start: datetime, end: datetime, zone: tzinfo) -> Iterable[tuple[int, str, date, str]]:
+    """Return the tool, code, day and user of the denials that ended between two
+    moments, each once. Right as far as the denials are still there."""
+    rows: Iterable[tuple[int, str, date, str]] = (
+        _ended_denials(start, end, zone).values_list("tool_id", "code", "day", "user").distinct()
+    )
+    return rows
+
+
+def _ended_denials(start: datetime, end: datetime, zone: tzinfo) -> Any:
+    """Return the denials that ended between two moments, with the ``day`` on which."""
+    rows: Any = Denial.objects.filter(last_at__gte=start - EPISODE_WINDOW, last_at__lt=end).order_by()
+    rows = rows.annotate(ended=Coalesce("resolved_at", F("last_at") + EPISODE_WINDOW))
+    return rows.filter(ended__gte=start, ended__lt=end).annotate(day=TruncDate("ended", tzinfo=zone))
 
 
 def _denials_of(day: date, start: datetime, end: datetime) -> Iterable[DenialDay]:

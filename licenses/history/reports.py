@@ -171,13 +171,14 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Denials:
-    """Refused people: episodes, those of them that ended without a seat, and
-    how often they asked."""
+    """Refusals: episodes, those of them that ended without a seat, how often was
+    asked, and how many people asked; None where some names are gone."""
 
     key: Mapping[str, str]
     episodes: int
     true_denials: int
     attempts: int
+    people: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -338,6 +339,8 @@ def _first_use(tool: Tool, team: Team | None) -> datetime | None:
 # --- Usage ------------------------------------------------------------------
 
 USAGE_KEYS = ("month", "vendor", "tool", "team", "project", "user")
+# The user of a row whose name was taken out.
+NAME_TAKEN_OUT = ""
 DENIAL_KEYS = ("tool", "code", "day", "month")
 
 
@@ -480,20 +483,41 @@ def denials(
         fresh = [row for day, history in recent.days if span.first <= day <= span.last for row in history.denials]
         return [*stored, *fresh]
 
+    def key_of(tool_id: int, code: str, day: date) -> tuple[str, ...]:
+        values = {
+            "tool": tools[tool_id].name,
+            "code": code,
+            "day": day.isoformat(),
+            "month": day.replace(day=1).isoformat(),
+        }
+        return tuple(values[key] for key in keys)
+
     totals: dict[tuple[str, ...], list[int]] = {}
-    for row in _exactly(read, recent):
+    people: defaultdict[tuple[str, ...], set[str]] = defaultdict(set)
+    rows = _exactly(read, recent)
+    kept_since = rollups.mark().kept_since or FIRST_DAY
+    for row in rows:
         if tool and row.tool_id != tool.pk:
             continue
-        values = {
-            "tool": tools[row.tool_id].name,
-            "code": row.code,
-            "day": row.day.isoformat(),
-            "month": row.day.replace(day=1).isoformat(),
-        }
-        total = totals.setdefault(tuple(values[key] for key in keys), [0, 0, 0])
+        key = key_of(row.tool_id, row.code, row.day)
+        total = totals.setdefault(key, [0, 0, 0])
         for number, amount in enumerate((row.episodes, row.true_denials, row.attempts)):
             total[number] += amount
-    found = [Denials(dict(zip(keys, key, strict=True)), *total) for key, total in sorted(totals.items())]
+        if row.day < kept_since:
+            people[key].add(NAME_TAKEN_OUT)
+    for tool_id, code, day, user in days.refused_people(span.start, min(span.end, database_now()), span.zone):
+        if not tool or tool_id == tool.pk:
+            people[key_of(tool_id, code, day)].add(user)
+    found = [
+        Denials(
+            key=dict(zip(keys, key, strict=True)),
+            episodes=episodes,
+            true_denials=true_denials,
+            attempts=attempts,
+            people=None if NAME_TAKEN_OUT in people[key] else len(people[key]),
+        )
+        for key, (episodes, true_denials, attempts) in sorted(totals.items())
+    ]
     if not {"day", "month"} & set(keys):
         found.sort(key=lambda row: -row.episodes)
     return found

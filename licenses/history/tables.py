@@ -109,9 +109,15 @@ def usage(found: Iterable[Usage], by: Sequence[str]) -> Table:
 
 
 def denials(found: Iterable[Denials], by: Sequence[str]) -> Table:
-    columns = [*by, "episodes", "true_denials", "attempts"]
+    columns = [*by, "episodes", "true_denials", "attempts", "people"]
     rows = [
-        {**row.key, "episodes": row.episodes, "true_denials": row.true_denials, "attempts": row.attempts}
+        {
+            **row.key,
+            "episodes": row.episodes,
+            "true_denials": row.true_denials,
+            "attempts": row.attempts,
+            "people": row.people,
+        }
         for row in found
     ]
     return Table(columns, rows)

@@ -5,9 +5,11 @@ from .audit import Action, ActorKind, AuditedKind, AuditRecord
 from .denial import Denial
 from .failure import FailureCount
 from .history import DenialDay, HistoryMark, TeamHour, ToolHour, UsageDay
-from .identity import Identity
+from .identity import Identity, JwtCaller
 from .lease import EndReason, Lease
+from .retired import RetiredName
 from .retry import BorrowKey
+from .session import AccountSession
 from .sweep import Sweep
 from .team import MemberSource, Team, TeamMember
 from .token import ApiToken
@@ -16,6 +18,7 @@ from .waiting import Ticket, TicketClaim, TicketState
 
 __all__ = [
     "AccessRule",
+    "AccountSession",
     "Action",
     "ActorKind",
     "Allotment",
@@ -30,8 +33,10 @@ __all__ = [
     "FailureCount",
     "HistoryMark",
     "Identity",
+    "JwtCaller",
     "Lease",
     "MemberSource",
+    "RetiredName",
     "SubjectKind",
     "Sweep",
     "Team",

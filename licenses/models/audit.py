@@ -26,6 +26,8 @@ class Action(models.TextChoices):
     DELETED = "deleted", "Deleted"
     REVOKED = "revoked", "Revoked"
     FORCE_RETURNED = "force_returned", "Force-returned"
+    # All that acted for an account: tokens, sessions, tickets, leases.
+    ENDED = "ended", "Ended"
     # What a caller did for somebody else.
     BORROWED = "borrowed", "Borrowed"
     RENEWED = "renewed", "Renewed"
@@ -48,6 +50,9 @@ class AuditedKind(models.TextChoices):
     TOKEN = "token", "API token"
     ACCOUNT = "account", "Account"
     IDENTITY = "identity", "Identity"
+    GROUP = "group", "Group"
+    RETIRED_NAME = "retired_name", "Retired name"
+    JWT_CALLER = "jwt_caller", "JWT caller"
 
 
 class AppendOnly(Exception):

@@ -7,16 +7,17 @@ import string
 from datetime import datetime, timedelta
 
 from django.conf import settings
-from django.contrib.auth import get_user_model
+from django.contrib.auth.models import User
 from django.core.exceptions import ValidationError
 from django.db import models
-from django.db.models import Exists, F, OuterRef, Q
-from django.db.models.functions import Now
+from django.db.models import Exists, F, OuterRef, Q, Subquery
+from django.db.models.functions import Coalesce, Now
 from django.utils import timezone
 
 from licenses.callers import Scope
-from licenses.names import NAME_LENGTH
+from licenses.names import NAME_LENGTH, is_name
 
+from .retired import RetiredName
 from .team import Team, validate_name
 
 # So that people and scanners for leaked secrets know one when they see it.
@@ -60,17 +61,21 @@ class ApiTokenQuerySet(models.QuerySet["ApiToken"]):
         token.hash = token_hash(secret)
         token.hint = secret[: len(TOKEN_PREFIX) + 4]
         token.full_clean()
+        token.account = User.objects.filter(username=token.user).first() if token.user else None
         token.save(force_insert=True)
         return secret
 
     def of_hash(self, hash: str) -> "ApiTokenQuerySet":
         """The token with the secret of this hash, found by a unique index, with
         all that it depends on."""
-        accounts = get_user_model().objects.filter(username=OuterRef("user"))
+        named = User.objects.filter(username=OuterRef("user"))
         return self.filter(hash=hash).annotate(  # type: ignore[no-redef]
             team_name=F("team__name"),
-            owner_locked=Exists(accounts.filter(is_active=False)),
-            owner_is_superuser=Exists(accounts.filter(is_active=True, is_superuser=True)),
+            account_name=F("account__username"),
+            account_is_active=F("account__is_active"),
+            account_is_superuser=F("account__is_superuser"),
+            name_is_locked=Exists(named.filter(is_active=False)),
+            name_is_superuser=Exists(named.filter(is_active=True, is_superuser=True)),
             maker_is_active=F("created_by__is_active"),
             maker_is_superuser=F("created_by__is_superuser"),
             expired=Q(expires_at__lte=Now()),
@@ -78,8 +83,20 @@ class ApiTokenQuerySet(models.QuerySet["ApiToken"]):
         )
 
     def used(self, token_id: int) -> None:
-        """Note that a token was used just now, at most once a minute."""
-        self.filter(_used_long_ago(), pk=token_id).update(last_used_at=Now())
+        """Note that a token was used just now, at most once a minute. It belongs to
+        the account of its user's name from now on, if there is one by now."""
+        named = User.objects.filter(username=OuterRef("user")).values("pk")
+        account = Coalesce(F("account_id"), Subquery(named))
+        self.filter(_used_long_ago(), pk=token_id).update(last_used_at=Now(), account=account)
+
+    def acting_as(self, account: User) -> "ApiTokenQuerySet":
+        """Return the tokens that act as an account: those that belong to it, and
+        those that were made for its name before it was there."""
+        return self.filter(Q(account=account) | Q(account__isnull=True, user=account.username))
+
+    def bind(self, account: User) -> None:
+        """Let the tokens that were made for an account's name belong to it."""
+        self.filter(account__isnull=True, user=account.username).update(account=account)
 
 
 class ApiToken(models.Model):
@@ -87,6 +104,7 @@ class ApiToken(models.Model):
 
     It belongs to a team, and then acts for its members; or to one user, and
     then acts as that one; or to nobody, and then only reads or administers. A
+    user needs no account; the token of one who has one ends with the account. A
     row is never deleted: it tells who could do what, and when.
     """
 
@@ -97,14 +115,30 @@ class ApiToken(models.Model):
     user = models.CharField(
         max_length=NAME_LENGTH, blank=True, validators=[validate_name], help_text="Or: acts as this user."
     )
+    # The account of that name; empty while there is none. It stays when the account is
+    # gone, and then the token is good for nothing.
+    account = models.ForeignKey(
+        settings.AUTH_USER_MODEL,
+        null=True,
+        on_delete=models.DO_NOTHING,
+        related_name="+",
+        editable=False,
+        db_constraint=False,
+    )
     may_read = models.BooleanField("read", default=True)
     may_borrow = models.BooleanField("borrow", default=True, help_text="Borrow, renew, wait and return.")
     may_administer = models.BooleanField("admin", default=False, help_text="Everything, for everybody.")
     hash = models.CharField(max_length=64, unique=True, editable=False)
     hint = models.CharField(max_length=16, editable=False, help_text="How the secret begins.")
     created_at = models.DateTimeField(default=timezone.now, editable=False)
+    # It stays too: a token without a maker is one that a command made.
     created_by = models.ForeignKey(
-        settings.AUTH_USER_MODEL, null=True, on_delete=models.PROTECT, related_name="+", editable=False
+        settings.AUTH_USER_MODEL,
+        null=True,
+        on_delete=models.DO_NOTHING,
+        related_name="+",
+        editable=False,
+        db_constraint=False,
     )
     expires_at = models.DateTimeField(default=default_expiry, help_text="UTC; a year from now at most.")
     last_used_at = models.DateTimeField(null=True, editable=False, help_text="To the minute.")
@@ -114,8 +148,11 @@ class ApiToken(models.Model):
 
     # What of_hash() adds.
     team_name: str | None
-    owner_locked: bool
-    owner_is_superuser: bool
+    account_name: str | None
+    account_is_active: bool | None
+    account_is_superuser: bool | None
+    name_is_locked: bool
+    name_is_superuser: bool
     maker_is_active: bool | None
     maker_is_superuser: bool | None
     expired: bool
@@ -140,6 +177,9 @@ class ApiToken(models.Model):
         return f"{self.name} ({self.hint}...)"
 
     def clean(self) -> None:
+        retired = is_name(self.user) and RetiredName.objects.filter(name=self.user).exists()
+        if retired and not User.objects.filter(username=self.user).exists():
+            raise ValidationError({"user": "This was the name of an account that is gone."})
         if self.team is not None and self.user:
             raise ValidationError("A token belongs to a team or to a user, not to both.")
         if self.expires_at is not None and not timedelta(0) < self.expires_at - self.created_at <= MAX_LIFETIME:
@@ -163,7 +203,8 @@ class ApiToken(models.Model):
     def effective_scopes(self) -> frozenset[Scope]:
         """What is left of it, for a token from of_hash(): nobody's token
         administers once its user or its maker no longer does."""
-        owner_may = not self.user or self.owner_is_superuser
+        owner_is_superuser = self.account_is_superuser if self.account_id is not None else self.name_is_superuser
+        owner_may = not self.user or owner_is_superuser
         maker_may = self.created_by_id is None or (self.maker_is_active and self.maker_is_superuser)
         return self.scopes if owner_may and maker_may else self.scopes - {Scope.ADMIN}
 
@@ -174,6 +215,8 @@ class ApiToken(models.Model):
             return "This token was revoked."
         if self.expired:
             return "This token has expired."
-        if self.user and self.owner_locked:
-            return "The account of this token's user is locked."
+        if self.account_id is not None and self.account_name != self.user:
+            return f"The account {self.user} that this token belongs to is gone. Ask for a new token."
+        if self.user and (self.name_is_locked or self.account_is_active is False):
+            return f"The account {self.user} that this token belongs to is deactivated."
         return None

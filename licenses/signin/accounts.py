@@ -8,9 +8,9 @@ from django.conf import settings
 from django.contrib.auth.models import Group, Permission, User
 from django.db import IntegrityError, transaction
 
-from licenses import auditing
+from licenses import accounts, auditing
 from licenses.auditing import Actor
-from licenses.models import Identity, TeamMember
+from licenses.models import ApiToken, Identity, TeamMember
 from licenses.names import ACCOUNT_NAME_LENGTH, is_name
 
 from .rights import GroupsMissing, Rights, claim, rights_of
@@ -33,14 +33,16 @@ def account_of(claims: Mapping[str, Any], headers: Mapping[str, Any]) -> User:
     What that changes is recorded, with where they sign in from by ``headers``,
     WSGI's variables.
 
-    Known by issuer and subject alone. An account that has the name already is
-    somebody else's until an administrator says otherwise: raises SignInRefused.
+    Known only by issuer and subject. An account that has the name already, or one
+    that differs from it in case or form, is somebody else's until an administrator
+    says otherwise: raises SignInRefused.
     """
     try:
         with transaction.atomic():
             user, new = _account_of(claims)
             by = Actor.of_sign_in(user.username, headers)
             if new:
+                ApiToken.objects.bind(user)
                 auditing.created([user, user.identity], by=by)
             rights = _rights_of(user, claims)
             with auditing.changing(user, by=by):
@@ -59,6 +61,8 @@ def _account_of(claims: Mapping[str, Any]) -> tuple[User, bool]:
     identities = Identity.objects.select_related("user").select_for_update(no_key=True, of=("user",))
     identity = identities.filter(issuer=issuer, subject=subject).first()
     if identity is not None:
+        if not identity.user.is_active:
+            raise SignInRefused("Your account is deactivated.")
         return identity.user, False
     name = claim(claims, settings.LICENSE_OIDC_USERNAME_CLAIM)
     if isinstance(name, str) and len(name) > ACCOUNT_NAME_LENGTH:
@@ -66,9 +70,9 @@ def _account_of(claims: Mapping[str, Any]) -> tuple[User, bool]:
     # As Django would store it: no two spellings of one name.
     if not is_name(name) or User.normalize_username(name) != name:
         raise SignInRefused("The sign-in provider gave no name that leases can be held under.")
-    if User.objects.filter(username=name).exists():
-        logger.warning("Sign-in of %s at %s refused: the account %s isn't linked to them", subject, issuer, name)
-        raise SignInRefused(f"There is another account called {name}. Ask an administrator to link it to you.")
+    if why := accounts.why_not(name, issuer=issuer, subject=subject):
+        logger.warning("Sign-in of %s at %s refused: %s", subject, issuer, why)
+        raise SignInRefused(f"{why} Ask an administrator to link it to you.")
     user = User.objects.create_user(name)
     Identity.objects.create(user=user, issuer=issuer, subject=subject)
     return user, True

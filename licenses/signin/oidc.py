@@ -8,13 +8,15 @@ from urllib.parse import urlencode
 
 import requests
 from django.conf import settings
-from django.contrib import admin
+from django.contrib import admin, auth
 from django.contrib.auth.backends import ModelBackend
 from django.contrib.auth.models import User
+from django.core import signing
 from django.core.exceptions import SuspiciousOperation
-from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBase
-from django.shortcuts import render
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBase, HttpResponseRedirect
+from django.shortcuts import render, resolve_url
 from django.urls import reverse
+from django.views import View
 from mozilla_django_oidc import views
 from mozilla_django_oidc.auth import OIDCAuthenticationBackend
 
@@ -73,6 +75,10 @@ class ProviderBackend(OIDCAuthenticationBackend):
             raise InvalidJwt("was not asked for here")
         return claims
 
+    def store_tokens(self, access_token: str, id_token: str) -> None:
+        """Keep the ID token for the session that this sign-in begins, if it does."""
+        self.request.oidc_id_token = id_token
+
     def get_or_create_user(self, access_token: str, id_token: str, payload: dict[str, Any]) -> User:
         """The account of these claims, and of what the provider tells besides
         (OpenID Connect Core 5.3.2: about the same subject)."""
@@ -96,6 +102,53 @@ def refused(request: HttpRequest, why: str, *, status: int = 400) -> HttpRespons
     return render(request, "licenses/signin_refused.html", context, status=status)
 
 
+class PendingSignIns(dict[str, Any]):
+    """Sign-ins that a browser has under way at the provider, in a signed cookie.
+
+    Anybody can begin one, so it must cost the database nothing; and it must not
+    touch the session, which would live longer for it. The members are those that
+    mozilla-django-oidc writes to a session.
+    """
+
+    # As a session's: taken from this host only, and over HTTPS.
+    COOKIE = "__Host-oidc" if settings.SECURE_SSL else "oidc"
+    SALT = "licenses.signin.oidc"
+    LIFE = 600
+    # A cookie has room for 4,096 bytes.
+    LONGEST_NEXT = 600
+
+    @classmethod
+    def of(cls, request: HttpRequest) -> "PendingSignIns":
+        """Return those that the cookie of a request holds, at most ``LIFE`` seconds old."""
+        try:
+            kept = signing.loads(request.COOKIES.get(cls.COOKIE, ""), salt=cls.SALT, max_age=cls.LIFE)
+        except signing.BadSignature:
+            return cls()
+        return cls(kept)
+
+    def keep(self, response: HttpResponseBase) -> None:
+        """Write them to the cookie."""
+        if len(self.get("oidc_login_next") or "") > self.LONGEST_NEXT:
+            del self["oidc_login_next"]
+        if not self.get("oidc_states"):
+            response.delete_cookie(self.COOKIE, samesite="Lax")
+            return
+        response.set_cookie(
+            self.COOKIE,
+            signing.dumps(dict(self), salt=self.SALT, compress=True),
+            max_age=self.LIFE,
+            secure=settings.SESSION_COOKIE_SECURE,
+            httponly=True,
+            # The provider sends the browser back by a link.
+            samesite="Lax",
+        )
+
+    def take(self, state: str) -> dict[str, Any] | None:
+        """Return the sign-in that a state belongs to, and forget it: it is good once."""
+        found: dict[str, Any] | None = self.get("oidc_states", {}).pop(state, None)
+        return found
+
+
 class StartView(views.OIDCAuthenticationRequestView):
     """Sends the browser to the provider."""
 
@@ -116,34 +169,54 @@ class StartView(views.OIDCAuthenticationRequestView):
             return refused(request, error.detail, status=503)
         return answer
 
+    def get(self, request: HttpRequest) -> HttpResponseBase:
+        session, pending = request.session, PendingSignIns.of(request)
+        # What the library would write to the session goes to the cookie.
+        request.session = pending  # type: ignore[assignment]
+        try:
+            answer: HttpResponseBase = super().get(request)
+        finally:
+            request.session = session
+        pending.keep(answer)
+        return answer
 
-class CallbackView(views.OIDCAuthenticationCallbackView):
+
+class CallbackView(View):
     """Takes the browser back from the provider."""
+
+    http_method_names = ["get"]
 
     def dispatch(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
         if not is_configured():
             raise Http404
+        self.pending = PendingSignIns.of(request)
         try:
-            answer: HttpResponseBase = super().dispatch(request, *args, **kwargs)
+            answer = super().dispatch(request, *args, **kwargs)
         except SignInRefused as error:
-            return refused(request, str(error), status=403)
+            answer = refused(request, str(error), status=403)
         except (SuspiciousOperation, InvalidJwt, requests.HTTPError) as error:
             logger.warning("Sign-in failed: %s", error)
-            return self.login_failure()
+            answer = self.failed(request)
         except (ProviderAway, requests.RequestException):
-            return refused(request, ProviderAway().detail, status=503)
+            answer = refused(request, ProviderAway().detail, status=503)
+        self.pending.keep(answer)
         return answer
 
     def get(self, request: HttpRequest) -> HttpResponseBase:
-        if "error" in request.GET:
-            # The library would end the session that there is; but anybody can
-            # send a browser here.
-            return self.login_failure()
-        answer: HttpResponseBase = super().get(request)
-        return answer
+        asked = self.pending.take(request.GET.get("state", ""))
+        if asked is None or "error" in request.GET:
+            # Anybody can send a browser here: a session that there is goes on.
+            return self.failed(request)
+        user = auth.authenticate(request, nonce=asked["nonce"], code_verifier=asked["code_verifier"])
+        if user is None or not user.is_active:
+            return self.failed(request)
+        auth.login(request, user)
+        # The provider wants it back at the sign-out.
+        request.session["oidc_id_token"] = request.oidc_id_token  # type: ignore[attr-defined]
+        return HttpResponseRedirect(self.pending.get("oidc_login_next") or resolve_url(settings.LOGIN_REDIRECT_URL))
 
-    def login_failure(self) -> HttpResponse:
-        return refused(self.request, "The sign-in did not succeed. Try again from the beginning.")
+    def failed(self, request: HttpRequest) -> HttpResponse:
+        return refused(request, "The sign-in did not succeed. Try again from the beginning.")
 
 
 def sign_out_address(request: HttpRequest) -> str | None:

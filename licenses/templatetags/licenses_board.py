@@ -5,6 +5,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from django import template
+from django.db import DatabaseError, InterfaceError
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 
@@ -19,6 +20,20 @@ register = template.Library()
 SINGLE_SEATS = 32
 # Patterns that stand in the page.
 FILLS = {"set-aside": "url(#set-aside)", "reserved": "url(#reserved)"}
+
+
+@register.simple_tag(takes_context=True)
+def signed_in(context: Any) -> Any:
+    """Return the account of whoever looks at the page; None if nobody is signed in, or
+    if it can't be known: a page about an error must not fail too."""
+    request = context.get("request")
+    if request is None:
+        return None
+    user = getattr(request, "_cached_user" if context.get("asks_no_database") else "user", None)
+    try:
+        return user if user is not None and user.is_authenticated else None
+    except (DatabaseError, InterfaceError):
+        return None
 
 
 @register.simple_tag

@@ -10,6 +10,7 @@ from django.db import transaction
 
 from licenses import auditing
 from licenses.auditing import Actor
+from licenses.models import ApiToken
 from licenseserver import environment
 
 
@@ -32,5 +33,6 @@ class Command(BaseCommand):
             raise CommandError(f"ADMIN_PASSWORD: {' '.join(error.messages)}") from None
         with transaction.atomic():
             user = users.create_superuser(username=username, password=password)
+            ApiToken.objects.bind(user)
             auditing.created([user], by=Actor.of_command("ensure_admin"))
         self.stdout.write(f"{username}: created")

@@ -1,4 +1,4 @@
-"""Close what is over: leases, tickets; delete old idempotency keys; roll up days that are over."""
+"""Close what is over: leases, tickets; delete old keys and sessions; roll up days that are over."""
 
 import logging
 import signal
@@ -13,6 +13,7 @@ from django.db import DatabaseError, InterfaceError, close_old_connections
 from licenses import leasing
 from licenses.errors import Busy
 from licenses.history import rollups
+from licenses.signin import sessions
 
 logger = logging.getLogger(__name__)
 
@@ -22,9 +23,9 @@ DAYS_A_ROUND = 31
 
 class Command(BaseCommand):
     help = (
-        "Close leases and queue tickets whose time is over, delete idempotency keys that nobody can use any more, "
-        "and roll up the history of days that are over. Seats come free without it; it keeps the tables tidy and "
-        "reports fast. Any number may run at once."
+        "Close leases and queue tickets whose time is over, delete expired sessions and idempotency keys that nobody "
+        "can use any more, and roll up the history of days that are over. Seats come free without it; it keeps the "
+        "tables tidy and reports fast. Any number may run at once."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
@@ -43,7 +44,8 @@ class Command(BaseCommand):
             except Busy as busy:
                 raise CommandError(busy.detail) from busy
             self.stdout.write(
-                "{leases} lease(s), {tickets} ticket(s), {keys} key(s), {days} day(s) rolled up".format(**done)
+                "{leases} lease(s), {tickets} ticket(s), {keys} key(s), {sessions} session(s), "
+                "{days} day(s) rolled up".format(**done)
             )
             return
         stopped = threading.Event()
@@ -64,4 +66,5 @@ class Command(BaseCommand):
 
     def _tidy(self, *, at_most: int | None = None) -> dict[str, int]:
         """How many of what were closed, deleted or rolled up: days ``at_most``."""
-        return asdict(leasing.tidy()) | {"days": rollups.roll_up(at_most=at_most)}
+        done = asdict(leasing.tidy()) | {"sessions": sessions.delete_expired()}
+        return done | {"days": rollups.roll_up(at_most=at_most)}

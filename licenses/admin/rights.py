@@ -1,0 +1,33 @@
+"""Nobody gives away more than they have: who may touch what gives rights."""
+
+from typing import Any
+
+from django.contrib.auth.models import Permission, User
+from django.db.models import Q
+from django.http import HttpRequest
+
+from .lookups import ListedLookups
+
+
+def is_within_own(request: HttpRequest, account: User) -> bool:
+    """Return whether an account has no right that whoever sent the request lacks,
+    active or not."""
+    if request.user.is_superuser or account.is_superuser:
+        return request.user.is_superuser
+    granted = Permission.objects.filter(Q(user=account) | Q(group__user=account))
+    codes = granted.values_list("content_type__app_label", "codename")
+    return {f"{app}.{code}" for app, code in codes} <= request.user.get_all_permissions()
+
+
+class SuperusersOnly(ListedLookups):
+    """Rows that give rights, or say whose they are. Whoever may view them can look;
+    only superusers change them."""
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        return request.user.is_superuser and super().has_add_permission(request)
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return request.user.is_superuser and super().has_change_permission(request, obj)
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return request.user.is_superuser and super().has_delete_permission(request, obj)

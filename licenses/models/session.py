@@ -1,0 +1,37 @@
+"""Whose session is whose, so that an account's sessions can be ended."""
+
+from django.conf import settings
+from django.contrib.auth.models import User
+from django.contrib.sessions.models import Session
+from django.db import models
+
+
+class AccountSessionQuerySet(models.QuerySet["AccountSession"]):
+    def end(self, account: User) -> int:
+        """Delete the sessions of an account; return how many. Part of the caller's
+        transaction."""
+        mine = self.filter(account=account)
+        keys = list(mine.values_list("pk", flat=True))
+        mine.delete()
+        Session.objects.filter(pk__in=keys).delete()
+        return len(keys)
+
+
+class AccountSession(models.Model):
+    """The account that is signed in with a session.
+
+    Neither reference is a constraint: the previous version of the server deletes
+    sessions and accounts without a look at this table.
+    """
+
+    session = models.OneToOneField(
+        Session, primary_key=True, on_delete=models.CASCADE, related_name="+", db_constraint=False
+    )
+    account = models.ForeignKey(
+        settings.AUTH_USER_MODEL, on_delete=models.CASCADE, related_name="+", db_constraint=False
+    )
+
+    objects = AccountSessionQuerySet.as_manager()
+
+    def __str__(self) -> str:
+        return f"a session of account {self.account_id}"
