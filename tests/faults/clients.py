@@ -209,7 +209,7 @@ class Client(threading.Thread):
         self._ask(self._request({"tool": "single", "wait_seconds": 3}), None)
 
     def work_for_a_team(self) -> None:
-        body: dict[str, Any] = {"tool": "sim", "seats": self.chance.choice([1, 1, 2])}
+        body: dict[str, Any] = {"tool": "sim", "seats": self.chance.choice([1, 1, 2, 3])}
         if self.chance.random() < 0.5:
             body["team"] = self.chance.choice(list(TEAMS))
         self._use(body)

@@ -116,7 +116,7 @@ class Api:
     extra: dict[str, str] = field(default_factory=dict)
     starts: int = 0
     process: "subprocess.Popen[bytes] | None" = None
-    sessions: set[int] = field(default_factory=set)
+    masters: "list[subprocess.Popen[bytes]]" = field(default_factory=list)
     _wanted: threading.Event = field(default_factory=threading.Event)
     _supervisor: threading.Thread | None = None
 
@@ -133,13 +133,15 @@ class Api:
         self._wanted.clear()
         if self._supervisor is not None:
             self._supervisor.join(30)
-        if self.process is not None and self.process.poll() is None:
-            self.process.terminate()
-            self.process.wait(60)
+        for master in self.masters:
+            if master.poll() is None:
+                master.terminate()
+                master.wait(60)
 
     def kill_master(self) -> None:
-        if self.process is not None:
-            self.process.kill()
+        for master in self.masters:
+            if master.poll() is None:
+                os.kill(master.pid, signal.SIGKILL)
 
     def workers(self) -> list[int]:
         """The process ids of the workers that live."""
@@ -154,6 +156,7 @@ class Api:
     def leftovers(self) -> list[int]:
         """Processes of any start of it that still live."""
         left = []
+        sessions = {master.pid for master in self.masters}
         for entry in Path("/proc").iterdir():
             if entry.name.isdigit():
                 try:
@@ -161,7 +164,7 @@ class Api:
                 except OSError:
                     continue
                 # State, parent, group, session; a zombie is nothing but its exit status.
-                if int(fields[3]) in self.sessions and fields[0] != "Z":
+                if int(fields[3]) in sessions and fields[0] != "Z":
                     left.append(int(entry.name))
         return left
 
@@ -195,7 +198,7 @@ class Api:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-        self.sessions.add(self.process.pid)
+        self.masters.append(self.process)
 
     def _supervise(self) -> None:
         while self._wanted.is_set():
