@@ -136,6 +136,14 @@ def address(name: str, default: str) -> str:
     return value
 
 
+def path(name: str) -> str:
+    """Return a path as in ``/licenses``, or '' for the root."""
+    value = os.environ.get(name, "").rstrip("/")
+    if value and not re.fullmatch(r"(/[A-Za-z0-9._~-]+)+", value):
+        raise SettingError(f"{name} must be a path as in /licenses, not {value!r}.")
+    return value
+
+
 def is_local(address: object) -> bool:
     """Return whether only this machine reaches an address that gunicorn listens on: a
     host and port, or the path of a socket."""

@@ -181,6 +181,8 @@ def post_fork(server: Any, worker: Any) -> None:
     ready: gunicorn sets its handler before that.
     """
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    # gunicorn would refuse what comes without the path, as probes do; wsgi.py takes both.
+    os.environ.pop("SCRIPT_NAME", None)
     # In seconds. A thread that has got a tool's lock, for which others wait, may
     # have to wait for its turn in the interpreter: Python's 5 ms would be longer
     # than the whole transaction.

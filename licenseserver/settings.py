@@ -43,13 +43,19 @@ SECURE_HSTS_INCLUDE_SUBDOMAINS = SECURE_SSL
 SECURE_HSTS_PRELOAD = SECURE_SSL
 SECURE_CONTENT_TYPE_NOSNIFF = True
 SECURE_REFERRER_POLICY = "same-origin"
+# The path that the server has on its host, "" for all of it.
+SCRIPT_NAME = environment.path("SCRIPT_NAME")
+FORCE_SCRIPT_NAME = SCRIPT_NAME or None
 SESSION_COOKIE_SECURE = SECURE_SSL
-# So named, a browser takes it from this host alone, and over HTTPS.
-SESSION_COOKIE_NAME = "__Host-sessionid" if SECURE_SSL else "sessionid"
+# So named, a browser takes it from this host alone (__Host-, which is for the whole
+# host), and over HTTPS.
+COOKIE_PREFIX = ("__Secure-" if SCRIPT_NAME else "__Host-") if SECURE_SSL else ""
+SESSION_COOKIE_NAME = f"{COOKIE_PREFIX}sessionid"
 SESSION_COOKIE_AGE = 8 * 3600
 SESSION_ENGINE = "licenses.signin.sessions"
 CSRF_COOKIE_SECURE = SECURE_SSL
-CSRF_COOKIE_NAME = "__Host-csrftoken" if SECURE_SSL else "csrftoken"
+CSRF_COOKIE_NAME = f"{COOKIE_PREFIX}csrftoken"
+SESSION_COOKIE_PATH = CSRF_COOKIE_PATH = SCRIPT_NAME or "/"
 X_FRAME_OPTIONS = "DENY"
 
 # --- Who may call -----------------------------------------------------------
@@ -134,7 +140,7 @@ AUTHENTICATION_BACKENDS = [
     "licenses.signin.oidc.ProviderBackend",
 ]
 LOGIN_URL = "signin"
-LOGIN_REDIRECT_URL = "/"
+LOGIN_REDIRECT_URL = "board"
 
 # --- Applications -----------------------------------------------------------
 
@@ -354,8 +360,12 @@ SPECTACULAR_SETTINGS: dict[str, Any] = {
     "SERVE_INCLUDE_SCHEMA": False,
     "SERVE_PERMISSIONS": ["licenses.api.permissions.HasScope"],
     "SWAGGER_UI_DIST": "SIDECAR",
-    "SWAGGER_UI_FAVICON_HREF": "/static/licenses/board.svg",
+    "SWAGGER_UI_FAVICON_HREF": f"{SCRIPT_NAME}/static/licenses/board.svg",
     "COMPONENT_SPLIT_REQUEST": True,
+    "POSTPROCESSING_HOOKS": [
+        "drf_spectacular.hooks.postprocess_schema_enums",
+        "licenses.api.schema.complete",
+    ],
 }
 
 # --- Language, time, files --------------------------------------------------
@@ -365,7 +375,7 @@ TIME_ZONE = "UTC"
 USE_I18N = False
 USE_TZ = True
 FORMAT_MODULE_PATH = "licenseserver.formats"
-STATIC_URL = "static/"
+STATIC_URL = f"{SCRIPT_NAME}/static/"
 STATIC_ROOT = BASE_DIR / "staticfiles"
 
 # --- Logs -------------------------------------------------------------------

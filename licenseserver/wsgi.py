@@ -1,9 +1,22 @@
 """The WSGI application that gunicorn serves."""
 
 import os
+from collections.abc import Iterable
+from typing import Any
+from wsgiref.types import StartResponse
 
+from django.conf import settings
 from django.core.wsgi import get_wsgi_application
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "licenseserver.settings")
 
-application = get_wsgi_application()
+django_application = get_wsgi_application()
+
+
+def application(environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
+    """Serve under the path SCRIPT_NAME, whether or not a proxy has taken it away;
+    probes and scrapes come without it."""
+    root, path = settings.SCRIPT_NAME, environ["PATH_INFO"]
+    if root and (path == root or path.startswith(f"{root}/")):
+        environ["PATH_INFO"] = path.removeprefix(root) or "/"
+    return django_application(environ, start_response)

@@ -86,7 +86,8 @@ def test_pages_load_nothing_from_elsewhere_and_run_no_script_of_their_own(admin_
     for path in ("", "cad/"):
         html = page(admin_client, f"{path}?{DAYS}")
         assert not re.findall(r'(?:src|href|action)="(?:https?:)?//', html)
-        assert set(re.findall(r'<script src="([^"]*)"', html)) <= {"/static/admin/js/theme.js"}
+        scripts = set(re.findall(r'<script src="([^"]*)"', html))
+        assert scripts <= {"/static/admin/js/theme.js", "/static/licenses/admin.js"}
 
 
 def test_what_the_pages_link_to_is_there(admin_client: Client, monday: Tool) -> None:

@@ -206,7 +206,7 @@ def test_teams_and_their_members_are_on_record(admin_client: Client) -> None:
     found = records(admin_client)
     member = {"team": "crash", "source": "manual"}
     assert [told(record) for record in found] == [
-        ("created", "team", "crash", {}, {"name": "crash", "display_name": ""}),
+        ("created", "team", "crash", {}, {"name": "crash", "display_name": "", "ignores_case": False}),
         ("created", "member", "ana in crash", {}, member | {"user": "ana"}),
         ("created", "member", "ben in crash", {}, member | {"user": "ben"}),
         ("changed", "team", "crash", {"display_name": ""}, {"display_name": "Crash simulation"}),

@@ -8,6 +8,7 @@ from urllib.parse import urlencode
 
 import pytest
 from django.test import Client
+from django.utils.html import escape
 
 from licenses.models import Lease, Tool
 
@@ -157,8 +158,19 @@ def test_a_request_that_makes_no_sense_gets_a_problem_document(
     assert_problem(api.client.generic(method, path, **more), status)
 
 
-def test_an_unknown_host_is_refused() -> None:
-    assert Client(raise_request_exception=False).get("/licenses/status", HTTP_HOST="evil.example").status_code == 400
+@pytest.mark.parametrize("host", ["box.lan", "box.lan:8000", "<b>box", "x" * 300])
+def test_an_unknown_host_is_named(host: str, caplog: pytest.LogCaptureFixture) -> None:
+    browser = Client(raise_request_exception=False)
+    answer = browser.get("/licenses/status", HTTP_HOST=host)
+    assert_problem(answer, 400)
+    named = f'"{host.removesuffix(":8000")[:255]}" is not in ALLOWED_HOSTS.'
+    assert (answer.json()["code"], answer.json()["detail"]) == ("unknown_host", named)
+    assert [record.message for record in caplog.records if "ALLOWED_HOSTS" in record.message] == [
+        f"Refused a request: {named}"
+    ]
+    page = browser.get("/", HTTP_HOST=host)
+    assert page.status_code == 400
+    assert escape(named) in page.content.decode()
 
 
 def test_probes_answer_whatever_host_they_were_asked_by(db: None) -> None:

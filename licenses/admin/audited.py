@@ -12,7 +12,7 @@ from licenses.auditing import Actor
 
 from .deletions import ShortDeletions
 from .lookups import ListedLookups
-from .widgets import SearchedSelect
+from .widgets import LabelledInputs, SearchedSelect
 
 M = TypeVar("M", bound=Model)
 
@@ -22,7 +22,7 @@ def actor_of(request: HttpRequest) -> Actor:
     return Actor.of_account(request.user.get_username(), request.META)
 
 
-class AuditedAdmin(ShortDeletions, ListedLookups, admin.ModelAdmin[M], Generic[M]):
+class AuditedAdmin(LabelledInputs, ShortDeletions, ListedLookups, admin.ModelAdmin[M], Generic[M]):
     """Records what is made, changed and deleted. A subclass that saves rows in
     another way has to record them there."""
 

@@ -37,3 +37,12 @@ class TypedFilter(admin.SimpleListFilter):
         except ValidationError as error:
             raise IncorrectLookupParameters from error
         return queryset.filter(**{self.parameter_name: value}) if value else queryset
+
+
+class NamedValues(admin.AllValuesFieldListFilter):
+    """All values of a field; the empty one has a name too."""
+
+    def choices(self, changelist: ChangeList) -> Iterator[Any]:
+        """Yield the choices of the filter."""
+        for choice in super().choices(changelist):
+            yield choice | {"display": choice["display"] if str(choice["display"]) else "(none)"}

@@ -13,10 +13,11 @@ from licenses.models import ApiToken
 
 from .audited import actor_of
 from .lookups import ListedLookups
+from .widgets import LabelledInputs
 
 
 @admin.register(ApiToken)
-class ApiTokenAdmin(ListedLookups):
+class ApiTokenAdmin(LabelledInputs, ListedLookups):
     list_display = [
         "name",
         "hint",

@@ -14,6 +14,7 @@ from licenses.models import AccessRule, Allotment, Tool, UserLimit
 from licenses.policy import Levels
 
 from .audited import AuditedAdmin, actor_of
+from .filters import NamedValues
 from .lines import link_to
 
 
@@ -21,6 +22,17 @@ def _levels(tool: Tool) -> Levels:
     if "levels" not in vars(tool):
         pools.with_levels([tool])
     return tool.levels
+
+
+class CapacityForm(ModelForm[Tool]):
+    """A row of the list, where a capacity is changed in its place."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        if "capacity" in self.fields:
+            field = self.fields["capacity"]
+            field.help_text = ""
+            field.widget.attrs["aria-label"] = f"Capacity of {self.instance}"
 
 
 class ToolList(ChangeList):
@@ -48,7 +60,7 @@ class ToolAdmin(AuditedAdmin[Tool]):
         "vendor",
     ]
     list_editable = ["capacity"]
-    list_filter = ["enabled", "vendor", "valid_until"]
+    list_filter = ["enabled", ("vendor", NamedValues), "valid_until"]
     search_fields = ["name", "display_name", "vendor"]
     readonly_fields = [
         "state",
@@ -75,6 +87,9 @@ class ToolAdmin(AuditedAdmin[Tool]):
     def get_fields(self, request: HttpRequest, obj: Tool | None = None) -> list[Any]:
         # Django would put what is read-only last, and with it the name.
         return ["name", *(field for field in super().get_fields(request, obj) if field != "name")]
+
+    def get_changelist_form(self, request: HttpRequest, **options: Any) -> Any:
+        return super().get_changelist_form(request, form=CapacityForm, **options)
 
     def get_changelist(self, request: HttpRequest, **options: Any) -> type[ChangeList]:
         return ToolList

@@ -63,7 +63,7 @@ class EventMiddleware:
             response.headers["X-Request-ID"] = request_id
             # Too many calls must not fill the log.
             is_one_of_many = event.facts.get("code") in {RateLimited.code, Overloaded.code}
-            level = logging.DEBUG if is_one_of_many else _level(request.path_info, response.status_code)
+            level = logging.DEBUG if is_one_of_many else _level(request, response.status_code)
             if logger.isEnabledFor(level):
                 facts = {
                     "method": request.method,
@@ -98,11 +98,11 @@ class RequestMetricsMiddleware(PrometheusAfterMiddleware):
         return super().label_metric(metric, request, response, **labels)
 
 
-def _level(path: str, status: int) -> int:
+def _level(request: HttpRequest, status: int) -> int:
     if status >= 500:
         # A defect; or only that the server can't right now.
         return logging.ERROR if status == 500 else logging.WARNING
-    by_a_machine = path in ProbeMiddleware.probes or path.startswith(settings.STATIC_URL)
+    by_a_machine = request.path_info in ProbeMiddleware.probes or request.path.startswith(settings.STATIC_URL)
     return logging.DEBUG if by_a_machine else logging.INFO
 
 

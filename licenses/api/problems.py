@@ -2,10 +2,11 @@
 
 import json
 import logging
+import re
 from typing import Any
 
 from django.contrib.auth.views import redirect_to_login
-from django.core.exceptions import PermissionDenied
+from django.core.exceptions import DisallowedHost, PermissionDenied
 from django.db import DatabaseError, InterfaceError
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import render
@@ -161,9 +162,22 @@ def _sentences(detail: Any, field: str = "") -> list[str]:
 
 
 def bad_request(request: HttpRequest, exception: Exception) -> HttpResponse:
+    if isinstance(exception, DisallowedHost):
+        return _unknown_host(request)
     if not is_api_path(request.path_info):
         return render(request, "400.html", status=400)
     return problem(status=400, code="bad_request", title=TITLES[400], detail="The request can't be read.")
+
+
+def _unknown_host(request: HttpRequest) -> HttpResponse:
+    """Say which name the server was called by, and where the names are listed."""
+    raw = request.META.get("HTTP_HOST") or request.META["SERVER_NAME"]
+    host = re.sub(r":[0-9]*$", "", raw)[:255]
+    detail = f'"{host}" is not in ALLOWED_HOSTS.'
+    logger.warning("Refused a request: %s", detail)
+    if is_api_path(request.path_info):
+        return problem(status=400, code="unknown_host", title=TITLES[400], detail=detail, host=host)
+    return render(request, "400.html", {"detail": detail}, status=400)
 
 
 def not_found(request: HttpRequest, exception: Exception) -> HttpResponse:

@@ -43,6 +43,17 @@ class Pages(CursorPagination):
     page_size_query_param = "page_size"
     max_page_size = 200
 
+    def get_paginated_response_schema(self, schema: dict[str, Any]) -> dict[str, Any]:
+        """Return how a page looks, for the OpenAPI schema."""
+        link = {
+            "type": "string",
+            "nullable": True,
+            "format": "uri",
+            "example": "https://licenses.example.com/api/v1/leases/?cursor=cD0yMDI2",
+        }
+        pages = {"next": link, "previous": link, "results": schema}
+        return {"type": "object", "required": list(pages), "properties": pages}
+
     def get_page_size(self, request: Request) -> int | None:
         """Return the rows of a page; raises ValidationError for a number out of range,
         which DRF would ignore."""

@@ -14,11 +14,12 @@ from django.db import DatabaseError, connection
 from django.db.migrations.executor import MigrationExecutor
 from django.db.models.functions import Now
 from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.urls import reverse
 from django.utils.dateparse import parse_datetime
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_safe
 from drf_spectacular.types import OpenApiTypes
-from drf_spectacular.utils import OpenApiParameter, OpenApiResponse, extend_schema
+from drf_spectacular.utils import OpenApiExample, OpenApiParameter, OpenApiResponse, extend_schema
 from rest_framework import mixins, viewsets
 from rest_framework.decorators import action
 from rest_framework.exceptions import NotFound
@@ -83,6 +84,32 @@ LEASES = Lease.objects.all()
 TICKETS = Ticket.objects.all()
 
 
+BORROWS = [
+    OpenApiExample("A seat", value={"tool": "cad_tool", "user": "ana"}, request_only=True),
+    OpenApiExample(
+        "Seats of two tools at once, for a project, with a heartbeat every 100 s",
+        value={
+            "user": "ana",
+            "project": "door-42",
+            "host": "node1",
+            "items": [{"tool": "cad_tool", "seats": 2}, {"tool": "simulation"}],
+            "ttl_seconds": 300,
+        },
+        request_only=True,
+    ),
+    OpenApiExample(
+        "The first set that is free; wait for ten minutes if need be",
+        value={
+            "user": "ana",
+            "alternatives": [[{"tool": "simulation"}], [{"tool": "analysis", "seats": 2}]],
+            "wait_seconds": 600,
+        },
+        request_only=True,
+    ),
+]
+ONE_LEASE = [OpenApiExample("A lease", value={"id": "67c49b0a-27a3-4d8f-81be-5ce835b88447"}, request_only=True)]
+
+
 def problem_response(description: str) -> OpenApiResponse:
     return OpenApiResponse(Problem, description=description)
 
@@ -139,7 +166,7 @@ def borrow_answer(outcome: leasing.Granted | Waiting) -> Response:
         return Response(GrantedSerializer(outcome.head, context=context).data, headers=headers)
     logs.note(ticket=outcome.ticket.id)
     data = WaitingSerializer(outcome).data
-    headers = {"Location": f"/licenses/queue/{outcome.ticket.id}", "Retry-After": str(data["poll_after"])}
+    headers = {"Location": reverse("queue", args=[outcome.ticket.id]), "Retry-After": str(data["poll_after"])}
     return Response(data, status=202, headers=headers)
 
 
@@ -198,6 +225,7 @@ class LicensesViewSet(StrictQuery, viewsets.ViewSet):
 
     @extend_schema(
         request=BorrowRequest,
+        examples=BORROWS,
         parameters=[
             OpenApiParameter(
                 "Idempotency-Key",
@@ -236,6 +264,7 @@ class LicensesViewSet(StrictQuery, viewsets.ViewSet):
 
     @extend_schema(
         request=BorrowRequest,
+        examples=BORROWS,
         responses={
             200: ExplanationSerializer,
             400: problem_response("`invalid`, `parse_error`"),
@@ -250,6 +279,7 @@ class LicensesViewSet(StrictQuery, viewsets.ViewSet):
 
     @extend_schema(
         request=LeaseRequest,
+        examples=ONE_LEASE,
         responses={
             200: LeaseSerializer,
             400: problem_response("`invalid`, `parse_error`"),
@@ -265,6 +295,7 @@ class LicensesViewSet(StrictQuery, viewsets.ViewSet):
 
     @extend_schema(
         request=LeaseRequest,
+        examples=ONE_LEASE,
         responses={
             200: ReturnAnswer,
             400: problem_response("`invalid`, `parse_error`"),
@@ -495,6 +526,7 @@ class LeaseViewSet(StrictQuery, mixins.ListModelMixin, mixins.RetrieveModelMixin
 
     @extend_schema(
         request=ForceReturnRequest,
+        examples=[OpenApiExample("A reason", value={"reason": "The host is switched off."}, request_only=True)],
         responses={
             200: LeaseSerializer,
             400: problem_response("`invalid`, `parse_error`"),

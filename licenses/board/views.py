@@ -19,6 +19,7 @@ from django.core.paginator import Paginator
 from django.db import DatabaseError, InterfaceError
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.shortcuts import render
+from django.urls import reverse
 from django.utils.cache import patch_vary_headers
 from django.utils.http import url_has_allowed_host_and_scheme
 from django.views.decorators.cache import never_cache
@@ -73,7 +74,7 @@ def page(method: str) -> Callable[[Page[P]], Callable[Concatenate[HttpRequest, P
             try:
                 caller = reader_of(request)
                 if not may(caller, needed):
-                    return redirect_to_login(request.get_full_path() if method == "GET" else "/")
+                    return redirect_to_login(request.get_full_path() if method == "GET" else reverse("board"))
                 return view(request, caller, *args, **kwargs)
             except BadRequest as wrong:
                 return error(request, 400, "This address makes no sense", str(wrong))
@@ -214,7 +215,7 @@ def own(caller: Caller, now: datetime, tool: Tool | None = None) -> dict[str, An
 def give_back(request: HttpRequest, caller: Caller, lease_id: UUID) -> HttpResponse:
     """Return one's own seats, and nobody else's, whoever else one may act for;
     harmless if they are back."""
-    back = request.POST.get("next", "/")
+    back = request.POST.get("next") or reverse("board")
     if not (is_clean(back) and url_has_allowed_host_and_scheme(back, allowed_hosts=None)):
         raise BadRequest("The page to go back to must be one of this server's.")
     if caller.user is None:

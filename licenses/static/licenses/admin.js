@@ -1,0 +1,14 @@
+"use strict";
+// Name what Select2 makes of a field after the field's label, for screen readers.
+const nameFields = () => {
+    for (const select of document.querySelectorAll("select.admin-autocomplete")) {
+        const label = select.labels[0]?.textContent.replace(":", "").trim() || select.name;
+        const parts = select.nextElementSibling?.querySelectorAll("[role=combobox], [role=textbox]") || [];
+        for (const part of parts) {
+            part.removeAttribute("aria-labelledby");
+            part.setAttribute("aria-label", label);
+        }
+    }
+};
+new MutationObserver(nameFields).observe(document.body, {childList: true, subtree: true});
+nameFields();
