@@ -23,7 +23,7 @@ def test_the_glossary_names_code_that_exists(row: list[str]) -> None:
     assert all((word, meaning, *others))
     assert meaning.endswith(".")
     names = re.findall(r"`(licenses\.[\w.]+)`", code)
-    assert names or code == "–"
+    assert names or code == "-"
     for name in names:
         assert pkgutil.resolve_name(name).__module__.startswith("licenses.")
 
