@@ -36,7 +36,7 @@ ACCOUNT = """
 import django
 django.setup()
 from django.contrib.auth.models import User
-User.objects.create_user("eve", password={password!r})
+User.objects.create_superuser("eve", password={password!r})
 """
 
 
@@ -167,7 +167,7 @@ def floods_of(url: str, eve: str) -> list[Flood]:
         Flood("borrow", "POST", "/licenses/borrow", json_body, json.dumps({"tool": "bench3", "ttl_seconds": 30})),
         Flood("queue", "POST", "/licenses/borrow", json_body, json.dumps({"tool": FULL, "wait_seconds": 604800})),
         Flood("explain", "POST", "/licenses/explain", json_body, many),
-        Flood("report", "GET", "/api/v1/reports/usage?by=team,project,user,tool", bearer),
+        Flood("report", "GET", "/api/v1/reports/usage?by=team,project,user,tool", basic),
         Flood("leases", "GET", "/api/v1/leases/?page_size=200", bearer),
         Flood("metrics", "GET", "/metrics", bearer),
         Flood("sign-in page", "GET", "/signin/", {}),

@@ -35,8 +35,6 @@ class Clock(SimpleNamespace):
         self.spent = getattr(self, "spent", 0.0) + self.work
         return float(self.spent)
 
-    thread_time = perf_counter
-
 
 @pytest.fixture(autouse=True)
 def clock(monkeypatch: pytest.MonkeyPatch, settings: Any) -> Clock:
@@ -199,6 +197,12 @@ def test_a_call_that_works_longer_counts_more(clock: Clock) -> None:
     assert get().status_code == 429
     clock.now += 0.5
     assert get().status_code == 200
+
+
+def test_a_call_that_waits_for_locks_counts_a_quarter_of_its_time(clock: Clock, api: Api, make_tool: MakeTool) -> None:
+    make_tool(capacity=0)
+    clock.work = rate_limits.WORTH * 8
+    assert statuses(lambda: api.borrow(user="eve"), 5) == [409] * 3 + [429] * 2
 
 
 def test_no_call_is_paid_for_longer_than_a_burst(clock: Clock) -> None:

@@ -51,6 +51,15 @@ def test_every_error_is_declared_as_a_problem_document(schema: dict[str, Any]) -
                 assert list(response["content"]) == ["application/problem+json"], (name, status)
 
 
+def test_what_a_bad_id_and_an_unknown_field_end_with_is_declared(schema: dict[str, Any]) -> None:
+    for name, operation in operations(schema):
+        cursors = [found for found in operation.get("parameters", []) if found["name"] == "cursor"]
+        assert ("{" in name or bool(cursors)) <= ("404" in operation["responses"]), name
+        if "requestBody" in operation:
+            reference = operation["requestBody"]["content"]["application/json"]["schema"]["$ref"]
+            assert schema["components"]["schemas"][reference.rpartition("/")[2]]["additionalProperties"] is False
+
+
 def test_the_server_accepts_each_example_of_the_schema(
     schema: dict[str, Any], admin_api: Api, make_tool: Callable[..., Tool]
 ) -> None:

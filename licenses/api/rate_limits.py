@@ -31,13 +31,15 @@ logger = logging.getLogger(__name__)
 
 # Seconds of work that one call stands for.
 WORTH = 0.004
+WAITING = 0.25
 UNLIMITED = 1e12
 EXEMPT = {"/livez", "/readyz"}
 # What keeps or gives back seats.
 KEEPING = re.compile(
     r"POST (/licenses/(renew|return)|/api/v1/leases/[^/]+/renew/|/leases/[^/]+/return/)|DELETE /licenses/queue/[^/]+"
 )
-# Calls that wait for others' locks: only the processor's time counts.
+# Calls that wait for locks, most of all for those of other calls: a quarter of the
+# time counts.
 LOCKING = re.compile(r"/licenses/(borrow|renew|return|queue/[^/]*)|/api/v1/leases/[^/]+/[^/]+/|/leases/[^/]+/return/")
 PAGE = (
     "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width'>"
@@ -94,10 +96,10 @@ class RateLimitMiddleware:
         limit = mine if mine is not None and known else theirs
         if wait := limit.take():
             return _refused(request, limit, wait)
-        clock = time.thread_time if LOCKING.fullmatch(path) else time.perf_counter
-        start = clock()
+        start = time.perf_counter()
         response = self.get_response(request)
-        cost = max((clock() - start) / WORTH, 1)
+        work = (time.perf_counter() - start) * (WAITING if LOCKING.fullmatch(path) else 1)
+        cost = max(work / WORTH, 1)
         if known and mine is not None and response.status_code == 401:
             # It was good once, and is not any more.
             mine.buckets.forget(mine.caller)

@@ -99,6 +99,8 @@ def complete(result: dict[str, Any], **_: Any) -> dict[str, Any]:
             responses = operation["responses"]
             for status, description in ANYWHERE.items():
                 responses.setdefault(status, {"description": description})
+            if "{" in path or any(parameter["name"] == "cursor" for parameter in operation.get("parameters", ())):
+                responses.setdefault("404", {"description": "`not_found`: there is no such thing"})
             if "requestBody" in operation:
                 responses.setdefault("413", {"description": "`too_large`: the body is over the limit"})
                 responses.setdefault("415", {"description": "`unsupported_media_type`: the body must be JSON"})
@@ -106,6 +108,10 @@ def complete(result: dict[str, Any], **_: Any) -> dict[str, Any]:
                 if status >= "400":
                     response["content"] = {CONTENT_TYPE: PROBLEM}
             operation["responses"] = dict(sorted(responses.items()))
+    for name, schema in result["components"]["schemas"].items():
+        if name.endswith("Request"):
+            # A field that there isn't is refused.
+            schema["additionalProperties"] = False
     result["servers"] = [{"url": settings.SCRIPT_NAME or "/"}]
     result["tags"] = [{"name": name, "description": description} for name, description in TAGS.items()]
     return result
