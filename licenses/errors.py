@@ -438,6 +438,39 @@ class Busy(Refusal):
         super().__init__("The database did not answer in time. Try again in a moment.")
 
 
+class Overloaded(Refusal):
+    """More is asked of the server than it can do; nothing was changed."""
+
+    code = "overloaded"
+    title = "Server is overloaded"
+    retry_after = 2
+
+    def __init__(self) -> None:
+        super().__init__(f"The server has more requests than it can answer. Try again in {self.retry_after} s.")
+
+
+class StorageFull(Refusal):
+    """The database's disk is full; nothing was changed."""
+
+    code = "storage_full"
+    title = "Server's disk is full"
+    retry_after = 30
+
+    def __init__(self) -> None:
+        super().__init__("The disk of the database is full, so nothing was changed. Ask the server's administrators.")
+
+
+class NotMigrated(Refusal):
+    """The database lacks what this version needs; nothing was changed."""
+
+    code = "not_migrated"
+    title = "Server's database is not migrated"
+    retry_after = 30
+
+    def __init__(self) -> None:
+        super().__init__("The database lacks this version's migrations. Ask the server's administrators.")
+
+
 class ReadOnly(Refusal):
     """The database is a standby, which takes no changes; nothing was changed."""
 
@@ -507,4 +540,9 @@ BORROW_REFUSALS: dict[str, type[Refusal]] = {
     )
 }
 # The reasons a borrow can fail with, for metrics that start at 0.
-BORROW_FAILURE_REASONS = (*(code for code in BORROW_REFUSALS if code != UnknownTool.code), Busy.code, "error")
+BORROW_FAILURE_REASONS = (
+    *(code for code in BORROW_REFUSALS if code != UnknownTool.code),
+    Busy.code,
+    StorageFull.code,
+    "error",
+)

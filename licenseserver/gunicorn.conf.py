@@ -98,12 +98,13 @@ secure_scheme_headers: dict[str, str] = {}
 
 
 def on_starting(server: Any) -> None:
-    """Warn of what is open to others; seed the default tools where the environment asks
-    for it. A server that is open to all starts on this machine's addresses only, unless
-    the environment asks for more."""
+    """Warn of what is open to others, and of a database that can't be used; seed the
+    default tools where the environment asks for it. A server that is open to all starts
+    on this machine's addresses only, unless the environment asks for more."""
     from django.core.management import call_command
-    from django.db import DatabaseError, connections
+    from django.db import DatabaseError, InterfaceError, connections
 
+    from licenses import database, readiness
     from licenses.checks import (
         DEMO_KEY,
         OPEN,
@@ -114,6 +115,7 @@ def on_starting(server: Any) -> None:
         readable_databases,
         unlimited,
     )
+    from licenses.errors import Refusal
 
     if settings.LICENSE_AUTH == "open":
         if not settings.LICENSE_OPEN_TO_NETWORK and not all(map(is_local, server.cfg.address)):
@@ -129,20 +131,26 @@ def on_starting(server: Any) -> None:
             if missing := unlimited():
                 server.log.warning(UNLIMITED, ", ".join(missing))
         except DatabaseError:
-            pass  # /readyz will say so.
+            pass  # The next check says so.
         finally:
             connections.close_all()
+    readiness.share()
     if settings.LICENSE_DB_SEED:
         try:
             done = io.StringIO()
             call_command("seed", stdout=done)
             for line in done.getvalue().splitlines():
                 server.log.info("Seeding: %s", line)
-        except DatabaseError as error:
-            sys.exit(f"licenseserver: can't seed, is the database migrated? ({str(error).splitlines()[0]})")
+        except (DatabaseError, InterfaceError, Refusal) as error:
+            server.log.critical("Can't seed (LICENSE_DB_SEED): %s", database.reason(error.__cause__ or error))
+            sys.exit(2)
         finally:
             # Workers must not inherit the connection.
             connections.close_all()
+    try:
+        readiness.check(at_start=True)
+    finally:
+        connections.close_all()
 
 
 # What the master stops its workers by, and what a terminal sends to all of them.

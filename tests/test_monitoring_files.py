@@ -59,12 +59,19 @@ def test_a_change_made_in_the_browser_can_not_shadow_the_files() -> None:
 
 def test_prometheus_scrapes_the_server_under_a_name_that_it_answers_to(services: dict[str, Any]) -> None:
     jobs = {job["job_name"]: job for job in read_yaml("monitoring/prometheus/prometheus.yml")["scrape_configs"]}
-    assert set(jobs) == {"licenseserver", "prometheus"}
+    assert set(jobs) == {"licenseserver", "prometheus", "alertmanager"}
     ((target,),) = [config["targets"] for config in jobs["licenseserver"]["static_configs"]]
     host, port = target.split(":")
     assert host in services
     assert port == "8000"
     assert host in services[host]["environment"]["ALLOWED_HOSTS"].split("$")[0].split(",")
+
+
+def test_prometheus_watches_the_alertmanager_that_it_sends_to() -> None:
+    config = read_yaml("monitoring/prometheus/prometheus.yml")
+    jobs = {job["job_name"]: job for job in config["scrape_configs"]}
+    (manager,) = config["alerting"]["alertmanagers"]
+    assert jobs["alertmanager"]["static_configs"] == manager["static_configs"]
 
 
 # --- Logs -------------------------------------------------------------------
