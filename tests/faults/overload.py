@@ -73,16 +73,16 @@ async def press(port: int, token: str, seconds: float, *, rate: float | None, co
 
     async def one() -> None:
         nonlocal sent
-        reader: asyncio.StreamReader | None = None
-        writer: asyncio.StreamWriter | None = None
+        streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
         while (now := time.monotonic() - start) < seconds:
             if rate is not None and sent > rate * now:
                 await asyncio.sleep(0.002)
                 continue
             sent += 1
             try:
-                if writer is None or reader is None:
-                    reader, writer = await asyncio.wait_for(asyncio.open_connection("127.0.0.1", port), 10)
+                if streams is None:
+                    streams = await asyncio.wait_for(asyncio.open_connection("127.0.0.1", port), 10)
+                reader, writer = streams
                 writer.write(call)
                 head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 30)
                 fields = head.decode("latin-1").lower()
@@ -93,14 +93,14 @@ async def press(port: int, token: str, seconds: float, *, rate: float | None, co
                 load.without_advice += status == "503" and "retry-after" not in fields
                 if "connection: close" in fields:
                     writer.close()
-                    writer = None
+                    streams = None
             except (TimeoutError, OSError, asyncio.IncompleteReadError, ValueError):
                 load.statuses["none"] += 1
-                if writer is not None:
-                    writer.close()
-                writer = None
-        if writer is not None:
-            writer.close()
+                if streams is not None:
+                    streams[1].close()
+                streams = None
+        if streams is not None:
+            streams[1].close()
 
     await asyncio.gather(*(one() for _ in range(connections)))
     if rate is not None:
@@ -114,16 +114,12 @@ def beat(port: int, site: Site, beats: Beats, stopping: threading.Event) -> None
     with httpx.Client(base_url=f"http://127.0.0.1:{port}", headers=headers, timeout=30) as http:
         lease = http.post("/licenses/borrow", json={"tool": "spare", "user": "user1", "ttl_seconds": 60}).json()["id"]
         while not stopping.wait(0.2):
-            for kind, send in (
-                ("heartbeat", lambda: http.post("/licenses/renew", json={"id": lease})),
-                ("livez", lambda: http.get("/livez")),
-            ):
+            for method, path, body in (("POST", "/licenses/renew", {"id": lease}), ("GET", "/livez", None)):
                 start = time.monotonic()
-                try:
-                    status: int | None = send().status_code
-                except httpx.TransportError:
-                    status = None
-                beats.add(kind, status, time.monotonic() - start)
+                status: int | None = None
+                with contextlib.suppress(httpx.TransportError):
+                    status = http.request(method, path, json=body).status_code
+                beats.add(path, status, time.monotonic() - start)
 
 
 def recovery(port: int, token: str) -> float:
