@@ -438,6 +438,17 @@ class Busy(Refusal):
         super().__init__("The database did not answer in time. Try again in a moment.")
 
 
+class Overloaded(Refusal):
+    """More is asked of the server than it can do; nothing was changed."""
+
+    code = "overloaded"
+    title = "Server is overloaded"
+    retry_after = 2
+
+    def __init__(self) -> None:
+        super().__init__(f"The server has more requests than it can answer. Try again in {self.retry_after} s.")
+
+
 class StorageFull(Refusal):
     """The database's disk is full; nothing was changed."""
 

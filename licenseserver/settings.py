@@ -163,6 +163,7 @@ MIDDLEWARE = [
     "licenses.api.middleware.EventMiddleware",
     "licenses.api.rate_limits.RateLimitMiddleware",
     "django_prometheus.middleware.PrometheusBeforeMiddleware",
+    "licenses.api.middleware.OverloadMiddleware",
     "licenses.api.middleware.StalePlanMiddleware",
     "licenses.api.middleware.ProbeMiddleware",
     "licenses.api.middleware.PlainHttpMiddleware",

@@ -50,6 +50,7 @@ STATUS: dict[type[Refusal], int] = {
     errors.TooManyFailures: 429,
     errors.RateLimited: 429,
     errors.Busy: 503,
+    errors.Overloaded: 503,
     errors.StorageFull: 503,
     errors.NotMigrated: 503,
     errors.ReadOnly: 503,
