@@ -7,7 +7,6 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-import yaml
 from django.core.management import get_commands, load_command_class
 from django.utils import timezone
 from rest_framework import exceptions
@@ -148,23 +147,7 @@ def test_every_command_is_documented_with_its_options_and_no_other() -> None:
         assert documented == options(load_command_class("licenses", name).create_parser("manage.py", name)), name
 
 
-# --- The site ----------------------------------------------------------------
-
-
-def pages_of(nav: object) -> Iterator[str]:
-    if isinstance(nav, str):
-        yield nav
-    elif isinstance(nav, list):
-        for entry in nav:
-            yield from pages_of(entry)
-    elif isinstance(nav, dict):
-        for entry in nav.values():
-            yield from pages_of(entry)
-
-
-def test_every_page_is_in_the_site() -> None:
-    config = yaml.load((ROOT / "mkdocs.yml").read_text().replace("!ENV ", ""), yaml.SafeLoader)
-    assert set(pages_of(config["nav"])) == {str(page.relative_to(DOCS)) for page in DOCS.rglob("*.md")}
+# --- Links ---------------------------------------------------------------
 
 
 @pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "SECURITY.md", "deploy/chart/README.md"])
