@@ -13,7 +13,7 @@ class Command(BaseCommand):
     help = (
         "Run once on a database that came out of a backup, or that a failover left behind what was answered. Lets no "
         "fence be given out twice, and tells how long holders of leases that it doesn't know may be at work "
-        "(docs/backup.md)."
+        "(docs/howto/backup.md)."
     )
 
     def handle(self, *args: Any, **options: Any) -> None:
