@@ -46,6 +46,7 @@ ENV PATH="/venv/bin:${PATH}" \
 RUN install --directory --owner=10001 --group=10001 --mode=0700 /data
 COPY --from=build /venv /venv
 COPY --from=build /app /app
+COPY LICENSE NOTICE /app/
 
 WORKDIR /app
 
@@ -68,5 +69,6 @@ ARG VERSION=dev
 ARG REVISION=unknown
 LABEL org.opencontainers.image.title="licenseserver" \
       org.opencontainers.image.description="Floating-license server: borrow a seat, work, return it." \
+      org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.revision="${REVISION}"

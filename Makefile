@@ -74,6 +74,7 @@ FAULTS := $(BIN)/python -m tests.faults
 faults: $(VENV)/development ## a server under faults, on PostgreSQL and SQLite; SEED=n repeats a schedule
 	$(FAULTS) $(if $(SEED),--seed $(SEED))
 	$(FAULTS) $(if $(SEED),--seed $(SEED)) --database sqlite --faults 20 --operations 2000
+	$(FAULTS).overload
 
 faults-long: $(VENV)/development ## the same for hours: at least 500,000 operations and 1,500 faults; SEEDS="1 2 3"
 	$(FAULTS) --faults 64 --operations 22000 --seeds $(or $(SEEDS),$(shell seq 24))
@@ -97,7 +98,7 @@ lint: $(VENV)/development $(BIN)/helm $(VENV)/checkov/bin/checkov ## style, type
 	$(BIN)/zizmor --offline --quiet --persona pedantic .github
 	$(BIN)/actionlint -shellcheck $(BIN)/shellcheck
 	$(BIN)/shellcheck $$(grep -lE '^#!.*\<bash' .ci/* scripts/*)
-	$(BIN)/yamllint --strict --config-data "$(YAML_RULES)" .github docker-compose.yml monitoring \
+	$(BIN)/yamllint --strict --config-data "$(YAML_RULES)" .github .pre-commit-config.yaml docker-compose.yml monitoring \
 	  deploy/checkov.yaml deploy/kind deploy/chart/Chart.yaml deploy/chart/values.yaml deploy/chart/ci
 	scripts/check_chart
 	$(BIN)/python scripts/third_party_licenses.py --check

@@ -61,6 +61,9 @@ class EventMiddleware:
         with logs.Event(request_id) as event, metrics.REQUESTS_IN_FLIGHT.track_inprogress():
             response = self.get_response(request) if request.method in METHODS else _method_not_allowed()
             response.headers["X-Request-ID"] = request_id
+            # Django adds it further in; answers that are given before have none, and would go out in chunks.
+            if isinstance(response, HttpResponse) and "Content-Length" not in response.headers:
+                response.headers["Content-Length"] = str(len(response.content))
             # Too many calls must not fill the log.
             is_one_of_many = event.facts.get("code") in {RateLimited.code, Overloaded.code}
             level = logging.DEBUG if is_one_of_many else _level(request, response.status_code)
