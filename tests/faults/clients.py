@@ -20,6 +20,9 @@ TIMEOUT_SECONDS = 40
 # What a client waits after a refusal, and after a call of unknown outcome.
 PAUSE_SECONDS = 0.03
 PAUSE_AFTER_FAILURE_SECONDS = 0.2
+# How long a client stands in the queue. A ticket may live for minutes without a
+# poll, but not beyond that.
+WAIT_SECONDS = 15
 
 
 @dataclass
@@ -113,7 +116,7 @@ class Client(threading.Thread):
             (self.wait_for_the_single_seat, 10),
             (self.give_up_waiting, 4),
             (self.stop_asking, 1),
-            (self.work_for_a_team, 14),
+            (self.work_for_a_team, 24),
             (self.work_on_what_ends, 6),
             (self.touch_what_is_not_mine, 4),
         ]
@@ -278,7 +281,7 @@ class Client(threading.Thread):
 
     def _wait(self, wanted: dict[str, Any], *, polls: int) -> None:
         """Stand in the queue; leave it after so many polls without a seat."""
-        operation = self._ask(self._request({**wanted, "wait_seconds": 120}), None)
+        operation = self._ask(self._request({**wanted, "wait_seconds": WAIT_SECONDS}), None)
         if operation.status == 200:
             self._hold()
             self._give_back(operation.answer)

@@ -27,7 +27,7 @@ from pathlib import Path
 import httpx
 
 from .run import Plan, _database
-from .site import Site, set_up
+from .site import set_up
 from .stack import ROOT, Api, environment, free_port, migrate
 
 MEASURED_SECONDS = 4.0
@@ -81,7 +81,7 @@ async def press(port: int, token: str, seconds: float, *, rate: float | None, co
             sent += 1
             try:
                 if streams is None:
-                    streams = await asyncio.wait_for(asyncio.open_connection("127.0.0.1", port), 10)
+                    streams = await asyncio.wait_for(asyncio.open_connection("127.0.0.1", port), 30)
                 reader, writer = streams
                 writer.write(call)
                 head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 30)
@@ -94,8 +94,13 @@ async def press(port: int, token: str, seconds: float, *, rate: float | None, co
                 if "connection: close" in fields:
                     writer.close()
                     streams = None
-            except (TimeoutError, OSError, asyncio.IncompleteReadError, ValueError):
-                load.statuses["none"] += 1
+            except asyncio.IncompleteReadError as cut:
+                # The server closed an idle connection just before the call: it goes again.
+                if cut.partial or streams is None:
+                    load.statuses["cut answer"] += 1
+                streams = None
+            except (TimeoutError, OSError, ValueError) as error:
+                load.statuses[f"no answer: {type(error).__name__}"] += 1
                 if streams is not None:
                     streams[1].close()
                 streams = None
@@ -108,18 +113,15 @@ async def press(port: int, token: str, seconds: float, *, rate: float | None, co
     return load
 
 
-def beat(port: int, site: Site, beats: Beats, stopping: threading.Event) -> None:
+def beat(http: httpx.Client, lease: str, beats: Beats, stopping: threading.Event) -> None:
     """Hold a seat with heartbeats, and look at ``/livez``, until told to stop."""
-    headers = {"Authorization": f"Bearer {site.tokens['user1']}"}
-    with httpx.Client(base_url=f"http://127.0.0.1:{port}", headers=headers, timeout=30) as http:
-        lease = http.post("/licenses/borrow", json={"tool": "spare", "user": "user1", "ttl_seconds": 60}).json()["id"]
-        while not stopping.wait(0.2):
-            for method, path, body in (("POST", "/licenses/renew", {"id": lease}), ("GET", "/livez", None)):
-                start = time.monotonic()
-                status: int | None = None
-                with contextlib.suppress(httpx.TransportError):
-                    status = http.request(method, path, json=body).status_code
-                beats.add(path, status, time.monotonic() - start)
+    while not stopping.wait(0.2):
+        for method, path, body in (("POST", "/licenses/renew", {"id": lease}), ("GET", "/livez", None)):
+            start = time.monotonic()
+            status: int | None = None
+            with contextlib.suppress(httpx.TransportError):
+                status = http.request(method, path, json=body).status_code
+            beats.add(path, status, time.monotonic() - start)
 
 
 def recovery(port: int, token: str) -> float:
@@ -206,7 +208,10 @@ def main() -> None:
         capacity = quiet.statuses["409"] / MEASURED_SECONDS
         print(f"capacity: {capacity:.0f} calls a second")
         beats, stopping = Beats(), threading.Event()
-        thread = threading.Thread(target=beat, args=(port, site, beats, stopping))
+        headers = {"Authorization": f"Bearer {site.tokens['user1']}"}
+        http = closing.enter_context(httpx.Client(base_url=f"http://127.0.0.1:{port}", headers=headers, timeout=30))
+        lease = http.post("/licenses/borrow", json={"tool": "spare", "user": "user1", "ttl_seconds": 60}).json()["id"]
+        thread = threading.Thread(target=beat, args=(http, lease, beats, stopping))
         thread.start()
         load = asyncio.run(press(port, token, OVERLOAD_SECONDS, rate=FACTOR * capacity, connections=CONNECTIONS))
         seconds = recovery(port, token)
