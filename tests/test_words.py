@@ -52,7 +52,7 @@ def test_the_check_finds_the_words_that_texts_avoid(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path(name).write_text(text)
-    check = [sys.executable, ROOT / "scripts" / "check_words.py", name]
+    check = [sys.executable, str(ROOT / "scripts" / "check_words.py"), name]
     done = subprocess.run(check, check=False, capture_output=True, text=True)
     assert [line.removeprefix(f"{name}:").split(": write")[0] for line in done.stdout.splitlines()] == found
     assert done.returncode == bool(found), done.stderr
