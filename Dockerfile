@@ -13,7 +13,7 @@ WORKDIR /app
 # checked against its hash, and nothing is compiled, so no compiler is needed.
 # The environment has no pip of its own; nothing is installed after this.
 # Bytecode is made here because a read-only root can't keep it, and without the
-# times of its sources, so that every build gives the same (docs/releases.md).
+# times of its sources, so that every build gives the same (docs/development/releasing.md).
 COPY requirements.txt ./
 COPY monitoring/requirements.txt monitoring/
 RUN python -m venv --without-pip /venv \

@@ -1,6 +1,6 @@
 """Settings, all of them: read from the environment, each with a type.
 
-The table in README.md lists every variable; keep the two together.
+The table in docs/reference/settings.md lists every variable; a test compares the two.
 """
 
 import multiprocessing

@@ -48,7 +48,7 @@ Of every package that the server's image installs, from `requirements.txt` and
 `monitoring/requirements.txt`, by `make third-party`; `make lint` fails when this list
 is out of date, or a license comes in that `scripts/third_party_licenses.py` doesn't agree to.
 The client needs only `tomli` (MIT), before Python 3.11. What the image's base, Debian, brings is in the image's SBOM
-([releases.md](releases.md)).
+([releasing.md](development/releasing.md)).
 
 | package | license |
 |---|---|

@@ -540,7 +540,9 @@ OF_PYTHON_S_OWN = {"HTTPS_PROXY", "NO_PROXY"}
 
 
 def test_every_setting_of_the_server_can_be_set() -> None:
-    rows = re.findall(r"^\| (`[A-Z_]+`(?:, `[A-Z_]+`)*) \|", (ROOT / "README.md").read_text(), re.MULTILINE)
+    rows = re.findall(
+        r"^\| (`[A-Z_]+`(?:, `[A-Z_]+`)*) \|", (ROOT / "docs" / "reference" / "settings.md").read_text(), re.MULTILINE
+    )
     documented = {name for row in rows for name in re.findall(r"[A-Z_]+", row)}
     assert len(documented) > 30
     settings = set(SCHEMA["properties"]["settings"]["properties"])

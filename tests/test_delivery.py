@@ -2,7 +2,7 @@
 
 actionlint and zizmor read the workflows in ``make lint``; asked here is what
 they don't know of this project. What can only be seen in a cluster is in
-``scripts/verify_kind``, what only in GitHub in docs/releases.md.
+``scripts/verify_kind``, what only in GitHub in docs/development/releasing.md.
 """
 
 import os

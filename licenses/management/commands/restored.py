@@ -13,7 +13,7 @@ class Command(BaseCommand):
     help = (
         "Run once after you restore a backup, or after a failover that lost answered calls. Makes sure that no fence "
         "is used twice, and shows how long clients can still work with leases that this database does not know "
-        "(docs/backup.md)."
+        "(docs/howto/backup.md)."
     )
 
     def handle(self, *args: Any, **options: Any) -> None:
