@@ -106,6 +106,8 @@ lint: $(VENV)/development $(BIN)/helm $(VENV)/checkov/bin/checkov docs ## style,
 	$(BIN)/shellcheck $$(grep -lE '^#!.*\<bash' .ci/* scripts/*)
 	$(BIN)/yamllint --strict --config-data "$(YAML_RULES)" .github .pre-commit-config.yaml docker-compose.yml monitoring \
 	  deploy/checkov.yaml deploy/kind deploy/chart/Chart.yaml deploy/chart/values.yaml deploy/chart/ci
+	$(BIN)/codespell $$(git ls-files)
+	$(BIN)/python scripts/check_words.py
 	scripts/check_chart
 	$(BIN)/python scripts/third_party_licenses.py --check
 	$(BIN)/python scripts/release.py check

@@ -36,7 +36,9 @@ sys.excepthook = logs.uncaught
 class ServerLog(Logger):
     """gunicorn's own lines, on the way that all others go. Of a request that it
     can't read or answer they have what is wrong, not what the client sent: that
-    may hold credentials."""
+    may hold credentials. An address that it can't listen at has one line."""
+
+    cannot_listen = False
 
     def setup(self, cfg: Any) -> None:
         super().setup(cfg)
@@ -48,6 +50,18 @@ class ServerLog(Logger):
             # What follows is quoted from the request, as repr() does it.
             msg, args = re.split(r"""b?['"]""", str(msg), maxsplit=1)[0].rstrip(": "), ()
         super().warning(msg, *args, **kwargs)
+
+    def error(self, msg: Any, *args: Any, **kwargs: Any) -> None:
+        # It tries five times, with two lines each, and has another one at the end.
+        if re.match("(Connection in use|Invalid address|Can't connect to|connection to .* failed)", str(msg)):
+            if self.cannot_listen:
+                return
+            self.cannot_listen = True
+            why = {"Connection in use": "is in use", "Invalid address": "is no address of this machine"}
+            said = why.get(str(msg).partition(":")[0], f"can't be had ({str(msg).rpartition('failed: ')[2]})")
+            msg = "BIND: %s %s; trying for 5 s. Stop the server that listens there, or set BIND to another host:port."
+            args = (settings.BIND, said)
+        super().error(msg, *args, **kwargs)
 
     def exception(self, msg: Any, *args: Any, **kwargs: Any) -> None:
         super().exception(msg, *(str(arg).partition("?")[0] for arg in args), **kwargs)
