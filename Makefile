@@ -35,6 +35,12 @@ $(VENV)/release/bin/pip-audit: scripts/requirements.txt
 	$(VENV)/release/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r scripts/requirements.txt
 	@touch $@
 
+# The site's generator, in an environment of its own too.
+$(VENV)/docs/bin/sphinx-build: docs/requirements.txt
+	$(PYTHON) -m venv --clear $(VENV)/docs
+	$(VENV)/docs/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r docs/requirements.txt
+	@touch $@
+
 # Kept, so that sessions survive a restart; never committed.
 .secret_key:
 	@umask 077 && $(PYTHON) -c "import secrets; print(secrets.token_urlsafe(48))" > $@
@@ -83,7 +89,7 @@ mutants: $(VENV)/development ## does the harness catch servers that are wrong on
 	$(BIN)/python -m tests.faults.mutants
 
 .PHONY: lint
-lint: $(VENV)/development $(BIN)/helm $(VENV)/checkov/bin/checkov ## style, types, architecture, deployment checks
+lint: $(VENV)/development $(BIN)/helm $(VENV)/checkov/bin/checkov docs ## style, types, architecture, deployment checks
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	PYTHONPATH=client/src $(BIN)/lint-imports
@@ -100,9 +106,15 @@ lint: $(VENV)/development $(BIN)/helm $(VENV)/checkov/bin/checkov ## style, type
 	$(BIN)/shellcheck $$(grep -lE '^#!.*\<bash' .ci/* scripts/*) deploy/compose/reload
 	$(BIN)/yamllint --strict --config-data "$(YAML_RULES)" .github .pre-commit-config.yaml docker-compose.yml monitoring \
 	  deploy/checkov.yaml deploy/kind deploy/chart/Chart.yaml deploy/chart/values.yaml deploy/chart/ci
+	$(BIN)/codespell $$(git ls-files)
+	$(BIN)/python scripts/check_words.py
 	scripts/check_chart
 	$(BIN)/python scripts/third_party_licenses.py --check
 	$(BIN)/python scripts/release.py check
+
+.PHONY: docs
+docs: $(VENV)/docs/bin/sphinx-build ## build the documentation as a site: dist/docs/index.html
+	$(VENV)/docs/bin/sphinx-build --quiet --fail-on-warning --keep-going -d dist/.doctrees docs dist/docs
 
 .PHONY: third-party
 third-party: $(VENV)/development ## list the dependencies' licenses anew
@@ -152,3 +164,5 @@ lock: $(VENV)/development ## pin the dependencies anew, with hashes
 	  --custom-compile-command "make lock" --group policy --output-file deploy/requirements.txt
 	$(BIN)/uv pip compile --quiet --universal --generate-hashes --python-version 3.11 \
 	  --custom-compile-command "make lock" --group release --output-file scripts/requirements.txt
+	$(BIN)/uv pip compile --quiet --universal --generate-hashes --python-version 3.11 \
+	  --custom-compile-command "make lock" --group docs --output-file docs/requirements.txt

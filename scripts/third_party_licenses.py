@@ -92,7 +92,7 @@ def main() -> None:
     if sys.argv[1:] != ["--check"]:
         LIST.write_text(text)
     elif not LIST.exists() or LIST.read_text() != text:
-        sys.exit(f"licenses: {LIST.relative_to(ROOT)} is out of date; `make third-party` writes it anew")
+        sys.exit(f"licenses: {LIST.relative_to(ROOT)} is out of date; `make third-party` writes it again")
 
 
 if __name__ == "__main__":

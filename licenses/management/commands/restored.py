@@ -11,8 +11,8 @@ from licenses.models import Lease, Tool
 
 class Command(BaseCommand):
     help = (
-        "Run once on a database that came out of a backup, or that a failover left behind what was answered. Lets no "
-        "fence be given out twice, and tells how long holders of leases that it doesn't know may be at work "
+        "Run once after you restore a backup, or after a failover that lost answered calls. Makes sure that no fence "
+        "is used twice, and shows how long clients can still work with leases that this database does not know "
         "(docs/howto/backup.md)."
     )
 
