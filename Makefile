@@ -113,7 +113,7 @@ lint: $(VENV)/development $(BIN)/helm $(VENV)/checkov/bin/checkov docs ## style,
 	$(BIN)/hadolint Dockerfile
 	$(BIN)/zizmor --offline --quiet --persona pedantic .github
 	$(BIN)/actionlint -shellcheck $(BIN)/shellcheck
-	$(BIN)/shellcheck $$(grep -lE '^#!.*\<bash' .ci/* scripts/*)
+	$(BIN)/shellcheck $$(grep -lE '^#!.*\<bash' .ci/* scripts/*) deploy/compose/reload
 	$(BIN)/yamllint --strict --config-data "$(YAML_RULES)" .github .pre-commit-config.yaml docker-compose.yml monitoring \
 	  deploy/checkov.yaml deploy/kind deploy/chart/Chart.yaml deploy/chart/values.yaml deploy/chart/ci
 	$(BIN)/codespell $$(git ls-files)
