@@ -16,29 +16,29 @@ $(VENV)/runtime: requirements.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.txt
 	@touch $@
 
-$(VENV)/development: tests/requirements.txt $(VENV)/runtime
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r tests/requirements.txt
+$(VENV)/development: requirements/tests.txt $(VENV)/runtime
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/tests.txt
 	@touch $@
 
 # For the chart: Helm, and a policy checker with an environment of its own.
 $(BIN)/helm: scripts/fetch_helm.py | $(VENV)/runtime
 	$(BIN)/python scripts/fetch_helm.py $@
 
-$(VENV)/checkov/bin/checkov: deploy/requirements.txt
+$(VENV)/checkov/bin/checkov: requirements/policy.txt
 	$(PYTHON) -m venv --clear $(VENV)/checkov
-	$(VENV)/checkov/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r deploy/requirements.txt
+	$(VENV)/checkov/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/policy.txt
 	@touch $@
 
 # What a release is made and examined with, apart from what it consists of.
-$(VENV)/release/bin/pip-audit: scripts/requirements.txt
+$(VENV)/release/bin/pip-audit: requirements/release.txt
 	$(PYTHON) -m venv --clear $(VENV)/release
-	$(VENV)/release/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r scripts/requirements.txt
+	$(VENV)/release/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/release.txt
 	@touch $@
 
 # The site's generator, in an environment of its own too.
-$(VENV)/docs/bin/sphinx-build: docs/requirements.txt
+$(VENV)/docs/bin/sphinx-build: requirements/docs.txt
 	$(PYTHON) -m venv --clear $(VENV)/docs
-	$(VENV)/docs/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r docs/requirements.txt
+	$(VENV)/docs/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/docs.txt
 	@touch $@
 
 # Kept, so that sessions survive a restart; never committed.
@@ -127,7 +127,7 @@ lint: $(VENV)/development $(BIN)/helm $(VENV)/checkov/bin/checkov docs ## style,
 # heard of is a failure, or an index that answers nothing would look like health.
 .PHONY: audit
 audit: $(VENV)/release/bin/pip-audit ## are there known vulnerabilities in what is pinned? (asks PyPI)
-	for file in requirements.txt */requirements.txt; do \
+	for file in requirements.txt requirements/*.txt; do \
 	  $(VENV)/release/bin/pip-audit --strict --require-hashes --disable-pip --progress-spinner off --requirement $$file || exit 1; \
 	done
 
@@ -148,7 +148,7 @@ screenshots: $(VENV)/development ## take the pictures of the documentation anew,
 sbom: $(VENV)/release/bin/pip-audit ## list what the server consists of: dist/sbom.cdx.json (CycloneDX)
 	$(PYTHON) -m venv --clear --without-pip $(VENV)/image
 	$(PYTHON) -m pip --python $(VENV)/image/bin/python install --quiet --disable-pip-version-check \
-	  --require-hashes --only-binary :all: --requirement requirements.txt --requirement monitoring/requirements.txt
+	  --require-hashes --only-binary :all: --requirement requirements.txt --requirement requirements/tracing.txt
 	mkdir -p dist
 	$(VENV)/release/bin/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible \
 	  --output-file dist/sbom.cdx.json $(VENV)/image/bin/python
@@ -171,14 +171,14 @@ lock: $(VENV)/development ## pin the dependencies anew, with hashes
 	  --custom-compile-command "make lock" pyproject.toml --output-file requirements.txt
 	$(BIN)/uv pip compile --quiet --universal --generate-hashes --python-version 3.11 \
 	  --custom-compile-command "make lock" --group tracing --constraint requirements.txt \
-	  --output-file monitoring/requirements.txt
+	  --output-file requirements/tracing.txt
 	$(BIN)/uv pip compile --quiet --universal --generate-hashes --python-version 3.11 \
 	  --custom-compile-command "make lock" pyproject.toml --group dev --constraint requirements.txt \
-	  --constraint monitoring/requirements.txt \
-	  --output-file tests/requirements.txt
+	  --constraint requirements/tracing.txt \
+	  --output-file requirements/tests.txt
 	$(BIN)/uv pip compile --quiet --universal --generate-hashes --python-version 3.11 \
-	  --custom-compile-command "make lock" --group policy --output-file deploy/requirements.txt
+	  --custom-compile-command "make lock" --group policy --output-file requirements/policy.txt
 	$(BIN)/uv pip compile --quiet --universal --generate-hashes --python-version 3.11 \
-	  --custom-compile-command "make lock" --group release --output-file scripts/requirements.txt
+	  --custom-compile-command "make lock" --group release --output-file requirements/release.txt
 	$(BIN)/uv pip compile --quiet --universal --generate-hashes --python-version 3.11 \
-	  --custom-compile-command "make lock" --group docs --output-file docs/requirements.txt
+	  --custom-compile-command "make lock" --group docs --output-file requirements/docs.txt

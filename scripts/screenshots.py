@@ -29,7 +29,7 @@ IMAGES = ROOT / "docs" / "images"
 sys.path.insert(0, str(ROOT))
 
 TOOLS = {"cad_tool": (5, "CAD"), "simulation": (3, "Simulation"), "analysis": (2, "Analysis"), "mesher": (8, "Mesher")}
-PEOPLE = ["ana", "ben", "cleo", "dario", "emma", "farid", "greta", "hugo", "ines", "jonas"]
+PEOPLE = ["ana", "ben", "cleo", "dario", "emma", "farid", "greta", "hugo", "ivo", "jonas"]
 TEAMS = {"crash": PEOPLE[:5], "noise": PEOPLE[5:]}
 # Of a working day's borrows, by its hour.
 BUSY = [0, 0, 0, 0, 0, 1, 3, 9, 17, 19, 18, 15, 10, 16, 18, 17, 13, 8, 4, 2, 1, 1, 0, 0]
@@ -144,7 +144,7 @@ def borrow(url: str) -> None:
         {"tool": "simulation", "user": "hugo", "wait_seconds": 1800},
         {"tool": "mesher", "user": "cleo", "seats": 3, "host": "node-1"},
         {"tool": "mesher", "user": "jonas", "host": "ws-09"},
-        {"tool": "analysis", "user": "ines", "seats": 2, "host": "ws-12"},
+        {"tool": "analysis", "user": "ivo", "seats": 2, "host": "ws-12"},
         {"tool": "analysis", "user": "dario"},
     ]:
         data = json.dumps(body).encode()
