@@ -59,7 +59,7 @@ def test_a_service_takes_up_changed_files_by_its_health_check(services: dict[str
 
 
 def test_every_service_with_files_of_ours_takes_up_changes_or_the_docs_say_how(services: dict[str, Any]) -> None:
-    upgrades = (ROOT / "docs" / "upgrades.md").read_text()
+    upgrades = (ROOT / "docs" / "howto" / "upgrades.md").read_text()
     for name, service in services.items():
         for mount in service.get("volumes", []):
             source = mount.split(":")[0]
