@@ -13,13 +13,13 @@ WORKDIR /app
 # checked against its hash, and nothing is compiled, so no compiler is needed.
 # The environment has no pip of its own; nothing is installed after this.
 # Bytecode is made here because a read-only root can't keep it, and without the
-# times of its sources, so that every build gives the same (docs/releases.md).
+# times of its sources, so that every build gives the same (docs/development/releasing.md).
 COPY requirements.txt ./
-COPY monitoring/requirements.txt monitoring/
+COPY requirements/tracing.txt requirements/
 RUN python -m venv --without-pip /venv \
     && python -m pip --python /venv/bin/python install --no-compile \
         --require-hashes --only-binary :all: \
-        --requirement requirements.txt --requirement monitoring/requirements.txt \
+        --requirement requirements.txt --requirement requirements/tracing.txt \
     && /venv/bin/python -m compileall -q --invalidation-mode unchecked-hash /venv
 
 COPY manage.py ./
@@ -46,6 +46,7 @@ ENV PATH="/venv/bin:${PATH}" \
 RUN install --directory --owner=10001 --group=10001 --mode=0700 /data
 COPY --from=build /venv /venv
 COPY --from=build /app /app
+COPY LICENSE NOTICE /app/
 
 WORKDIR /app
 
@@ -68,5 +69,6 @@ ARG VERSION=dev
 ARG REVISION=unknown
 LABEL org.opencontainers.image.title="licenseserver" \
       org.opencontainers.image.description="Floating-license server: borrow a seat, work, return it." \
+      org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.revision="${REVISION}"

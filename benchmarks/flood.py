@@ -58,7 +58,7 @@ def main() -> int:
     parser.add_argument("--flood", action="append", metavar="NAME", help="only this (repeatable)")
     parser.add_argument("--rounds", type=int, default=3, help="of each kind; 3")
     parser.add_argument("--seconds", type=float, default=4, help="a round is measured; 4")
-    parser.add_argument("--burst", type=float, default=6, help="seconds of flood before it is measured; 6")
+    parser.add_argument("--burst", type=float, default=16, help="seconds of flood before it is measured; 16")
     parser.add_argument("--connections", type=int, default=10, help="of eve; 10")
     parser.add_argument("--workers", type=int, default=4, help="gunicorn's processes; 4")
     parser.add_argument("--proxy", action="store_true", help="behind nginx, as compose and the chart have it")

@@ -2,7 +2,7 @@
 
     python -m benchmarks.footprint [--leases 20000]
 
-On a PostgreSQL of its own, or DATABASE_URL's. docs/scaling.md calculates with these.
+On a PostgreSQL of its own, or DATABASE_URL's. docs/howto/scaling.md calculates with these.
 """
 
 import argparse

@@ -54,7 +54,7 @@ def readable_databases() -> list[Path]:
 
 UNLIMITED = (
     "PostgreSQL sets no %s for this server: a stuck client could hold a tool's lock for as long as it likes. Behind a "
-    "pooler the limits have to be the role's or the database's (docs/scaling.md)."
+    "pooler the limits have to be the role's or the database's (docs/howto/scaling.md)."
 )
 
 

@@ -59,7 +59,7 @@ class UnknownLease(Refusal):
     title = "No such lease"
 
     def __init__(self) -> None:
-        super().__init__("There is no lease with this id. GET /borrows?user=NAME lists what somebody holds.")
+        super().__init__("There is no lease with this id. GET /borrows?user=NAME lists the leases of a user.")
 
 
 class UnknownTicket(Refusal):
@@ -67,7 +67,7 @@ class UnknownTicket(Refusal):
     title = "No such ticket"
 
     def __init__(self) -> None:
-        super().__init__("There is no ticket with this id. A borrow with wait_seconds gives one.")
+        super().__init__("There is no ticket with this id. A borrow with wait_seconds returns one.")
 
 
 class TtlTooLong(Refusal):
@@ -77,8 +77,8 @@ class TtlTooLong(Refusal):
     def __init__(self, *, tool: str, asked: timedelta, maximum: timedelta) -> None:
         longest = maximum.total_seconds()
         super().__init__(
-            f"A lease of {tool} lasts {longest:g} seconds at most without a heartbeat. "
-            f"Ask for that or less, and renew it while you work.",
+            f"The longest lease of {tool} without a heartbeat is {longest:g} seconds. "
+            f"Ask for at most that, and renew the lease while you work.",
             tool=tool,
             ttl_seconds=asked.total_seconds(),
             max_ttl_seconds=longest,
@@ -87,12 +87,12 @@ class TtlTooLong(Refusal):
 
 class KeyReused(Refusal):
     code = "key_reused"
-    title = "Idempotency key used for something else"
+    title = "Idempotency key used for another request"
 
     def __init__(self) -> None:
         super().__init__(
-            "This Idempotency-Key came with another request before. A retry repeats the same request; "
-            "a new request needs a new key."
+            "This Idempotency-Key was used for another request. To retry, send the same request again; "
+            "for a new request, use a new key."
         )
 
 
@@ -103,8 +103,8 @@ class TooManyKeys(Refusal):
     def __init__(self, *, user: str, limit: int, wait: int) -> None:
         self.retry_after = wait
         super().__init__(
-            f"More than {limit} new Idempotency-Keys within a day came for {user}. Use one key for all retries of a "
-            f"borrow, or send none; a new one is taken in {wait} s.",
+            f"{user} used more than {limit} new Idempotency-Keys within a day. Use one key for all retries of a "
+            f"borrow, or send none. The server accepts a new key in {wait} s.",
             user=user,
             limit=limit,
         )
@@ -116,8 +116,8 @@ class LeaseEnded(Refusal):
     title = "Lease has ended"
     WHY: ClassVar[dict[str, str]] = {
         "returned": "It was returned.",
-        "expired": "No heartbeat came in time, so its seat was free for others.",
-        "forced": "An administrator took it back.",
+        "expired": "No heartbeat came in time, so the seat was freed.",
+        "forced": "An administrator ended it.",
         "revoked": "The tool's license ended.",
     }
 
@@ -127,7 +127,7 @@ class LeaseEnded(Refusal):
             why = f"It was returned by {ended_by}."
         why += f" Reason given: {note}" if note else ""
         super().__init__(
-            f"This lease ended at {ended_at:%Y-%m-%d %H:%M:%S} UTC. {why} It can't be renewed; borrow anew.",
+            f"This lease ended at {ended_at:%Y-%m-%d %H:%M:%S} UTC. {why} It can't be renewed. Borrow again.",
             end_reason=reason,
             note=note,
             ended_at=ended_at.isoformat(),
@@ -137,7 +137,7 @@ class LeaseEnded(Refusal):
 
 
 class Shortage(Refusal):
-    """Too few seats for now, or for ever.
+    """Too few seats: for now, or whatever comes back.
 
     ``short_by`` seats have to come back out of the ``out`` that are, for this
     one to be had; with ``ever`` False that can't happen.
@@ -147,11 +147,17 @@ class Shortage(Refusal):
     retry_after = 10
 
     def __init__(self, detail: str, *, short_by: int, out: int, ever: bool, **facts: Any) -> None:
-        advice = "" if ever else " There will never be enough."
+        advice = "" if ever else " Waiting does not help."
         super().__init__(detail + advice, **facts)
         self.passes = ever
         self.short_by = short_by
         self.out = out
+
+
+def _too_few(seats: int, tool: str, available: int) -> str:
+    if available <= 0:
+        return f"No seat of {tool} is free"
+    return f"You asked for {seats} seats of {tool}, and {available} {'is' if available == 1 else 'are'} free"
 
 
 class Exhausted(Shortage):
@@ -171,12 +177,11 @@ class Exhausted(Shortage):
         short_by: int,
         ever: bool,
     ) -> None:
-        asked = "A seat was" if seats == 1 else f"{seats} seats were"
-        above = f" and {overdraft} more" if overdraft else ""
-        waiting = f" and {set_aside} are wanted by those who wait" if set_aside else ""
-        advice = " Try again later, or wait in the queue with wait_seconds; GET /borrows shows who holds them."
+        above = f" (overdraft: up to {overdraft} more)" if overdraft else ""
+        waiting = f", and {set_aside} are set aside for the queue" if set_aside else ""
+        advice = " Try again later, or send wait_seconds to wait in the queue. GET /borrows shows who holds the seats."
         super().__init__(
-            f"{asked} asked for, but {borrowed} of {total}{above} seats of {tool} are out{waiting}."
+            f"{_too_few(seats, tool, available)}: {borrowed} of {total}{above} are borrowed{waiting}."
             + (advice if ever else ""),
             short_by=short_by,
             out=borrowed,
@@ -191,7 +196,7 @@ class Exhausted(Shortage):
 
 class Reserved(Shortage):
     code = "reserved"
-    title = "Seats are reserved for others"
+    title = "Seats are reserved for other teams"
 
     def __init__(
         self,
@@ -205,10 +210,9 @@ class Reserved(Shortage):
         short_by: int,
         ever: bool,
     ) -> None:
-        asked = "A seat was" if seats == 1 else f"{seats} seats were"
         super().__init__(
-            f"{asked} asked for; {borrowed} of {total} seats of {tool} are out, and {reserved} of the others are "
-            f"reserved for teams that this borrow isn't of. {available} can be had.",
+            f"{_too_few(seats, tool, available)}: {borrowed} of {total} are borrowed, and {reserved} are reserved "
+            f"for other teams.",
             short_by=short_by,
             out=borrowed,
             ever=ever,
@@ -223,12 +227,12 @@ class Reserved(Shortage):
 
 class QuotaReached(Shortage):
     code = "quota"
-    title = "Team's quota is reached"
+    title = "Team quota reached"
 
     def __init__(self, *, tool: str, team: str, quota: int, borrowed: int, seats: int) -> None:
         super().__init__(
-            f"Team {team} may have {quota} seats of {tool} together, and has or waits for {borrowed}. "
-            f"A seat that comes back from the team can be had again.",
+            f"Team {team} can have at most {quota} seats of {tool}, and it has or waits for {borrowed}. "
+            f"Return a seat of the team first.",
             short_by=borrowed + seats - quota,
             out=borrowed,
             ever=seats <= quota,
@@ -242,11 +246,11 @@ class QuotaReached(Shortage):
 
 class UserLimitReached(Shortage):
     code = "user_limit"
-    title = "User's limit is reached"
+    title = "User limit reached"
 
     def __init__(self, *, tool: str, user: str, limit: int, borrowed: int, seats: int) -> None:
         super().__init__(
-            f"{user} may have {limit} seats of {tool}, and has or waits for {borrowed}. "
+            f"{user} can have at most {limit} seats of {tool}, and has or waits for {borrowed}. "
             f"Return one: GET /borrows?user=NAME lists them.",
             short_by=borrowed + seats - limit,
             out=borrowed,
@@ -261,12 +265,12 @@ class UserLimitReached(Shortage):
 
 class LeaseLimitReached(Refusal):
     code = "lease_limit"
-    title = "User's limit of leases is reached"
+    title = "User limit of leases reached"
     denial = True
 
     def __init__(self, *, tool: str, user: str, limit: int, borrowed: int, waiting: int) -> None:
         super().__init__(
-            f"{user} may have {limit} leases of all tools together, and has {borrowed} and waits for {waiting}. "
+            f"{user} can have at most {limit} leases of all tools together, has {borrowed}, and waits for {waiting}. "
             f"Return one: GET /borrows?user=NAME lists them.",
             tool=tool,
             user=user,
@@ -278,64 +282,62 @@ class LeaseLimitReached(Refusal):
 
 class Excluded(Refusal):
     code = "excluded"
-    title = "Excluded from this tool"
+    title = "Excluded by an access rule"
     denial = True
 
     def __init__(self, *, tool: str, kind: str, name: str) -> None:
-        super().__init__(
-            f"The {kind} {name} is excluded from {tool} by its administrators.", tool=tool, excluded={kind: name}
-        )
+        super().__init__(f"An access rule excludes the {kind} {name} from {tool}.", tool=tool, excluded={kind: name})
 
 
 class NotIncluded(Refusal):
     code = "not_included"
-    title = "Not included in this tool's list"
+    title = "Not included by an access rule"
     denial = True
 
     def __init__(self, *, tool: str) -> None:
         super().__init__(
-            f"{tool} is for those on its list alone, and neither this user nor a team, host or project of this "
-            f"borrow is on it. Ask its administrators.",
+            f"The access rules of {tool} list who can use it. They include neither this user nor a team, host or "
+            f"project of this borrow. Ask the administrators.",
             tool=tool,
         )
 
 
 class NotAMember(Refusal):
-    """Also for a team that there isn't: which ones there are is not told."""
+    """Also for a team that does not exist, so that callers can't find out which teams do."""
 
     code = "not_a_member"
     title = "Not a member of this team"
 
     def __init__(self, *, user: str, team: str) -> None:
-        super().__init__(f"{user} isn't a member of a team {team}.", user=user, team=team)
+        super().__init__(f"{user} is not a member of team {team}.", user=user, team=team)
 
 
 class QueueEnded(Refusal):
     """A wait that is over without a seat."""
 
     def __init__(self, *, tool: str) -> None:
-        super().__init__(self.why, tool=tool)
+        super().__init__(self.why.format(tool=tool), tool=tool)
 
     why: ClassVar[str]
 
 
 class QueueTimeout(QueueEnded):
     code = "queue_timeout"
-    title = "Waited in vain"
+    title = "Wait timed out"
     denial = True
-    why = "The time that this request was ready to wait is over, and no seat came free."
+    why = "No seat of {tool} came free within the wait_seconds of this request."
 
 
 class QueueDropped(QueueEnded):
     code = "queue_dropped"
     title = "Dropped from the queue"
-    why = "This ticket wasn't asked about for too long, so its place went to the next. Poll every poll_after seconds."
+    why = "The client did not poll this ticket in time, so it lost its place. Poll after poll_after seconds."
 
 
 class QueueLeft(QueueEnded):
     code = "queue_left"
     title = "Left the queue"
-    why = "This ticket has left the queue."
+    why = "This ticket left the queue."
 
 
 class QueueFull(Refusal):
@@ -346,7 +348,7 @@ class QueueFull(Refusal):
 
     def __init__(self, *, tool: str, limit: int) -> None:
         super().__init__(
-            f"No seat of {tool} is free, and its queue has {limit} tickets, which is the most. Try again later.",
+            f"No seat of {tool} is free, and its queue is full: {limit} tickets. Try again later.",
             tool=tool,
             limit=limit,
         )
@@ -360,8 +362,8 @@ class TooManyTickets(Refusal):
 
     def __init__(self, *, tool: str, user: str, limit: int) -> None:
         super().__init__(
-            f"{user} has {limit} tickets in the queue for {tool}, which is the most. Wait until one has got its "
-            f"seats, or leave the queue with one: DELETE /licenses/queue/TICKET.",
+            f"{user} has {limit} tickets in the queue for {tool}, the most that one user can have. Wait until one "
+            f"gets its seats, or leave the queue with one: DELETE /licenses/queue/TICKET.",
             tool=tool,
             user=user,
             limit=limit,
@@ -370,10 +372,10 @@ class TooManyTickets(Refusal):
 
 class AlreadyGranted(Refusal):
     code = "granted"
-    title = "Ticket has become a lease"
+    title = "Ticket is a lease now"
 
     def __init__(self, *, lease: str) -> None:
-        super().__init__("This ticket has become a lease meanwhile. Return that, if it isn't wanted.", lease=lease)
+        super().__init__("This ticket is a lease now. Return the lease if you do not need it.", lease=lease)
 
 
 class Disabled(Refusal):
@@ -382,7 +384,7 @@ class Disabled(Refusal):
     denial = True
 
     def __init__(self, *, tool: str) -> None:
-        super().__init__(f"{tool} is switched off by its administrators and grants no seats.", tool=tool)
+        super().__init__(f"An administrator disabled {tool}. It grants no seats.", tool=tool)
 
 
 class NotStarted(Refusal):
@@ -405,7 +407,7 @@ class Expired(Refusal):
 
     def __init__(self, *, tool: str, valid_until: datetime) -> None:
         super().__init__(
-            f"The license of {tool} ended at {valid_until:%Y-%m-%d %H:%M} UTC; ask its administrators to renew it.",
+            f"The license of {tool} ended at {valid_until:%Y-%m-%d %H:%M} UTC. Ask the administrators to renew it.",
             tool=tool,
             valid_until=valid_until.isoformat(),
         )
@@ -415,11 +417,11 @@ class OverReserved(Refusal):
     """More seats would be reserved than there are."""
 
     code = "over_reserved"
-    title = "More seats reserved than bought"
+    title = "More seats reserved than the capacity"
 
     def __init__(self, *, tool: str, capacity: int, reserved: int) -> None:
         super().__init__(
-            f"{reserved} seats of {tool} would be reserved in all, but there are {capacity}.",
+            f"The reservations of {tool} would add up to {reserved} seats, but its capacity is {capacity}.",
             tool=tool,
             capacity=capacity,
             reserved=reserved,
@@ -438,6 +440,39 @@ class Busy(Refusal):
         super().__init__("The database did not answer in time. Try again in a moment.")
 
 
+class Overloaded(Refusal):
+    """More is asked of the server than it can do; nothing was changed."""
+
+    code = "overloaded"
+    title = "Server is overloaded"
+    retry_after = 2
+
+    def __init__(self) -> None:
+        super().__init__(f"The server has more requests than it can answer. Try again in {self.retry_after} s.")
+
+
+class StorageFull(Refusal):
+    """The database's disk is full; nothing was changed."""
+
+    code = "storage_full"
+    title = "Server's disk is full"
+    retry_after = 30
+
+    def __init__(self) -> None:
+        super().__init__("The disk of the database is full. Nothing was changed. Ask the administrators of the server.")
+
+
+class NotMigrated(Refusal):
+    """The database lacks what this version needs; nothing was changed."""
+
+    code = "not_migrated"
+    title = "Server's database is not migrated"
+    retry_after = 30
+
+    def __init__(self) -> None:
+        super().__init__("The database lacks the migrations of this version. Ask the administrators of the server.")
+
+
 class ReadOnly(Refusal):
     """The database is a standby, which takes no changes; nothing was changed."""
 
@@ -446,7 +481,7 @@ class ReadOnly(Refusal):
     retry_after = 5
 
     def __init__(self) -> None:
-        super().__init__("This server reads from a standby of the database. It answers questions and changes nothing.")
+        super().__init__("This server reads from a standby of the database. It answers queries and changes nothing.")
 
 
 class ProviderAway(Refusal):
@@ -457,7 +492,9 @@ class ProviderAway(Refusal):
     retry_after = 10
 
     def __init__(self) -> None:
-        super().__init__("The credential can't be checked right now. Try again in a moment.")
+        super().__init__(
+            "The sign-in provider does not answer, so this credential can't be checked. Try again in a moment."
+        )
 
 
 class TooManyFailures(Refusal):
@@ -468,7 +505,7 @@ class TooManyFailures(Refusal):
 
     def __init__(self, *, wait: timedelta) -> None:
         self.retry_after = max(int(wait.total_seconds()) + 1, 1)
-        super().__init__(f"Too many credentials failed. Try again in {math.ceil(self.retry_after / 60)} minute(s).")
+        super().__init__(f"Too many sign-ins failed. Try again in {math.ceil(self.retry_after / 60)} min.")
 
 
 class RateLimited(Refusal):
@@ -480,7 +517,7 @@ class RateLimited(Refusal):
     def __init__(self, *, wait: int) -> None:
         self.retry_after = max(wait, 1)
         super().__init__(
-            f"These are too many calls, or too much work, for one caller. Try again in {self.retry_after} s."
+            f"This caller sends too many calls, or calls that take too long. Try again in {self.retry_after} s."
         )
 
 
@@ -507,4 +544,9 @@ BORROW_REFUSALS: dict[str, type[Refusal]] = {
     )
 }
 # The reasons a borrow can fail with, for metrics that start at 0.
-BORROW_FAILURE_REASONS = (*(code for code in BORROW_REFUSALS if code != UnknownTool.code), Busy.code, "error")
+BORROW_FAILURE_REASONS = (
+    *(code for code in BORROW_REFUSALS if code != UnknownTool.code),
+    Busy.code,
+    StorageFull.code,
+    "error",
+)

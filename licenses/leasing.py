@@ -8,7 +8,6 @@ slow happens under a lock, and events are counted only after the commit.
 import hashlib
 import itertools
 import json
-import logging
 import math
 import time
 import uuid
@@ -25,14 +24,13 @@ from django.db import DatabaseError, InterfaceError, NotSupportedError, Operatio
 from django.db.models import F
 from django.db.models.functions import Now
 
-from . import auditing, metrics, policy, pools, queueing, statements
+from . import auditing, database, metrics, policy, pools, queueing, statements
 from .auditing import Actor
 from .buckets import Buckets
 from .clock import database_now
 from .errors import (
     BORROW_REFUSALS,
     AlreadyGranted,
-    Busy,
     KeyReused,
     LeaseEnded,
     LeaseLimitReached,
@@ -49,8 +47,6 @@ from .models import Action, Allotment, BorrowKey, Denial, EndReason, Lease, Swee
 from .models.denial import EPISODE_WINDOW
 from .policy import Item, Pool, Share, Subject
 from .queueing import Waiting
-
-logger = logging.getLogger(__name__)
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -153,7 +149,8 @@ def _transaction(service: Callable[P, R]) -> Callable[P, R]:
 
     A deadlock, a serialization failure or a stale plan is tried again, at most three
     times in all; PostgreSQL has undone the whole transaction then. What the database
-    can't do in time becomes Busy: nothing else is tried again, since a
+    can't do in time becomes Busy, and what it can't do at all the refusal that says
+    why (``database.refusal``): nothing else is tried again, since a
     connection that breaks in the commit leaves it open whether it happened.
 
     Where many leases are overdue, some are closed in a transaction of their own
@@ -174,8 +171,7 @@ def _transaction(service: Callable[P, R]) -> Callable[P, R]:
                 tries -= 1
             except (OperationalError, InterfaceError, NotSupportedError) as error:
                 if getattr(error.__cause__, "sqlstate", None) not in TRY_AGAIN or tries == TRIES:
-                    logger.warning("Answered busy: %s", error)
-                    raise Busy from error
+                    raise database.refusal(error) from error
 
     return run
 
@@ -605,7 +601,7 @@ def _forget_keys_at_times() -> None:
     more go than come."""
     if next(_new_keys_of_all) % NEW_KEYS_A_TIDYING == 0:
         # The borrow is decided; the next tidying comes soon.
-        with suppress(Busy, DatabaseError):
+        with suppress(Refusal, DatabaseError):
             _forget_keys()
 
 

@@ -36,7 +36,9 @@ sys.excepthook = logs.uncaught
 class ServerLog(Logger):
     """gunicorn's own lines, on the way that all others go. Of a request that it
     can't read or answer they have what is wrong, not what the client sent: that
-    may hold credentials."""
+    may hold credentials. An address that it can't listen at has one line."""
+
+    cannot_listen = False
 
     def setup(self, cfg: Any) -> None:
         super().setup(cfg)
@@ -48,6 +50,18 @@ class ServerLog(Logger):
             # What follows is quoted from the request, as repr() does it.
             msg, args = re.split(r"""b?['"]""", str(msg), maxsplit=1)[0].rstrip(": "), ()
         super().warning(msg, *args, **kwargs)
+
+    def error(self, msg: Any, *args: Any, **kwargs: Any) -> None:
+        # It tries five times, with two lines each, and has another one at the end.
+        if re.match("(Connection in use|Invalid address|Can't connect to|connection to .* failed)", str(msg)):
+            if self.cannot_listen:
+                return
+            self.cannot_listen = True
+            why = {"Connection in use": "is in use", "Invalid address": "is no address of this machine"}
+            said = why.get(str(msg).partition(":")[0], f"can't be had ({str(msg).rpartition('failed: ')[2]})")
+            msg = "BIND: %s %s; trying for 5 s. Stop the server that listens there, or set BIND to another host:port."
+            args = (settings.BIND, said)
+        super().error(msg, *args, **kwargs)
 
     def exception(self, msg: Any, *args: Any, **kwargs: Any) -> None:
         super().exception(msg, *(str(arg).partition("?")[0] for arg in args), **kwargs)
@@ -98,12 +112,13 @@ secure_scheme_headers: dict[str, str] = {}
 
 
 def on_starting(server: Any) -> None:
-    """Warn of what is open to others; seed the default tools where the environment asks
-    for it. A server that is open to all starts on this machine's addresses only, unless
-    the environment asks for more."""
+    """Warn of what is open to others, and of a database that can't be used; seed the
+    default tools where the environment asks for it. A server that is open to all starts
+    on this machine's addresses only, unless the environment asks for more."""
     from django.core.management import call_command
-    from django.db import DatabaseError, connections
+    from django.db import DatabaseError, InterfaceError, connections
 
+    from licenses import database, readiness
     from licenses.checks import (
         DEMO_KEY,
         OPEN,
@@ -114,6 +129,7 @@ def on_starting(server: Any) -> None:
         readable_databases,
         unlimited,
     )
+    from licenses.errors import Refusal
 
     if settings.LICENSE_AUTH == "open":
         if not settings.LICENSE_OPEN_TO_NETWORK and not all(map(is_local, server.cfg.address)):
@@ -129,20 +145,26 @@ def on_starting(server: Any) -> None:
             if missing := unlimited():
                 server.log.warning(UNLIMITED, ", ".join(missing))
         except DatabaseError:
-            pass  # /readyz will say so.
+            pass  # The next check says so.
         finally:
             connections.close_all()
+    readiness.share()
     if settings.LICENSE_DB_SEED:
         try:
             done = io.StringIO()
             call_command("seed", stdout=done)
             for line in done.getvalue().splitlines():
                 server.log.info("Seeding: %s", line)
-        except DatabaseError as error:
-            sys.exit(f"licenseserver: can't seed, is the database migrated? ({str(error).splitlines()[0]})")
+        except (DatabaseError, InterfaceError, Refusal) as error:
+            server.log.critical("Can't seed (LICENSE_DB_SEED): %s", database.reason(error.__cause__ or error))
+            sys.exit(2)
         finally:
             # Workers must not inherit the connection.
             connections.close_all()
+    try:
+        readiness.check(at_start=True)
+    finally:
+        connections.close_all()
 
 
 # What the master stops its workers by, and what a terminal sends to all of them.

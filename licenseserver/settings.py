@@ -1,6 +1,6 @@
 """Settings, all of them: read from the environment, each with a type.
 
-The table in README.md lists every variable; keep the two together.
+The table in docs/reference/settings.md lists every variable; a test compares the two.
 """
 
 import multiprocessing
@@ -163,6 +163,7 @@ MIDDLEWARE = [
     "licenses.api.middleware.EventMiddleware",
     "licenses.api.rate_limits.RateLimitMiddleware",
     "django_prometheus.middleware.PrometheusBeforeMiddleware",
+    "licenses.api.middleware.OverloadMiddleware",
     "licenses.api.middleware.StalePlanMiddleware",
     "licenses.api.middleware.ProbeMiddleware",
     "licenses.api.middleware.PlainHttpMiddleware",
@@ -211,6 +212,7 @@ AUTH_PASSWORD_VALIDATORS = [
 
 # Seconds; 0 is none, for migrations.
 STATEMENT_TIMEOUT = environment.integer("DATABASE_STATEMENT_TIMEOUT", 5, minimum=0, maximum=86_400)
+ENCODE = "In a password, percent-encode the signs of a URL: %2F for /, %23 for #, %3F for ?, %40 for @, %25 for %."
 URL_FORM = "postgresql://user:password@host:port/name"
 
 
@@ -250,9 +252,12 @@ def postgresql(url: str) -> dict[str, Any]:
 
     try:
         parts: dict[str, Any] = conninfo_to_dict(url)
-    except ProgrammingError:
+    except (ProgrammingError, UnicodeDecodeError):
         # Its message may have a part of the password.
-        raise SettingError(f"DATABASE_URL is not a database URL ({URL_FORM}).") from None
+        raise SettingError(f"DATABASE_URL is not a database URL ({URL_FORM}). {ENCODE}") from None
+    if "@" in f"{parts.get('host', '')}{parts.get('dbname', '')}":
+        # The password ended early, at a sign that has a meaning in a URL.
+        raise SettingError(f"DATABASE_URL: {ENCODE}")
     ports = str(parts.get("port", "")).split(",")
     if not url.startswith(("postgresql://", "postgres://")) or not parts.get("dbname"):
         raise SettingError(f"DATABASE_URL must be {URL_FORM}.")

@@ -76,7 +76,7 @@ def test_more_than_there_is_can_not_be_reserved(admin_client: Client, make_tool:
         tool,
         {"allotments": [{"team": crash.pk, "reservation": 2}, {"team": body.pk, "reservation": 2}]},
     )
-    assert b"4 seats of cad would be reserved in all, but there are 3." in answer.content
+    assert b"The reservations of cad would add up to 4 seats, but its capacity is 3." in answer.content
     assert Allotment.objects.get().team == crash
     # With one more seat it is enough.
     save(admin_client, tool, {"allotments": [{"team": body.pk, "reservation": 2}]}, capacity=4)

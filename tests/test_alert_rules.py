@@ -35,6 +35,13 @@ SAME_ON_EVERY_REPLICA = {
 }
 
 
+# Of Prometheus and Alertmanager, which are nobody's installation.
+WATCHING = {
+    rule["alert"] for group in read_yaml(PROMETHEUS / "rules/watching.yml")["groups"] for rule in group["rules"]
+}
+ALERTMANAGER_S_OWN = {"alertmanager_notifications_failed_total"}
+
+
 def name_of(rule: dict[str, Any]) -> str:
     labels = "-".join(str(rule.get("labels", {}).get(key, "")) for key in ("days", "long", "slo")).strip("-")
     return "-".join(filter(None, [rule.get("alert") or rule["record"], labels]))
@@ -85,8 +92,56 @@ def test_every_alert_is_tested_to_fire_and_not_to_fire(alert: dict[str, Any]) ->
                         all(f'{label}="{alert["labels"][label]}"' in sample["labels"] for label in labels)
                         for sample in case["exp_samples"]
                     )
-    assert silent
+    assert silent or alert["alert"] == "Watchdog"
     assert firing
+
+
+# --- Several installations ----------------------------------------------------
+
+
+@each_rule
+def test_no_rule_mixes_the_installations_that_one_prometheus_watches(rule: dict[str, Any]) -> None:
+    if rule.get("alert") in WATCHING:
+        return
+    # Whether there is any installation at all is asked of all of them.
+    expression = re.sub(r'absent\(.*\) unless on \(\) max\(up\{job="licenseserver"\}\)', "", rule["expr"])
+    assert not re.findall(r"(?<!:)\b(?:sum|max|min|avg|count|group)\b(?! by \(installation\b)", expression)
+    for labels in re.findall(r"\bon \(([^)]*)\)", expression):
+        # The objectives are the same for all.
+        assert labels.startswith("installation") or labels == "slo", expression
+
+
+@each_alert
+def test_every_alert_is_tried_with_a_second_installation_that_is_well(alert: dict[str, Any]) -> None:
+    if alert["alert"] in WATCHING:
+        return
+    wanted = {"alertname": alert["alert"], "installation": "production"}
+    wanted |= {name: alert["labels"][name] for name in ("days", "long") if name in alert["labels"]}
+    tried: list[dict[str, str]] = []
+    for test in read_yaml(PROMETHEUS / "tests/installations.yml")["tests"]:
+        installations = {
+            name for series in test["input_series"] for name in re.findall(r'installation="(\w+)"', series["series"])
+        }
+        assert installations == {"production", "staging"}, test["name"]
+        for case in test.get("promql_expr_test", ()):
+            tried += [dict(re.findall(r'(\w+)="([^"]*)"', sample["labels"])) for sample in case["exp_samples"]]
+        for case in test.get("alert_rule_test", ()):
+            tried += [{"alertname": case["alertname"]} | found["exp_labels"] for found in case["exp_alerts"]]
+    assert all(found["installation"] == "production" for found in tried)
+    assert any(wanted.items() <= found.items() for found in tried)
+
+
+@each_alert
+def test_every_alert_names_its_installation(alert: dict[str, Any]) -> None:
+    assert alert["alert"] in WATCHING or "$labels.installation" in alert["annotations"]["summary"]
+
+
+def test_compose_and_inhibitions_know_the_installation(alertmanager: dict[str, Any]) -> None:
+    jobs = {job["job_name"]: job for job in read_yaml(PROMETHEUS / "prometheus.yml")["scrape_configs"]}
+    (config,) = jobs["licenseserver"]["static_configs"]
+    assert config["labels"]["installation"]
+    assert "installation" in alertmanager["route"]["group_by"]
+    assert all("installation" in rule["equal"] for rule in alertmanager["inhibit_rules"])
 
 
 # --- What an alert says -----------------------------------------------------
@@ -94,7 +149,7 @@ def test_every_alert_is_tested_to_fire_and_not_to_fire(alert: dict[str, Any]) ->
 
 @each_alert
 def test_every_alert_says_what_it_is_and_how_urgent(alert: dict[str, Any]) -> None:
-    assert alert["labels"]["severity"] in {"page", "ticket"}
+    assert alert["labels"]["severity"] in ({"none"} if alert["alert"] == "Watchdog" else {"page", "ticket"})
     # By this an Alertmanager that others use too tells ours from theirs.
     assert alert["labels"]["service"] == "licenseserver"
     assert set(alert["annotations"]) == {"summary", "description", "runbook_url"}
@@ -125,7 +180,7 @@ def test_the_address_of_the_runbooks_is_in_one_place() -> None:
 def test_every_metric_asked_for_is_exported_or_recorded(rule: dict[str, Any], exported: set[str]) -> None:
     asked = metrics_in(rule["expr"])
     assert asked or rule["expr"].startswith("vector(")
-    assert asked <= exported | recorded()
+    assert asked <= exported | recorded() | ALERTMANAGER_S_OWN
 
 
 @pytest.mark.parametrize("rule", RECORDINGS, ids=name_of)
@@ -135,10 +190,10 @@ def test_a_recorded_name_says_level_metric_and_operation(rule: dict[str, Any]) -
 
 @each_rule
 def test_several_replicas_count_nothing_twice_and_forget_nothing(rule: dict[str, Any], exported: set[str]) -> None:
-    for metric in metrics_in(rule["expr"]) - recorded() - {"up"}:
+    for metric in metrics_in(rule["expr"]) - recorded() - {"up"} - ALERTMANAGER_S_OWN:
         assert metric in exported
         wanted = r"(max|min|absent)" if metric in SAME_ON_EVERY_REPLICA else r"sum"
-        aggregated = rf"\b{wanted}(?: by \([^)]*\))? ?\((?:(?:rate|increase)\()?{metric}\b"
+        aggregated = rf"\b{wanted}(?: by \([^)]*\))? ?\((?:(?:rate|increase|present_over_time)\()?{metric}\b"
         assert len(re.findall(aggregated, rule["expr"])) == len(re.findall(rf"\b{metric}\b", rule["expr"])), metric
 
 
@@ -263,7 +318,13 @@ def alertmanager() -> dict[str, Any]:
 def test_alertmanager_takes_its_configuration_and_sorts_by_severity() -> None:
     config = ROOT / "monitoring/alertmanager/alertmanager.yml"
     amtool = program("amtool")
-    for labels, receiver in {"severity=page": "pages", "severity=ticket": "tickets", "other=thing": "tickets"}.items():
+    receivers = {
+        "severity=page": "pages",
+        "severity=ticket": "tickets",
+        "other=thing": "tickets",
+        "alertname=Watchdog": "watchdog",
+    }
+    for labels, receiver in receivers.items():
         command = [amtool, "config", "routes", "test", f"--config.file={config}", "--verify.receivers", receiver]
         done = subprocess.run([*command, "service=licenseserver", labels], capture_output=True, text=True)
         assert done.returncode == 0, done.stdout + done.stderr
@@ -307,7 +368,7 @@ def test_every_runbook_is_of_an_alert_and_says_what_one_wants_to_know() -> None:
 @each_page
 def test_a_runbook_asks_for_metrics_that_there_are(page: Path, exported: set[str]) -> None:
     for expression in blocks(page, "promql"):
-        assert metrics_in(expression) <= exported | recorded(), expression
+        assert metrics_in(expression) <= exported | recorded() | ALERTMANAGER_S_OWN, expression
 
 
 @each_page

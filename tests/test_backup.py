@@ -74,7 +74,7 @@ class Load:
 
 
 def back_up(server: Server, file: Path) -> None:
-    """As docs/backup.md has it."""
+    """As docs/howto/backup.md has it."""
     if "DATABASE_URL" not in server.environment:
         server.manage("backup", str(file))
         return

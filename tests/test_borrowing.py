@@ -33,7 +33,7 @@ def test_the_last_seat_goes_and_the_next_borrow_is_told_why(api: Api, make_tool:
     assert answer["Content-Type"] == "application/problem+json"
     assert answer["Retry-After"]
     assert (problem["status"], problem["code"], problem["total"], problem["available"]) == (409, "exhausted", 2, 0)
-    assert "2 of 2 seats of cad are out" in problem["detail"]
+    assert "2 of 2 are borrowed" in problem["detail"]
 
 
 def test_several_seats_are_taken_and_returned_together(api: Api, make_tool: MakeTool) -> None:

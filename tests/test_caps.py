@@ -384,7 +384,7 @@ def test_each_cap_has_a_code_that_is_documented() -> None:
         errors.LeaseLimitReached(tool="cad", user="ana", limit=3, borrowed=2, waiting=1),
         errors.RateLimited(wait=2),
     ]
-    documented = (ROOT / "README.md").read_text()
+    documented = (ROOT / "docs" / "reference" / "errors.md").read_text()
     for refusal in refusals:
         assert f"`{refusal.code}`" in documented
         assert refusal.title

@@ -35,8 +35,8 @@ SETS = {"default": Path(os.devnull)} | {
 }
 # The oldest that its makers maintain somewhere, and the newest.
 KUBERNETES = ["1.31", "1.37"]
-# Kinds of the Prometheus Operator, which the schemas of Kubernetes don't know.
-OPERATOR_KINDS = {"ServiceMonitor", "PrometheusRule"}
+# Kinds of the Prometheus Operator and the Gateway API, which the schemas of Kubernetes don't know.
+OPERATOR_KINDS = {"ServiceMonitor", "PrometheusRule", "HTTPRoute"}
 
 Manifest = dict[str, Any]
 
@@ -294,6 +294,31 @@ def test_the_migrations_may_reach_the_database_before_anything_is_installed(rend
     assert {"ports": [{"port": 5432, "protocol": "TCP"}]} in policy["spec"]["egress"]
 
 
+def test_migrations_past_a_pooler_may_reach_the_database_itself(render: Render) -> None:
+    """As docs/scaling.md says: the server calls the pooler, migrations the database."""
+    values = ("settings.LICENSE_DB_POOLER=true", "migration.existingSecret=owner", "networkPolicy.database.port=6432")
+    release = render("default", *values)
+
+    def reached(component: str) -> set[int]:
+        egress = release.one("NetworkPolicy", f"-{component}")["spec"]["egress"]
+        return {port["port"] for rule in egress for port in rule["ports"]}
+
+    assert {6432, 5432} <= reached("migrate")
+    for component in ("api", "sweeper"):
+        assert 6432 in reached(component)
+        assert 5432 not in reached(component)
+    own = render("everything").one("NetworkPolicy", "-migrate")["spec"]["egress"][-1]
+    assert own == {"ports": [{"port": 5433, "protocol": "TCP"}], "to": [{"ipBlock": {"cidr": "198.51.100.7/32"}}]}
+
+
+def test_names_are_asked_for_where_kubernetes_and_openshift_answer(render: Render) -> None:
+    for policy in render().of("NetworkPolicy"):
+        asked = {
+            (port["port"], port["protocol"]) for rule in policy["spec"]["egress"] for port in rule.get("ports", [])
+        }
+        assert {(53, "UDP"), (53, "TCP"), (5353, "UDP"), (5353, "TCP")} <= asked
+
+
 def test_the_provider_can_be_reached_only_where_there_is_one(render: Render) -> None:
     https = {"ports": [{"port": 443, "protocol": "TCP"}]}
     assert https in render("production").one("NetworkPolicy", "-api")["spec"]["egress"]
@@ -302,7 +327,12 @@ def test_the_provider_can_be_reached_only_where_there_is_one(render: Render) -> 
 
 def test_the_server_answers_to_every_name_that_leads_to_it(render: Render) -> None:
     hosts = environment_of(render("everything").container("api"))["ALLOWED_HOSTS"].split(",")
-    assert hosts[:3] == ["licenses.example.com", "licenses.example.net", "licenses.svc.example.net"]
+    assert hosts[:4] == [
+        "licenses.example.com",
+        "licenses.example.net",
+        "licenses.example.org",
+        "licenses.svc.example.net",
+    ]
     assert {"site-licenses", "site-licenses.tools", "site-licenses.tools.svc.cluster.local"} < set(hosts)
 
 
@@ -400,6 +430,40 @@ def test_pods_are_spread_over_nodes_and_zones(release: Release) -> None:
         assert constraint["labelSelector"]["matchLabels"].items() <= labels.items()
 
 
+def test_zones_are_a_wish_unless_they_are_asked_for(render: Render) -> None:
+    """Where nodes have no zone, a rule about zones that has to hold would leave every pod Pending."""
+
+    def spread(*values: str) -> dict[str, str]:
+        found = render("default", *values).pods()["api"]["spec"]["topologySpreadConstraints"]
+        return {one["topologyKey"].partition("/")[2]: one["whenUnsatisfiable"] for one in found}
+
+    assert spread("topologySpread=DoNotSchedule") == {"hostname": "DoNotSchedule", "zone": "ScheduleAnyway"}
+    assert spread("zoneSpread=DoNotSchedule") == {"hostname": "ScheduleAnyway", "zone": "DoNotSchedule"}
+
+
+def test_what_a_site_adds_is_where_the_server_s_code_runs(render: Render) -> None:
+    release = render("everything")
+    for component in ("api", "sweeper", "migrate"):
+        container = release.container(component)
+        assert environment_of(container)["TZ"] == "Europe/Berlin"
+        assert {"name": "licenses", "mountPath": "/etc/licenses", "readOnly": True} in container["volumeMounts"]
+        volumes = release.pods()[component]["spec"]["volumes"]
+        assert {"name": "licenses", "configMap": {"name": "vendor-files"}} in volumes
+    for manifest in release.manifests:
+        assert manifest["metadata"]["labels"]["example.com/owner"] == "cad", manifest["metadata"]["name"]
+
+
+def test_a_gateway_leads_to_the_service_by_a_name_that_the_server_answers_to(render: Render) -> None:
+    release = render("everything")
+    route = release.one("HTTPRoute")["spec"]
+    (backend,) = route["rules"][0]["backendRefs"]
+    service = next(s for s in release.of("Service") if s["metadata"]["name"] == backend["name"])
+    assert backend["port"] in {port["port"] for port in service["spec"]["ports"]}
+    assert service["spec"]["loadBalancerSourceRanges"] == ["192.0.2.0/24"]
+    assert set(route["hostnames"]) <= set(environment_of(release.container("api"))["ALLOWED_HOSTS"].split(","))
+    assert not render("default").of("HTTPRoute")
+
+
 def test_workers_share_their_counters_in_a_folder_that_ends_with_the_pod(release: Release) -> None:
     api = release.container("api")
     folder = environment_of(api)["PROMETHEUS_MULTIPROC_DIR"].removesuffix("/api")
@@ -476,7 +540,9 @@ OF_PYTHON_S_OWN = {"HTTPS_PROXY", "NO_PROXY"}
 
 
 def test_every_setting_of_the_server_can_be_set() -> None:
-    rows = re.findall(r"^\| (`[A-Z_]+`(?:, `[A-Z_]+`)*) \|", (ROOT / "README.md").read_text(), re.MULTILINE)
+    rows = re.findall(
+        r"^\| (`[A-Z_]+`(?:, `[A-Z_]+`)*) \|", (ROOT / "docs" / "reference" / "settings.md").read_text(), re.MULTILINE
+    )
     documented = {name for row in rows for name in re.findall(r"[A-Z_]+", row)}
     assert len(documented) > 30
     settings = set(SCHEMA["properties"]["settings"]["properties"])
@@ -600,12 +666,63 @@ def test_the_packed_chart_has_what_a_chart_needs(chart: Path) -> None:
     assert not [name for name in files if name.startswith("ci/")]
 
 
+# The chart has a value for where the runbooks are, and needs no rule that says so.
+RULE_FILES = sorted(set(MONITORING.glob("prometheus/rules/*.yml")) - {MONITORING / "prometheus/rules/runbooks.yml"})
+
+
+def as_in_production(rules: dict[str, Any]) -> dict[str, Any]:
+    """The rules with the runbooks where the production values say."""
+    url = "https://git.example.com/tools/licenseserver/blob/main/docs/runbooks"
+    text = json.dumps(rules).replace(json.dumps(RUNBOOKS_QUERY)[1:-1], url)
+    found: dict[str, Any] = json.loads(text)
+    return found
+
+
+RUNBOOKS_QUERY = '{{ range query "licenseserver:runbooks:info" }}{{ .Labels.url }}{{ end }}'
+
+
+def alerts_of(release: Release) -> list[dict[str, Any]]:
+    return [
+        rule
+        for manifest in release.of("PrometheusRule")
+        for group in manifest["spec"]["groups"]
+        for rule in group["rules"]
+        if "alert" in rule
+    ]
+
+
+def test_the_values_change_the_alerts_and_nothing_else(render: Render) -> None:
+    before, after = alerts_of(render("production")), alerts_of(render("everything"))
+    assert {rule["alert"] for rule in before} - {rule["alert"] for rule in after} == {"Watchdog", "LicenseExpires"}
+    changed = {}
+    kept = [rule for rule in before if rule["alert"] not in {"Watchdog", "LicenseExpires"}]
+    for old, new in zip(kept, after, strict=True):
+        assert new["labels"] == old["labels"] | {"team": "cad"}
+        page = old["annotations"]["runbook_url"].rpartition("/")[2]
+        assert new["annotations"]["runbook_url"] == f"https://wiki.example.com/licenses/runbooks/{page}"
+        if old["expr"] != new["expr"]:
+            numbers = (re.findall(r"> ([\d.]+)", rule["expr"]) for rule in (old, new))
+            changed[old["alert"]] = [pair for pair in zip(*numbers, strict=True) if pair[0] != pair[1]]
+            assert re.sub(r"> [\d.]+", "", old["expr"]) == re.sub(r"> [\d.]+", "", new["expr"])
+    assert changed == {
+        "ToolNearExhaustion": [("0.9", "0.8")],
+        "QueueWaitTooLong": [("1800", "900")],
+        "LeasesExpireUnreturned": [("5", "20"), ("0.25", "0.5")],
+        "LicenseServerSweeperNotRunning": [("300", "600")],
+    }
+
+
+def test_no_alert_links_to_a_page_that_is_not_there(render: Render) -> None:
+    for rule in alerts_of(render("default", "metrics.prometheusRule.enabled=true")):
+        assert set(rule["annotations"]) == {"summary", "description"}
+
+
 def test_every_rule_file_becomes_a_prometheus_rule_word_for_word(render: Render) -> None:
-    rules = sorted(MONITORING.glob("prometheus/rules/*.yml"))
     assert not render("default").of("PrometheusRule")
     made = {manifest["metadata"]["name"]: manifest for manifest in render("production").of("PrometheusRule")}
     assert {name: manifest["spec"] for name, manifest in made.items()} == {
-        f"licenses-licenseserver-{path.stem.replace('_', '-')}": yaml.safe_load(path.read_text()) for path in rules
+        f"licenses-licenseserver-{path.stem.replace('_', '-')}": as_in_production(yaml.safe_load(path.read_text()))
+        for path in RULE_FILES
     }
     for manifest in made.values():
         assert manifest["metadata"]["labels"]["release"] == "prometheus"
@@ -640,7 +757,10 @@ def test_prometheus_finds_the_pods_and_calls_them_as_the_rules_do(render: Render
     (service,) = [s for s in release.of("Service") if wanted <= s["metadata"]["labels"].items()]
     (endpoint,) = monitor["spec"]["endpoints"]
     assert endpoint["port"] in {port["name"] for port in service["spec"]["ports"]}
-    assert endpoint["relabelings"] == [{"targetLabel": "job", "replacement": "licenseserver"}]
+    assert endpoint["relabelings"] == [
+        {"targetLabel": "job", "replacement": "licenseserver"},
+        {"targetLabel": "installation", "replacement": "tools/licenses"},
+    ]
     # One that isn't ready has most to tell.
     assert service["spec"]["publishNotReadyAddresses"] is True
 
@@ -686,6 +806,13 @@ def lint(chart: Path, values: Any, folder: Path) -> "subprocess.CompletedProcess
         {"proxy": {"trustedSources": ["10.0.0.0/8; }"]}},
         {"ingress": {"enabled": True, "hosts": ["licenses.example.com"]}},
         {"topologySpread": "always"},
+        {"podLabels": {"app.kubernetes.io/component": "mine"}},
+        {"commonLabels": {"app.kubernetes.io/instance": "mine"}},
+        {"httpRoute": {"enabled": True}, "proxy": {"trustedSources": ["10.0.0.0/8"]}},
+        {"httpRoute": {"enabled": True, "parentRefs": [{"name": "public"}], "hostnames": ["licenses.example.com"]}},
+        {"service": {"loadBalancerSourceRanges": ["everybody"]}},
+        {"extraEnv": [{"value": "nameless"}]},
+        {"metrics": {"prometheusRule": {"thresholds": {"nearExhaustionRatio": 90}}}},
         {"runAsUser": 0},
         {"test": {"url": "licenses.example.com"}},
     ],
@@ -697,6 +824,36 @@ def test_a_wrong_value_is_refused_before_anything_is_installed(
     refused = lint(chart, values, tmp_path)
     assert refused.returncode != 0
     assert "values don't meet the specifications of the schema" in refused.stdout + refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("values", "why"),
+    [
+        (["autoscaling.enabled=true", "autoscaling.minReplicas=7"], "minReplicas is more than autoscaling.maxReplicas"),
+        (["autoscaling.enabled=true", "api.resources.requests.cpu=null"], "needs api.resources.requests.cpu"),
+        (["autoscaling.enabled=true", "proxy.resources.requests.cpu=null"], "needs proxy.resources.requests.cpu"),
+        (["database.sslMode=verify-full"], "verify-full needs database.caSecret"),
+        (["database.sslMode=verify-ca"], "verify-ca needs database.caSecret"),
+        (["metrics.prometheusRule.enabled=true", "metrics.prometheusRule.disabled={Nonsense}"], "no alert Nonsense"),
+    ],
+    ids=str,
+)
+def test_values_that_do_not_fit_each_other_are_refused(chart: Path, values: list[str], why: str) -> None:
+    sets = [part for value in values for part in ("--set", value)]
+    refused = run_helm("template", "licenses", chart, *sets)
+    assert refused.returncode != 0
+    assert why in refused.stderr
+
+
+def test_an_autoscaler_needs_no_proxy_to_count_by(render: Render) -> None:
+    values = ("autoscaling.enabled=true", "proxy.enabled=false", "proxy.resources.requests.cpu=null")
+    assert render("default", *values).of("HorizontalPodAutoscaler")
+
+
+def test_a_database_may_be_verified_by_the_system_s_authorities(render: Render) -> None:
+    values = ("database.sslMode=verify-full", "extraEnv[0].name=PGSSLROOTCERT", "extraEnv[0].value=system")
+    environment = environment_of(render("default", *values).container("api"))
+    assert (environment["PGSSLMODE"], environment["PGSSLROOTCERT"]) == ("verify-full", "system")
 
 
 def schemas(schema: Any, path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
@@ -714,7 +871,7 @@ def schemas(schema: Any, path: str = "") -> Iterator[tuple[str, dict[str, Any]]]
 def test_no_object_takes_keys_that_nobody_knows() -> None:
     jsonschema.Draft202012Validator.check_schema(SCHEMA)
     # Helm's own, and one that the API server checks.
-    opened = {"/properties/global", "/properties/affinity"}
+    opened = {"/properties/global", "/properties/affinity", "/properties/extraVolumes/items"}
     for path, schema in schemas(SCHEMA):
         assert (path in opened) == ("additionalProperties" not in schema), path
         if isinstance(schema.get("additionalProperties"), dict):

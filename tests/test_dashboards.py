@@ -157,15 +157,42 @@ def test_every_metric_asked_for_is_exported_or_recorded(dashboard: dict[str, Any
         assert metrics_in(expression), expression
         assert metrics_in(expression) <= known, expression
     for variable in variables(dashboard).values():
-        metric = re.fullmatch(r"label_values\(([\w:]+), (\w+)\)", variable["query"]["query"])
+        metric = re.fullmatch(
+            r"label_values\(([\w:]+), (\w+)\)", variable["query"]["query"].replace('{installation="$installation"}', "")
+        )
         assert metric, variable["name"]
         assert metric[1] in known
         assert metric[2] == variable["name"]
 
 
+def test_a_dashboard_is_of_one_installation(dashboard: dict[str, Any]) -> None:
+    first, *others = variables(dashboard).values()
+    assert (first["name"], first["definition"]) == (
+        "installation",
+        "label_values(licenseserver_build_info, installation)",
+    )
+    for variable in others:
+        # The objectives are the same for all.
+        assert '{installation="$installation"}' in variable["query"]["query"] or variable["name"] == "slo"
+        assert variable["query"]["query"] == variable["definition"]
+    for expression in expressions(dashboard):
+        for metric in metrics_in(expression) - {"slo:objective:ratio"}:
+            # An alert may be about none.
+            wanted = 'installation=~"$installation|"' if metric == "ALERTS" else 'installation="$installation"'
+            asked = re.findall(rf"(?<![\w:]){metric}(?![\w:])(\{{[^}}]*\}})?", labels_left_out(expression))
+            assert asked, metric
+            assert all(wanted in chosen for chosen in asked), f"{metric} in {expression}"
+
+
+def test_a_link_to_another_dashboard_keeps_the_installation(dashboard: dict[str, Any]) -> None:
+    for panel in panels(dashboard):
+        for link in panel["fieldConfig"]["defaults"].get("links", []):
+            assert "${installation:queryparam}" in link["url"], panel["title"]
+
+
 def test_one_chooses_any_number_of_everything_but_for_one_tool_in_depth(dashboard: dict[str, Any]) -> None:
     for name, variable in variables(dashboard).items():
-        several = (dashboard["uid"], name) != ("licenseserver-tool", "tool")
+        several = name != "installation" and (dashboard["uid"], name) != ("licenseserver-tool", "tool")
         assert (variable["multi"], variable["includeAll"]) == (several, several), name
         if several:
             assert variable["allValue"] == ".*", name

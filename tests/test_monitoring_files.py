@@ -59,12 +59,19 @@ def test_a_change_made_in_the_browser_can_not_shadow_the_files() -> None:
 
 def test_prometheus_scrapes_the_server_under_a_name_that_it_answers_to(services: dict[str, Any]) -> None:
     jobs = {job["job_name"]: job for job in read_yaml("monitoring/prometheus/prometheus.yml")["scrape_configs"]}
-    assert set(jobs) == {"licenseserver", "prometheus"}
+    assert set(jobs) == {"licenseserver", "prometheus", "alertmanager"}
     ((target,),) = [config["targets"] for config in jobs["licenseserver"]["static_configs"]]
     host, port = target.split(":")
     assert host in services
     assert port == "8000"
     assert host in services[host]["environment"]["ALLOWED_HOSTS"].split("$")[0].split(",")
+
+
+def test_prometheus_watches_the_alertmanager_that_it_sends_to() -> None:
+    config = read_yaml("monitoring/prometheus/prometheus.yml")
+    jobs = {job["job_name"]: job for job in config["scrape_configs"]}
+    (manager,) = config["alerting"]["alertmanagers"]
+    assert jobs["alertmanager"]["static_configs"] == manager["static_configs"]
 
 
 # --- Logs -------------------------------------------------------------------
@@ -178,7 +185,7 @@ def test_every_file_that_is_mounted_is_there_and_read_only(services: dict[str, A
 
 def test_no_image_changes_under_its_name_from_one_major_version_to_the_next(services: dict[str, Any]) -> None:
     for name, service in services.items():
-        if "build" not in service:
+        if service["image"] != services["api"]["image"]:
             assert re.search(r":v?\d[\w.-]*$", service["image"]), name
 
 

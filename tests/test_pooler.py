@@ -23,7 +23,7 @@ CLIENTS = 32
 OPERATIONS = 2_000
 # Connections to PostgreSQL; the replicas have 16 to the pooler.
 POOL = 3
-# As docs/scaling.md has them, but for the lock's, which a test waits for. The
+# As docs/howto/scaling.md has them, but for the lock's, which a test waits for. The
 # isolation and the time zone have to do no harm.
 LIMITS = {
     "statement_timeout": "5s",

@@ -79,7 +79,7 @@ def test_a_newcomer_never_overtakes(api: Api, make_tool: MakeTool) -> None:
     assert (status["borrowed"], status["set_aside"], status["available"]) == (0, 1, 0)
     refused = api.borrow(user="newcomer")
     assert (refused.status_code, refused.json()["code"]) == (409, "exhausted")
-    assert "wanted by those who wait" in refused.json()["detail"]
+    assert "set aside for the queue" in refused.json()["detail"]
     assert api.borrow(user="newcomer", wait_seconds=60).json()["position"] == 2
     assert api.poll(ticket).status_code == 200
 
@@ -175,7 +175,7 @@ def test_more_than_there_will_ever_be_is_refused_at_once(api: Api, make_tool: Ma
     make_tool("cad", capacity=2)
     answer = api.borrow(seats=3, wait_seconds=600)
     assert (answer.status_code, answer.json()["code"]) == (409, "exhausted")
-    assert "never be enough" in answer.json()["detail"]
+    assert "Waiting does not help" in answer.json()["detail"]
     make_tool("off", enabled=False)
     assert api.borrow("off", wait_seconds=600).json()["code"] == "disabled"
     assert Ticket.objects.count() == 0

@@ -199,9 +199,9 @@ def test_a_call_that_works_longer_counts_more(clock: Clock) -> None:
     assert get().status_code == 200
 
 
-def test_a_call_that_waits_for_locks_counts_a_quarter_of_its_time(clock: Clock, api: Api, make_tool: MakeTool) -> None:
+def test_a_call_that_waits_for_locks_counts_half_of_its_time(clock: Clock, api: Api, make_tool: MakeTool) -> None:
     make_tool(capacity=0)
-    clock.work = rate_limits.WORTH * 8
+    clock.work = rate_limits.WORTH * 4
     assert statuses(lambda: api.borrow(user="eve"), 5) == [409] * 3 + [429] * 2
 
 

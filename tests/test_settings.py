@@ -152,6 +152,17 @@ def test_good_values_start(variable: str, value: str) -> None:
     assert (result.returncode, result.stderr) == (0, "")
 
 
+@pytest.mark.parametrize("sign", ["/", "@", "%", "#/", " ", "?@"])
+def test_a_password_with_a_sign_of_urls_is_named_as_that(sign: str) -> None:
+    done = start(SECRET_KEY=KEY, DATABASE_URL=f"postgresql://licenses:before{sign}after@db.example.com:5432/licenses")
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert "percent-encode" in line
+    assert "port must" not in line
+    assert "before" not in line
+    assert "after" not in line
+
+
 def test_credentials_are_required_by_default() -> None:
     result = subprocess.run(
         [sys.executable, "-c", "from licenseserver.settings import LICENSE_AUTH; print(LICENSE_AUTH)"],

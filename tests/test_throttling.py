@@ -115,7 +115,7 @@ def test_the_sign_in_pages_say_that_one_has_to_wait(ben: User) -> None:
         for _ in range(4):
             shown = browser.post(page, {"username": "ben", "password": "wrong"})
         assert shown.status_code == 200
-        assert b"Try again in 15 minute" in shown.content
+        assert b"Try again in 15 min." in shown.content
         browser.post(page, {"username": "ben", "password": PASSWORD})
         assert "_auth_user_id" not in browser.session
 

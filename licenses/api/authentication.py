@@ -17,15 +17,13 @@ from rest_framework import authentication
 from rest_framework.exceptions import AuthenticationFailed
 from rest_framework.request import Request
 
-from licenses import accounts, statements
+from licenses import accounts, database, statements
 from licenses.callers import Caller, Kind, Scope
 from licenses.models import ApiToken, Identity
 from licenses.models.token import TOKEN_PREFIX, is_token, token_hash
 from licenses.names import NAME_LENGTH, is_name
 from licenses.signin import jwts, throttling
 from licenses.signin.rights import GroupsMissing, rights_of
-
-from .problems import READ_ONLY_TRANSACTION
 
 logger = logging.getLogger(__name__)
 
@@ -164,7 +162,7 @@ def _bind(claims: dict[str, Any], name: str) -> None:
     try:
         why = accounts.bind(issuer=claims["iss"], subject=claims["sub"], name=name)
     except DatabaseError as error:
-        if getattr(error.__cause__, "sqlstate", None) != READ_ONLY_TRANSACTION:
+        if database.fault(error) is not database.Fault.READ_ONLY:
             raise
         # A standby only answers questions: there the name gives nothing.
         return

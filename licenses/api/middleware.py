@@ -22,11 +22,12 @@ from gunicorn.http.errors import ParseException
 from licenses import metrics, statements
 from licenses.addresses import client_address
 from licenses.callers import Caller
-from licenses.errors import RateLimited
-from licenseserver import logs
+from licenses.errors import Overloaded, RateLimited
+from licenseserver import logs, workers
 
 from . import views
-from .problems import is_api_path, problem
+from .problems import from_refusal, is_api_path, problem
+from .rate_limits import KEEPING
 
 logger = logging.getLogger("licenses.request")
 
@@ -60,9 +61,12 @@ class EventMiddleware:
         with logs.Event(request_id) as event, metrics.REQUESTS_IN_FLIGHT.track_inprogress():
             response = self.get_response(request) if request.method in METHODS else _method_not_allowed()
             response.headers["X-Request-ID"] = request_id
-            limited = event.facts.get("code") == RateLimited.code
-            # Whoever calls too often must not fill the log.
-            level = logging.DEBUG if limited else _level(request, response.status_code)
+            # Django adds it further in; answers that are given before have none, and would go out in chunks.
+            if isinstance(response, HttpResponse) and "Content-Length" not in response.headers:
+                response.headers["Content-Length"] = str(len(response.content))
+            # Too many calls must not fill the log.
+            is_one_of_many = event.facts.get("code") in {RateLimited.code, Overloaded.code}
+            level = logging.DEBUG if is_one_of_many else _level(request, response.status_code)
             if logger.isEnabledFor(level):
                 facts = {
                     "method": request.method,
@@ -117,6 +121,37 @@ def _caller(request: HttpRequest) -> dict[str, Any]:
     # Of a page. Not request.user itself, which would ask the database.
     user = getattr(request, "_cached_user", None)
     return {"caller": user.get_username(), "caller_kind": "session"} if isinstance(user, User) else {}
+
+
+class OverloadMiddleware:
+    """Answers 503 to a request that stood in its worker's queue for too long, which
+    costs next to nothing, so that the queue gets short again. Probes, and calls that
+    keep or give back seats, are answered however long they waited."""
+
+    # Seconds. Less than a client's patience, and more than a busy moment.
+    LONGEST_WAIT = 1.0
+    # Seconds between two lines in the log.
+    PAUSE = 10.0
+
+    def __init__(self, get_response: Callable[[HttpRequest], HttpResponseBase]) -> None:
+        self.get_response = get_response
+        self.said_at = float("-inf")
+
+    def __call__(self, request: HttpRequest) -> HttpResponseBase:
+        waited = workers.waited()
+        if waited <= self.LONGEST_WAIT or _is_vital(request):
+            return self.get_response(request)
+        if time.monotonic() - self.said_at > self.PAUSE:
+            self.said_at = time.monotonic()
+            logger.warning(
+                "Overloaded: a request waited %.1f s for a thread, and is refused like those behind it.", waited
+            )
+        return from_refusal(Overloaded())
+
+
+def _is_vital(request: HttpRequest) -> bool:
+    path = request.path_info
+    return path in ProbeMiddleware.probes or KEEPING.fullmatch(f"{request.method} {path}") is not None
 
 
 class ProbeMiddleware:

@@ -21,7 +21,7 @@ def _no_constant(name: str) -> Any:
 
 class StrictJSONParser(JSONParser):
     """Refuses what the standard leaves open and two readers take differently
-    (repeated keys), what Python alone accepts (NaN, Infinity), and nesting
+    (repeated keys), what only Python accepts (NaN, Infinity), and nesting
     deep enough to exhaust the stack."""
 
     def parse(

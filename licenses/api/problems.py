@@ -15,14 +15,12 @@ from rest_framework import exceptions
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from licenses import errors
-from licenses.errors import Busy, ReadOnly, Refusal
+from licenses import database, errors, readiness
+from licenses.errors import ReadOnly, Refusal, StorageFull
 from licenseserver import logs
 
 logger = logging.getLogger(__name__)
 
-# PostgreSQL's code for a change that a standby was asked for.
-READ_ONLY_TRANSACTION = "25006"
 CONTENT_TYPE = "application/problem+json"
 STATUS: dict[type[Refusal], int] = {
     errors.TtlTooLong: 400,
@@ -52,6 +50,9 @@ STATUS: dict[type[Refusal], int] = {
     errors.TooManyFailures: 429,
     errors.RateLimited: 429,
     errors.Busy: 503,
+    errors.Overloaded: 503,
+    errors.StorageFull: 503,
+    errors.NotMigrated: 503,
     errors.ReadOnly: 503,
     errors.ProviderAway: 503,
 }
@@ -85,9 +86,18 @@ def problem(
     return HttpResponse(json.dumps(body), status=status, content_type=CONTENT_TYPE, headers=headers)
 
 
+def note_database_failure(refusal: Refusal) -> None:
+    """Log why the database made a service refuse, if it did."""
+    if isinstance(error := refusal.__cause__, (DatabaseError, InterfaceError)):
+        logger.warning("Answered %s: %s", refusal.code, database.reason(error))
+
+
 def from_refusal(refusal: Refusal) -> HttpResponse:
     """The problem document of a refusal of the domain."""
     headers = {"Retry-After": str(refusal.retry_after)} if refusal.retry_after else None
+    note_database_failure(refusal)
+    if isinstance(refusal, StorageFull):
+        readiness.disk_is_full()
     if refusal.tool:
         logs.note(tool=refusal.tool)
     return problem(
@@ -105,11 +115,11 @@ def handle_exception(error: Exception, context: dict[str, Any]) -> Response | Ht
     that is away; anything else is a defect and is left to Django."""
     if isinstance(error, Refusal):
         return from_refusal(error)
-    if getattr(error.__cause__, "sqlstate", None) == READ_ONLY_TRANSACTION:
-        return from_refusal(ReadOnly())
     if isinstance(error, (DatabaseError, InterfaceError)):
-        logger.error("The database failed: %s", error)
-        return from_refusal(Busy())
+        refusal = database.refusal(error)
+        if not isinstance(refusal, ReadOnly):
+            logger.error("The database failed: %s", database.reason(error))
+        return from_refusal(refusal)
     if isinstance(error, Http404):
         error = exceptions.NotFound()
     elif isinstance(error, PermissionDenied):

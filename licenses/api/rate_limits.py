@@ -31,14 +31,14 @@ logger = logging.getLogger(__name__)
 
 # Seconds of work that one call stands for.
 WORTH = 0.004
-WAITING = 0.25
+WAITING = 0.5
 UNLIMITED = 1e12
 EXEMPT = {"/livez", "/readyz"}
 # What keeps or gives back seats.
 KEEPING = re.compile(
     r"POST (/licenses/(renew|return)|/api/v1/leases/[^/]+/renew/|/leases/[^/]+/return/)|DELETE /licenses/queue/[^/]+"
 )
-# Calls that wait for locks, most of all for those of other calls: a quarter of the
+# Calls that wait for locks, most of all for those of other calls: half of the
 # time counts.
 LOCKING = re.compile(r"/licenses/(borrow|renew|return|queue/[^/]*)|/api/v1/leases/[^/]+/[^/]+/|/leases/[^/]+/return/")
 PAGE = (

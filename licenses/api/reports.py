@@ -74,7 +74,9 @@ class ListedField(serializers.CharField):
     """Words of a list, with commas between them."""
 
     def __init__(self, *, among: tuple[str, ...], **options: Any) -> None:
-        super().__init__(max_length=200, help_text=f"Of {', '.join(among)}, with commas between them.", **options)
+        super().__init__(
+            max_length=200, help_text=f"One or more of {', '.join(among)}, separated by commas.", **options
+        )
         self.among = among
         set_override(self, "field", formats.listed(*among) | {"maxLength": 200})
 
@@ -84,7 +86,7 @@ class ListedField(serializers.CharField):
     def to_internal_value(self, data: Any) -> Any:
         words = super().to_internal_value(data).split(",")
         if unknown := [word for word in words if word not in self.among]:
-            raise serializers.ValidationError(f"Not {unknown[0]!r}: any of {', '.join(self.among)}.")
+            raise serializers.ValidationError(f"{unknown[0]!r} is not one of {', '.join(self.among)}.")
         return list(dict.fromkeys(words))
 
 
@@ -95,17 +97,19 @@ class CapacitiesField(serializers.CharField):
         numbers = [int(word) for word in words if word.isascii() and word.isdigit() and len(word) <= 7]
         if len(numbers) != len(words) or len(words) > MAX_CAPACITIES or max(numbers) > MAX_CAPACITY:
             raise serializers.ValidationError(
-                f"Numbers of seats from 0 to {MAX_CAPACITY}, at most {MAX_CAPACITIES}, with commas between them."
+                f"Give at most {MAX_CAPACITIES} numbers of seats from 0 to {MAX_CAPACITY}, separated by commas."
             )
         return numbers
 
 
 class SpanQuery(StrictSerializer):
-    """Which days; the last 30 if nothing is said."""
+    """The days of a report. Default: the last 30."""
 
     since = serializers.DateField(required=False, help_text="The first day.")
-    until = serializers.DateField(required=False, help_text="The last day, included; today if missing.")
-    tz = ZoneField(required=False, help_text="Whose days, months and hours, as in Europe/Berlin; UTC.")
+    until = serializers.DateField(required=False, help_text="The last day, included. Default: today.")
+    tz = ZoneField(
+        required=False, help_text="The time zone of days, months and hours, for example Europe/Berlin. Default: UTC."
+    )
     format = serializers.ChoiceField(choices=FORMATS, required=False)
 
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
@@ -118,7 +122,7 @@ class SpanQuery(StrictSerializer):
 
 class TeamQuery(SpanQuery):
     tool = ToolNameField(required=False, max_length=64)
-    team = TeamNameField(required=False, max_length=64, help_text="Of this team alone.")
+    team = TeamNameField(required=False, max_length=64, help_text="Only this team.")
 
 
 class UtilisationQuery(TeamQuery):
@@ -143,7 +147,9 @@ class DenialsQuery(SpanQuery):
 class WhatIfQuery(SpanQuery):
     tool = ToolNameField(max_length=64)
     capacity = CapacitiesField(
-        required=False, max_length=80, help_text="Seats to try, with commas between them; today's if missing."
+        required=False,
+        max_length=80,
+        help_text="Numbers of seats to try, separated by commas. Default: today's capacity.",
     )
 
 
@@ -152,23 +158,21 @@ class WhatIfQuery(SpanQuery):
 
 class UtilisationRow(serializers.Serializer[Any]):
     tool = serializers.CharField()
-    team = serializers.CharField(required=False, help_text="Only where a team was asked about.")
-    start = serializers.CharField(help_text="A day, a month's first day, or when an hour begins, UTC.")
-    capacity = serializers.IntegerField(help_text="The most seats that there were.")
+    team = serializers.CharField(required=False, help_text="Only if the query names a team.")
+    start = serializers.CharField(help_text="The day, the first day of the month, or the start of the hour in UTC.")
+    capacity = serializers.IntegerField(help_text="The highest capacity in the period.")
     peak = serializers.IntegerField(help_text="The high-water mark: the most seats that were out at once.")
-    mean = serializers.FloatField(help_text="Seats that were out, on average over the time.")
+    mean = serializers.FloatField(help_text="Mean of the borrowed seats over the period.")
     utilisation = serializers.FloatField(allow_null=True, help_text="The mean as a share of the capacity.")
-    full_seconds = serializers.FloatField(
-        required=False, help_text="For how long all seats were out; not told of teams."
-    )
+    full_seconds = serializers.FloatField(required=False, help_text="How long no seat was free; absent for teams.")
 
 
 class HourOfWeekRow(serializers.Serializer[Any]):
     weekday = serializers.CharField()
     hour = serializers.IntegerField()
-    hours = serializers.IntegerField(help_text="How many such hours there were.")
+    hours = serializers.IntegerField(help_text="The number of such hours.")
     highest = serializers.IntegerField(help_text="The highest of their high-water marks.")
-    p95 = serializers.IntegerField(help_text="95 % of the hours didn't go higher.")
+    p95 = serializers.IntegerField(help_text="95 % of the hours did not exceed this.")
     mean = serializers.FloatField(help_text="The mean of their high-water marks.")
 
 
@@ -179,10 +183,10 @@ class UsageRow(serializers.Serializer[Any]):
     team = serializers.CharField(required=False, allow_null=True)
     project = serializers.CharField(required=False)
     user = serializers.CharField(required=False)
-    borrows = serializers.IntegerField(help_text="Leases that began in the time.")
+    borrows = serializers.IntegerField(help_text="Leases that began in the period.")
     seat_hours = serializers.FloatField()
-    overdraft_hours = serializers.FloatField(help_text="Of these, above the capacity.")
-    cost = serializers.CharField(allow_null=True, help_text="At today's prices; null if there are none.")
+    overdraft_hours = serializers.FloatField(help_text="Seat-hours above the capacity.")
+    cost = serializers.CharField(allow_null=True, help_text="At today's prices; null if the tool has no price.")
 
 
 class DenialsRow(serializers.Serializer[Any]):
@@ -190,8 +194,8 @@ class DenialsRow(serializers.Serializer[Any]):
     code = serializers.CharField(required=False)
     day = serializers.DateField(required=False)
     month = serializers.DateField(required=False, help_text="Its first day.")
-    episodes = serializers.IntegerField(help_text="Refusals of one person, however often they tried.")
-    true_denials = serializers.IntegerField(help_text="Episodes after which there was no seat.")
+    episodes = serializers.IntegerField(help_text="Refusals of one kind close together count as one.")
+    true_denials = serializers.IntegerField(help_text="Episodes that ended without a seat.")
     attempts = serializers.IntegerField()
     people = serializers.IntegerField(
         allow_null=True, help_text="Users with an episode, each once; null where names were deleted."
@@ -201,10 +205,10 @@ class DenialsRow(serializers.Serializer[Any]):
 class WhatIfRow(serializers.Serializer[Any]):
     capacity = serializers.IntegerField()
     demands = serializers.IntegerField()
-    refused = serializers.IntegerField(help_text="Were nobody to wait.")
-    too_big = serializers.IntegerField(help_text="More seats at once than there would be.")
-    waited = serializers.IntegerField(help_text="Were all to wait in line.")
-    unserved = serializers.IntegerField(help_text="Of these, who would still wait at the end.")
+    refused = serializers.IntegerField(help_text="Without a queue: demands that would be refused.")
+    too_big = serializers.IntegerField(help_text="Demands for more seats than this capacity.")
+    waited = serializers.IntegerField(help_text="With a queue: demands that would wait.")
+    unserved = serializers.IntegerField(help_text="Of these, how many would still wait at the end.")
     median_wait_seconds = serializers.FloatField(help_text="Of those who waited.")
     p95_wait_seconds = serializers.FloatField()
     longest_wait_seconds = serializers.FloatField()
@@ -234,11 +238,12 @@ class DenialsAnswer(SpanAnswer):
 
 class WhatIfAnswer(SpanAnswer):
     recorded_since = serializers.DateField(
-        allow_null=True, help_text="Older leases were deleted: a replay of what was before is of a part."
+        allow_null=True,
+        help_text="Leases that ended before this day were deleted, so the replay is incomplete before it.",
     )
-    demands = serializers.IntegerField(help_text="What was wanted in the time.")
-    unmet = serializers.IntegerField(help_text="Of these, what really got no seat.")
-    assumed_hold_seconds = serializers.FloatField(help_text="For how long those would have held theirs.")
+    demands = serializers.IntegerField(help_text="Borrows in the period, granted or refused.")
+    unmet = serializers.IntegerField(help_text="Of these, how many got no seat.")
+    assumed_hold_seconds = serializers.FloatField(help_text="How long the replay lets those hold a seat.")
     rows = WhatIfRow(many=True)
 
 
@@ -285,7 +290,7 @@ class ReportView(StrictQuery, APIView):
         """Raise PermissionDenied for what this caller may not ask."""
 
     def report(self, query: dict[str, Any], span: Span) -> tuple[Table, dict[str, Any]]:
-        """The table, and what the answer says besides."""
+        """Return the table and the other fields of the answer."""
         raise NotImplementedError
 
 

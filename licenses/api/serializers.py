@@ -69,7 +69,7 @@ class StrictIntegerField(serializers.IntegerField):
 
 
 class StrictUUIDField(serializers.UUIDField):
-    """A UUID in a JSON string; DRF alone would also take a number for one."""
+    """A UUID in a JSON string; DRF itself would also take a number."""
 
     def to_internal_value(self, data: Any) -> uuid.UUID:
         if not isinstance(data, str):
@@ -125,7 +125,7 @@ def _shared(serializer: type[StrictSerializer]) -> StrictSerializer:
 
 
 class ItemRequest(StrictBody):
-    """So many seats of one tool."""
+    """Seats of one tool."""
 
     tool = ToolNameField(max_length=64)
     seats = StrictIntegerField(default=1, min_value=1, max_value=MAX_CAPACITY)
@@ -140,41 +140,49 @@ class ItemsField(serializers.ListField):
         items: list[dict[str, Any]] = super().to_internal_value(data)
         names = [item["tool"] for item in items]
         if len(set(names)) < len(names):
-            raise serializers.ValidationError("A tool stands twice in a set; ask for more seats of it instead.")
+            raise serializers.ValidationError("A set names a tool twice. Name it once, with more seats.")
         return items
 
 
 class BorrowRequest(StrictBody):
-    """One of ``tool``, ``items`` or ``alternatives`` says what is wanted."""
+    """Name the seats with one of ``tool``, ``items`` or ``alternatives``."""
 
-    user = CleanTextField(required=False, max_length=NAME_LENGTH, help_text="The caller, if absent.")
+    user = CleanTextField(required=False, max_length=NAME_LENGTH, help_text="Who borrows. Default: the caller.")
     team = TeamNameField(
         required=False,
         max_length=64,
-        help_text="Of the user's teams, the one that it counts for; the server's choice if absent.",
+        help_text="The team of the user that the lease counts for. Default: the server chooses.",
     )
-    project = CleanTextField(default="", max_length=NAME_LENGTH, allow_blank=True, help_text="What its cost goes to.")
+    project = CleanTextField(default="", max_length=NAME_LENGTH, allow_blank=True, help_text="The project that pays.")
     host = CleanTextField(default="", max_length=NAME_LENGTH, allow_blank=True)
     tool = ToolNameField(required=False, max_length=64)
-    seats = StrictIntegerField(required=False, min_value=1, max_value=MAX_CAPACITY, help_text="Of `tool`; 1 if absent.")
+    seats = StrictIntegerField(
+        required=False, min_value=1, max_value=MAX_CAPACITY, help_text="Seats of `tool`. Default: 1."
+    )
     items = ItemsField(
-        required=False, allow_empty=False, max_length=MAX_ITEMS, help_text="Seats of several tools, all or none."
+        required=False,
+        allow_empty=False,
+        max_length=MAX_ITEMS,
+        help_text="Seats of several tools: the server grants all of them or none.",
     )
     alternatives = serializers.ListField(
         child=ItemsField(allow_empty=False, max_length=MAX_ITEMS),
         required=False,
         allow_empty=False,
         max_length=MAX_ALTERNATIVES,
-        help_text="Sets of items, the preferred one first; the first that fits is granted.",
+        help_text="Sets of items, the preferred one first. The server grants the first one that it can.",
     )
     ttl_seconds = StrictIntegerField(
         required=False,
         min_value=int(MIN_TTL.total_seconds()),
         max_value=int(MAX_TTL.total_seconds()),
-        help_text="The lease ends so long after the last heartbeat; the tool's default if absent.",
+        help_text="Free the seats this long after the last heartbeat. Default: the tool's default.",
     )
     wait_seconds = StrictIntegerField(
-        default=0, min_value=0, max_value=MAX_WAIT_SECONDS, help_text="Stand in the queue for so long if need be."
+        default=0,
+        min_value=0,
+        max_value=MAX_WAIT_SECONDS,
+        help_text="Wait in the queue at most this long if no seat is free.",
     )
 
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
@@ -182,9 +190,9 @@ class BorrowRequest(StrictBody):
         if not wanted:
             raise serializers.ValidationError({"tool": ["This field is required."]})
         if len(wanted) > 1:
-            raise serializers.ValidationError({wanted[1]: [f"Not together with {wanted[0]}."]})
+            raise serializers.ValidationError({wanted[1]: [f"Send this field or {wanted[0]}, not both."]})
         if "seats" in attrs and "tool" not in attrs:
-            raise serializers.ValidationError({"seats": ["Each item has its own seats."]})
+            raise serializers.ValidationError({"seats": ["Put seats into each item: this field goes with tool only."]})
         return attrs
 
 
@@ -227,7 +235,9 @@ class LeaseRequest(StrictBody):
 
 
 class ForceReturnRequest(StrictBody):
-    reason = CleanTextField(max_length=NOTE_LENGTH, help_text="Told to the holder, and kept.")
+    reason = CleanTextField(
+        max_length=NOTE_LENGTH, help_text="The reason. The holder sees it, and the server keeps it."
+    )
 
 
 class ReturnAnswer(serializers.Serializer[Any]):
@@ -236,25 +246,23 @@ class ReturnAnswer(serializers.Serializer[Any]):
 
 
 class SeatsSerializer(serializers.Serializer[Any]):
-    """A tool's seats now, told apart: ``borrowed``, ``reserved_idle``,
-    ``set_aside`` and ``available`` add up to those that were bought, unless more
-    are out or the tool is not open: then nothing is available."""
+    """A tool's seats now. ``borrowed``, ``reserved_idle``, ``set_aside`` and
+    ``available`` add up to the capacity, unless the tool is overdrawn or not open:
+    then nothing is available."""
 
     borrowed = serializers.IntegerField(source="levels.borrowed", help_text="Seats that are out.")
     available = serializers.IntegerField(
-        source="levels.available", help_text="Seats that anybody can have; 0 unless `state` is open."
+        source="levels.available", help_text="Seats that anybody can borrow; 0 unless `state` is open."
     )
     reserved_idle = serializers.IntegerField(
-        source="levels.reserved_idle", help_text="Seats that are free, but reserved for teams."
+        source="levels.reserved_idle", help_text="Free seats that are reserved for teams."
     )
     set_aside = serializers.IntegerField(
-        source="levels.set_aside", help_text="Seats that are free, but for those who wait."
+        source="levels.set_aside", help_text="Free seats that are set aside for the queue."
     )
-    overdraft = serializers.IntegerField(help_text="Seats that may be out above those bought.")
-    overdrawn = serializers.IntegerField(help_text="Seats that are.")
-    state = serializers.ChoiceField(
-        choices=[*State], help_text="Whether seats are granted, or the first reason why none are."
-    )
+    overdraft = serializers.IntegerField(help_text="Seats that may be borrowed above the capacity.")
+    overdrawn = serializers.IntegerField(help_text="Seats that are borrowed above the capacity.")
+    state = serializers.ChoiceField(choices=[*State], help_text="`open`, or the first reason why no seats are granted.")
 
 
 class ToolStatus(SeatsSerializer):
@@ -262,9 +270,9 @@ class ToolStatus(SeatsSerializer):
 
     tool = serializers.CharField(source="name", help_text="The tool's name.")
     display_name = serializers.CharField()
-    total = serializers.IntegerField(source="capacity", help_text="Seats bought.")
-    queued = serializers.IntegerField(help_text="Requests that wait.")
-    oldest_wait_seconds = serializers.SerializerMethodField(help_text="For how long the first of them waits.")
+    total = serializers.IntegerField(source="capacity", help_text="The capacity: seats bought.")
+    queued = serializers.IntegerField(help_text="Requests in the queue.")
+    oldest_wait_seconds = serializers.SerializerMethodField(help_text="How long the oldest of them has waited.")
     enabled = serializers.BooleanField()
     valid_from = serializers.DateTimeField(allow_null=True, help_text="Nothing is granted before; null = no limit.")
     valid_until = serializers.DateTimeField(
@@ -286,29 +294,28 @@ class StatusQuery(StrictSerializer):
 
 
 class ToolStatusForYou(ToolStatus):
-    """A tool's seats now, also for somebody in particular."""
+    """A tool's seats now, also for one user or team."""
 
     available_to_you = serializers.IntegerField(
         required=False,
-        help_text="The most seats that the user and team asked about could borrow in one call; "
-        "absent if neither is asked about.",
+        help_text="The most seats that this user and team could borrow in one call; absent if the query names neither.",
     )
 
 
 class ExplanationSerializer(serializers.Serializer[Any]):
-    """What a borrow would be answered now."""
+    """The answer that a borrow would get now."""
 
-    granted = serializers.BooleanField(help_text="Whether it would get its seats.")
-    alternative = serializers.IntegerField(allow_null=True, help_text="Which of the alternatives, from 0.")
-    team = serializers.CharField(allow_null=True, help_text="The team that it would count for.")
+    granted = serializers.BooleanField(help_text="Whether the borrow would get its seats.")
+    alternative = serializers.IntegerField(allow_null=True, help_text="The alternative that it would get, from 0.")
+    team = serializers.CharField(allow_null=True, help_text="The team that the lease would count for.")
     reasons = serializers.ListField(
         child=serializers.DictField(),
-        help_text="All that stands in the way of the alternatives before: the code, a detail for people, the numbers.",
+        help_text="Everything that blocks the alternatives before it: code, detail for people, numbers.",
     )
     expected_seconds = serializers.IntegerField(
-        allow_null=True, help_text="When seats are expected, from how long they were held of late; null if unknown."
+        allow_null=True, help_text="When to expect seats, from how long leases lasted recently; null if unknown."
     )
-    reasons_omitted = serializers.IntegerField(help_text="How many more reasons there are than are listed.")
+    reasons_omitted = serializers.IntegerField(help_text="The number of reasons that are not listed.")
 
 
 class LeaseItem(serializers.ModelSerializer[Lease]):
@@ -342,12 +349,14 @@ class LeaseSerializer(serializers.ModelSerializer[Lease]):
 
     tool = serializers.CharField()
     user = serializers.CharField(help_text="Empty where LICENSE_SHOW_HOLDERS hides it, with the host and the like.")
-    team = serializers.CharField(allow_null=True, help_text="Which it counts for.")
+    team = serializers.CharField(allow_null=True, help_text="The team that the lease counts for.")
     end_reason = serializers.ChoiceField(choices=["", *EndReason.values], help_text="Empty while the lease is active.")
     heartbeat_seconds = serializers.FloatField(
-        allow_null=True, help_text="Renew so often; null for a lease without an end of its own."
+        allow_null=True, help_text="Renew the lease this often; null if it does not expire."
     )
-    server_time = serializers.DateTimeField(help_text="To tell the time left without a clock of one's own.")
+    server_time = serializers.DateTimeField(
+        help_text="The server's time, to compute the time left without a correct clock."
+    )
     items = LeaseItem(many=True)
 
     class Meta:
@@ -453,11 +462,11 @@ class WaitingSerializer(serializers.Serializer[Waiting]):
     ticket = serializers.UUIDField(source="ticket.id")
     position = serializers.IntegerField(help_text="1 is the next.")
     eta_seconds = serializers.SerializerMethodField(
-        help_text="Expected from how long seats were held of late; null if that is unknown."
+        help_text="Expected wait, from how long leases lasted recently; null if unknown."
     )
     poll_after = serializers.SerializerMethodField(
-        help_text="Ask again in this many seconds: soon for the first in the queue and where seats are expected "
-        "soon. A ticket that is not asked about for twice as long, and 20 seconds at least, is dropped."
+        help_text="Poll again in this many seconds. The server drops a ticket that is not polled for twice as long, "
+        "and for at least 20 seconds."
     )
     deadline = serializers.DateTimeField(source="ticket.deadline")
 
@@ -494,7 +503,7 @@ class DenialSerializer(serializers.ModelSerializer[Denial]):
 
 class ToolSerializer(SeatsSerializer, serializers.ModelSerializer[Tool]):
     default_ttl_seconds = serializers.SerializerMethodField(help_text="Null: leases last until they're returned.")
-    max_ttl_seconds = serializers.SerializerMethodField(help_text="Null: as long as anybody asks for.")
+    max_ttl_seconds = serializers.SerializerMethodField(help_text="Null: no limit.")
 
     class Meta:
         model = Tool
@@ -538,5 +547,6 @@ class Problem(serializers.Serializer[Any]):
     code = serializers.CharField()
     detail = serializers.CharField()
     request_id = serializers.CharField(
-        required=False, help_text="From 500: the answer's X-Request-ID, by which the server's log knows the request."
+        required=False,
+        help_text="With a 5xx status: the X-Request-ID of the answer. Find the request in the server's log with it.",
     )

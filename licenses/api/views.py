@@ -10,8 +10,6 @@ from typing import Any
 import django_filters
 from django.conf import settings
 from django.core.exceptions import ValidationError
-from django.db import DatabaseError, connection
-from django.db.migrations.executor import MigrationExecutor
 from django.db.models.functions import Now
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.urls import reverse
@@ -30,7 +28,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from licenses import leasing, metrics, pools, statements
+from licenses import leasing, metrics, pools, readiness, statements
 from licenses.auditing import Actor
 from licenses.callers import Caller, Scope
 from licenses.clock import database_now, is_in_calendar
@@ -246,7 +244,7 @@ class LicensesViewSet(StrictQuery, viewsets.ViewSet):
             ),
             410: problem_response("`queue_timeout`, `queue_left`, `queue_dropped`: of a retried borrow that waited"),
             422: problem_response("`key_reused`"),
-            503: problem_response("`busy`"),
+            503: problem_response("`busy`, `read_only`, `storage_full`, `not_migrated`"),
         },
     )
     def borrow(self, request: Request) -> Response:
@@ -284,7 +282,7 @@ class LicensesViewSet(StrictQuery, viewsets.ViewSet):
             400: problem_response("`invalid`, `parse_error`"),
             404: problem_response("`unknown_lease`"),
             410: problem_response("`expired`, `forced`, `returned`, `revoked`: why the lease has ended"),
-            503: problem_response("`busy`"),
+            503: problem_response("`busy`, `read_only`, `storage_full`, `not_migrated`"),
         },
     )
     def renew(self, request: Request) -> Response:
@@ -299,7 +297,7 @@ class LicensesViewSet(StrictQuery, viewsets.ViewSet):
             200: ReturnAnswer,
             400: problem_response("`invalid`, `parse_error`"),
             404: problem_response("`unknown_lease`"),
-            503: problem_response("`busy`"),
+            503: problem_response("`busy`, `read_only`, `storage_full`, `not_migrated`"),
         },
     )
     def give_back(self, request: Request) -> Response:
@@ -325,7 +323,7 @@ class QueueViewSet(StrictQuery, viewsets.ViewSet):
             202: WaitingSerializer,
             404: problem_response("`unknown_ticket`"),
             410: problem_response("`queue_timeout`, `queue_left`, `queue_dropped`"),
-            503: problem_response("`busy`"),
+            503: problem_response("`busy`, `read_only`, `storage_full`, `not_migrated`"),
         },
     )
     def retrieve(self, request: Request, ticket: str) -> Response:
@@ -339,7 +337,7 @@ class QueueViewSet(StrictQuery, viewsets.ViewSet):
             204: None,
             404: problem_response("`unknown_ticket`"),
             409: problem_response("`granted`: there is a lease now, whose id is in `lease`"),
-            503: problem_response("`busy`"),
+            503: problem_response("`busy`, `read_only`, `storage_full`, `not_migrated`"),
         },
     )
     def destroy(self, request: Request, ticket: str) -> Response:
@@ -519,7 +517,7 @@ class LeaseViewSet(StrictQuery, mixins.ListModelMixin, mixins.RetrieveModelMixin
             200: LeaseSerializer,
             404: problem_response("`unknown_lease`"),
             410: problem_response("`expired`, `forced`, `returned`, `revoked`: why the lease has ended"),
-            503: problem_response("`busy`"),
+            503: problem_response("`busy`, `read_only`, `storage_full`, `not_migrated`"),
         },
     )
     @action(detail=True, methods=["post"])
@@ -537,7 +535,7 @@ class LeaseViewSet(StrictQuery, mixins.ListModelMixin, mixins.RetrieveModelMixin
             401: problem_response("`not_authenticated`, `authentication_failed`"),
             403: problem_response("`permission_denied`"),
             404: problem_response("`unknown_lease`"),
-            503: problem_response("`busy`"),
+            503: problem_response("`busy`, `read_only`, `storage_full`, `not_migrated`"),
         },
     )
     @action(
@@ -603,15 +601,15 @@ def livez(request: HttpRequest) -> HttpResponse:
 @require_safe
 @never_cache
 def readyz(request: HttpRequest) -> HttpResponse:
-    """The database answers and has every migration; else 503 and why."""
-    try:
-        executor = MigrationExecutor(connection)
-        pending = executor.migration_plan(executor.loader.graph.leaf_nodes())
-    except DatabaseError:
-        return JsonResponse({"status": "unready", "detail": "The database does not answer."}, status=503)
-    if pending:
-        return JsonResponse({"status": "unready", "detail": "Migrations are pending."}, status=503)
-    return JsonResponse({"status": "ok"})
+    """The database answers, has every migration and room to grow; else 503 and why.
+    The log says more: this page is for anyone."""
+    trouble = readiness.check()
+    if trouble is None:
+        return JsonResponse({"status": "ok"})
+    if trouble.serves:
+        return JsonResponse({"status": "ok", "detail": trouble.detail})
+    logs.note(reason=trouble.reason)
+    return JsonResponse({"status": "unready", "detail": trouble.detail}, status=503)
 
 
 class VersionView(StrictQuery, APIView):

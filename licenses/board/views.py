@@ -25,13 +25,13 @@ from django.utils.http import url_has_allowed_host_and_scheme
 from django.views.decorators.cache import never_cache
 from django.views.decorators.gzip import gzip_page
 
-from licenses import leasing
+from licenses import database, leasing
 from licenses.api.authentication import anonymous, caller_of_account
 from licenses.api.permissions import may, names_on_board
-from licenses.api.problems import STATUS
+from licenses.api.problems import STATUS, note_database_failure
 from licenses.callers import Caller, Kind, Scope
 from licenses.clock import database_now
-from licenses.errors import Busy, LeaseEnded, Refusal
+from licenses.errors import LeaseEnded, Refusal
 from licenses.models import EndReason, Lease, Tool
 from licenses.names import TOOL_NAME_PATTERN, is_clean
 
@@ -81,10 +81,11 @@ def page(method: str) -> Callable[[Page[P]], Callable[Concatenate[HttpRequest, P
             except Http404 as missing:
                 return error(request, 404, "Not found", str(missing))
             except Refusal as refusal:
+                note_database_failure(refusal)
                 return refused(request, refusal)
             except (DatabaseError, InterfaceError) as failure:
-                logger.error("The database failed: %s", failure)
-                return refused(request, Busy())
+                logger.error("The database failed: %s", database.reason(failure))
+                return refused(request, database.refusal(failure))
 
         return run
 

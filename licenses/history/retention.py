@@ -1,7 +1,7 @@
 """Forgetting: old rows deleted, or the names in them.
 
 Only of days that are rolled up, so reports keep their figures. The audit is
-left alone (docs/architecture.md says how to change it, if the law wants that).
+left alone (docs/development/architecture.md says how to change it, if the law wants that).
 """
 
 from collections import defaultdict

@@ -37,9 +37,11 @@ class Allotment(models.Model):
     tool = models.ForeignKey(Tool, on_delete=models.CASCADE, related_name="allotments", db_index=False)
     team = models.ForeignKey(Team, on_delete=models.PROTECT, related_name="allotments")
     quota = models.PositiveIntegerField(
-        null=True, blank=True, help_text="The most seats that the team's people have together; empty = no ceiling."
+        null=True,
+        blank=True,
+        help_text="The most seats that the members of the team can have together; empty = no limit.",
     )
-    reservation = models.PositiveIntegerField(default=0, help_text="Seats that nobody else can have, in use or not.")
+    reservation = models.PositiveIntegerField(default=0, help_text="Seats that only this team can borrow.")
     in_use = models.PositiveIntegerField(default=0, editable=False)
 
     objects = AllotmentQuerySet.as_manager()
@@ -116,7 +118,10 @@ class AccessRule(models.Model):
     # Protected: with an include list's only team the list would go, and all be let in.
     team = models.ForeignKey(Team, null=True, blank=True, on_delete=models.PROTECT, related_name="+")
     name = models.CharField(
-        max_length=NAME_LENGTH, blank=True, validators=[validate_name], help_text="Of the user, host or project."
+        max_length=NAME_LENGTH,
+        blank=True,
+        validators=[validate_name],
+        help_text="The name of the user, host or project.",
     )
 
     objects = AccessRuleQuerySet.as_manager()

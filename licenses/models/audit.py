@@ -82,18 +82,20 @@ class AuditRecord(models.Model):
     table copies it, and has to make the triggers again.
     """
 
-    recorded_at = models.DateTimeField(editable=False, help_text="By the database's clock.")
+    recorded_at = models.DateTimeField(editable=False, help_text="The time of the database.")
     actor_kind = models.CharField(max_length=16, choices=ActorKind)
     actor = models.CharField(
-        max_length=255, blank=True, help_text="The account's name, the token's number, the command's OS user."
+        max_length=255,
+        blank=True,
+        help_text="The name of the account, the number of the token, or the OS user of the command.",
     )
-    origin = models.CharField(max_length=255, help_text="The client's address, or the command's name.")
+    origin = models.CharField(max_length=255, help_text="The address of the client, or the name of the command.")
     action = models.CharField(max_length=16, choices=Action)
     subject_kind = models.CharField(max_length=16, choices=AuditedKind)
-    subject = models.CharField(max_length=400, help_text="Its name; of a lease or a token, its id.")
-    before = models.JSONField(default=dict, encoder=DjangoJSONEncoder, help_text="What changed, as it was.")
-    after = models.JSONField(default=dict, encoder=DjangoJSONEncoder, help_text="What changed, as it is since.")
-    note = models.CharField(max_length=255, blank=True, help_text="The reason, where one was given.")
+    subject = models.CharField(max_length=400, help_text="The name; of a lease or a token, the id.")
+    before = models.JSONField(default=dict, encoder=DjangoJSONEncoder, help_text="The changed fields before.")
+    after = models.JSONField(default=dict, encoder=DjangoJSONEncoder, help_text="The changed fields after.")
+    note = models.CharField(max_length=255, blank=True, help_text="The reason, if one was given.")
 
     objects = AuditQuerySet.as_manager()
 

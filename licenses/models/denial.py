@@ -54,9 +54,9 @@ class Denial(models.Model):
         on_delete=models.PROTECT,
         related_name="+",
         db_index=False,
-        help_text="Which the borrow would have counted for.",
+        help_text="The team that the lease would have counted for.",
     )
-    code = models.CharField(max_length=32, help_text="Why: the code that the client was told.")
+    code = models.CharField(max_length=32, help_text="The code of the refusal.")
     seats = models.PositiveIntegerField(default=1)
     first_at = models.DateTimeField()
     last_at = models.DateTimeField()

@@ -100,7 +100,7 @@ class Lease(models.Model):
     team = models.ForeignKey(
         Team, null=True, blank=True, on_delete=models.PROTECT, related_name="leases", db_index=False
     )
-    project = models.CharField(max_length=NAME_LENGTH, blank=True, db_default="", help_text="What its cost goes to.")
+    project = models.CharField(max_length=NAME_LENGTH, blank=True, db_default="", help_text="The project that pays.")
     part_of = models.ForeignKey(
         "self", null=True, blank=True, editable=False, on_delete=models.PROTECT, related_name="parts", db_index=False
     )
@@ -120,7 +120,7 @@ class Lease(models.Model):
     expires_at = models.DateTimeField(null=True, blank=True, help_text="Free from then on; empty = never.")
     ended_at = models.DateTimeField(null=True, blank=True)
     end_reason = models.CharField(max_length=16, choices=EndReason, blank=True)
-    end_note = models.CharField(max_length=NOTE_LENGTH, blank=True, help_text="Why it was taken back.")
+    end_note = models.CharField(max_length=NOTE_LENGTH, blank=True, help_text="Why an administrator ended it.")
     borrowed_by = models.CharField(
         max_length=ACTOR_LENGTH,
         blank=True,

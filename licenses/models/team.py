@@ -42,11 +42,11 @@ class Team(models.Model):
         validators=[
             RegexValidator(rf"^{TEAM_NAME_PATTERN}\Z", "1 to 64 of a-z 0-9 _ . -, beginning with a letter, digit or _.")
         ],
-        help_text="In the API and in metrics; lower case.",
+        help_text="The name in the API and in metrics, in lower case.",
     )
     display_name = models.CharField(max_length=128, blank=True)
     ignores_case = models.BooleanField(
-        default=False, db_default=False, help_text="The names of its members match in any case."
+        default=False, db_default=False, help_text="Ignore the case of the names of members."
     )
     created_at = models.DateTimeField(auto_now_add=True)
 

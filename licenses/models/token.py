@@ -108,12 +108,17 @@ class ApiToken(models.Model):
     row is never deleted: it tells who could do what, and when.
     """
 
-    name = models.CharField(max_length=64, validators=[validate_name], help_text="What it is for.")
+    name = models.CharField(max_length=64, validators=[validate_name], help_text="The purpose of the token.")
     team = models.ForeignKey(
-        Team, null=True, blank=True, on_delete=models.PROTECT, related_name="tokens", help_text="Acts for its members."
+        Team,
+        null=True,
+        blank=True,
+        on_delete=models.PROTECT,
+        related_name="tokens",
+        help_text="The token acts for the members of this team.",
     )
     user = models.CharField(
-        max_length=NAME_LENGTH, blank=True, validators=[validate_name], help_text="Or: acts as this user."
+        max_length=NAME_LENGTH, blank=True, validators=[validate_name], help_text="Or: the token acts as this user."
     )
     # The account of that name; empty while there is none. It stays when the account is
     # gone, and then the token is good for nothing.
@@ -127,7 +132,7 @@ class ApiToken(models.Model):
     )
     may_read = models.BooleanField("read", default=True)
     may_borrow = models.BooleanField("borrow", default=True, help_text="Borrow, renew, wait and return.")
-    may_administer = models.BooleanField("admin", default=False, help_text="Everything, for everybody.")
+    may_administer = models.BooleanField("admin", default=False, help_text="Do everything, for all users.")
     hash = models.CharField(max_length=64, unique=True, editable=False)
     hint = models.CharField(max_length=16, editable=False, help_text="How the secret begins.")
     created_at = models.DateTimeField(default=timezone.now, editable=False)
@@ -140,7 +145,7 @@ class ApiToken(models.Model):
         editable=False,
         db_constraint=False,
     )
-    expires_at = models.DateTimeField(default=default_expiry, help_text="UTC; a year from now at most.")
+    expires_at = models.DateTimeField(default=default_expiry, help_text="In UTC, at most a year from now.")
     last_used_at = models.DateTimeField(null=True, editable=False, help_text="To the minute.")
     revoked_at = models.DateTimeField(null=True, editable=False)
 

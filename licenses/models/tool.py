@@ -84,38 +84,42 @@ class Tool(models.Model):
             ),
             reject_reserved_name,
         ],
-        help_text="What clients ask for; lower case.",
+        help_text="The name that clients send, in lower case.",
     )
     display_name = models.CharField(max_length=128, blank=True)
     vendor = models.CharField(max_length=128, blank=True)
     capacity = models.PositiveIntegerField(
         validators=[MaxValueValidator(MAX_CAPACITY)],
-        help_text="Seats bought. Lowering it takes no seat from anyone; nothing is granted until it drains.",
+        help_text="Seats bought. If you lower it, leases go on, and nothing is granted until enough seats come back.",
     )
     overdraft = models.PositiveIntegerField(
         default=0,
         db_default=0,
         blank=True,
         validators=[MaxValueValidator(MAX_CAPACITY)],
-        help_text="Seats that may be out above the capacity; counted, flagged and perhaps charged.",
+        help_text="Seats that may be borrowed above the capacity. Leases and reports show them.",
     )
     user_limit = models.PositiveIntegerField(
-        null=True, blank=True, help_text="The most seats that one user has, unless a limit of their own says else."
+        null=True, blank=True, help_text="The most seats that one user can have. A limit of the user overrides it."
     )
     ignores_case = models.BooleanField(
         default=False,
         db_default=False,
-        help_text="The names of users and hosts in its access rules and limits match in any case.",
+        help_text="Ignore the case of user and host names in access rules and limits.",
     )
     seat_hour_price = models.DecimalField(
-        max_digits=12, decimal_places=4, null=True, blank=True, help_text="What a seat costs an hour; for reports."
+        max_digits=12,
+        decimal_places=4,
+        null=True,
+        blank=True,
+        help_text="The cost of one seat for one hour, for reports.",
     )
     overdraft_hour_price = models.DecimalField(
         max_digits=12,
         decimal_places=4,
         null=True,
         blank=True,
-        help_text="What a seat above the capacity costs an hour; the same if empty.",
+        help_text="The cost of one seat above the capacity for one hour; empty = the same.",
     )
     in_use = models.PositiveIntegerField(default=0, editable=False)
     # Of the tool's allotments: the seats reserved, those of them that their
@@ -142,14 +146,14 @@ class Tool(models.Model):
         blank=True,
         default=DEFAULT_TTL,
         db_default=DEFAULT_TTL,
-        help_text="How long a lease lasts without a heartbeat, where the borrower doesn't say; empty = for ever.",
+        help_text="Free the seat this long after the last heartbeat, unless the borrow says otherwise; empty = never.",
     )
     max_ttl = models.DurationField(
-        null=True, blank=True, help_text="The longest that a borrower may ask for; empty = no limit but a year."
+        null=True, blank=True, help_text="The longest lease that a borrow can ask for; empty = 366 days."
     )
     enabled = models.BooleanField(default=True, help_text="A disabled tool grants nothing.")
-    valid_from = models.DateTimeField(null=True, blank=True, help_text="UTC. Nothing is granted before.")
-    valid_until = models.DateTimeField(null=True, blank=True, help_text="UTC. Nothing is granted from then on.")
+    valid_from = models.DateTimeField(null=True, blank=True, help_text="UTC. The server grants nothing before it.")
+    valid_until = models.DateTimeField(null=True, blank=True, help_text="UTC. From then on the server grants nothing.")
     created_at = models.DateTimeField(auto_now_add=True)
 
     objects = ToolQuerySet.as_manager()

@@ -86,7 +86,7 @@ class ProviderBackend(OIDCAuthenticationBackend):
         if self.OIDC_OP_USER_ENDPOINT:
             told = self.get_userinfo(access_token, id_token, payload)
             if not isinstance(told, dict) or told.get("sub") != payload["sub"]:
-                raise InvalidJwt("the provider told about somebody else")
+                raise InvalidJwt("the provider answered about another subject")
             claims = told | payload
         return account_of(claims, self.request.META)
 

@@ -63,7 +63,7 @@ class Administrators(threading.Thread):
         self._change(what="allot", tool="sim", team="red", quota=self.chance.choice([1, 2, 3]), reservation=0)
 
     def _reservation(self) -> None:
-        self._change(what="allot", tool="sim", team="blue", quota=None, reservation=self.chance.choice([0, 1, 2]))
+        self._change(what="allot", tool="sim", team="blue", quota=None, reservation=self.chance.choice([0, 1, 2, 2]))
 
     def _dates(self) -> None:
         """Let a license end while people work with it, and extend it."""

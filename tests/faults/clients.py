@@ -18,8 +18,11 @@ from .site import TEAMS
 # Longer than every limit of the server's own, so that its answer is seen.
 TIMEOUT_SECONDS = 40
 # What a client waits after a refusal, and after a call of unknown outcome.
-PAUSE_SECONDS = 0.05
+PAUSE_SECONDS = 0.03
 PAUSE_AFTER_FAILURE_SECONDS = 0.2
+# How long a client stands in the queue. A ticket may live for minutes without a
+# poll, but not beyond that.
+WAIT_SECONDS = 15
 
 
 @dataclass
@@ -31,12 +34,6 @@ class Shared:
     stopping: threading.Event = field(default_factory=threading.Event)
     # The newest lease of each client, for those who try what they may not do.
     newest: dict[str, str] = field(default_factory=dict)
-    operations: int = 0
-    limit: int | None = None
-
-    def is_over(self) -> bool:
-        """Whether clients begin nothing new."""
-        return self.stopping.is_set() or (self.limit is not None and self.recorder.count >= self.limit)
 
 
 class Caller:
@@ -119,7 +116,7 @@ class Client(threading.Thread):
             (self.wait_for_the_single_seat, 10),
             (self.give_up_waiting, 4),
             (self.stop_asking, 1),
-            (self.work_for_a_team, 14),
+            (self.work_for_a_team, 24),
             (self.work_on_what_ends, 6),
             (self.touch_what_is_not_mine, 4),
         ]
@@ -127,7 +124,7 @@ class Client(threading.Thread):
     def run(self) -> None:
         deeds, weights = zip(*self.deeds, strict=True)
         try:
-            while not self.shared.is_over():
+            while not self.shared.stopping.is_set():
                 self.chance.choices(deeds, weights)[0]()
         except BaseException as error:  # noqa: BLE001 - it is raised again where the thread is joined
             self.failure = error
@@ -215,7 +212,7 @@ class Client(threading.Thread):
         self._ask(self._request({"tool": "single", "wait_seconds": 3}), None)
 
     def work_for_a_team(self) -> None:
-        body: dict[str, Any] = {"tool": "sim", "seats": self.chance.choice([1, 1, 2])}
+        body: dict[str, Any] = {"tool": "sim", "seats": self.chance.choice([1, 1, 2, 3])}
         if self.chance.random() < 0.5:
             body["team"] = self.chance.choice(list(TEAMS))
         self._use(body)
@@ -267,7 +264,7 @@ class Client(threading.Thread):
             self._give_back(lease)
 
     def _hold(self) -> None:
-        self._sleep(self.chance.choice([0.0, 0.01, 0.05, 0.3]))
+        self._sleep(self.chance.choice([0.0, 0.01, 0.03, 0.2]))
 
     def _renew(self, lease: dict[str, Any], **facts: float) -> Operation:
         return self.caller.call(
@@ -284,7 +281,7 @@ class Client(threading.Thread):
 
     def _wait(self, wanted: dict[str, Any], *, polls: int) -> None:
         """Stand in the queue; leave it after so many polls without a seat."""
-        operation = self._ask(self._request({**wanted, "wait_seconds": 120}), None)
+        operation = self._ask(self._request({**wanted, "wait_seconds": WAIT_SECONDS}), None)
         if operation.status == 200:
             self._hold()
             self._give_back(operation.answer)

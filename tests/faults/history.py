@@ -41,6 +41,7 @@ class Recorder:
         self._file = path.open("w", encoding="utf-8")
         self._lock = threading.Lock()
         self._started = time.monotonic()
+        # How many calls were decided: their outcome is known.
         self.count = 0
         # When the last call ended that changed or read seats as asked.
         self.last_success = 0.0
@@ -54,7 +55,7 @@ class Recorder:
         line = json.dumps(asdict(operation))
         with self._lock:
             self._file.write(line + "\n")
-            self.count += 1
+            self.count += not operation.is_unknown
             if operation.kind in {"borrow", "return"} and operation.status in {200, 202, 409}:
                 self.last_success = max(self.last_success, operation.start)
 

@@ -3,6 +3,8 @@
 import json
 import random
 import shutil
+import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -160,7 +162,7 @@ def _schedule(plan: Plan, target: Target) -> Iterator[tuple[str, nemeses.Nemesis
     """All kinds of faults, shuffled, again and again."""
     every = nemeses.ON_POSTGRES if plan.database == "postgres" else nemeses.ON_SQLITE
     kinds = [(name, nemesis) for name, nemesis in every.items() if not plan.kinds or name in plan.kinds]
-    if shutil.which("faketime") is None:
+    if nemeses.faketime() is None:
         kinds = [kind for kind in kinds if kind[0] != "shift_clock"]
     while True:
         target.chance.shuffle(kinds)
@@ -191,11 +193,10 @@ def _metrics(port: int) -> dict[str, float]:
 
 
 def _tidy(code: Path, variables: dict[str, str]) -> None:
-    import subprocess
-    import sys
-
     command = [sys.executable, "manage.py", "expire_leases"]
-    subprocess.run(command, cwd=code, env=variables, check=True, capture_output=True)
+    done = subprocess.run(command, cwd=code, env=variables, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"the sweeper failed in the end:\n{done.stdout}{done.stderr}")
 
 
 def _slowest_recovery(evidence: Evidence) -> float:

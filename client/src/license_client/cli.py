@@ -138,7 +138,7 @@ def _explained(refused: Refused, config: Config) -> str:
     if refused.code == "not_authenticated" and not config.token:
         return "The server needs a token: set LICENSE_TOKEN."
     if refused.code == "not_for_others" and config.user_is_login:
-        return f"{refused.detail} The request named {config.user}, who is logged in here: set LICENSE_USER."
+        return f"{refused.detail} The request was for {config.user}, the user who is logged in here. Set LICENSE_USER."
     return refused.detail
 
 
@@ -151,19 +151,29 @@ def _exit_code(refused: Refused) -> int:
 def _parser() -> argparse.ArgumentParser:
     common = Parser(add_help=False)
     common.add_argument("--server", metavar="URL", help="the license server")
-    common.add_argument("--token", help="what to show there (better in the environment or the file)")
-    common.add_argument("--user", help="who borrows; by default who is logged in")
+    common.add_argument("--token", help="the API token (safer in LICENSE_TOKEN or in the configuration file)")
+    common.add_argument("--user", help="who borrows; default: the user who is logged in")
     common.add_argument("--config", metavar="FILE", help="the configuration file (TOML)")
     common.add_argument("--json", action="store_true", help="print JSON")
     common.add_argument(
         "--allow-http", action="store_true", help="send the token to another machine without encryption"
     )
     wanted = Parser(add_help=False)
-    wanted.add_argument("--team", help="of your teams, the one that it counts for; by default the server chooses")
-    wanted.add_argument("--project", help="what its cost goes to")
-    wanted.add_argument("--host", default=socket.gethostname(), help="from where; by default this machine's name")
-    wanted.add_argument("--ttl", type=_duration, metavar="TIME", help="the lease ends so long after a heartbeat")
-    wanted.add_argument("--wait", type=_duration, default=0, metavar="TIME", help="stand in the queue for so long")
+    wanted.add_argument("--team", help="the team that the lease counts for; default: the server chooses")
+    wanted.add_argument("--project", help="the project that pays")
+    wanted.add_argument(
+        "--host", default=socket.gethostname(), help="the host that borrows; default: the name of this machine"
+    )
+    wanted.add_argument(
+        "--ttl", type=_duration, metavar="TIME", help="free the seats this long after the last heartbeat"
+    )
+    wanted.add_argument(
+        "--wait",
+        type=_duration,
+        default=0,
+        metavar="TIME",
+        help="wait in the queue at most this long if no seat is free",
+    )
 
     parser = Parser(
         prog="license",
@@ -180,37 +190,46 @@ def _parser() -> argparse.ArgumentParser:
             type=_duration,
             default=patience,
             metavar="TIME",
-            help=f"try a silent server for this long; {patience:.0f}s",
+            help=f"retry this long if the server does not answer; default: {patience:.0f}s",
         )
         added.set_defaults(command=command)
         return added
 
-    status = add("status", _status, "Show how many seats there are.", patience=PATIENCE_TO_SHOW)
+    status = add("status", _status, "Show the seats of each tool.", patience=PATIENCE_TO_SHOW)
     status.add_argument("tool", nargs="?", metavar="TOOL")
     run = add("run", _run, "Borrow, run a command, return.", wanted)
     run.add_argument(
-        "--tool", dest="wanted", type=_item, action="append", metavar="TOOL[:SEATS]", help="several are one set"
+        "--tool",
+        dest="wanted",
+        type=_item,
+        action="append",
+        metavar="TOOL[:SEATS]",
+        help="the tool; repeat it for a set of tools",
     )
     run.add_argument(
-        "--or", dest="wanted", action="append_const", const=None, help="the tools after it are an alternative"
+        "--or",
+        dest="wanted",
+        action="append_const",
+        const=None,
+        help="borrow the tools after it if the ones before are not free",
     )
     run.add_argument(
         "--on-lost",
         choices=["continue", "kill"],
         default="continue",
-        help="what to do with the command when the lease is lost",
+        help="what happens to the command when the lease is lost",
     )
     run.add_argument("argv", nargs="+", metavar="-- CMD", help="the command with its arguments")
-    borrow = add("borrow", _borrow, "Borrow and print the lease's id; nobody renews it but you.", wanted)
+    borrow = add("borrow", _borrow, "Borrow and print the id of the lease. Renew and return it yourself.", wanted)
     borrow.add_argument("tools", nargs="+", type=_item, metavar="TOOL[:SEATS]")
     for name, command, text in (
         ("renew", _renew, "Extend a lease."),
         ("return", _return, "Return a lease."),
     ):
         add(name, command, text).add_argument("id", metavar="ID")
-    listing = add("list", _list, "Show who holds what: you, by default.", patience=PATIENCE_TO_SHOW)
-    listing.add_argument("--all", action="store_true", help="everybody")
-    listing.add_argument("--here", action="store_true", help="only what was borrowed from this machine")
+    listing = add("list", _list, "List your leases.", patience=PATIENCE_TO_SHOW)
+    listing.add_argument("--all", action="store_true", help="list the leases of all users")
+    listing.add_argument("--here", action="store_true", help="list only the leases of this machine")
     return parser
 
 

@@ -22,6 +22,9 @@ app.kubernetes.io/component: {{ .component }}
 app.kubernetes.io/version: {{ .root.Chart.AppVersion | quote }}
 app.kubernetes.io/managed-by: {{ .root.Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace "+" "_" }}
+{{- with .root.Values.commonLabels }}
+{{ toYaml . }}
+{{- end }}
 {{- end }}
 
 {{- define "licenseserver.podLabels" -}}
@@ -62,12 +65,12 @@ imagePullPolicy: {{ .Values.image.pullPolicy }}
 {{- define "licenseserver.hosts" -}}
 {{- $full := include "licenseserver.fullname" . }}
 {{- $service := list $full (printf "%s.%s" $full .Release.Namespace) (printf "%s.%s.svc" $full .Release.Namespace) (printf "%s.%s.svc.cluster.local" $full .Release.Namespace) }}
-{{- concat .Values.ingress.hosts .Values.extraHosts $service | uniq | join "," }}
+{{- concat .Values.ingress.hosts .Values.httpRoute.hostnames .Values.extraHosts $service | uniq | join "," }}
 {{- end }}
 
 {{/* Whether a proxy that is believed stands in front. */}}
 {{- define "licenseserver.behindProxy" -}}
-{{- if or .Values.proxy.enabled .Values.ingress.enabled }}true{{ else }}false{{ end }}
+{{- if or .Values.proxy.enabled .Values.ingress.enabled .Values.httpRoute.enabled }}true{{ else }}false{{ end }}
 {{- end }}
 
 {{/* The environment of everything that runs the server's code. `database` is
@@ -83,6 +86,10 @@ imagePullPolicy: {{ .Values.image.pullPolicy }}
 - name: DATABASE_URL
   valueFrom: {{ include "licenseserver.fromSecret" (dict "name" .database.existingSecret "key" .database.key) }}
 {{- with $values.database.sslMode }}
+{{- $roots := list }}{{ range $values.extraEnv }}{{ $roots = append $roots .name }}{{ end }}
+{{- if and (hasPrefix "verify-" .) (not $values.database.caSecret) (not (has "PGSSLROOTCERT" $roots)) }}
+{{- fail (printf "database.sslMode %s needs database.caSecret, or PGSSLROOTCERT in extraEnv" .) }}
+{{- end }}
 # libpq's own variables: the URL of an operator's Secret can stay as it is.
 - name: PGSSLMODE
   value: {{ . }}
@@ -113,6 +120,9 @@ imagePullPolicy: {{ .Values.image.pullPolicy }}
 {{- if hasKey . "statementTimeout" }}
 - name: DATABASE_STATEMENT_TIMEOUT
   value: {{ .statementTimeout | quote }}
+{{- end }}
+{{- with $values.extraEnv }}
+{{ toYaml . }}
 {{- end }}
 {{- end }}
 
@@ -167,9 +177,15 @@ securityContext:
 {{- if .Values.caBundle.configMap }}
 - {name: trust, mountPath: /etc/licenseserver/trust, readOnly: true}
 {{- end }}
+{{- with .Values.extraVolumeMounts }}
+{{ toYaml . }}
+{{- end }}
 {{- end }}
 
 {{- define "licenseserver.volumes" -}}
+{{- with .Values.extraVolumes }}
+{{ toYaml . }}
+{{ end -}}
 - name: tmp
   emptyDir: {sizeLimit: 256Mi}
 {{- with .Values.database }}

@@ -17,7 +17,7 @@ class Command(BaseCommand):
     help = (
         "Copy the SQLite database to a new file, while the server goes on: all that was answered before this begins "
         "is in it. The file is whole by itself and holds credentials' hashes: only its owner can read it. "
-        "A PostgreSQL has its own programs for that (docs/backup.md)."
+        "A PostgreSQL has its own programs for that (docs/howto/backup.md)."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
@@ -25,7 +25,7 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, file: Path, **options: Any) -> None:
         if connection.vendor != "sqlite":
-            raise CommandError("The database is a PostgreSQL; back it up with its own programs (docs/backup.md).")
+            raise CommandError("The database is a PostgreSQL; back it up with its own programs (docs/howto/backup.md).")
         began = database_now()
         part = file.with_name(file.name + ".part")
         try:

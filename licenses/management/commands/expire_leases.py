@@ -10,8 +10,8 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import DatabaseError, InterfaceError, close_old_connections
 
-from licenses import leasing
-from licenses.errors import Busy
+from licenses import database, leasing
+from licenses.errors import Refusal
 from licenses.history import rollups
 from licenses.signin import sessions
 
@@ -39,10 +39,7 @@ class Command(BaseCommand):
         if options["every"] <= 0:
             raise CommandError("--every takes a number of seconds above 0.")
         if not options["loop"]:
-            try:
-                done = self._tidy()
-            except Busy as busy:
-                raise CommandError(busy.detail) from busy
+            done = self._tidy()
             self.stdout.write(
                 "{leases} lease(s), {tickets} ticket(s), {keys} key(s), {sessions} session(s), "
                 "{days} day(s) rolled up".format(**done)
@@ -58,9 +55,9 @@ class Command(BaseCommand):
                 logger.log(logging.INFO if any(done.values()) else logging.DEBUG, "tidied", extra={"facts": done})
                 if options["alive"]:
                     options["alive"].touch()
-            except (Busy, DatabaseError, InterfaceError) as error:
+            except (Refusal, DatabaseError, InterfaceError) as error:
                 # The next round may find the database again.
-                logger.warning("Not tidied: %s", error)
+                logger.warning("Not tidied: %s", database.reason(error.__cause__ or error))
             if stopped.wait(options["every"]):
                 return
 

@@ -11,13 +11,13 @@ from licenses.history import retention
 
 class Command(BaseCommand):
     help = (
-        "Delete leases, tickets and denials that are over since so many days, or take the names of people and hosts "
-        "out of them. Reports keep their figures; the audit is left alone."
+        "Delete leases, tickets and denials that ended more than DAYS days ago, or remove the names of people and "
+        "hosts from them. Reports keep their figures. The audit does not change."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("--older-than", type=int, required=True, metavar="DAYS", help="at least 1")
-        parser.add_argument("--anonymise", action="store_true", help="take names out, also of the usage by day")
+        parser.add_argument("--anonymise", action="store_true", help="remove names, also from the usage by day")
         parser.add_argument("--delete", action="store_true", help="delete the rows")
 
     def handle(self, *args: Any, older_than: int, anonymise: bool, delete: bool, **options: Any) -> None:

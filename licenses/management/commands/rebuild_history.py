@@ -9,8 +9,8 @@ from licenses.history import rollups
 
 class Command(BaseCommand):
     help = (
-        "Roll up the history anew, of every day whose leases are still there. For after something else than this "
-        "program has changed leases of the past; reports are right while it works."
+        "Roll up again every day whose leases still exist. Run it after another program changed leases of the past. "
+        "Reports stay right while it runs."
     )
 
     def handle(self, *args: Any, **options: Any) -> None:

@@ -35,7 +35,7 @@ def tool_argument(value: str) -> tuple[str, dict[str, Any]]:
 class Command(BaseCommand):
     help = (
         "Create tools that don't exist yet: the default ones, or those given. "
-        "Tools that exist are left as they are, unless --force."
+        "Tools that exist do not change, unless you give --force."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
@@ -44,7 +44,7 @@ class Command(BaseCommand):
             "--file",
             type=Path,
             metavar="tools.toml",
-            help="one table a tool: [cad_tool] capacity = 5, vendor = ..., valid_until = 2026-12-31, its last day",
+            help="a table for each tool: [cad_tool] capacity = 5, vendor = ..., valid_until = 2026-12-31 (last day)",
         )
         parser.add_argument("--force", action="store_true", help="also set the values of tools that exist")
 

@@ -22,11 +22,11 @@ class Command(BaseCommand):
     def add_arguments(self, parser: CommandParser) -> None:
         actions = parser.add_subparsers(dest="action", required=True)
         every = actions.add_parser("list", help="show the teams")
-        every.add_argument("--members", action="store_true", help="with who is in them, and where that comes from")
+        every.add_argument("--members", action="store_true", help="also show the members and where each comes from")
         load = actions.add_parser(
             "import",
-            help="make a CSV file with the columns team and user the members that come from a file: who is no more "
-            "in it leaves; who was put in by hand or by the sign-in provider stays",
+            help="take the members from a CSV file with the columns team and user. Members from an earlier file who "
+            "are not in it leave. Members from the admin or the sign-in provider stay",
         )
         load.add_argument("file", type=Path)
 

@@ -21,8 +21,8 @@ class Command(BaseCommand):
     def add_arguments(self, parser: CommandParser) -> None:
         actions = parser.add_subparsers(dest="action", required=True)
 
-        create = actions.add_parser("create", help="make a token; prints its secret, this once")
-        create.add_argument("name", help="what it is for")
+        create = actions.add_parser("create", help="make a token and print its secret, only this once")
+        create.add_argument("name", help="the purpose of the token")
         owner = create.add_mutually_exclusive_group()
         owner.add_argument("--team", help="acts for this team's members")
         owner.add_argument("--user", help="acts as this user")
@@ -30,20 +30,20 @@ class Command(BaseCommand):
             "--scope",
             action="append",
             choices=list(Scope),
-            help="repeatable; read and borrow if absent, or read alone for a token without an owner",
+            help="repeatable; default: read and borrow, or only read for a token without an owner",
         )
         create.add_argument(
             "--days",
             type=int,
             default=DEFAULT_LIFETIME.days,
-            help=f"until it expires; {DEFAULT_LIFETIME.days}, at most {MAX_LIFETIME.days}",
+            help=f"days until it expires; default: {DEFAULT_LIFETIME.days}, at most {MAX_LIFETIME.days}",
         )
 
         every = actions.add_parser("list", help="show the tokens, without their secrets")
-        every.add_argument("--all", action="store_true", help="also those that are of no use any more")
+        every.add_argument("--all", action="store_true", help="also tokens that expired or were revoked")
 
-        revoke = actions.add_parser("revoke", help="make a token useless at once")
-        revoke.add_argument("id", type=int, help="as `token list` shows it")
+        revoke = actions.add_parser("revoke", help="end a token at once")
+        revoke.add_argument("id", type=int, help="the id that `token list` shows")
 
     def handle(self, *args: Any, action: str, **options: Any) -> None:
         actions: dict[str, Callable[..., None]] = {"create": self.create, "list": self.list, "revoke": self.revoke}
@@ -74,7 +74,7 @@ class Command(BaseCommand):
         except ValidationError as error:
             raise CommandError("; ".join(error.messages)) from None
         # Apart from the secret, so that a script can take that alone.
-        self.stderr.write(f"Token {token.pk}, valid until {token.expires_at:%Y-%m-%d}. The secret is shown this once:")
+        self.stderr.write(f"Token {token.pk}, valid until {token.expires_at:%Y-%m-%d}. The secret is shown only once:")
         self.stdout.write(secret)
 
     def list(self, **options: Any) -> None:

@@ -40,26 +40,34 @@ def listed(among: tuple[str, ...]) -> Callable[[str], list[str]]:
 
 
 class Command(BaseCommand):
-    help = "Tell what was used, by whom, what was refused, and what other numbers of seats would have done."
+    help = "Report what was used, by whom, what was refused, and how other capacities would have done."
 
     def add_arguments(self, parser: CommandParser) -> None:
         kinds = parser.add_subparsers(dest="kind", required=True)
         utilisation = kinds.add_parser("utilisation", help="high-water marks, means, time without a free seat")
         utilisation.add_argument("--period", choices=[*Period], default=Period.DAY)
-        hours = kinds.add_parser("hours-of-week", help="how high a tool's use goes in each hour of the week")
+        hours = kinds.add_parser("hours-of-week", help="use of a tool in each hour of the week")
         usage = kinds.add_parser("usage", help="seat-hours and their cost")
         usage.add_argument("--by", type=listed(USAGE_KEYS), default=["tool", "user"], metavar=",".join(USAGE_KEYS))
-        denials = kinds.add_parser("denials", help="who could not work, counted")
+        denials = kinds.add_parser("denials", help="how many users were refused, and why")
         denials.add_argument("--by", type=listed(DENIAL_KEYS), default=["tool", "code"], metavar=",".join(DENIAL_KEYS))
-        what_if = kinds.add_parser("what-if", help="what other numbers of seats would have done")
+        what_if = kinds.add_parser("what-if", help="how other capacities would have done")
         what_if.add_argument(
-            "--capacity", type=int, action="append", metavar="SEATS", help="repeatable; today's if missing"
+            "--capacity",
+            type=int,
+            action="append",
+            metavar="SEATS",
+            help="a capacity to try; repeatable; default: today's",
         )
         for kind in (utilisation, hours, usage, denials, what_if):
             kind.add_argument("--tool", required=kind in (hours, what_if))
-            kind.add_argument("--since", type=day, metavar="DATE", help="the first day; 29 before the last")
-            kind.add_argument("--until", type=day, metavar="DATE", help="the last day; today")
-            kind.add_argument("--tz", type=zone, default=UTC_ZONE, metavar="ZONE", help="whose days; UTC's")
+            kind.add_argument(
+                "--since", type=day, metavar="DATE", help="the first day; default: 29 days before the last"
+            )
+            kind.add_argument("--until", type=day, metavar="DATE", help="the last day; default: today")
+            kind.add_argument(
+                "--tz", type=zone, default=UTC_ZONE, metavar="ZONE", help="the time zone of the days; default: UTC"
+            )
             form = kind.add_mutually_exclusive_group()
             form.add_argument("--csv", dest="form", action="store_const", const="csv")
             form.add_argument("--json", dest="form", action="store_const", const="json")

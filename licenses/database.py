@@ -1,0 +1,106 @@
+"""What is wrong with the database: for the log, for callers and for the terminal."""
+
+import shutil
+import sqlite3
+from collections.abc import Iterator
+from enum import Enum
+from pathlib import Path
+
+from django.db import DatabaseError, Error, InterfaceError, OperationalError, connection
+from django.db.migrations.exceptions import InconsistentMigrationHistory, MigrationSchemaMissing
+
+from .errors import Busy, NotMigrated, ReadOnly, Refusal, StorageFull
+
+
+class Fault(Enum):
+    """Why the database can't be used. Its value is the advice, if there is one."""
+
+    AWAY = ""
+    CREDENTIALS = (
+        "Check the password in DATABASE_URL. A container of PostgreSQL takes POSTGRES_PASSWORD only for a new volume."
+    )
+    NOT_MIGRATED = "Run `python manage.py migrate`."
+    READ_ONLY = "It takes no changes."
+    FULL = "Its disk is full."
+    FORBIDDEN = "The role in DATABASE_URL lacks a privilege."
+
+
+# https://www.postgresql.org/docs/current/errcodes-appendix.html
+BY_SQLSTATE = {
+    "28P01": Fault.CREDENTIALS,
+    "42P01": Fault.NOT_MIGRATED,
+    "42703": Fault.NOT_MIGRATED,
+    "25006": Fault.READ_ONLY,
+    "53100": Fault.FULL,
+    "42501": Fault.FORBIDDEN,
+}
+# https://www.sqlite.org/rescode.html, without the extension of a code.
+BY_SQLITE_NAME = {"SQLITE_READONLY": Fault.READ_ONLY, "SQLITE_FULL": Fault.FULL, "SQLITE_NOTADB": Fault.AWAY}
+# What the files beside an SQLite database grow by at once, in bytes.
+SQLITE_ROOM = 64 * 1024
+# A refused connection has no code, and SQLite has one for every mistake in SQL.
+BY_TEXT = {
+    "password authentication failed": Fault.CREDENTIALS,
+    "no such table": Fault.NOT_MIGRATED,
+    "no such column": Fault.NOT_MIGRATED,
+}
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """Yield the error and what caused it."""
+    found: BaseException | None = error
+    while found is not None:
+        yield found
+        found = found.__cause__ or found.__context__
+
+
+def _sqlite_has_no_room() -> bool:
+    """Return whether the disk of the SQLite database is full. Its shared memory and its
+    log then fail with an I/O error."""
+    folder = Path(connection.settings_dict["NAME"]).absolute().parent
+    return folder.is_dir() and shutil.disk_usage(folder).free < SQLITE_ROOM
+
+
+def fault(error: BaseException) -> Fault | None:
+    """Return why the database can't be used; None for a defect of this program."""
+    for link in _chain(error):
+        if (known := BY_SQLSTATE.get(getattr(link, "sqlstate", None) or "")) is not None:
+            return known
+        if isinstance(link, sqlite3.Error):
+            name = "_".join((getattr(link, "sqlite_errorname", None) or "").split("_")[:2])
+            if name in BY_SQLITE_NAME:
+                return BY_SQLITE_NAME[name]
+            if name == "SQLITE_IOERR" and _sqlite_has_no_room():
+                return Fault.FULL
+        if isinstance(link, (Error, sqlite3.Error)):
+            for text, known in BY_TEXT.items():
+                if text in str(link):
+                    return known
+    away = (OperationalError, InterfaceError, MigrationSchemaMissing, InconsistentMigrationHistory, sqlite3.Error)
+    return Fault.AWAY if isinstance(error, away) else None
+
+
+def reason(error: BaseException) -> str:
+    """Return what is wrong in one line, for administrators: it names hosts and roles."""
+    known = fault(error)
+    # Only the first line of what a statement ended with is about it; of several
+    # hosts each has a line. Lines that begin with a tab are libpq's guesses.
+    lines = [line for line in str(error).splitlines() if line.strip() and not line.startswith("\t")]
+    if "All failures were:" in str(error):
+        lines = [line.removeprefix("- ") for line in lines if line.startswith("- ")]
+    elif not any(line.startswith(("connection ", "failed to ")) for line in lines):
+        lines = lines[:1]
+    said = "; ".join(dict.fromkeys(" ".join(line.split()) for line in lines)) or type(error).__name__
+    advice = known.value if known else ""
+    return f"{said.rstrip('.')}.{' ' if advice else ''}{advice}"
+
+
+def refusal(error: DatabaseError | InterfaceError) -> Refusal:
+    """Return what callers are answered. Nothing was changed, unless the connection
+    broke in the commit."""
+    kinds: dict[Fault | None, type[NotMigrated | ReadOnly | StorageFull]] = {
+        Fault.NOT_MIGRATED: NotMigrated,
+        Fault.READ_ONLY: ReadOnly,
+        Fault.FULL: StorageFull,
+    }
+    return kinds.get(fault(error), Busy)()

@@ -1,0 +1,165 @@
+"""The reference pages say what the code has: settings, errors, metrics, commands."""
+
+import argparse
+import re
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from django.core.management import get_commands, load_command_class
+from django.utils import timezone
+from rest_framework import exceptions
+
+from licenses import errors
+from licenses.models import EndReason, Tool
+
+from .conftest import ROOT, Api
+
+DOCS = ROOT / "docs"
+REFERENCE = DOCS / "reference"
+
+
+def names_in(page: Path, column: int = 0) -> set[str]:
+    """What stands in backquotes in a column of the page's tables."""
+    rows = re.findall(r"^\| .*\|$", page.read_text(), re.MULTILINE)
+    return {name for row in rows for name in re.findall(r"`([^`]+)`", row.split(" | ")[column])}
+
+
+# --- Settings ----------------------------------------------------------------
+
+# The server reads them through OpenTelemetry's SDK.
+OF_THE_SDK = {
+    *("OTEL_EXPORTER_OTLP_HEADERS", "OTEL_RESOURCE_ATTRIBUTES", "OTEL_TRACES_SAMPLER", "OTEL_TRACES_SAMPLER_ARG")
+}
+
+
+def settings_read() -> set[str]:
+    """The variables that the server's code asks its environment for."""
+    calls = r"environment\.(?:text|boolean|integer|limit|choice|words|hosts|origins|address|path|pairs|url)\(\s*"
+    read = set()
+    for path in [*(ROOT / "licenseserver").rglob("*.py"), *(ROOT / "licenses").rglob("*.py")]:
+        read |= set(re.findall(calls + r'"(\w+)"', path.read_text()))
+    return read
+
+
+def test_every_setting_is_documented_and_no_other() -> None:
+    documented = names_in(REFERENCE / "settings.md")
+    read = settings_read()
+    assert len(read) > 50
+    assert documented == read | OF_THE_SDK | {"OTEL_EXPORTER_OTLP_ENDPOINT", "PROMETHEUS_MULTIPROC_DIR"}
+
+
+# --- Errors ------------------------------------------------------------------
+
+
+def codes_of_the_domain(kind: type[errors.Refusal] = errors.Refusal) -> Iterator[str]:
+    if hasattr(kind, "code"):
+        yield kind.code
+    for inner in kind.__subclasses__():
+        yield from codes_of_the_domain(inner)
+
+
+def codes_of_http() -> set[str]:
+    """The codes that the API's own layer writes, and those of the framework that it passes on."""
+    found = {
+        kind.default_code
+        for kind in (
+            exceptions.NotAuthenticated,
+            exceptions.PermissionDenied,
+            exceptions.ParseError,
+            exceptions.NotFound,
+            exceptions.MethodNotAllowed,
+            exceptions.NotAcceptable,
+            exceptions.UnsupportedMediaType,
+        )
+    }
+    for path in (ROOT / "licenses" / "api").glob("*.py"):
+        found |= set(re.findall(r'(?:\bcode|default_code) ?= ?"(\w+)"', path.read_text()))
+    return found
+
+
+def test_every_error_is_documented_and_no_other() -> None:
+    # A form of the admin says it, the API has no call that does.
+    domain = set(codes_of_the_domain()) - {errors.OverReserved.code}
+    assert {"exhausted", "busy"} < domain
+    assert names_in(REFERENCE / "errors.md", column=1) == domain | codes_of_http() | {*EndReason}
+
+
+# --- Metrics -----------------------------------------------------------------
+
+
+def test_every_metric_is_documented_and_no_other(api: Api) -> None:
+    text = api.client.get("/metrics").content.decode()
+    # prometheus_client's own, which many workers don't have.
+    exported = {name for name in re.findall(r"^# TYPE (license\w+) ", text, re.M) if not name.endswith("_created")}
+    documented = {name for name in names_in(REFERENCE / "metrics.md") if name.startswith("license")}
+    # After its first round; the tests' sweeper has not run.
+    sometimes = {"licenseserver_sweeper_last_run_timestamp_seconds"}
+    assert documented == exported | sometimes
+
+
+def test_the_labels_of_metrics_are_documented(api: Api, make_tool: Callable[..., Tool]) -> None:
+    make_tool("cad_tool", capacity=5, valid_until=timezone.now() + timedelta(days=1))
+    api.post("/licenses/borrow", {"tool": "cad_tool", "user": "ana"})
+    documented = {
+        name: set(re.findall(r"`(\w+)`", cell))
+        for name, cell in re.findall(r"^\| `(license\w+)` \| ([^|]*)\|", (REFERENCE / "metrics.md").read_text(), re.M)
+    }
+    seen = set()
+    for name, labels in re.findall(
+        r"^(license\w+)\{(.*)\} ", api.client.get("/metrics").content.decode(), re.MULTILINE
+    ):
+        if not name.endswith("_created"):
+            name = name if name in documented else re.sub("_(bucket|sum|count)$", "", name)
+            assert set(re.findall(r'(\w+)="', labels)) - {"le"} == documented[name], name
+            seen.add(name)
+    assert {"license_state", "license_borrow_duration_seconds", "license_valid_until_timestamp_seconds"} <= seen
+
+
+# --- Commands ----------------------------------------------------------------
+
+
+OF_DJANGO = {
+    *("--help", "--version", "--verbosity", "--settings", "--pythonpath", "--traceback", "--no-color", "--force-color"),
+    "--skip-checks",
+}
+
+
+def options(parser: argparse.ArgumentParser) -> set[str]:
+    """The options of a command and of its parts, without Django's own."""
+    found = set()
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            found |= set().union(*(options(part) for part in action.choices.values()))
+        found |= {option for option in action.option_strings if option.startswith("--")}
+    return found - OF_DJANGO
+
+
+def test_every_command_is_documented_with_its_options_and_no_other() -> None:
+    # Those of Django, with our audit or our patience around them.
+    ours = {name for name, app in get_commands().items() if app == "licenses"}
+    ours -= {"changepassword", "createsuperuser", "migrate"}
+    sections = dict(re.findall(r"^## (\w+)\n(.*?)(?=^## |\Z)", (REFERENCE / "commands.md").read_text(), re.S | re.M))
+    assert set(sections) == ours
+    for name, text in sections.items():
+        documented = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", "\n".join(re.findall(r"^\| [^|]*\|", text, re.M))))
+        assert documented == options(load_command_class("licenses", name).create_parser("manage.py", name)), name
+
+
+# --- Links ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "SECURITY.md", "deploy/chart/README.md"])
+def test_the_links_of_pages_outside_the_site_lead_somewhere(page: str) -> None:
+    text = (ROOT / page).read_text()
+    links = re.findall(r"\]\((?!https?:)([^)#\s]*)(?:#([^)\s]+))?\)", text)
+    assert links
+    for path, anchor in links:
+        target = (ROOT / page).parent / path if path else ROOT / page
+        assert target.exists(), path
+        if anchor:
+            headings = re.findall(r"^#+ (.*)$", target.read_text(), re.MULTILINE)
+            assert anchor in {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}, (
+                anchor
+            )
