@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from django.core.management import get_commands, load_command_class
 from django.utils import timezone
+from drf_spectacular.generators import SchemaGenerator
 from rest_framework import exceptions
 
 from licenses import errors
@@ -51,6 +52,15 @@ def test_every_setting_is_documented_and_no_other() -> None:
     read = settings_read()
     assert len(read) > 50
     assert documented == read | OF_THE_SDK | {"OTEL_EXPORTER_OTLP_ENDPOINT", "PROMETHEUS_MULTIPROC_DIR"}
+
+
+# --- The API -----------------------------------------------------------------
+
+
+def test_every_call_is_documented_and_no_other(db: None) -> None:
+    schema = SchemaGenerator().get_schema(request=None, public=True)
+    calls = {f"{method.upper()} {path}" for path, methods in schema["paths"].items() for method in methods}
+    assert {call for call in names_in(REFERENCE / "api.md") if " /" in call} == calls
 
 
 # --- Errors ------------------------------------------------------------------
