@@ -33,7 +33,14 @@ ADVICE = list(INSTEAD.values())
 FORMER = ("client/src/licence/", "client/src/license_client/former.py")
 # These docstrings are the texts of the API's documentation.
 SHOWN = "licenses/api/"
-NO_TEXTS = ("tests/", "monitoring/prometheus/tests/", "benchmarks/", "licenses/migrations/", *FORMER)
+NO_TEXTS = (
+    "tests/",
+    "scripts/check_words.py",
+    "monitoring/prometheus/tests/",
+    "benchmarks/",
+    "licenses/migrations/",
+    *FORMER,
+)
 NOT_YET = ("README.md", "docs/")
 
 
