@@ -41,7 +41,18 @@ NO_TEXTS = (
     "licenses/migrations/",
     *FORMER,
 )
-NOT_YET = ("README.md", "docs/")
+# Pages whose texts are still to be revised.
+NOT_YET = (
+    "docs/development/architecture.md",
+    "docs/development/releasing.md",
+    "docs/howto/backup.md",
+    "docs/howto/flexlm.md",
+    "docs/howto/reports.md",
+    "docs/howto/scaling.md",
+    "docs/howto/sign-in.md",
+    "docs/howto/upgrades.md",
+    "docs/performance.md",
+)
 
 
 def findings(path: Path) -> Iterator[str]:
