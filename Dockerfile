@@ -15,11 +15,11 @@ WORKDIR /app
 # Bytecode is made here because a read-only root can't keep it, and without the
 # times of its sources, so that every build gives the same (docs/development/releasing.md).
 COPY requirements.txt ./
-COPY monitoring/requirements.txt monitoring/
+COPY requirements/tracing.txt requirements/
 RUN python -m venv --without-pip /venv \
     && python -m pip --python /venv/bin/python install --no-compile \
         --require-hashes --only-binary :all: \
-        --requirement requirements.txt --requirement monitoring/requirements.txt \
+        --requirement requirements.txt --requirement requirements/tracing.txt \
     && /venv/bin/python -m compileall -q --invalidation-mode unchecked-hash /venv
 
 COPY manage.py ./

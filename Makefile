@@ -1,4 +1,4 @@
-# Everything a newcomer needs: make run, make test. `make help` lists the rest.
+# Everything a newcomer needs: make run, make test. `make help` lists the rest by purpose.
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
@@ -9,41 +9,43 @@ LOCAL := DEBUG=false SECURE_SSL=false BIND=$${BIND:-127.0.0.1:8000} LICENSE_AUTH
 
 .PHONY: help
 help: ## list the targets
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+	@awk -F ':.*## ' '/^##@ / {printf "\n%s\n", substr($$0, 5)} /^[a-z-]+:.*## / {printf "  %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(VENV)/runtime: requirements.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.txt
 	@touch $@
 
-$(VENV)/development: tests/requirements.txt $(VENV)/runtime
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r tests/requirements.txt
+$(VENV)/development: requirements/tests.txt $(VENV)/runtime
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/tests.txt
 	@touch $@
 
 # For the chart: Helm, and a policy checker with an environment of its own.
 $(BIN)/helm: scripts/fetch_helm.py | $(VENV)/runtime
 	$(BIN)/python scripts/fetch_helm.py $@
 
-$(VENV)/checkov/bin/checkov: deploy/requirements.txt
+$(VENV)/checkov/bin/checkov: requirements/policy.txt
 	$(PYTHON) -m venv --clear $(VENV)/checkov
-	$(VENV)/checkov/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r deploy/requirements.txt
+	$(VENV)/checkov/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/policy.txt
 	@touch $@
 
 # What a release is made and examined with, apart from what it consists of.
-$(VENV)/release/bin/pip-audit: scripts/requirements.txt
+$(VENV)/release/bin/pip-audit: requirements/release.txt
 	$(PYTHON) -m venv --clear $(VENV)/release
-	$(VENV)/release/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r scripts/requirements.txt
+	$(VENV)/release/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/release.txt
 	@touch $@
 
 # The site's generator, in an environment of its own too.
-$(VENV)/docs/bin/sphinx-build: docs/requirements.txt
+$(VENV)/docs/bin/sphinx-build: requirements/docs.txt
 	$(PYTHON) -m venv --clear $(VENV)/docs
-	$(VENV)/docs/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r docs/requirements.txt
+	$(VENV)/docs/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/docs.txt
 	@touch $@
 
 # Kept, so that sessions survive a restart; never committed.
 .secret_key:
 	@umask 077 && $(PYTHON) -c "import secrets; print(secrets.token_urlsafe(48))" > $@
+
+##@ Run
 
 # A sub-make, because the key is read when make starts.
 .PHONY: run serve
@@ -59,6 +61,8 @@ serve:
 admin: $(VENV)/runtime .secret_key ## create an administrator (asks for a password)
 	@SECRET_KEY=$$(cat .secret_key) $(BIN)/python manage.py migrate --noinput --verbosity 0
 	@SECRET_KEY=$$(cat .secret_key) $(BIN)/python manage.py createsuperuser --username admin --email ""
+
+##@ Test
 
 .PHONY: test test-sqlite test-postgres
 test: test-sqlite test-postgres ## the whole suite, on SQLite and on PostgreSQL
@@ -88,6 +92,12 @@ faults-long: $(VENV)/development ## the same for hours: at least 500,000 operati
 mutants: $(VENV)/development ## does the harness catch servers that are wrong on purpose?
 	$(BIN)/python -m tests.faults.mutants
 
+.PHONY: bench
+bench: $(VENV)/development ## measure the server on PostgreSQL (wrk and pgbench are used where present)
+	$(BIN)/python -m benchmarks
+
+##@ Check
+
 .PHONY: lint
 lint: $(VENV)/development $(BIN)/helm $(VENV)/checkov/bin/checkov docs ## style, types, architecture, deployment checks
 	$(BIN)/ruff check .
@@ -112,29 +122,33 @@ lint: $(VENV)/development $(BIN)/helm $(VENV)/checkov/bin/checkov docs ## style,
 	$(BIN)/python scripts/third_party_licenses.py --check
 	$(BIN)/python scripts/release.py check
 
-.PHONY: docs
-docs: $(VENV)/docs/bin/sphinx-build ## build the documentation as a site: dist/docs/index.html
-	$(VENV)/docs/bin/sphinx-build --quiet --fail-on-warning --keep-going -d dist/.doctrees docs dist/docs
-
-.PHONY: third-party
-third-party: $(VENV)/development ## list the dependencies' licenses anew
-	$(BIN)/python scripts/third_party_licenses.py
-
 # Straight from the files with the hashes: nothing is resolved or installed. A
 # package may be in two of them, so they are asked one by one. What PyPI has not
 # heard of is a failure, or an index that answers nothing would look like health.
 .PHONY: audit
 audit: $(VENV)/release/bin/pip-audit ## are there known vulnerabilities in what is pinned? (asks PyPI)
-	for file in requirements.txt */requirements.txt; do \
+	for file in requirements.txt requirements/*.txt; do \
 	  $(VENV)/release/bin/pip-audit --strict --require-hashes --disable-pip --progress-spinner off --requirement $$file || exit 1; \
 	done
+
+##@ Documentation
+
+.PHONY: docs
+docs: $(VENV)/docs/bin/sphinx-build ## build the documentation as a site: dist/docs/index.html
+	$(VENV)/docs/bin/sphinx-build --quiet --fail-on-warning --keep-going -d dist/.doctrees docs dist/docs
+
+.PHONY: screenshots
+screenshots: $(VENV)/development ## take the pictures of the documentation anew, from a running server (needs Chromium)
+	$(BIN)/python scripts/screenshots.py
+
+##@ Release
 
 # Of an environment like the image's: without pip, and without what tests need.
 .PHONY: sbom
 sbom: $(VENV)/release/bin/pip-audit ## list what the server consists of: dist/sbom.cdx.json (CycloneDX)
 	$(PYTHON) -m venv --clear --without-pip $(VENV)/image
 	$(PYTHON) -m pip --python $(VENV)/image/bin/python install --quiet --disable-pip-version-check \
-	  --require-hashes --only-binary :all: --requirement requirements.txt --requirement monitoring/requirements.txt
+	  --require-hashes --only-binary :all: --requirement requirements.txt --requirement requirements/tracing.txt
 	mkdir -p dist
 	$(VENV)/release/bin/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible \
 	  --output-file dist/sbom.cdx.json $(VENV)/image/bin/python
@@ -145,9 +159,11 @@ client: $(VENV)/release/bin/pip-audit ## build the client's wheel: dist/
 	SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) $(VENV)/release/bin/python -m pip wheel --quiet --disable-pip-version-check \
 	  --no-deps --no-index --no-build-isolation --wheel-dir dist ./client
 
-.PHONY: bench
-bench: $(VENV)/development ## measure the server on PostgreSQL (wrk and pgbench are used where present)
-	$(BIN)/python -m benchmarks
+##@ Dependencies
+
+.PHONY: third-party
+third-party: $(VENV)/development ## list the dependencies' licenses anew
+	$(BIN)/python scripts/third_party_licenses.py
 
 .PHONY: lock
 lock: $(VENV)/development ## pin the dependencies anew, with hashes
@@ -155,14 +171,14 @@ lock: $(VENV)/development ## pin the dependencies anew, with hashes
 	  --custom-compile-command "make lock" pyproject.toml --output-file requirements.txt
 	$(BIN)/uv pip compile --quiet --universal --generate-hashes --python-version 3.11 \
 	  --custom-compile-command "make lock" --group tracing --constraint requirements.txt \
-	  --output-file monitoring/requirements.txt
+	  --output-file requirements/tracing.txt
 	$(BIN)/uv pip compile --quiet --universal --generate-hashes --python-version 3.11 \
 	  --custom-compile-command "make lock" pyproject.toml --group dev --constraint requirements.txt \
-	  --constraint monitoring/requirements.txt \
-	  --output-file tests/requirements.txt
+	  --constraint requirements/tracing.txt \
+	  --output-file requirements/tests.txt
 	$(BIN)/uv pip compile --quiet --universal --generate-hashes --python-version 3.11 \
-	  --custom-compile-command "make lock" --group policy --output-file deploy/requirements.txt
+	  --custom-compile-command "make lock" --group policy --output-file requirements/policy.txt
 	$(BIN)/uv pip compile --quiet --universal --generate-hashes --python-version 3.11 \
-	  --custom-compile-command "make lock" --group release --output-file scripts/requirements.txt
+	  --custom-compile-command "make lock" --group release --output-file requirements/release.txt
 	$(BIN)/uv pip compile --quiet --universal --generate-hashes --python-version 3.11 \
-	  --custom-compile-command "make lock" --group docs --output-file docs/requirements.txt
+	  --custom-compile-command "make lock" --group docs --output-file requirements/docs.txt

@@ -12,7 +12,6 @@ REPOSITORY_URL = os.environ.get("REPOSITORY_URL", "https://git.example.com/tools
 project = "Floating-license server"
 project_copyright = "The licenseserver authors, Apache License 2.0"
 extensions = ["myst_parser"]
-exclude_patterns = ["requirements.txt"]
 html_theme = "furo"
 html_title = project
 html_copy_source = False

@@ -211,7 +211,7 @@ def tracing() -> bool:
     except ModuleNotFoundError:
         installed = False
     if not installed:
-        raise SettingError(f"{endpoints[0]} needs the packages of monitoring/requirements.txt.")
+        raise SettingError(f"{endpoints[0]} needs the packages of requirements/tracing.txt.")
     return True
 
 

@@ -17,7 +17,7 @@ from packaging.requirements import Requirement
 ROOT = Path(__file__).parents[1]
 LIST = ROOT / "docs" / "third-party-licenses.md"
 # What the Dockerfile installs.
-PINNED = (ROOT / "requirements.txt", ROOT / "monitoring" / "requirements.txt")
+PINNED = (ROOT / "requirements.txt", ROOT / "requirements" / "tracing.txt")
 
 # Ours to use, to change and to pass on in an image. MPL and LGPL want the source
 # of the library itself offered, changed or not; the image has both unchanged,
@@ -45,7 +45,7 @@ HEAD = """\
 # Licenses of the dependencies
 
 Of every package that the server's image installs, from `requirements.txt` and
-`monitoring/requirements.txt`, by `make third-party`; `make lint` fails when this list
+`requirements/tracing.txt`, by `make third-party`; `make lint` fails when this list
 is out of date, or a license comes in that `scripts/third_party_licenses.py` doesn't agree to.
 The client needs only `tomli` (MIT), before Python 3.11. What the image's base, Debian, brings is in the image's SBOM
 ([releasing.md](development/releasing.md)).

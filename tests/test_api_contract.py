@@ -80,6 +80,14 @@ def test_a_parameter_that_there_is_not_is_refused_everywhere(admin_api: Api, mak
             assert answer.json()["errors"].keys() == {"nosuch"}, call
 
 
+def test_a_method_that_there_is_not_is_refused_before_the_query(admin_api: Api, make_tool: Callable[..., Tool]) -> None:
+    make_tool("cad")
+    for path in ("/licenses/cad/status?user=ana", "/borrows?user=ana", "/api/v1/tools/?page_size=1"):
+        answer = admin_api.client.generic("PUT", path, "{}", content_type="application/json")
+        assert answer.status_code == 405, path
+        assert "GET" in answer.headers["Allow"]
+
+
 @pytest.mark.parametrize("kind", ["tools", "leases", "denials", "audit"])
 def test_a_page_size_out_of_range_is_refused(admin_api: Api, kind: str) -> None:
     for size in ("0", "-1", "201", "x", "", "1.5", "\u0665", "9" * 5000):

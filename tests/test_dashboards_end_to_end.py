@@ -121,7 +121,7 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
 def filled_in(expression: str, tool: str) -> str:
     """The expression with Grafana's variables as they are for these tools and
     all of everything else."""
-    values = {"__rate_interval": "5m", "__range": "1h", "tool": tool}
+    values = {"__rate_interval": "5m", "__range": "1h", "tool": tool, "installation": "compose"}
     return re.sub(r"\$([a-z_]+)", lambda name: values.get(name[1], ".*"), expression)
 
 

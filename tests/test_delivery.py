@@ -202,14 +202,15 @@ def test_every_file_of_dependencies_is_kept_up_to_date() -> None:
         "Chart.yaml": "helm",
     }
     for path in map(Path, tracked):
-        if kind := kinds.get(path.name):
+        in_folder = "pip" if path.match("requirements/*.txt") else None
+        if kind := kinds.get(path.name, in_folder):
             assert (kind, f"/{path.parent}".removesuffix(".")) in watched, path
     assert ("github-actions", "/") in watched
 
 
 @pytest.mark.parametrize(
     "path",
-    [ROOT / "requirements.txt", *sorted(ROOT.glob("*/requirements.txt"))],
+    [ROOT / "requirements.txt", *sorted((ROOT / "requirements").glob("*.txt"))],
     ids=lambda path: str(path.relative_to(ROOT)),
 )
 def test_every_dependency_has_hashes(path: Path) -> None:
@@ -387,7 +388,7 @@ def test_a_license_that_nobody_agreed_to_is_refused(tmp_path: Path) -> None:
     script = tmp_path / "scripts" / "third_party_licenses.py"
     text = (ROOT / "scripts" / "third_party_licenses.py").read_text()
     script.write_text(text.replace('"MPL-2.0", ', "", 1))
-    for path in ("requirements.txt", "monitoring/requirements.txt"):
+    for path in ("requirements.txt", "requirements/tracing.txt"):
         (tmp_path / path).parent.mkdir(exist_ok=True)
         shutil.copy(ROOT / path, tmp_path / path)
     refused = subprocess.run([sys.executable, script], capture_output=True, text=True)

@@ -60,6 +60,17 @@ def test_what_a_bad_id_and_an_unknown_field_end_with_is_declared(schema: dict[st
             assert schema["components"]["schemas"][reference.rpartition("/")[2]]["additionalProperties"] is False
 
 
+def test_the_schema_has_each_default_as_a_caller_writes_it(schema: dict[str, Any], admin_api: Api) -> None:
+    found = 0
+    for name, operation in operations(schema):
+        for parameter in operation.get("parameters", ()):
+            if "default" in parameter["schema"] and name.startswith("get /") and "{" not in name:
+                query = {parameter["name"]: parameter["schema"]["default"]}
+                assert admin_api.client.get(name.removeprefix("get "), query).status_code == 200, (name, query)
+                found += 1
+    assert found > 5
+
+
 def test_the_server_accepts_each_example_of_the_schema(
     schema: dict[str, Any], admin_api: Api, make_tool: Callable[..., Tool]
 ) -> None:

@@ -235,5 +235,5 @@ def test_traces_without_their_packages_stop_the_start() -> None:
     done = python(f"import sys; sys.modules['opentelemetry'] = None; {START}", **ON)
     assert done.returncode == 2
     assert done.stderr == (
-        "licenseserver: OTEL_EXPORTER_OTLP_ENDPOINT needs the packages of monitoring/requirements.txt.\n"
+        "licenseserver: OTEL_EXPORTER_OTLP_ENDPOINT needs the packages of requirements/tracing.txt.\n"
     )

@@ -10,15 +10,14 @@ from licenses.models import Action, ActorKind, AuditedKind, AuditRecord
 
 from .permissions import MayReadAudit
 from .queries import StrictQuery
-from .serializers import clean_text
-from .views import StablePagination, within_calendar
+from .views import StablePagination, TextFilter, within_calendar
 
 
 class AuditSerializer(serializers.ModelSerializer[AuditRecord]):
     """One change."""
 
-    before = serializers.SerializerMethodField(help_text="What changed, as it was; durations in seconds.")
-    after = serializers.SerializerMethodField(help_text="What changed, as it is since.")
+    before = serializers.SerializerMethodField(help_text="The changed fields before. Durations are in seconds.")
+    after = serializers.SerializerMethodField(help_text="The changed fields after.")
 
     class Meta:
         model = AuditRecord
@@ -51,11 +50,11 @@ class AuditSerializer(serializers.ModelSerializer[AuditRecord]):
 class AuditFilter(django_filters.FilterSet):
     """Filters of the audit; times are ISO 8601."""
 
-    actor = django_filters.CharFilter(max_length=255, validators=[clean_text])
-    actor_kind = django_filters.ChoiceFilter(choices=ActorKind)
-    action = django_filters.ChoiceFilter(choices=Action)
-    subject_kind = django_filters.ChoiceFilter(choices=AuditedKind)
-    subject = django_filters.CharFilter(max_length=400, validators=[clean_text])
+    actor = TextFilter(max_length=255)
+    actor_kind = django_filters.ChoiceFilter(choices=ActorKind.choices)
+    action = django_filters.ChoiceFilter(choices=Action.choices)
+    subject_kind = django_filters.ChoiceFilter(choices=AuditedKind.choices)
+    subject = TextFilter(max_length=400)
     recorded_after = django_filters.IsoDateTimeFilter(
         field_name="recorded_at", lookup_expr="gte", validators=[within_calendar]
     )

@@ -9,6 +9,8 @@ from rest_framework.exceptions import ValidationError
 from rest_framework.pagination import CursorPagination
 from rest_framework.request import Request
 
+from . import formats
+
 
 class StrictQuery:
     """A view that takes the parameters of its filters and pages, and no others.
@@ -22,8 +24,11 @@ class StrictQuery:
     def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
         """Refuse the query after the credential and the rights are checked."""
         super().initial(request, *args, **kwargs)  # type: ignore[misc]
+        if not hasattr(self, str(request.method).lower()):
+            # DRF answers that there is no such method.
+            return
         if twice := [name for name, values in request.query_params.lists() if len(values) > 1]:
-            raise ValidationError({name: ["Give it once."] for name in twice})
+            raise ValidationError({name: ["Give this parameter only once."] for name in twice})
         action = getattr(self, "action", None)
         if action in self.known_by_serializer:
             return
@@ -43,6 +48,13 @@ class Pages(CursorPagination):
     page_size_query_param = "page_size"
     max_page_size = 200
 
+    def get_schema_operation_parameters(self, view: Any) -> list[dict[str, Any]]:
+        """Return the parameters, for the OpenAPI schema."""
+        parameters: list[dict[str, Any]] = super().get_schema_operation_parameters(view)
+        size = {"type": "integer", "minimum": 1, "maximum": self.max_page_size, "default": self.page_size}
+        schemas = {self.cursor_query_param: formats.CURSOR, self.page_size_query_param: size}
+        return [parameter | {"schema": schemas[parameter["name"]]} for parameter in parameters]
+
     def get_paginated_response_schema(self, schema: dict[str, Any]) -> dict[str, Any]:
         """Return how a page looks, for the OpenAPI schema."""
         link = {
@@ -61,5 +73,5 @@ class Pages(CursorPagination):
         if text is None:
             return self.page_size
         if not (text.isascii() and text.isdecimal() and 1 <= int(text[:9]) <= self.max_page_size and len(text) < 9):
-            raise ValidationError({self.page_size_query_param: [f"A number from 1 to {self.max_page_size}."]})
+            raise ValidationError({self.page_size_query_param: [f"Give a number from 1 to {self.max_page_size}."]})
         return int(text)

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, TypeVar
 from zoneinfo import ZoneInfo
 
+from drf_spectacular.drainage import set_override
 from drf_spectacular.utils import OpenApiResponse, extend_schema, extend_schema_field
 from rest_framework import serializers
 from rest_framework.negotiation import DefaultContentNegotiation
@@ -20,10 +21,11 @@ from licenses.history.tables import Table
 from licenses.models import Team, Tool
 from licenses.models.tool import MAX_CAPACITY
 
+from . import formats
 from .authentication import caller_of
 from .permissions import CHANGE_LEASES, VIEW_LEASES, names_of_past
 from .queries import StrictQuery
-from .serializers import CleanTextField, StrictSerializer
+from .serializers import StrictSerializer, TeamNameField, ToolNameField
 from .views import problem_response
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -59,7 +61,7 @@ class ReportNegotiation(DefaultContentNegotiation):
 # --- Queries ----------------------------------------------------------------
 
 
-@extend_schema_field(str)
+@extend_schema_field(formats.TIME_ZONE)
 class ZoneField(serializers.Field[ZoneInfo, str, str, Any]):
     def to_internal_value(self, data: str) -> ZoneInfo:
         try:
@@ -76,6 +78,10 @@ class ListedField(serializers.CharField):
             max_length=200, help_text=f"One or more of {', '.join(among)}, separated by commas.", **options
         )
         self.among = among
+        set_override(self, "field", formats.listed(*among) | {"maxLength": 200})
+
+    def to_representation(self, value: Any) -> str:
+        return ",".join(value)
 
     def to_internal_value(self, data: Any) -> Any:
         words = super().to_internal_value(data).split(",")
@@ -84,6 +90,7 @@ class ListedField(serializers.CharField):
         return list(dict.fromkeys(words))
 
 
+@extend_schema_field(formats.listed("0?[0-9]{1,6}", str(MAX_CAPACITY), at_most=MAX_CAPACITIES))
 class CapacitiesField(serializers.CharField):
     def to_internal_value(self, data: Any) -> Any:
         words = super().to_internal_value(data).split(",")
@@ -114,8 +121,8 @@ class SpanQuery(StrictSerializer):
 
 
 class TeamQuery(SpanQuery):
-    tool = CleanTextField(required=False, max_length=64)
-    team = CleanTextField(required=False, max_length=64, help_text="Only this team.")
+    tool = ToolNameField(required=False, max_length=64)
+    team = TeamNameField(required=False, max_length=64, help_text="Only this team.")
 
 
 class UtilisationQuery(TeamQuery):
@@ -123,22 +130,22 @@ class UtilisationQuery(TeamQuery):
 
 
 class HoursOfWeekQuery(TeamQuery):
-    tool = CleanTextField(max_length=64)
+    tool = ToolNameField(max_length=64)
 
 
 class UsageQuery(SpanQuery):
     by = ListedField(among=USAGE_KEYS, default=["tool", "user"])
-    tool = CleanTextField(required=False, max_length=64)
-    team = CleanTextField(required=False, max_length=64)
+    tool = ToolNameField(required=False, max_length=64)
+    team = TeamNameField(required=False, max_length=64)
 
 
 class DenialsQuery(SpanQuery):
     by = ListedField(among=DENIAL_KEYS, default=["tool", "code"])
-    tool = CleanTextField(required=False, max_length=64)
+    tool = ToolNameField(required=False, max_length=64)
 
 
 class WhatIfQuery(SpanQuery):
-    tool = CleanTextField(max_length=64)
+    tool = ToolNameField(max_length=64)
     capacity = CapacitiesField(
         required=False,
         max_length=80,

@@ -9,11 +9,12 @@ from typing import Any
 from django.conf import settings
 from django.http import HttpResponse, HttpResponseBase
 from django.utils.cache import get_conditional_response
-from drf_spectacular.extensions import OpenApiAuthenticationExtension
+from drf_spectacular.extensions import OpenApiAuthenticationExtension, OpenApiSerializerFieldExtension
 from drf_spectacular.utils import extend_schema
 from drf_spectacular.views import SpectacularAPIView
 from rest_framework.request import Request
 
+from . import formats
 from .problems import CONTENT_TYPE
 from .queries import StrictQuery
 
@@ -77,6 +78,30 @@ TAGS = {
 }
 
 
+# What drf-spectacular adds to a format for a field that may be blank.
+EMPTY = {"type": "string", "maxLength": 0}
+# What a borrow wants is said in one of three ways; null says nothing.
+ABSENT = {"nullable": True, "enum": [None]}
+NO_TOOL = {"tool": ABSENT | {"type": "string"}, "seats": ABSENT | {"type": "integer"}}
+NO_ITEMS = {"items": ABSENT | {"type": "array", "items": {}}}
+NO_ALTERNATIVES = {"alternatives": ABSENT | {"type": "array", "items": {}}}
+WANTED = [
+    {"required": ["tool"], "properties": {"tool": {"type": "string"}} | NO_ITEMS | NO_ALTERNATIVES},
+    {
+        "required": ["items"],
+        "properties": {"items": {"type": "array", "items": {}, "minItems": 1}} | NO_TOOL | NO_ALTERNATIVES,
+    },
+    {
+        "required": ["alternatives"],
+        "properties": {
+            "alternatives": {"type": "array", "items": {"type": "array", "items": {}, "minItems": 1}, "minItems": 1}
+        }
+        | NO_TOOL
+        | NO_ITEMS,
+    },
+]
+
+
 def _tag(path: str) -> str:
     """The subject of a path."""
     if path.startswith("/api/v1/"):
@@ -88,22 +113,54 @@ def _tag(path: str) -> str:
     return "status" if path.endswith("/status") else "borrowing"
 
 
+# What can be done with a lease, and with a place in the queue.
+LINKS: dict[str, dict[str, Any]] = {
+    "Granted": {
+        "renew": {"operationId": "licenses_renew_create", "requestBody": {"id": "$response.body#/id"}},
+        "return": {"operationId": "licenses_return_create", "requestBody": {"id": "$response.body#/id"}},
+    },
+    "Waiting": {
+        "poll": {"operationId": "licenses_queue_retrieve", "parameters": {"ticket": "$response.body#/ticket"}},
+        "leave": {"operationId": "licenses_queue_destroy", "parameters": {"ticket": "$response.body#/ticket"}},
+    },
+}
+
+
+def _is_a(name: str, response: dict[str, Any] | None) -> bool:
+    """Return whether a response's content is this component."""
+    content = (response or {}).get("content", {}).get("application/json", {})
+    schema: dict[str, Any] | None = content.get("schema")
+    return schema == {"$ref": f"#/components/schemas/{name}"}
+
+
 def complete(result: dict[str, Any], **_: Any) -> dict[str, Any]:
     """Give each operation a tag, a summary and every problem that it can end with, as
     ``application/problem+json``; for drf-spectacular."""
     for path, operations in result["paths"].items():
         for operation in operations.values():
             operation["tags"] = [_tag(path)]
+            parameters = operation.get("parameters", [])
+            in_pages = any(parameter["name"] == "cursor" for parameter in parameters)
+            for parameter in parameters:
+                if parameter["in"] == "path" and parameter["name"] in ("name", "tool"):
+                    parameter["schema"] = formats.TOOL_NAME
+                elif in_pages and parameter["name"] != "page_size":
+                    # An empty filter filters nothing.
+                    parameter["allowEmptyValue"] = True
             text = " ".join(operation.get("description", "").split())
             operation["summary"] = re.split("[.;:] ", text, maxsplit=1)[0].rstrip(".")
             responses = operation["responses"]
             for status, description in ANYWHERE.items():
                 responses.setdefault(status, {"description": description})
-            if "{" in path or any(parameter["name"] == "cursor" for parameter in operation.get("parameters", ())):
+            if "{" in path or in_pages:
                 responses.setdefault("404", {"description": "`not_found`: there is no such thing"})
             if "requestBody" in operation:
+                operation["requestBody"]["required"] = True
                 responses.setdefault("413", {"description": "`too_large`: the body is over the limit"})
                 responses.setdefault("415", {"description": "`unsupported_media_type`: the body must be JSON"})
+            for status, name in (("200", "Granted"), ("202", "Waiting")):
+                if _is_a(name, responses.get(status)):
+                    responses[status]["links"] = LINKS[name]
             for status, response in responses.items():
                 if status >= "400":
                     response["content"] = {CONTENT_TYPE: PROBLEM}
@@ -112,9 +169,26 @@ def complete(result: dict[str, Any], **_: Any) -> dict[str, Any]:
         if name.endswith("Request"):
             # A field that there isn't is refused.
             schema["additionalProperties"] = False
+            for field in schema["properties"].values():
+                if EMPTY in field.get("oneOf", ()):
+                    # The format `text` allows an empty one, where there is no other rule.
+                    field |= field.pop("oneOf")[0]
+    result["components"]["schemas"]["BorrowRequestRequest"]["anyOf"] = WANTED
+    result["info"]["description"] += "\n\nFormats of strings:\n" + "".join(
+        f"\n- `{name}`: {meaning}" for name, meaning in formats.MEANINGS.items()
+    )
     result["servers"] = [{"url": settings.SCRIPT_NAME or "/"}]
     result["tags"] = [{"name": name, "description": description} for name, description in TAGS.items()]
     return result
+
+
+class CleanTextExtension(OpenApiSerializerFieldExtension):  # type: ignore[no-untyped-call]
+    target_class = "licenses.api.serializers.CleanTextField"
+    match_subclasses = True
+
+    def map_serializer_field(self, auto_schema: Any, direction: Any) -> dict[str, Any]:
+        schema: dict[str, Any] = self.target.schema
+        return schema
 
 
 class BearerScheme(OpenApiAuthenticationExtension):  # type: ignore[no-untyped-call]

@@ -5,7 +5,7 @@ import uuid
 from datetime import datetime, timedelta
 from decimal import Decimal
 from functools import cache
-from typing import Any
+from typing import Any, ClassVar
 
 from django.utils import timezone
 from rest_framework import serializers
@@ -18,6 +18,8 @@ from licenses.names import NAME_LENGTH, is_clean
 from licenses.policy import Item, State
 from licenses.queueing import Waiting
 from licenses.visibility import LeaseNames
+
+from . import formats
 
 MAX_ITEMS = 32
 MAX_ALTERNATIVES = 16
@@ -34,6 +36,8 @@ def clean_text(value: str) -> str:
 class CleanTextField(serializers.CharField):
     """A short text on one line; a JSON string, nothing that looks like one."""
 
+    schema: ClassVar[dict[str, Any]] = formats.TEXT
+
     def to_internal_value(self, data: Any) -> str:
         if not isinstance(data, str):
             self.fail("invalid")
@@ -45,6 +49,14 @@ class CleanTextField(serializers.CharField):
             # Before DRF's own checks, whose messages for these are obscure.
             clean_text(data)
         return super().run_validation(data)
+
+
+class ToolNameField(CleanTextField):
+    schema = formats.TOOL_NAME
+
+
+class TeamNameField(CleanTextField):
+    schema = formats.TEAM_NAME
 
 
 class StrictIntegerField(serializers.IntegerField):
@@ -115,7 +127,7 @@ def _shared(serializer: type[StrictSerializer]) -> StrictSerializer:
 class ItemRequest(StrictBody):
     """Seats of one tool."""
 
-    tool = CleanTextField(max_length=64)
+    tool = ToolNameField(max_length=64)
     seats = StrictIntegerField(default=1, min_value=1, max_value=MAX_CAPACITY)
 
 
@@ -136,14 +148,14 @@ class BorrowRequest(StrictBody):
     """Name the seats with one of ``tool``, ``items`` or ``alternatives``."""
 
     user = CleanTextField(required=False, max_length=NAME_LENGTH, help_text="Who borrows. Default: the caller.")
-    team = CleanTextField(
+    team = TeamNameField(
         required=False,
         max_length=64,
         help_text="The team of the user that the lease counts for. Default: the server chooses.",
     )
     project = CleanTextField(default="", max_length=NAME_LENGTH, allow_blank=True, help_text="The project that pays.")
     host = CleanTextField(default="", max_length=NAME_LENGTH, allow_blank=True)
-    tool = CleanTextField(required=False, max_length=64)
+    tool = ToolNameField(required=False, max_length=64)
     seats = StrictIntegerField(
         required=False, min_value=1, max_value=MAX_CAPACITY, help_text="Seats of `tool`. Default: 1."
     )
@@ -277,8 +289,8 @@ class ToolStatus(SeatsSerializer):
 
 
 class StatusQuery(StrictSerializer):
-    user = CleanTextField(required=False, max_length=NAME_LENGTH)
-    team = CleanTextField(required=False, max_length=64)
+    user = CleanTextField(required=False, max_length=NAME_LENGTH, help_text="Also what this user could borrow.")
+    team = TeamNameField(required=False, max_length=64, help_text="Also what could be borrowed for this team.")
 
 
 class ToolStatusForYou(ToolStatus):

@@ -16,6 +16,7 @@ from django.urls import reverse
 from django.utils.dateparse import parse_datetime
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_safe
+from drf_spectacular.drainage import set_override
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiExample, OpenApiParameter, OpenApiResponse, extend_schema
 from rest_framework import mixins, viewsets
@@ -38,6 +39,7 @@ from licenses.queueing import Waiting
 from licenses.visibility import LeaseNames
 from licenseserver import logs
 
+from . import formats
 from .authentication import caller_of
 from .permissions import (
     HasScope,
@@ -206,10 +208,7 @@ class LicensesViewSet(StrictQuery, viewsets.ViewSet):
         return Response(ToolStatus(pools.with_levels(statements.tools_with_levels()), many=True).data)
 
     @extend_schema(
-        parameters=[
-            OpenApiParameter("user", str, description="Also what this user could borrow."),
-            OpenApiParameter("team", str, description="Also what could be borrowed for this team."),
-        ],
+        parameters=[StatusQuery],
         responses={
             200: ToolStatusForYou,
             400: problem_response("`invalid`"),
@@ -227,7 +226,7 @@ class LicensesViewSet(StrictQuery, viewsets.ViewSet):
         parameters=[
             OpenApiParameter(
                 "Idempotency-Key",
-                str,
+                formats.IDEMPOTENCY_KEY,
                 OpenApiParameter.HEADER,
                 description="The same for every retry of one borrow, another for every other borrow of this user: "
                 "a retry gets the first call's answer and takes no second seat.",
@@ -349,8 +348,8 @@ class QueueViewSet(StrictQuery, viewsets.ViewSet):
 
 
 class BorrowsQuery(StrictSerializer):
-    user = CleanTextField(required=False, max_length=NAME_LENGTH)
-    host = CleanTextField(required=False, max_length=NAME_LENGTH)
+    user = CleanTextField(required=False, max_length=NAME_LENGTH, help_text="Only this user's leases.")
+    host = CleanTextField(required=False, max_length=NAME_LENGTH, help_text="Only leases borrowed from this host.")
 
 
 class BorrowsViewSet(StrictQuery, viewsets.ViewSet):
@@ -361,10 +360,7 @@ class BorrowsViewSet(StrictQuery, viewsets.ViewSet):
     renderer_classes = [JSONRenderer]
 
     @extend_schema(
-        parameters=[
-            OpenApiParameter("user", str, description="Only this user's leases."),
-            OpenApiParameter("host", str, description="Only leases borrowed from this host."),
-        ],
+        parameters=[BorrowsQuery],
         responses={200: LeaseSerializer(many=True), 400: problem_response("`invalid`")},
     )
     def list(self, request: Request) -> Response:
@@ -427,13 +423,21 @@ def within_calendar(moment: datetime) -> None:
         raise ValidationError("This time is out of range.")
 
 
+class TextFilter(django_filters.CharFilter):
+    """A filter by a text; '' filters nothing."""
+
+    def __init__(self, *, max_length: int, **options: Any) -> None:
+        super().__init__(max_length=max_length, validators=[clean_text], **options)
+        set_override(self, "field", formats.TEXT | {"maxLength": max_length})
+
+
 class LeaseFilter(django_filters.FilterSet):
     """Filters of the list of leases; times are ISO 8601."""
 
-    tool = django_filters.CharFilter(max_length=64, validators=[clean_text], method="filter_tool")
-    user = django_filters.CharFilter(max_length=NAME_LENGTH, validators=[clean_text], method="filter_user")
-    team = django_filters.CharFilter(field_name="team__name", max_length=64, validators=[clean_text])
-    project = django_filters.CharFilter(max_length=NAME_LENGTH, validators=[clean_text])
+    tool = TextFilter(max_length=64, method="filter_tool")
+    user = TextFilter(max_length=NAME_LENGTH, method="filter_user")
+    team = TextFilter(field_name="team__name", max_length=64)
+    project = TextFilter(max_length=NAME_LENGTH)
     state = django_filters.ChoiceFilter(choices=[("active", "active"), ("ended", "ended")], method="filter_state")
     borrowed_after = django_filters.IsoDateTimeFilter(
         field_name="borrowed_at", lookup_expr="gte", validators=[within_calendar]
@@ -554,9 +558,9 @@ class LeaseViewSet(StrictQuery, mixins.ListModelMixin, mixins.RetrieveModelMixin
 class DenialFilter(django_filters.FilterSet):
     """Filters of the list of denials; times are ISO 8601."""
 
-    tool = django_filters.CharFilter(field_name="tool__name", max_length=64, validators=[clean_text])
-    user = django_filters.CharFilter(max_length=NAME_LENGTH, validators=[clean_text])
-    code = django_filters.CharFilter(max_length=32, validators=[clean_text])
+    tool = TextFilter(field_name="tool__name", max_length=64)
+    user = TextFilter(max_length=NAME_LENGTH)
+    code = TextFilter(max_length=32)
     resolved = django_filters.ChoiceFilter(choices=[("true", "true"), ("false", "false")], method="filter_resolved")
     after = django_filters.IsoDateTimeFilter(field_name="last_at", lookup_expr="gte", validators=[within_calendar])
     before = django_filters.IsoDateTimeFilter(field_name="first_at", lookup_expr="lt", validators=[within_calendar])
