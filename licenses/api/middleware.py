@@ -129,7 +129,7 @@ class OverloadMiddleware:
     keep or give back seats, are answered however long they waited."""
 
     # Seconds. Less than a client's patience, and more than a busy moment.
-    LONGEST_WAIT = 1.0
+    LONGEST_WAIT = 2.0
     # Seconds between two lines in the log.
     PAUSE = 10.0
 
