@@ -10,8 +10,8 @@ from django.db import connection
 from licenseserver import private
 
 OPEN = (
-    "LICENSE_AUTH is open: whoever reaches this server can borrow, and can return what others have borrowed. "
-    "Set LICENSE_AUTH=required where that is not everybody's friend."
+    "LICENSE_AUTH is open: anyone who can reach this server can borrow and return any seat. "
+    "Set LICENSE_AUTH=required outside a demo."
 )
 
 OPEN_TO_NETWORK = (

@@ -33,8 +33,26 @@ ADVICE = list(INSTEAD.values())
 FORMER = ("client/src/licence/", "client/src/license_client/former.py")
 # These docstrings are the texts of the API's documentation.
 SHOWN = "licenses/api/"
-NO_TEXTS = ("tests/", "monitoring/prometheus/tests/", "benchmarks/", "licenses/migrations/", *FORMER)
-NOT_YET = ("README.md", "docs/")
+NO_TEXTS = (
+    "tests/",
+    "scripts/check_words.py",
+    "monitoring/prometheus/tests/",
+    "benchmarks/",
+    "licenses/migrations/",
+    *FORMER,
+)
+# Pages whose texts are still to be revised.
+NOT_YET = (
+    "docs/development/architecture.md",
+    "docs/development/releasing.md",
+    "docs/howto/backup.md",
+    "docs/howto/flexlm.md",
+    "docs/howto/reports.md",
+    "docs/howto/scaling.md",
+    "docs/howto/sign-in.md",
+    "docs/howto/upgrades.md",
+    "docs/performance.md",
+)
 
 
 def findings(path: Path) -> Iterator[str]:

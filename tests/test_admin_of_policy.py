@@ -89,7 +89,7 @@ def test_a_capacity_below_the_reservations_is_shown(
     tool, crash = make_tool(capacity=3), make_team("crash")
     allot("cad", crash, reservation=2)
     answer = save(admin_client, tool, {}, capacity=1)
-    assert b"2 seats of cad are reserved, more than the 1 that there are" in answer.content
+    assert b"2 seats of cad are reserved, more than its capacity of 1" in answer.content
     tool.refresh_from_db()
     assert tool.capacity == 1
 

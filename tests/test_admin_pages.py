@@ -17,7 +17,19 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from licenses import auditing
-from licenses.models import AccessRule, AuditRecord, Denial, Identity, Lease, Team, TeamMember, Tool, UserLimit
+from licenses.models import (
+    AccessRule,
+    AuditRecord,
+    Denial,
+    Identity,
+    JwtCaller,
+    Lease,
+    RetiredName,
+    Team,
+    TeamMember,
+    Tool,
+    UserLimit,
+)
 
 from .conftest import SOMEBODY, Api, allot, make_token
 
@@ -42,6 +54,10 @@ def populate(api: Api) -> Callable[..., None]:
             user = User.objects.create_user(f"user{name}", is_staff=True)
             user.groups.add(Group.objects.create(name=f"group{name}"))
             Identity.objects.create(user=user, issuer="https://example.com", subject=name)
+            JwtCaller.objects.create(
+                issuer="https://example.com", subject=f"jwt {name}", name=f"jwt{name}", folded=f"jwt{name}"
+            )
+            RetiredName.objects.create(name=f"old{name}", folded=f"old{name}", account_id=user.pk, retired_at=now)
             make_token(user=f"user{name}")
             make_token(team=team.name)
             tool = Tool.objects.create(name=f"tool{name}", capacity=4, vendor=f"Vendor {row}", user_limit=3)

@@ -135,15 +135,15 @@ def test_seats_reserved_set_aside_and_above_the_capacity_are_told_apart(
     allot("noise", make_team("crash", "ana"), reservation=4)
     api.borrow("noise", "ben", seats=5)
     api.wait("noise", "cleo", seats=3)
-    assert "0 free 1 set aside for the queue 4 reserved for teams, idle" in text(api.client)
+    assert "0 free 1 set aside for the queue 4 reserved, idle" in text(api.client)
     make_tool("thermal", capacity=2, overdraft=2)
     api.borrow("thermal", "ana", seats=2)
     api.borrow("thermal", "ben")
     for path in ("/", "/tools/thermal/"):
         shown = text(api.client, path)
         assert "3 of 2 borrowed" in shown
-        assert "1 more seat out than bought" in shown
-        assert "1 above those bought; 1 more can be" in shown
+        assert "Overdrawn: 1 seat above the capacity" in shown
+        assert "Overdraft: 1 of 2 used" in shown
         assert "1 1 above" in row_of("ben", api.client, "/tools/thermal/")
 
 
@@ -151,7 +151,7 @@ def test_seats_reserved_set_aside_and_above_the_capacity_are_told_apart(
     ("values", "told"),
     [
         ({}, ""),
-        ({"enabled": False}, "Switched off: no seats are given."),
+        ({"enabled": False}, "Disabled: no seats are granted."),
         ({"valid_from": timedelta(days=3, hours=1)}, "The license begins on"),
         ({"valid_until": timedelta(days=-2)}, "The license ended on"),
         ({"valid_until": timedelta(days=12, hours=1)}, "The license ends on"),
@@ -204,7 +204,7 @@ def test_the_queue_is_shown_in_its_order(api: Api, make_tool: MakeTool, pass_tim
     assert places == ["1 zoe of-zoe", "2 ben of-ben", "3 cleo of-cleo", "4 dora of-dora"]
     assert "4 waiting for 4 seats" in text(api.client, "/tools/cad/")
     assert [row[1] for row in rows(api.client) if row[0].isdigit()] == ["zoe", "ben", "cleo"]
-    assert "All 4 who wait for cad" in text(api.client)
+    assert "All 4 in the queue for cad" in text(api.client)
     # Who has stopped asking no longer waits.
     pass_time(minutes=1)
     assert "Nobody waits." in text(api.client, "/tools/cad/")
@@ -296,7 +296,7 @@ def test_many_tools_stand_on_pages_and_can_be_looked_for(api: Api, make_tool: Ma
         assert "1 of 1" not in text(api.client, q=search)
         assert "tool42" in text(api.client, q=search)
         assert "tool41" not in text(api.client, q=search)
-    assert "No tool is called that." in text(api.client, q="nope")
+    assert "No tool matches." in text(api.client, q="nope")
     assert '<a id="next" rel="next" href="?q=tool&amp;page=2">' in page(api.client, q="tool")
 
 
@@ -466,7 +466,7 @@ def test_more_seats_of_ones_own_than_are_shown_are_on_a_page(api: Api, make_tool
     for _ in range(55):
         Api(ben).borrow("cad", "ben")
     assert page(ben).count("/return/") == 10
-    assert "All 55 leases of yours" in text(ben)
+    assert "All your 55 leases" in text(ben)
     assert page(ben, "/yours/").count("/return/") == 50
     assert page(ben, "/yours/", page="2").count("/return/") == 5
     assert Client().get("/yours/").status_code == 302
@@ -520,7 +520,7 @@ def test_to_return_twice_is_harmless(make_tool: MakeTool, api: Api) -> None:
     ended_at = Lease.objects.get().ended_at
     text(ben)
     assert press_return(ben, lease)["Location"] == "/"
-    assert "Already back: 1 seat of cad. It was returned." in text(ben)
+    assert "Already ended: 1 seat of cad. It was returned." in text(ben)
     assert Lease.objects.get().ended_at == ended_at
 
 
@@ -530,7 +530,7 @@ def test_what_has_ended_by_itself_says_why(make_tool: MakeTool, api: Api, pass_t
     lease = Api(ben).borrow("cad", "ben", ttl_seconds=60).json()["id"]
     pass_time(minutes=2)
     press_return(ben, lease)
-    assert "Already back: 1 seat of cad. No heartbeat came in time" in text(ben)
+    assert "Already ended: 1 seat of cad. No heartbeat came in time" in text(ben)
     assert Lease.objects.get().end_reason == "expired"
 
 

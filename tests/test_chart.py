@@ -295,7 +295,7 @@ def test_the_migrations_may_reach_the_database_before_anything_is_installed(rend
 
 
 def test_migrations_past_a_pooler_may_reach_the_database_itself(render: Render) -> None:
-    """As docs/scaling.md says: the server calls the pooler, migrations the database."""
+    """As docs/howto/scaling.md says: the server calls the pooler, migrations the database."""
     values = ("settings.LICENSE_DB_POOLER=true", "migration.existingSecret=owner", "networkPolicy.database.port=6432")
     release = render("default", *values)
 

@@ -1,20 +1,24 @@
 """The reference pages say what the code has: settings, errors, metrics, commands."""
 
 import argparse
+import ast
+import json
 import re
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
+import yaml
 from django.core.management import get_commands, load_command_class
 from django.utils import timezone
 from rest_framework import exceptions
 
 from licenses import errors
 from licenses.models import EndReason, Tool
+from licenseserver.logs import JsonFormatter
 
-from .conftest import ROOT, Api
+from .conftest import ROOT, Api, api_of
 
 DOCS = ROOT / "docs"
 REFERENCE = DOCS / "reference"
@@ -48,6 +52,15 @@ def test_every_setting_is_documented_and_no_other() -> None:
     read = settings_read()
     assert len(read) > 50
     assert documented == read | OF_THE_SDK | {"OTEL_EXPORTER_OTLP_ENDPOINT", "PROMETHEUS_MULTIPROC_DIR"}
+
+
+# --- The API -----------------------------------------------------------------
+
+
+def test_every_call_is_documented_and_no_other(api: Api) -> None:
+    schema = yaml.safe_load(api.client.get("/api/schema/").content)
+    calls = {f"{method.upper()} {path}" for path, methods in schema["paths"].items() for method in methods}
+    assert {call for call in names_in(REFERENCE / "api.md") if " /" in call} == calls
 
 
 # --- Errors ------------------------------------------------------------------
@@ -115,6 +128,33 @@ def test_the_labels_of_metrics_are_documented(api: Api, make_tool: Callable[...,
             assert set(re.findall(r'(\w+)="', labels)) - {"le"} == documented[name], name
             seen.add(name)
     assert {"license_state", "license_borrow_duration_seconds", "license_valid_until_timestamp_seconds"} <= seen
+
+
+# --- The log -----------------------------------------------------------------
+
+
+def noted() -> set[str]:
+    """What the code puts on the line about a request, by ``logs.note(name=...)``."""
+    return {
+        keyword.arg or "**"
+        for path in (ROOT / "licenses").rglob("*.py")
+        for call in ast.walk(ast.parse(path.read_text()))
+        if isinstance(call, ast.Call) and ast.unparse(call.func) == "logs.note"
+        for keyword in call.keywords
+    }
+
+
+def test_every_field_of_the_log_is_documented_and_no_other(
+    make_tool: Callable[..., Tool], caplog: pytest.LogCaptureFixture
+) -> None:
+    make_tool("cad_tool")
+    with caplog.at_level("INFO", "licenses.request"):
+        api_of(user="ana").post("/licenses/borrow", {"tool": "cad_tool"})
+    (record,) = [record for record in caplog.records if record.name == "licenses.request"]
+    line = json.loads(JsonFormatter().format(record))
+    assert line["caller"] == "ana"
+    of_some = {"request_id", "caller_team", "trace_id", "exception"}
+    assert names_in(REFERENCE / "log.md") == set(line) | noted() | of_some
 
 
 # --- Commands ----------------------------------------------------------------

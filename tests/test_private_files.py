@@ -196,7 +196,7 @@ def test_no_page_keeps_what_is_larger_than_its_forms(tmp_path: Path, path: str, 
             headers = {"Content-Type": "multipart/form-data; boundary=x"}
             answer = httpx.post(f"{server.url}{path}", content=body, headers=headers)
             assert answer.status_code == 413
-            assert "bytes at most" in answer.text
+            assert "at most" in answer.text
         small = part + b"0" * (limit - len(part) - 10) + b"\r\n--x--\r\n"
         assert httpx.post(f"{server.url}{path}", content=small[:limit], headers=headers).status_code in {403, 404, 405}
         assert [path for path in temporary.iterdir() if "upload" in path.name] == []

@@ -214,7 +214,7 @@ def test_a_clerks_token_is_their_own(world: dict[str, User], client: Client) -> 
     clerk.user_permissions.set(Permission.objects.filter(codename__in=["add_apitoken", "view_apitoken"]))
     client.force_login(clerk)
     (path, form), *_ = (attack for attack in attacks(world) if attack[0] == address(ApiToken, "add"))
-    assert b"is shown this once" in client.post(path, form).content
+    assert b"is shown only once" in client.post(path, form).content
     token = ApiToken.objects.get(created_by=clerk)
     assert (token.user, token.account, token.may_administer) == ("clerk", clerk, False)
 

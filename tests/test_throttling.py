@@ -353,8 +353,8 @@ def test_what_was_typed_as_a_name_is_kept_nowhere(ben: User, caplog: pytest.LogC
     assert not [key for key in kept if "qS3cr3t" in key or "ben" in key]
     logged = [record.getMessage() for record in caplog.records if record.name == "licenses.signin.throttling"]
     assert logged == [
-        "Too many failed credentials: an account that does not exist. The next have to wait.",
-        "Too many failed credentials: account ben. The next have to wait.",
+        "Too many failed credentials: an account that does not exist. Further attempts must wait.",
+        "Too many failed credentials: account ben. Further attempts must wait.",
     ]
 
 

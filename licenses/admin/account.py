@@ -41,8 +41,8 @@ class EndForm(forms.Form):
     force_note = forms.CharField(
         required=False,
         max_length=NOTE_LENGTH,
-        label="Force its open leases back",
-        help_text="The reason, for the holder. Left empty, they stay until they expire.",
+        label="Force return of its open leases",
+        help_text="The reason for the holder. If empty, the leases go on until they expire.",
     )
 
     def clean_force_note(self) -> str:

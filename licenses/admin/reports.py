@@ -65,7 +65,7 @@ class ToolSpanForm(SpanForm):
     capacity = forms.CharField(
         required=False,
         max_length=80,
-        label="What if there were … seats",
+        label="What if: capacities",
         widget=forms.TextInput(attrs={"size": 12, "placeholder": "4,5,6"}),
     )
 
@@ -74,7 +74,7 @@ class ToolSpanForm(SpanForm):
         numbers = [int(word) for word in words if word.isascii() and word.isdigit() and len(word) <= 7]
         if len(numbers) != len(words) or len(words) > MAX_CAPACITIES or max(numbers, default=0) > MAX_CAPACITY:
             raise ValidationError(
-                f"Numbers of seats from 0 to {MAX_CAPACITY}, at most {MAX_CAPACITIES}, with commas between them."
+                f"Give at most {MAX_CAPACITIES} numbers of seats from 0 to {MAX_CAPACITY}, separated by commas."
             )
         return numbers
 

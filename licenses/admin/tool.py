@@ -119,7 +119,7 @@ class ToolAdmin(AuditedAdmin[Tool]):
     def overdrawn(self, tool: Tool) -> int:
         return tool.overdrawn
 
-    @admin.display(ordering="kept_back", description="reserved, idle")
+    @admin.display(ordering="kept_back", description="reserved idle")
     def reserved_idle(self, tool: Tool) -> int:
         return _levels(tool).reserved_idle
 
@@ -159,8 +159,8 @@ class ToolAdmin(AuditedAdmin[Tool]):
         if obj.reserved > obj.capacity:
             self.message_user(
                 request,
-                f"{obj.reserved} seats of {obj} are reserved, more than the {obj.capacity} that there are: "
-                "the teams that come first get theirs, and nobody else gets any.",
+                f"{obj.reserved} seats of {obj} are reserved, more than its capacity of {obj.capacity}: "
+                "only these teams can borrow, until no seat is left.",
                 messages.WARNING,
             )
 

@@ -16,8 +16,8 @@ from .views import StablePagination, TextFilter, within_calendar
 class AuditSerializer(serializers.ModelSerializer[AuditRecord]):
     """One change."""
 
-    before = serializers.SerializerMethodField(help_text="What changed, as it was; durations in seconds.")
-    after = serializers.SerializerMethodField(help_text="What changed, as it is since.")
+    before = serializers.SerializerMethodField(help_text="The changed fields before. Durations are in seconds.")
+    after = serializers.SerializerMethodField(help_text="The changed fields after.")
 
     class Meta:
         model = AuditRecord

@@ -35,7 +35,7 @@ Known = tuple[User | None, Caller]
 
 class InvalidCredential(AuthenticationFailed):
     default_code = "invalid_credential"
-    default_detail = "This credential is not valid here."
+    default_detail = "This credential is not valid on this server."
 
 
 def anonymous() -> Caller:
@@ -108,7 +108,7 @@ def caller_of_token(secret: str) -> Caller:
     token = statements.token_of_hash(token_hash(secret)) if is_token(secret) else None
     if token is None:
         raise InvalidCredential
-    # Only who has the secret learns this.
+    # Explain only to a caller who holds the secret.
     if why := token.why_unusable():
         raise InvalidCredential(why)
     _remember_use(token)
@@ -141,7 +141,7 @@ def caller_of_jwt(token: str) -> Caller:
     if account is None:
         _bind(claims, name)
     elif not (account.is_active and account.is_theirs):
-        raise InvalidCredential("The account of this name is deactivated, or another's.")
+        raise InvalidCredential("The account of this name is deactivated or belongs to another person.")
     try:
         rights = rights_of(claims)
     except GroupsMissing as missing:

@@ -144,7 +144,7 @@ class OverloadMiddleware:
         if time.monotonic() - self.said_at > self.PAUSE:
             self.said_at = time.monotonic()
             logger.warning(
-                "Overloaded: a request waited %.1f s for a thread, and is refused like those behind it.", waited
+                "Overloaded: a request waited %.1f s for a thread, and was refused, like those behind it.", waited
             )
         return from_refusal(Overloaded())
 
@@ -259,7 +259,7 @@ def _limit(path: str) -> int:
 def _too_large(path: str, limit: int) -> HttpResponseBase:
     if not is_api_path(path):
         return HttpResponse(render_to_string("413.html", {"limit": limit}), status=413)
-    detail = f"The body may have {limit} bytes at most."
+    detail = f"The body can have at most {limit} bytes."
     return problem(status=413, code="too_large", title="Body too large", detail=detail)
 
 

@@ -32,7 +32,7 @@ VIEW_MEMBERS = "licenses.view_teammember"
 
 class NotForOthers(PermissionDenied):
     default_code = "not_for_others"
-    default_detail = "This credential acts only for its owner: for you, or for your team's members."
+    default_detail = "This credential acts only for its owner: you, or the members of its team."
 
 
 def may(caller: Caller, scope: Scope) -> bool:
@@ -42,7 +42,7 @@ def may(caller: Caller, scope: Scope) -> bool:
 
 class FromAnotherSite(PermissionDenied):
     default_code = "cross_site"
-    default_detail = "A page of another site sent this."
+    default_detail = "A page of another site sent this request. Send it from this server, or with a token."
 
 
 def require_own_page(request: Request) -> None:

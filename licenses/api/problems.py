@@ -58,7 +58,7 @@ STATUS: dict[type[Refusal], int] = {
 }
 TITLES = {
     400: "Bad request",
-    401: "Not signed in",
+    401: "Not authenticated",
     403: "Not allowed",
     404: "Not found",
     405: "Method not allowed",
@@ -193,7 +193,7 @@ def not_found(request: HttpRequest, exception: Exception) -> HttpResponse:
     if not is_api_path(request.path_info):
         return defaults.page_not_found(request, exception)
     return problem(
-        status=404, code="not_found", title=TITLES[404], detail="There is nothing here. /api/docs/ lists the calls."
+        status=404, code="not_found", title=TITLES[404], detail="No such address. /api/docs/ lists the calls."
     )
 
 
@@ -201,5 +201,8 @@ def server_error(request: HttpRequest) -> HttpResponse:
     if not is_api_path(request.path_info):
         return render(request, "500.html", {"asks_no_database": True}, status=500)
     return problem(
-        status=500, code="internal", title="Server error", detail="The server failed; the error was logged there."
+        status=500,
+        code="internal",
+        title="Server error",
+        detail="The server failed. Its log has the error under this request_id.",
     )

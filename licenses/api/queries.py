@@ -28,7 +28,7 @@ class StrictQuery:
             # DRF answers that there is no such method.
             return
         if twice := [name for name, values in request.query_params.lists() if len(values) > 1]:
-            raise ValidationError({name: ["Give it once."] for name in twice})
+            raise ValidationError({name: ["Give this parameter only once."] for name in twice})
         action = getattr(self, "action", None)
         if action in self.known_by_serializer:
             return
@@ -73,5 +73,5 @@ class Pages(CursorPagination):
         if text is None:
             return self.page_size
         if not (text.isascii() and text.isdecimal() and 1 <= int(text[:9]) <= self.max_page_size and len(text) < 9):
-            raise ValidationError({self.page_size_query_param: [f"A number from 1 to {self.max_page_size}."]})
+            raise ValidationError({self.page_size_query_param: [f"Give a number from 1 to {self.max_page_size}."]})
         return int(text)

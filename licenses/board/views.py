@@ -67,8 +67,10 @@ def page(method: str) -> Callable[[Page[P]], Callable[Concatenate[HttpRequest, P
         @wraps(view)
         def run(request: HttpRequest, /, *args: P.args, **kwargs: P.kwargs) -> HttpResponse:
             if request.method not in methods:
-                detail = "This page is for reading." if needed == Scope.READ else "This address is for a button."
-                answer = error(request, 405, "Not like this", detail)
+                detail = (
+                    "This page accepts only GET." if needed == Scope.READ else "Use the Return button on the board."
+                )
+                answer = error(request, 405, "Method not allowed", detail)
                 answer["Allow"] = ", ".join(methods)
                 return answer
             try:
@@ -77,7 +79,7 @@ def page(method: str) -> Callable[[Page[P]], Callable[Concatenate[HttpRequest, P
                     return redirect_to_login(request.get_full_path() if method == "GET" else reverse("board"))
                 return view(request, caller, *args, **kwargs)
             except BadRequest as wrong:
-                return error(request, 400, "This address makes no sense", str(wrong))
+                return error(request, 400, "Invalid address", str(wrong))
             except Http404 as missing:
                 return error(request, 404, "Not found", str(missing))
             except Refusal as refusal:
@@ -125,7 +127,7 @@ def page_number(request: HttpRequest) -> int:
     more, stands for the last: leases come and go while one turns the pages."""
     text = request.GET.get("page", "1")
     if not re.fullmatch(r"[1-9][0-9]{0,8}", text):
-        raise BadRequest("A page is a whole number, from 1 on.")
+        raise BadRequest("The page must be a whole number from 1.")
     return int(text)
 
 
@@ -133,7 +135,7 @@ def search_text(request: HttpRequest) -> str:
     """What tools are looked for; raises BadRequest."""
     text = request.GET.get("q", "").strip()
     if len(text) > LONGEST_SEARCH or not is_clean(text):
-        raise BadRequest(f"A search is {LONGEST_SEARCH} characters at most, on one line.")
+        raise BadRequest(f"A search has at most {LONGEST_SEARCH} characters, on one line.")
     return text
 
 
@@ -173,7 +175,7 @@ def one_tool(request: HttpRequest, caller: Caller, name: str) -> HttpResponse:
     number, now = page_number(request), database_now()
     entry = reading.entry(name, now) if re.fullmatch(TOOL_NAME_PATTERN, name) else None
     if entry is None:
-        raise Http404("There is no tool of this name.")
+        raise Http404("No tool has this name.")
     tool = entry.tool
     context = {
         "title": tool.display_name or tool.name,
@@ -218,19 +220,19 @@ def give_back(request: HttpRequest, caller: Caller, lease_id: UUID) -> HttpRespo
     harmless if they are back."""
     back = request.POST.get("next") or reverse("board")
     if not (is_clean(back) and url_has_allowed_host_and_scheme(back, allowed_hosts=None)):
-        raise BadRequest("The page to go back to must be one of this server's.")
+        raise BadRequest("The page to go back to must be on this server.")
     if caller.user is None:
         return redirect_to_login(back)
     lease = reading.own_lease(caller.name, lease_id)
     if lease is None:
-        raise Http404("You have no such seats. Perhaps they were borrowed under another name.")
+        raise Http404("You do not have this lease. Maybe it was borrowed under another name.")
     if lease.ended_at is None:
         leases = leasing.give_back(lease_id=lease_id)
         lease.ended_at, lease.end_reason = leases[0].ended_at, leases[0].end_reason
         if lease.end_reason == EndReason.RETURNED:
             messages.success(request, f"Returned: {what(lease)}.")
             return HttpResponseRedirect(back)
-    messages.info(request, f"Already back: {what(lease)}. {LeaseEnded.WHY[lease.end_reason]}")
+    messages.info(request, f"Already ended: {what(lease)}. {LeaseEnded.WHY[lease.end_reason]}")
     return HttpResponseRedirect(back)
 
 

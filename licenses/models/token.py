@@ -184,11 +184,11 @@ class ApiToken(models.Model):
     def clean(self) -> None:
         retired = is_name(self.user) and RetiredName.objects.filter(name=self.user).exists()
         if retired and not User.objects.filter(username=self.user).exists():
-            raise ValidationError({"user": "This was the name of an account that is gone."})
+            raise ValidationError({"user": "This was the name of an account that was deleted or renamed."})
         if self.team is not None and self.user:
             raise ValidationError("A token belongs to a team or to a user, not to both.")
         if self.expires_at is not None and not timedelta(0) < self.expires_at - self.created_at <= MAX_LIFETIME:
-            raise ValidationError({"expires_at": "A token lasts longer than not at all, and a year at most."})
+            raise ValidationError({"expires_at": "A token must expire in the future, at most a year from now."})
         if not self.scopes:
             raise ValidationError("A token needs a scope.")
         if self.may_borrow and not (self.may_administer or self.team or self.user):

@@ -52,7 +52,7 @@ def account_of(claims: Mapping[str, Any], headers: Mapping[str, Any]) -> User:
             return user
     except IntegrityError:
         # Signed in twice at once for the first time: the other one has it.
-        raise SignInRefused("Your account was being made. Sign in again.") from None
+        raise SignInRefused("Your account was just created. Sign in again.") from None
 
 
 def _account_of(claims: Mapping[str, Any]) -> tuple[User, bool]:
@@ -66,10 +66,10 @@ def _account_of(claims: Mapping[str, Any]) -> tuple[User, bool]:
         return identity.user, False
     name = claim(claims, settings.LICENSE_OIDC_USERNAME_CLAIM)
     if isinstance(name, str) and len(name) > ACCOUNT_NAME_LENGTH:
-        raise SignInRefused(f"The sign-in provider gave a name that is longer than {ACCOUNT_NAME_LENGTH} characters.")
+        raise SignInRefused(f"The sign-in provider sent a name of more than {ACCOUNT_NAME_LENGTH} characters.")
     # As Django would store it: no two spellings of one name.
     if not is_name(name) or User.normalize_username(name) != name:
-        raise SignInRefused("The sign-in provider gave no name that leases can be held under.")
+        raise SignInRefused("The sign-in provider sent no name that can hold a lease.")
     if why := accounts.why_not(name, issuer=issuer, subject=subject):
         logger.warning("Sign-in of %s at %s refused: %s", subject, issuer, why)
         raise SignInRefused(f"{why} Ask an administrator to link it to you.")

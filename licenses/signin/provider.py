@@ -103,7 +103,7 @@ class Document(Generic[T]):
             self._value = self._read()
         except (OSError, ValueError, RecursionError, ProviderAway) as error:
             self._failed_at = self._clock()
-            logger.warning("The sign-in provider can't be asked: %s", error)
+            logger.warning("The sign-in provider does not answer: %s", error)
         else:
             self._read_at = self._clock()
 

@@ -60,7 +60,7 @@ class Throttle:
         FailureCount.objects.failed(self.limits)
         for count in FailureCount.objects.filter(key__in=self.limits):
             if count.failures == self.limits[count.key]:
-                logger.warning("Too many failed credentials: %s. The next have to wait.", self._told(count.key))
+                logger.warning("Too many failed credentials: %s. Further attempts must wait.", self._told(count.key))
 
     def release(self) -> None:
         """Give the places of the attempt back."""
