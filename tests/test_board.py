@@ -664,4 +664,4 @@ def test_a_database_that_fails_is_said_on_a_page(make_tool: MakeTool, path: str)
         cursor.execute("ALTER TABLE licenses_denial RENAME TO licenses_elsewhere")
     answer = client.get(path)
     assert_page_of_error(answer, 503)
-    assert answer["Retry-After"] == "1"
+    assert answer["Retry-After"] == "30"
