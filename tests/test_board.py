@@ -588,7 +588,7 @@ def test_another_site_can_press_no_button(make_tool: MakeTool, api: Api) -> None
 
 @pytest.mark.parametrize(
     "following",
-    ["https://evil.example/", "//evil.example", "/\\evil.example", "javascript:alert(1)", "", "/\n/x", "\0"],
+    ["https://evil.example/", "//evil.example", "/\\evil.example", "javascript:alert(1)", "/\n/x", "\0"],
 )
 def test_nobody_is_sent_elsewhere_after_a_return(make_tool: MakeTool, api: Api, following: str) -> None:
     make_tool()
