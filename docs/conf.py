@@ -31,7 +31,7 @@ CONTENTS = {
     "Reference": [f"reference/{page}" for page in ("api", "errors", "settings", "commands", "metrics", "log")],
     "Development": [
         *(f"development/{page}" for page in ("setup", "architecture", "glossary", "testing", "releasing")),
-        "third-party-licenses",
+        *("reliability", "third-party-licenses"),
     ],
 }
 LINK = re.compile(r"\]\((?P<path>\.\./[^)#\s]+)(?P<anchor>#[^)\s]*)?\)")
