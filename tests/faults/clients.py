@@ -215,7 +215,11 @@ class Client(threading.Thread):
         body: dict[str, Any] = {"tool": "sim", "seats": self.chance.choice([1, 1, 2, 3])}
         if self.chance.random() < 0.5:
             body["team"] = self.chance.choice(list(TEAMS))
-        self._use(body)
+        lease = self._borrow(body)
+        if lease is not None:
+            # Long enough that others meet quotas, limits and reservations.
+            self._sleep(self.chance.choice([0.2, 0.6, 1.0]))
+            self._give_back(lease)
 
     def work_on_what_ends(self) -> None:
         self._use({"tool": "dated"})
