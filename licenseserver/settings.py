@@ -84,6 +84,8 @@ LICENSE_RATE_PER_CREDENTIAL = environment.limit("LICENSE_RATE_PER_CREDENTIAL", 5
 LICENSE_RATE_PER_ADDRESS = environment.limit("LICENSE_RATE_PER_ADDRESS", 50, maximum=1_000_000)
 LICENSE_RATE_HEARTBEATS = environment.limit("LICENSE_RATE_HEARTBEATS", 50, maximum=1_000_000)
 LICENSE_RATE_BURST = environment.integer("LICENSE_RATE_BURST", 10, minimum=1, maximum=3600)
+# Seconds that a request may wait for a thread before it is refused as one too many.
+LICENSE_LONGEST_WAIT = environment.integer("LICENSE_LONGEST_WAIT", 2, minimum=1, maximum=60)
 
 # The OpenID provider, by its issuer's address.
 LICENSE_OIDC_ISSUER = environment.url("LICENSE_OIDC_ISSUER")

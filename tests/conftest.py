@@ -336,6 +336,8 @@ def server_environment(folder: Path, database: dict[str, str], port: int) -> dic
             "SECURE_SSL": "false",
             "LICENSE_DB_SEED": "true",
             "WEB_CONCURRENCY": "4",
+            # However slow the machine is on which all of it runs.
+            "LICENSE_LONGEST_WAIT": "60",
             "BIND": f"127.0.0.1:{port}",
             "PROMETHEUS_MULTIPROC_DIR": str(folder / "metrics"),
         }

@@ -215,11 +215,13 @@ def sweeping(server: Server, copies: int) -> Iterator[None]:
 
 
 def ledger(server: Server) -> dict[str, dict[str, Any]]:
-    """Every lease as the server has it."""
+    """Every lease as the server has it, with the names that only some may see."""
     leases = {}
+    made = server.manage("token", "create", "ledger", "--scope", "admin", "--scope", "read")
+    secret = next(word for word in made.split() if word.startswith("lic_"))
     url: str | None = f"{server.url}/api/v1/leases/?page_size=200"
     while url:
-        page = httpx.get(url).json()
+        page = httpx.get(url, headers={"Authorization": f"Bearer {secret}"}).json()
         leases.update({lease["id"]: lease for lease in page["results"]})
         url = page["next"]
     return leases

@@ -172,12 +172,15 @@ def test_the_heat_map_has_each_hour_s_highest_mark_in_the_day_s_column(tmp_path:
     quiet[9 * 60 + 15 : 9 * 60 + 45] = [0.9] * 30
     rising = [0.5] * 60 + [0.75] * 60 + [1.2] * 30
     series = {
-        "series": 'tool:licenses_utilisation:ratio{tool="cad_tool"}',
+        "series": 'tool:licenses_utilisation:ratio{installation="compose",tool="cad_tool"}',
         "values": " ".join(str(value) for value in quiet + rising),
     }
     test = {
         "interval": "1m",
-        "input_series": [series, {"series": 'tool:licenses_utilisation:ratio{tool="sim"}', "values": "1x4000"}],
+        "input_series": [
+            series,
+            {"series": 'tool:licenses_utilisation:ratio{installation="compose",tool="sim"}', "values": "1x4000"},
+        ],
         "promql_expr_test": [
             at(0, {hour: 0.9 if hour == 9 else 0.2 for hour in range(24)}),
             at(1, {0: 0.5, 1: 0.75, 2: 1.2}),

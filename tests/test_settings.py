@@ -73,6 +73,7 @@ def start(**variables: str) -> subprocess.CompletedProcess[str]:
         ("LICENSE_RATE_PER_ADDRESS", "many"),
         ("LICENSE_RATE_HEARTBEATS", "0.5"),
         ("LICENSE_RATE_BURST", "0"),
+        ("LICENSE_LONGEST_WAIT", "0"),
         ("LICENSE_QUEUE_PER_TOOL", "-1"),
         ("LICENSE_QUEUE_PER_USER", "few"),
         ("LICENSE_KEYS_PER_DAY", "1e6"),

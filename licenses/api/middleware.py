@@ -128,8 +128,6 @@ class OverloadMiddleware:
     costs next to nothing, so that the queue gets short again. Probes, and calls that
     keep or give back seats, are answered however long they waited."""
 
-    # Seconds. Less than a client's patience, and more than a busy moment.
-    LONGEST_WAIT = 2.0
     # Seconds between two lines in the log.
     PAUSE = 10.0
 
@@ -139,7 +137,7 @@ class OverloadMiddleware:
 
     def __call__(self, request: HttpRequest) -> HttpResponseBase:
         waited = workers.waited()
-        if waited <= self.LONGEST_WAIT or _is_vital(request):
+        if waited <= settings.LICENSE_LONGEST_WAIT or _is_vital(request):
             return self.get_response(request)
         if time.monotonic() - self.said_at > self.PAUSE:
             self.said_at = time.monotonic()
