@@ -197,7 +197,7 @@ def main() -> None:
     with ExitStack() as closing:
         database = closing.enter_context(_database(Plan(0, options.database), folder))
         port = free_port()
-        variables = environment(database, port)
+        variables = environment(database, port) | {"LICENSE_LONGEST_WAIT": "2"}
         migrate(ROOT, variables)
         site = set_up(ROOT, variables)
         api = Api(ROOT, folder, variables, port)

@@ -250,6 +250,8 @@ def environment(database: Database, port: int) -> dict[str, str]:
             "LICENSE_RATE_PER_CREDENTIAL": "off",
             "LICENSE_RATE_PER_ADDRESS": "off",
             "LICENSE_RATE_HEARTBEATS": "off",
+            # However slow the machine is; overload.py tries the default.
+            "LICENSE_LONGEST_WAIT": "60",
             "LOG_FORMAT": "text",
             "LOG_LEVEL": "WARNING",
             "WEB_CONCURRENCY": str(WORKERS),
