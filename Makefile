@@ -83,7 +83,7 @@ test-client: $(VENV)/development ## the client's tests, with CLIENT_PYTHON as it
 FAULTS := $(BIN)/python -m tests.faults
 faults: $(VENV)/development ## a server under faults, on PostgreSQL and SQLite; SEED=n repeats a schedule
 	$(FAULTS) $(if $(SEED),--seed $(SEED))
-	$(FAULTS) $(if $(SEED),--seed $(SEED)) --database sqlite --faults 20 --operations 2000
+	$(FAULTS) $(if $(SEED),--seed $(SEED)) --database sqlite --faults 20 --operations 3000
 	$(FAULTS).overload
 
 faults-long: $(VENV)/development ## the same for hours: at least 500,000 operations and 1,500 faults; SEEDS="1 2 3"
