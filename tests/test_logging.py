@@ -503,7 +503,7 @@ def test_the_sweeper_tells_what_it_closed_and_nothing_else(server: Server) -> No
 def test_a_command_that_breaks_tells_it_in_one_line(tmp_path: Path) -> None:
     environment = {name: value for name, value in os.environ.items() if name != "DATABASE_URL"}
     broken = subprocess.run(
-        [sys.executable, "manage.py", "expire_leases"],
+        [sys.executable, "manage.py", "shell", "--command", "raise RuntimeError('a defect')"],
         cwd=ROOT,
         env=environment | {"LICENSE_DB_PATH": str(tmp_path / "empty.db")},
         capture_output=True,
@@ -512,4 +512,4 @@ def test_a_command_that_breaks_tells_it_in_one_line(tmp_path: Path) -> None:
     assert broken.returncode == 1
     event = json.loads(broken.stderr)
     assert (event["level"], event["event"]) == ("critical", "uncaught exception")
-    assert "no such table" in event["exception"]
+    assert "a defect" in event["exception"]
