@@ -8,129 +8,49 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
+
     initial = True
 
-    dependencies = []
+    dependencies = [
+    ]
 
     operations = [
         migrations.CreateModel(
-            name="Tool",
+            name='Tool',
             fields=[
-                ("id", models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name="ID")),
-                (
-                    "name",
-                    models.CharField(
-                        help_text="What clients ask for; lower case.",
-                        max_length=64,
-                        unique=True,
-                        validators=[
-                            django.core.validators.RegexValidator(
-                                "^[a-z0-9_][a-z0-9_.-]{0,63}\\Z",
-                                "1 to 64 of a-z 0-9 _ . -, beginning with a letter, digit or _.",
-                            ),
-                            licenses.models.tool.reject_reserved_name,
-                        ],
-                    ),
-                ),
-                ("display_name", models.CharField(blank=True, max_length=128)),
-                ("vendor", models.CharField(blank=True, max_length=128)),
-                (
-                    "capacity",
-                    models.PositiveIntegerField(
-                        help_text="Seats bought. Lowering it takes no seat from anyone; nothing is granted until it drains.",
-                        validators=[django.core.validators.MaxValueValidator(1000000)],
-                    ),
-                ),
-                ("in_use", models.PositiveIntegerField(default=0, editable=False)),
-                ("enabled", models.BooleanField(default=True, help_text="A disabled tool grants nothing.")),
-                (
-                    "valid_from",
-                    models.DateTimeField(blank=True, help_text="UTC. Nothing is granted before.", null=True),
-                ),
-                (
-                    "valid_until",
-                    models.DateTimeField(blank=True, help_text="UTC. Nothing is granted from then on.", null=True),
-                ),
-                ("created_at", models.DateTimeField(auto_now_add=True)),
+                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
+                ('name', models.CharField(help_text='What clients ask for; lower case.', max_length=64, unique=True, validators=[django.core.validators.RegexValidator('^[a-z0-9_][a-z0-9_.-]{0,63}\\Z', '1 to 64 of a-z 0-9 _ . -, beginning with a letter, digit or _.'), licenses.models.tool.reject_reserved_name])),
+                ('display_name', models.CharField(blank=True, max_length=128)),
+                ('vendor', models.CharField(blank=True, max_length=128)),
+                ('capacity', models.PositiveIntegerField(help_text='Seats bought. Lowering it takes no seat from anyone; nothing is granted until it drains.', validators=[django.core.validators.MaxValueValidator(1000000)])),
+                ('in_use', models.PositiveIntegerField(default=0, editable=False)),
+                ('enabled', models.BooleanField(default=True, help_text='A disabled tool grants nothing.')),
+                ('valid_from', models.DateTimeField(blank=True, help_text='UTC. Nothing is granted before.', null=True)),
+                ('valid_until', models.DateTimeField(blank=True, help_text='UTC. Nothing is granted from then on.', null=True)),
+                ('created_at', models.DateTimeField(auto_now_add=True)),
             ],
             options={
-                "ordering": ["name"],
-                "constraints": [
-                    models.CheckConstraint(
-                        condition=models.Q(("capacity__gte", 0), ("capacity__lte", 1000000)),
-                        name="tool_capacity_in_range",
-                    ),
-                    models.CheckConstraint(condition=models.Q(("in_use__gte", 0)), name="tool_in_use_not_negative"),
-                    models.CheckConstraint(
-                        condition=models.Q(
-                            ("valid_from__isnull", True),
-                            ("valid_until__isnull", True),
-                            ("valid_until__gt", models.F("valid_from")),
-                            _connector="OR",
-                        ),
-                        name="tool_validity_ends_after_start",
-                        violation_error_message="The license must end after it starts.",
-                    ),
-                ],
+                'ordering': ['name'],
+                'constraints': [models.CheckConstraint(condition=models.Q(('capacity__gte', 0), ('capacity__lte', 1000000)), name='tool_capacity_in_range'), models.CheckConstraint(condition=models.Q(('in_use__gte', 0)), name='tool_in_use_not_negative'), models.CheckConstraint(condition=models.Q(('valid_from__isnull', True), ('valid_until__isnull', True), ('valid_until__gt', models.F('valid_from')), _connector='OR'), name='tool_validity_ends_after_start', violation_error_message='The license must end after it starts.')],
             },
         ),
         migrations.CreateModel(
-            name="Lease",
+            name='Lease',
             fields=[
-                ("id", models.UUIDField(default=uuid.uuid4, editable=False, primary_key=True, serialize=False)),
-                ("user", models.CharField(max_length=64)),
-                ("host", models.CharField(blank=True, max_length=255)),
-                (
-                    "seats",
-                    models.PositiveIntegerField(default=1, validators=[django.core.validators.MinValueValidator(1)]),
-                ),
-                ("borrowed_at", models.DateTimeField()),
-                ("ended_at", models.DateTimeField(blank=True, null=True)),
-                (
-                    "end_reason",
-                    models.CharField(
-                        blank=True, choices=[("returned", "Returned"), ("forced", "Forced")], max_length=16
-                    ),
-                ),
-                ("end_note", models.CharField(blank=True, help_text="Why it was taken back.", max_length=200)),
-                (
-                    "tool",
-                    models.ForeignKey(
-                        db_index=False,
-                        on_delete=django.db.models.deletion.PROTECT,
-                        related_name="leases",
-                        to="licenses.tool",
-                    ),
-                ),
+                ('id', models.UUIDField(default=uuid.uuid4, editable=False, primary_key=True, serialize=False)),
+                ('user', models.CharField(max_length=64)),
+                ('host', models.CharField(blank=True, max_length=255)),
+                ('seats', models.PositiveIntegerField(default=1, validators=[django.core.validators.MinValueValidator(1)])),
+                ('borrowed_at', models.DateTimeField()),
+                ('ended_at', models.DateTimeField(blank=True, null=True)),
+                ('end_reason', models.CharField(blank=True, choices=[('returned', 'Returned'), ('forced', 'Forced')], max_length=16)),
+                ('end_note', models.CharField(blank=True, help_text='Why it was taken back.', max_length=200)),
+                ('tool', models.ForeignKey(db_index=False, on_delete=django.db.models.deletion.PROTECT, related_name='leases', to='licenses.tool')),
             ],
             options={
-                "ordering": ["-borrowed_at", "-id"],
-                "indexes": [
-                    models.Index(
-                        condition=models.Q(("ended_at__isnull", True)),
-                        fields=["user", "-borrowed_at"],
-                        name="lease_active_by_user",
-                    ),
-                    models.Index(fields=["-borrowed_at", "-id"], name="lease_newest_first"),
-                    models.Index(fields=["tool", "-borrowed_at"], name="lease_by_tool"),
-                ],
-                "constraints": [
-                    models.CheckConstraint(condition=models.Q(("seats__gte", 1)), name="lease_seats_at_least_one"),
-                    models.CheckConstraint(
-                        condition=models.Q(
-                            ("ended_at__isnull", True), ("ended_at__gte", models.F("borrowed_at")), _connector="OR"
-                        ),
-                        name="lease_ends_after_it_begins",
-                    ),
-                    models.CheckConstraint(
-                        condition=models.Q(
-                            models.Q(("end_reason", ""), ("ended_at__isnull", True)),
-                            models.Q(("ended_at__isnull", False), models.Q(("end_reason", ""), _negated=True)),
-                            _connector="OR",
-                        ),
-                        name="lease_end_has_a_reason",
-                    ),
-                ],
+                'ordering': ['-borrowed_at', '-id'],
+                'indexes': [models.Index(condition=models.Q(('ended_at__isnull', True)), fields=['user', '-borrowed_at'], name='lease_active_by_user'), models.Index(fields=['-borrowed_at', '-id'], name='lease_newest_first'), models.Index(fields=['tool', '-borrowed_at'], name='lease_by_tool')],
+                'constraints': [models.CheckConstraint(condition=models.Q(('seats__gte', 1)), name='lease_seats_at_least_one'), models.CheckConstraint(condition=models.Q(('ended_at__isnull', True), ('ended_at__gte', models.F('borrowed_at')), _connector='OR'), name='lease_ends_after_it_begins'), models.CheckConstraint(condition=models.Q(models.Q(('end_reason', ''), ('ended_at__isnull', True)), models.Q(('ended_at__isnull', False), models.Q(('end_reason', ''), _negated=True)), _connector='OR'), name='lease_end_has_a_reason')],
             },
         ),
     ]

@@ -12,395 +12,260 @@ from ._online import LockTables
 
 
 class Migration(migrations.Migration):
+
     dependencies = [
-        ("licenses", "0001_initial"),
+        ('licenses', '0001_initial'),
     ]
 
     operations = [
         LockTables("tool", "lease"),
         migrations.CreateModel(
-            name="BorrowKey",
+            name='BorrowKey',
             fields=[
-                ("id", models.UUIDField(default=uuid.uuid4, editable=False, primary_key=True, serialize=False)),
-                ("caller", models.CharField(max_length=128)),
-                ("key", models.CharField(max_length=255)),
-                ("fingerprint", models.CharField(help_text="SHA-256 of the request.", max_length=64)),
-                ("created_at", models.DateTimeField(db_default=django.db.models.functions.datetime.Now())),
-                ("alternative", models.PositiveSmallIntegerField(default=0)),
-                ("expires_at", models.DateTimeField(null=True)),
-                ("refusal", models.CharField(blank=True, help_text="The refusal's code.", max_length=32)),
-                ("detail", models.TextField(blank=True)),
-                ("facts", models.TextField(blank=True)),
+                ('id', models.UUIDField(default=uuid.uuid4, editable=False, primary_key=True, serialize=False)),
+                ('caller', models.CharField(max_length=128)),
+                ('key', models.CharField(max_length=255)),
+                ('fingerprint', models.CharField(help_text='SHA-256 of the request.', max_length=64)),
+                ('created_at', models.DateTimeField(db_default=django.db.models.functions.datetime.Now())),
+                ('alternative', models.PositiveSmallIntegerField(default=0)),
+                ('expires_at', models.DateTimeField(null=True)),
+                ('refusal', models.CharField(blank=True, help_text="The refusal's code.", max_length=32)),
+                ('detail', models.TextField(blank=True)),
+                ('facts', models.TextField(blank=True)),
             ],
         ),
         migrations.CreateModel(
-            name="Denial",
+            name='Denial',
             fields=[
-                ("id", models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name="ID")),
-                ("user", models.CharField(max_length=64)),
-                ("host", models.CharField(blank=True, max_length=255)),
-                ("code", models.CharField(help_text="Why: the code that the client was told.", max_length=32)),
-                ("seats", models.PositiveIntegerField(default=1)),
-                ("first_at", models.DateTimeField()),
-                ("last_at", models.DateTimeField()),
-                ("attempts", models.PositiveIntegerField(default=1)),
-                ("resolved_at", models.DateTimeField(blank=True, null=True)),
+                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
+                ('user', models.CharField(max_length=64)),
+                ('host', models.CharField(blank=True, max_length=255)),
+                ('code', models.CharField(help_text='Why: the code that the client was told.', max_length=32)),
+                ('seats', models.PositiveIntegerField(default=1)),
+                ('first_at', models.DateTimeField()),
+                ('last_at', models.DateTimeField()),
+                ('attempts', models.PositiveIntegerField(default=1)),
+                ('resolved_at', models.DateTimeField(blank=True, null=True)),
             ],
             options={
-                "ordering": ["-last_at", "-pk"],
+                'ordering': ['-last_at', '-pk'],
             },
         ),
         migrations.CreateModel(
-            name="Ticket",
+            name='Ticket',
             fields=[
-                ("number", models.BigAutoField(primary_key=True, serialize=False)),
-                ("id", models.UUIDField(default=uuid.uuid4, editable=False, unique=True)),
-                ("user", models.CharField(max_length=64)),
-                ("host", models.CharField(blank=True, max_length=255)),
-                ("ttl", models.DurationField(null=True)),
-                ("alternatives", models.JSONField(encoder=django.core.serializers.json.DjangoJSONEncoder)),
-                (
-                    "state",
-                    models.CharField(
-                        choices=[
-                            ("waiting", "Waiting"),
-                            ("granted", "Granted"),
-                            ("timed_out", "Timed Out"),
-                            ("dropped", "Dropped"),
-                            ("left", "Left"),
-                        ],
-                        default="waiting",
-                        max_length=16,
-                    ),
-                ),
-                ("created_at", models.DateTimeField()),
-                ("alive_until", models.DateTimeField()),
-                ("deadline", models.DateTimeField()),
-                ("closed_at", models.DateTimeField(null=True)),
-                ("alternative", models.PositiveSmallIntegerField(default=0)),
+                ('number', models.BigAutoField(primary_key=True, serialize=False)),
+                ('id', models.UUIDField(default=uuid.uuid4, editable=False, unique=True)),
+                ('user', models.CharField(max_length=64)),
+                ('host', models.CharField(blank=True, max_length=255)),
+                ('ttl', models.DurationField(null=True)),
+                ('alternatives', models.JSONField(encoder=django.core.serializers.json.DjangoJSONEncoder)),
+                ('state', models.CharField(choices=[('waiting', 'Waiting'), ('granted', 'Granted'), ('timed_out', 'Timed Out'), ('dropped', 'Dropped'), ('left', 'Left')], default='waiting', max_length=16)),
+                ('created_at', models.DateTimeField()),
+                ('alive_until', models.DateTimeField()),
+                ('deadline', models.DateTimeField()),
+                ('closed_at', models.DateTimeField(null=True)),
+                ('alternative', models.PositiveSmallIntegerField(default=0)),
             ],
             options={
-                "ordering": ["number"],
+                'ordering': ['number'],
             },
         ),
         migrations.CreateModel(
-            name="TicketClaim",
+            name='TicketClaim',
             fields=[
-                ("id", models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name="ID")),
-                ("seats", models.PositiveIntegerField(validators=[django.core.validators.MinValueValidator(1)])),
+                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
+                ('seats', models.PositiveIntegerField(validators=[django.core.validators.MinValueValidator(1)])),
             ],
         ),
         migrations.AddField(
-            model_name="lease",
-            name="expires_at",
-            field=models.DateTimeField(blank=True, help_text="Free from then on; empty = never.", null=True),
+            model_name='lease',
+            name='expires_at',
+            field=models.DateTimeField(blank=True, help_text='Free from then on; empty = never.', null=True),
         ),
         migrations.AddField(
-            model_name="lease",
-            name="fence",
-            field=models.PositiveBigIntegerField(
-                editable=False,
-                help_text="Increases with every lease of the tool; the newer holder has the higher.",
-                null=True,
-            ),
+            model_name='lease',
+            name='fence',
+            field=models.PositiveBigIntegerField(editable=False, help_text='Increases with every lease of the tool; the newer holder has the higher.', null=True),
         ),
         migrations.AddField(
-            model_name="lease",
-            name="part_of",
-            field=models.ForeignKey(
-                blank=True,
-                db_index=False,
-                editable=False,
-                null=True,
-                on_delete=django.db.models.deletion.PROTECT,
-                related_name="parts",
-                to="licenses.lease",
-            ),
+            model_name='lease',
+            name='part_of',
+            field=models.ForeignKey(blank=True, db_index=False, editable=False, null=True, on_delete=django.db.models.deletion.PROTECT, related_name='parts', to='licenses.lease'),
         ),
         migrations.AddField(
-            model_name="lease",
-            name="place",
-            field=models.PositiveSmallIntegerField(
-                db_default=0, default=0, editable=False, help_text="Which item of its borrow it is, from 0, the head."
-            ),
+            model_name='lease',
+            name='place',
+            field=models.PositiveSmallIntegerField(db_default=0, default=0, editable=False, help_text='Which item of its borrow it is, from 0, the head.'),
         ),
         migrations.AddField(
-            model_name="lease",
-            name="ttl",
-            field=models.DurationField(editable=False, help_text="What a heartbeat extends it by.", null=True),
+            model_name='lease',
+            name='ttl',
+            field=models.DurationField(editable=False, help_text='What a heartbeat extends it by.', null=True),
         ),
         migrations.AddField(
-            model_name="tool",
-            name="default_ttl",
-            field=models.DurationField(
-                blank=True,
-                db_default=datetime.timedelta(seconds=28800),
-                default=datetime.timedelta(seconds=28800),
-                help_text="How long a lease lasts without a heartbeat, where the borrower doesn't say; empty = for ever.",
-                null=True,
-            ),
+            model_name='tool',
+            name='default_ttl',
+            field=models.DurationField(blank=True, db_default=datetime.timedelta(seconds=28800), default=datetime.timedelta(seconds=28800), help_text="How long a lease lasts without a heartbeat, where the borrower doesn't say; empty = for ever.", null=True),
         ),
         migrations.AddField(
-            model_name="tool",
-            name="denied_at",
+            model_name='tool',
+            name='denied_at',
             field=models.DateTimeField(editable=False, null=True),
         ),
         migrations.AddField(
-            model_name="tool",
-            name="expired_total",
+            model_name='tool',
+            name='expired_total',
             field=models.PositiveBigIntegerField(db_default=0, default=0, editable=False),
         ),
         migrations.AddField(
-            model_name="tool",
-            name="forced_total",
+            model_name='tool',
+            name='forced_total',
             field=models.PositiveBigIntegerField(db_default=0, default=0, editable=False),
         ),
         migrations.AddField(
-            model_name="tool",
-            name="last_fence",
+            model_name='tool',
+            name='last_fence',
             field=models.PositiveBigIntegerField(db_default=0, default=0, editable=False),
         ),
         migrations.AddField(
-            model_name="tool",
-            name="max_ttl",
-            field=models.DurationField(
-                blank=True, help_text="The longest that a borrower may ask for; empty = no limit but a year.", null=True
-            ),
+            model_name='tool',
+            name='max_ttl',
+            field=models.DurationField(blank=True, help_text='The longest that a borrower may ask for; empty = no limit but a year.', null=True),
         ),
         migrations.AddField(
-            model_name="tool",
-            name="returned_total",
+            model_name='tool',
+            name='returned_total',
             field=models.PositiveBigIntegerField(db_default=0, default=0, editable=False),
         ),
         migrations.AddField(
-            model_name="tool",
-            name="revoked_total",
+            model_name='tool',
+            name='revoked_total',
             field=models.PositiveBigIntegerField(db_default=0, default=0, editable=False),
         ),
         migrations.AddField(
-            model_name="tool",
-            name="waiting",
+            model_name='tool',
+            name='waiting',
             field=models.PositiveIntegerField(db_default=0, default=0, editable=False),
         ),
         migrations.AlterField(
-            model_name="lease",
-            name="end_reason",
-            field=models.CharField(
-                blank=True,
-                choices=[
-                    ("returned", "Returned"),
-                    ("expired", "Expired"),
-                    ("forced", "Forced"),
-                    ("revoked", "Revoked"),
-                ],
-                max_length=16,
-            ),
+            model_name='lease',
+            name='end_reason',
+            field=models.CharField(blank=True, choices=[('returned', 'Returned'), ('expired', 'Expired'), ('forced', 'Forced'), ('revoked', 'Revoked')], max_length=16),
         ),
         migrations.AddIndex(
-            model_name="lease",
-            index=models.Index(
-                condition=models.Q(("ended_at__isnull", True), ("expires_at__isnull", False)),
-                fields=["tool", "expires_at"],
-                name="lease_open_by_expiry",
-            ),
+            model_name='lease',
+            index=models.Index(condition=models.Q(('ended_at__isnull', True), ('expires_at__isnull', False)), fields=['tool', 'expires_at'], name='lease_open_by_expiry'),
         ),
         migrations.AddIndex(
-            model_name="lease",
-            index=models.Index(condition=models.Q(("part_of__isnull", False)), fields=["part_of"], name="lease_parts"),
+            model_name='lease',
+            index=models.Index(condition=models.Q(('part_of__isnull', False)), fields=['part_of'], name='lease_parts'),
         ),
         migrations.AddConstraint(
-            model_name="lease",
-            constraint=models.CheckConstraint(
-                condition=models.Q(
-                    ("expires_at__isnull", True), ("expires_at__gt", models.F("borrowed_at")), _connector="OR"
-                ),
-                name="lease_expires_after_it_begins",
-            ),
+            model_name='lease',
+            constraint=models.CheckConstraint(condition=models.Q(('expires_at__isnull', True), ('expires_at__gt', models.F('borrowed_at')), _connector='OR'), name='lease_expires_after_it_begins'),
         ),
         migrations.AddConstraint(
-            model_name="lease",
-            constraint=models.UniqueConstraint(fields=("tool", "fence"), name="lease_fence_is_unique"),
+            model_name='lease',
+            constraint=models.UniqueConstraint(fields=('tool', 'fence'), name='lease_fence_is_unique'),
         ),
         migrations.AddConstraint(
-            model_name="tool",
-            constraint=models.CheckConstraint(
-                condition=models.Q(
-                    models.Q(
-                        ("default_ttl__isnull", True),
-                        ("default_ttl__gte", datetime.timedelta(seconds=1)),
-                        _connector="OR",
-                    ),
-                    models.Q(
-                        ("max_ttl__isnull", True), ("max_ttl__gte", datetime.timedelta(seconds=1)), _connector="OR"
-                    ),
-                ),
-                name="tool_ttl_at_least_a_second",
-                violation_error_message="A lease lasts a second at least.",
-            ),
+            model_name='tool',
+            constraint=models.CheckConstraint(condition=models.Q(models.Q(('default_ttl__isnull', True), ('default_ttl__gte', datetime.timedelta(seconds=1)), _connector='OR'), models.Q(('max_ttl__isnull', True), ('max_ttl__gte', datetime.timedelta(seconds=1)), _connector='OR')), name='tool_ttl_at_least_a_second', violation_error_message='A lease lasts a second at least.'),
         ),
         migrations.AddConstraint(
-            model_name="tool",
-            constraint=models.CheckConstraint(
-                condition=models.Q(
-                    ("default_ttl__isnull", True),
-                    ("max_ttl__isnull", True),
-                    ("max_ttl__gte", models.F("default_ttl")),
-                    _connector="OR",
-                ),
-                name="tool_default_ttl_within_maximum",
-                violation_error_message="The default may not be longer than the longest.",
-            ),
+            model_name='tool',
+            constraint=models.CheckConstraint(condition=models.Q(('default_ttl__isnull', True), ('max_ttl__isnull', True), ('max_ttl__gte', models.F('default_ttl')), _connector='OR'), name='tool_default_ttl_within_maximum', violation_error_message='The default may not be longer than the longest.'),
         ),
         migrations.AddField(
-            model_name="borrowkey",
-            name="lease",
-            field=models.ForeignKey(
-                db_index=False,
-                null=True,
-                on_delete=django.db.models.deletion.PROTECT,
-                related_name="+",
-                to="licenses.lease",
-            ),
+            model_name='borrowkey',
+            name='lease',
+            field=models.ForeignKey(db_index=False, null=True, on_delete=django.db.models.deletion.PROTECT, related_name='+', to='licenses.lease'),
         ),
         migrations.AddField(
-            model_name="denial",
-            name="resolved_by",
-            field=models.ForeignKey(
-                blank=True,
-                db_index=False,
-                null=True,
-                on_delete=django.db.models.deletion.PROTECT,
-                related_name="+",
-                to="licenses.lease",
-            ),
+            model_name='denial',
+            name='resolved_by',
+            field=models.ForeignKey(blank=True, db_index=False, null=True, on_delete=django.db.models.deletion.PROTECT, related_name='+', to='licenses.lease'),
         ),
         migrations.AddField(
-            model_name="denial",
-            name="tool",
-            field=models.ForeignKey(
-                db_index=False, on_delete=django.db.models.deletion.PROTECT, related_name="denials", to="licenses.tool"
-            ),
+            model_name='denial',
+            name='tool',
+            field=models.ForeignKey(db_index=False, on_delete=django.db.models.deletion.PROTECT, related_name='denials', to='licenses.tool'),
         ),
         migrations.AddField(
-            model_name="ticket",
-            name="lease",
-            field=models.ForeignKey(
-                db_index=False,
-                null=True,
-                on_delete=django.db.models.deletion.PROTECT,
-                related_name="+",
-                to="licenses.lease",
-            ),
+            model_name='ticket',
+            name='lease',
+            field=models.ForeignKey(db_index=False, null=True, on_delete=django.db.models.deletion.PROTECT, related_name='+', to='licenses.lease'),
         ),
         migrations.AddField(
-            model_name="borrowkey",
-            name="ticket",
-            field=models.ForeignKey(
-                db_index=False,
-                null=True,
-                on_delete=django.db.models.deletion.PROTECT,
-                related_name="+",
-                to="licenses.ticket",
-            ),
+            model_name='borrowkey',
+            name='ticket',
+            field=models.ForeignKey(db_index=False, null=True, on_delete=django.db.models.deletion.PROTECT, related_name='+', to='licenses.ticket'),
         ),
         migrations.AddField(
-            model_name="ticketclaim",
-            name="ticket",
-            field=models.ForeignKey(
-                db_index=False, on_delete=django.db.models.deletion.CASCADE, related_name="claims", to="licenses.ticket"
-            ),
+            model_name='ticketclaim',
+            name='ticket',
+            field=models.ForeignKey(db_index=False, on_delete=django.db.models.deletion.CASCADE, related_name='claims', to='licenses.ticket'),
         ),
         migrations.AddField(
-            model_name="ticketclaim",
-            name="tool",
-            field=models.ForeignKey(
-                db_index=False, on_delete=django.db.models.deletion.PROTECT, related_name="+", to="licenses.tool"
-            ),
+            model_name='ticketclaim',
+            name='tool',
+            field=models.ForeignKey(db_index=False, on_delete=django.db.models.deletion.PROTECT, related_name='+', to='licenses.tool'),
         ),
         migrations.AddIndex(
-            model_name="denial",
-            index=models.Index(fields=["user", "tool", "last_at"], name="denial_episodes"),
+            model_name='denial',
+            index=models.Index(fields=['user', 'tool', 'last_at'], name='denial_episodes'),
         ),
         migrations.AddIndex(
-            model_name="denial",
-            index=models.Index(fields=["-last_at", "-id"], name="denial_newest_first"),
+            model_name='denial',
+            index=models.Index(fields=['-last_at', '-id'], name='denial_newest_first'),
         ),
         migrations.AddConstraint(
-            model_name="denial",
-            constraint=models.CheckConstraint(
-                condition=models.Q(("last_at__gte", models.F("first_at"))), name="denial_ends_after_it_begins"
-            ),
+            model_name='denial',
+            constraint=models.CheckConstraint(condition=models.Q(('last_at__gte', models.F('first_at'))), name='denial_ends_after_it_begins'),
         ),
         migrations.AddConstraint(
-            model_name="denial",
-            constraint=models.CheckConstraint(condition=models.Q(("attempts__gte", 1)), name="denial_has_an_attempt"),
+            model_name='denial',
+            constraint=models.CheckConstraint(condition=models.Q(('attempts__gte', 1)), name='denial_has_an_attempt'),
         ),
         migrations.AddConstraint(
-            model_name="denial",
-            constraint=models.CheckConstraint(
-                condition=models.Q(
-                    models.Q(("resolved_at__isnull", True), ("resolved_by__isnull", True)),
-                    models.Q(("resolved_at__isnull", False), ("resolved_by__isnull", False)),
-                    _connector="OR",
-                ),
-                name="denial_resolved_by_a_lease",
-            ),
+            model_name='denial',
+            constraint=models.CheckConstraint(condition=models.Q(models.Q(('resolved_at__isnull', True), ('resolved_by__isnull', True)), models.Q(('resolved_at__isnull', False), ('resolved_by__isnull', False)), _connector='OR'), name='denial_resolved_by_a_lease'),
         ),
         migrations.AddIndex(
-            model_name="ticket",
-            index=models.Index(
-                condition=models.Q(("state", "waiting")), fields=["alive_until"], name="ticket_open_by_life"
-            ),
+            model_name='ticket',
+            index=models.Index(condition=models.Q(('state', 'waiting')), fields=['alive_until'], name='ticket_open_by_life'),
         ),
         migrations.AddConstraint(
-            model_name="ticket",
-            constraint=models.CheckConstraint(
-                condition=models.Q(("alive_until__lte", models.F("deadline"))),
-                name="ticket_lives_to_its_deadline_at_most",
-            ),
+            model_name='ticket',
+            constraint=models.CheckConstraint(condition=models.Q(('alive_until__lte', models.F('deadline'))), name='ticket_lives_to_its_deadline_at_most'),
         ),
         migrations.AddConstraint(
-            model_name="ticket",
-            constraint=models.CheckConstraint(
-                condition=models.Q(
-                    models.Q(("closed_at__isnull", True), ("state", "waiting")),
-                    models.Q(models.Q(("state", "waiting"), _negated=True), ("closed_at__isnull", False)),
-                    _connector="OR",
-                ),
-                name="ticket_is_open_while_waiting",
-            ),
+            model_name='ticket',
+            constraint=models.CheckConstraint(condition=models.Q(models.Q(('closed_at__isnull', True), ('state', 'waiting')), models.Q(models.Q(('state', 'waiting'), _negated=True), ('closed_at__isnull', False)), _connector='OR'), name='ticket_is_open_while_waiting'),
         ),
         migrations.AddConstraint(
-            model_name="ticket",
-            constraint=models.CheckConstraint(
-                condition=models.Q(
-                    models.Q(("lease__isnull", False), ("state", "granted")),
-                    models.Q(models.Q(("state", "granted"), _negated=True), ("lease__isnull", True)),
-                    _connector="OR",
-                ),
-                name="ticket_granted_has_a_lease",
-            ),
+            model_name='ticket',
+            constraint=models.CheckConstraint(condition=models.Q(models.Q(('lease__isnull', False), ('state', 'granted')), models.Q(models.Q(('state', 'granted'), _negated=True), ('lease__isnull', True)), _connector='OR'), name='ticket_granted_has_a_lease'),
         ),
         migrations.AddIndex(
-            model_name="borrowkey",
-            index=models.Index(fields=["created_at"], name="borrowkey_by_age"),
+            model_name='borrowkey',
+            index=models.Index(fields=['created_at'], name='borrowkey_by_age'),
         ),
         migrations.AddConstraint(
-            model_name="borrowkey",
-            constraint=models.UniqueConstraint(fields=("caller", "key"), name="borrowkey_once_a_caller"),
+            model_name='borrowkey',
+            constraint=models.UniqueConstraint(fields=('caller', 'key'), name='borrowkey_once_a_caller'),
         ),
         migrations.AddIndex(
-            model_name="ticketclaim",
-            index=models.Index(fields=["tool", "ticket"], name="ticketclaim_queue"),
+            model_name='ticketclaim',
+            index=models.Index(fields=['tool', 'ticket'], name='ticketclaim_queue'),
         ),
         migrations.AddConstraint(
-            model_name="ticketclaim",
-            constraint=models.UniqueConstraint(fields=("ticket", "tool"), name="ticketclaim_one_a_tool"),
+            model_name='ticketclaim',
+            constraint=models.UniqueConstraint(fields=('ticket', 'tool'), name='ticketclaim_one_a_tool'),
         ),
         migrations.AddConstraint(
-            model_name="ticketclaim",
-            constraint=models.CheckConstraint(
-                condition=models.Q(("seats__gte", 1)), name="ticketclaim_seats_at_least_one"
-            ),
+            model_name='ticketclaim',
+            constraint=models.CheckConstraint(condition=models.Q(('seats__gte', 1)), name='ticketclaim_seats_at_least_one'),
         ),
     ]

@@ -4,19 +4,20 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
+
     dependencies = [
-        ("licenses", "0002_leases_that_end"),
+        ('licenses', '0002_leases_that_end'),
     ]
 
     operations = [
         migrations.CreateModel(
-            name="Sweep",
+            name='Sweep',
             fields=[
-                ("id", models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name="ID")),
-                ("finished_at", models.DateTimeField()),
+                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
+                ('finished_at', models.DateTimeField()),
             ],
             options={
-                "constraints": [models.CheckConstraint(condition=models.Q(("pk", 1)), name="sweep_is_one_row")],
+                'constraints': [models.CheckConstraint(condition=models.Q(('pk', 1)), name='sweep_is_one_row')],
             },
         ),
     ]

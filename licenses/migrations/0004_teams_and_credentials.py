@@ -10,177 +10,82 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
+
     dependencies = [
-        ("licenses", "0003_sweep"),
+        ('licenses', '0003_sweep'),
         migrations.swappable_dependency(settings.AUTH_USER_MODEL),
     ]
 
     operations = [
         migrations.CreateModel(
-            name="FailureCount",
+            name='FailureCount',
             fields=[
-                ("key", models.CharField(max_length=255, primary_key=True, serialize=False)),
-                ("failures", models.PositiveIntegerField()),
-                ("since", models.DateTimeField(db_index=True)),
+                ('key', models.CharField(max_length=255, primary_key=True, serialize=False)),
+                ('failures', models.PositiveIntegerField()),
+                ('since', models.DateTimeField(db_index=True)),
             ],
         ),
         migrations.CreateModel(
-            name="Team",
+            name='Team',
             fields=[
-                ("id", models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name="ID")),
-                (
-                    "name",
-                    models.CharField(
-                        help_text="In the API and in metrics; lower case.",
-                        max_length=64,
-                        unique=True,
-                        validators=[
-                            django.core.validators.RegexValidator(
-                                "^[a-z0-9_][a-z0-9_.-]{0,63}\\Z",
-                                "1 to 64 of a-z 0-9 _ . -, beginning with a letter, digit or _.",
-                            )
-                        ],
-                    ),
-                ),
-                ("display_name", models.CharField(blank=True, max_length=128)),
-                ("created_at", models.DateTimeField(auto_now_add=True)),
+                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
+                ('name', models.CharField(help_text='In the API and in metrics; lower case.', max_length=64, unique=True, validators=[django.core.validators.RegexValidator('^[a-z0-9_][a-z0-9_.-]{0,63}\\Z', '1 to 64 of a-z 0-9 _ . -, beginning with a letter, digit or _.')])),
+                ('display_name', models.CharField(blank=True, max_length=128)),
+                ('created_at', models.DateTimeField(auto_now_add=True)),
             ],
             options={
-                "ordering": ["name"],
+                'ordering': ['name'],
             },
         ),
         migrations.CreateModel(
-            name="Identity",
+            name='Identity',
             fields=[
-                ("id", models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name="ID")),
-                ("issuer", models.CharField(max_length=255)),
-                ("subject", models.CharField(max_length=255)),
-                (
-                    "user",
-                    models.OneToOneField(
-                        on_delete=django.db.models.deletion.CASCADE,
-                        related_name="identity",
-                        to=settings.AUTH_USER_MODEL,
-                    ),
-                ),
+                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
+                ('issuer', models.CharField(max_length=255)),
+                ('subject', models.CharField(max_length=255)),
+                ('user', models.OneToOneField(on_delete=django.db.models.deletion.CASCADE, related_name='identity', to=settings.AUTH_USER_MODEL)),
             ],
             options={
-                "verbose_name_plural": "identities",
-                "constraints": [models.UniqueConstraint(fields=("issuer", "subject"), name="identity_is_one_account")],
+                'verbose_name_plural': 'identities',
+                'constraints': [models.UniqueConstraint(fields=('issuer', 'subject'), name='identity_is_one_account')],
             },
         ),
         migrations.CreateModel(
-            name="ApiToken",
+            name='ApiToken',
             fields=[
-                ("id", models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name="ID")),
-                (
-                    "name",
-                    models.CharField(
-                        help_text="What it is for.", max_length=64, validators=[licenses.models.team.validate_name]
-                    ),
-                ),
-                (
-                    "user",
-                    models.CharField(
-                        blank=True,
-                        help_text="Or: acts as this user.",
-                        max_length=64,
-                        validators=[licenses.models.team.validate_name],
-                    ),
-                ),
-                ("may_read", models.BooleanField(default=True, verbose_name="read")),
-                (
-                    "may_borrow",
-                    models.BooleanField(
-                        default=True, help_text="Borrow, renew, wait and return.", verbose_name="borrow"
-                    ),
-                ),
-                (
-                    "may_administer",
-                    models.BooleanField(default=False, help_text="Everything, for everybody.", verbose_name="admin"),
-                ),
-                ("hash", models.CharField(editable=False, max_length=64, unique=True)),
-                ("hint", models.CharField(editable=False, help_text="How the secret begins.", max_length=16)),
-                ("created_at", models.DateTimeField(default=django.utils.timezone.now, editable=False)),
-                (
-                    "expires_at",
-                    models.DateTimeField(
-                        default=licenses.models.token.default_expiry, help_text="UTC; a year from now at most."
-                    ),
-                ),
-                ("last_used_at", models.DateTimeField(editable=False, help_text="To the minute.", null=True)),
-                ("revoked_at", models.DateTimeField(editable=False, null=True)),
-                (
-                    "created_by",
-                    models.ForeignKey(
-                        editable=False,
-                        null=True,
-                        on_delete=django.db.models.deletion.PROTECT,
-                        related_name="+",
-                        to=settings.AUTH_USER_MODEL,
-                    ),
-                ),
-                (
-                    "team",
-                    models.ForeignKey(
-                        blank=True,
-                        help_text="Acts for its members.",
-                        null=True,
-                        on_delete=django.db.models.deletion.PROTECT,
-                        related_name="tokens",
-                        to="licenses.team",
-                    ),
-                ),
+                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
+                ('name', models.CharField(help_text='What it is for.', max_length=64, validators=[licenses.models.team.validate_name])),
+                ('user', models.CharField(blank=True, help_text='Or: acts as this user.', max_length=64, validators=[licenses.models.team.validate_name])),
+                ('may_read', models.BooleanField(default=True, verbose_name='read')),
+                ('may_borrow', models.BooleanField(default=True, help_text='Borrow, renew, wait and return.', verbose_name='borrow')),
+                ('may_administer', models.BooleanField(default=False, help_text='Everything, for everybody.', verbose_name='admin')),
+                ('hash', models.CharField(editable=False, max_length=64, unique=True)),
+                ('hint', models.CharField(editable=False, help_text='How the secret begins.', max_length=16)),
+                ('created_at', models.DateTimeField(default=django.utils.timezone.now, editable=False)),
+                ('expires_at', models.DateTimeField(default=licenses.models.token.default_expiry, help_text='UTC; a year from now at most.')),
+                ('last_used_at', models.DateTimeField(editable=False, help_text='To the minute.', null=True)),
+                ('revoked_at', models.DateTimeField(editable=False, null=True)),
+                ('created_by', models.ForeignKey(editable=False, null=True, on_delete=django.db.models.deletion.PROTECT, related_name='+', to=settings.AUTH_USER_MODEL)),
+                ('team', models.ForeignKey(blank=True, help_text='Acts for its members.', null=True, on_delete=django.db.models.deletion.PROTECT, related_name='tokens', to='licenses.team')),
             ],
             options={
-                "verbose_name": "API token",
-                "ordering": ["-created_at", "-pk"],
-                "constraints": [
-                    models.CheckConstraint(
-                        condition=models.Q(("team__isnull", True), ("user", ""), _connector="OR"),
-                        name="apitoken_one_owner",
-                    ),
-                    models.CheckConstraint(
-                        condition=models.Q(
-                            ("may_read", True), ("may_borrow", True), ("may_administer", True), _connector="OR"
-                        ),
-                        name="apitoken_has_a_scope",
-                    ),
-                    models.CheckConstraint(
-                        condition=models.Q(("expires_at__gt", models.F("created_at"))),
-                        name="apitoken_expires_after_it_begins",
-                        violation_error_message="The token would have expired already.",
-                    ),
-                ],
+                'verbose_name': 'API token',
+                'ordering': ['-created_at', '-pk'],
+                'constraints': [models.CheckConstraint(condition=models.Q(('team__isnull', True), ('user', ''), _connector='OR'), name='apitoken_one_owner'), models.CheckConstraint(condition=models.Q(('may_read', True), ('may_borrow', True), ('may_administer', True), _connector='OR'), name='apitoken_has_a_scope'), models.CheckConstraint(condition=models.Q(('expires_at__gt', models.F('created_at'))), name='apitoken_expires_after_it_begins', violation_error_message='The token would have expired already.')],
             },
         ),
         migrations.CreateModel(
-            name="TeamMember",
+            name='TeamMember',
             fields=[
-                ("id", models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name="ID")),
-                ("user", models.CharField(max_length=64, validators=[licenses.models.team.validate_name])),
-                (
-                    "source",
-                    models.CharField(
-                        choices=[("oidc", "Provider's groups"), ("csv", "CSV file"), ("manual", "By hand")],
-                        default="manual",
-                        max_length=16,
-                    ),
-                ),
-                (
-                    "team",
-                    models.ForeignKey(
-                        db_index=False,
-                        on_delete=django.db.models.deletion.CASCADE,
-                        related_name="members",
-                        to="licenses.team",
-                    ),
-                ),
+                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
+                ('user', models.CharField(max_length=64, validators=[licenses.models.team.validate_name])),
+                ('source', models.CharField(choices=[('oidc', "Provider's groups"), ('csv', 'CSV file'), ('manual', 'By hand')], default='manual', max_length=16)),
+                ('team', models.ForeignKey(db_index=False, on_delete=django.db.models.deletion.CASCADE, related_name='members', to='licenses.team')),
             ],
             options={
-                "ordering": ["team__name", "user"],
-                "indexes": [models.Index(fields=["user"], name="teammember_by_user")],
-                "constraints": [models.UniqueConstraint(fields=("team", "user"), name="teammember_once_a_team")],
+                'ordering': ['team__name', 'user'],
+                'indexes': [models.Index(fields=['user'], name='teammember_by_user')],
+                'constraints': [models.UniqueConstraint(fields=('team', 'user'), name='teammember_once_a_team')],
             },
         ),
     ]

@@ -9,315 +9,185 @@ from ._online import LockTables
 
 
 class Migration(migrations.Migration):
+
     dependencies = [
-        ("licenses", "0004_teams_and_credentials"),
+        ('licenses', '0004_teams_and_credentials'),
     ]
 
     operations = [
         LockTables("tool", "lease", "ticket"),
         migrations.CreateModel(
-            name="AccessRule",
+            name='AccessRule',
             fields=[
-                ("id", models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name="ID")),
-                (
-                    "effect",
-                    models.CharField(
-                        choices=[
-                            ("include", "Include: these, and nobody who isn't included"),
-                            ("exclude", "Exclude: not these, even if they are included"),
-                        ],
-                        max_length=8,
-                    ),
-                ),
-                (
-                    "kind",
-                    models.CharField(
-                        choices=[("user", "User"), ("team", "Team"), ("host", "Host"), ("project", "Project")],
-                        max_length=8,
-                    ),
-                ),
-                (
-                    "name",
-                    models.CharField(
-                        blank=True,
-                        help_text="Of the user, host or project.",
-                        max_length=255,
-                        validators=[licenses.models.team.validate_name],
-                    ),
-                ),
+                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
+                ('effect', models.CharField(choices=[('include', "Include: these, and nobody who isn't included"), ('exclude', 'Exclude: not these, even if they are included')], max_length=8)),
+                ('kind', models.CharField(choices=[('user', 'User'), ('team', 'Team'), ('host', 'Host'), ('project', 'Project')], max_length=8)),
+                ('name', models.CharField(blank=True, help_text='Of the user, host or project.', max_length=255, validators=[licenses.models.team.validate_name])),
             ],
             options={
-                "ordering": ["effect", "kind", "team__name", "name"],
+                'ordering': ['effect', 'kind', 'team__name', 'name'],
             },
         ),
         migrations.CreateModel(
-            name="Allotment",
+            name='Allotment',
             fields=[
-                ("id", models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name="ID")),
-                (
-                    "quota",
-                    models.PositiveIntegerField(
-                        blank=True,
-                        help_text="The most seats that the team's people have together; empty = no ceiling.",
-                        null=True,
-                    ),
-                ),
-                (
-                    "reservation",
-                    models.PositiveIntegerField(default=0, help_text="Seats that nobody else can have, in use or not."),
-                ),
-                ("in_use", models.PositiveIntegerField(default=0, editable=False)),
+                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
+                ('quota', models.PositiveIntegerField(blank=True, help_text="The most seats that the team's people have together; empty = no ceiling.", null=True)),
+                ('reservation', models.PositiveIntegerField(default=0, help_text='Seats that nobody else can have, in use or not.')),
+                ('in_use', models.PositiveIntegerField(default=0, editable=False)),
             ],
             options={
-                "ordering": ["tool__name", "team__name"],
+                'ordering': ['tool__name', 'team__name'],
             },
         ),
         migrations.CreateModel(
-            name="UserLimit",
+            name='UserLimit',
             fields=[
-                ("id", models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name="ID")),
-                ("user", models.CharField(max_length=64, validators=[licenses.models.team.validate_name])),
-                ("seats", models.PositiveIntegerField()),
+                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
+                ('user', models.CharField(max_length=64, validators=[licenses.models.team.validate_name])),
+                ('seats', models.PositiveIntegerField()),
             ],
             options={
-                "ordering": ["user"],
+                'ordering': ['user'],
             },
         ),
         migrations.AddField(
-            model_name="lease",
-            name="overdraft_seats",
-            field=models.PositiveIntegerField(
-                db_default=0,
-                default=0,
-                editable=False,
-                help_text="Of its seats, those above the capacity when it was granted.",
-            ),
+            model_name='lease',
+            name='overdraft_seats',
+            field=models.PositiveIntegerField(db_default=0, default=0, editable=False, help_text='Of its seats, those above the capacity when it was granted.'),
         ),
         migrations.AddField(
-            model_name="lease",
-            name="project",
-            field=models.CharField(blank=True, db_default="", help_text="What its cost goes to.", max_length=64),
+            model_name='lease',
+            name='project',
+            field=models.CharField(blank=True, db_default='', help_text='What its cost goes to.', max_length=64),
         ),
         migrations.AddField(
-            model_name="lease",
-            name="team",
-            field=models.ForeignKey(
-                blank=True,
-                db_index=False,
-                null=True,
-                on_delete=django.db.models.deletion.PROTECT,
-                related_name="leases",
-                to="licenses.team",
-            ),
+            model_name='lease',
+            name='team',
+            field=models.ForeignKey(blank=True, db_index=False, null=True, on_delete=django.db.models.deletion.PROTECT, related_name='leases', to='licenses.team'),
         ),
         migrations.AddField(
-            model_name="ticket",
-            name="project",
-            field=models.CharField(blank=True, db_default="", max_length=64),
+            model_name='ticket',
+            name='project',
+            field=models.CharField(blank=True, db_default='', max_length=64),
         ),
         migrations.AddField(
-            model_name="ticket",
-            name="team",
-            field=models.ForeignKey(
-                db_index=False,
-                null=True,
-                on_delete=django.db.models.deletion.PROTECT,
-                related_name="+",
-                to="licenses.team",
-            ),
+            model_name='ticket',
+            name='team',
+            field=models.ForeignKey(db_index=False, null=True, on_delete=django.db.models.deletion.PROTECT, related_name='+', to='licenses.team'),
         ),
         migrations.AddField(
-            model_name="tool",
-            name="has_rules",
+            model_name='tool',
+            name='has_rules',
             field=models.BooleanField(db_default=False, default=False, editable=False),
         ),
         migrations.AddField(
-            model_name="tool",
-            name="holding_time",
+            model_name='tool',
+            name='holding_time',
             field=models.DurationField(editable=False, null=True),
         ),
         migrations.AddField(
-            model_name="tool",
-            name="kept_back",
+            model_name='tool',
+            name='kept_back',
             field=models.PositiveIntegerField(db_default=0, default=0, editable=False),
         ),
         migrations.AddField(
-            model_name="tool",
-            name="overdraft",
-            field=models.PositiveIntegerField(
-                blank=True,
-                db_default=0,
-                default=0,
-                help_text="Seats that may be out above the capacity; counted, flagged and perhaps charged.",
-                validators=[django.core.validators.MaxValueValidator(1000000)],
-            ),
+            model_name='tool',
+            name='overdraft',
+            field=models.PositiveIntegerField(blank=True, db_default=0, default=0, help_text='Seats that may be out above the capacity; counted, flagged and perhaps charged.', validators=[django.core.validators.MaxValueValidator(1000000)]),
         ),
         migrations.AddField(
-            model_name="tool",
-            name="overdraft_hour_price",
-            field=models.DecimalField(
-                blank=True,
-                decimal_places=4,
-                help_text="What a seat above the capacity costs an hour; the same if empty.",
-                max_digits=12,
-                null=True,
-            ),
+            model_name='tool',
+            name='overdraft_hour_price',
+            field=models.DecimalField(blank=True, decimal_places=4, help_text='What a seat above the capacity costs an hour; the same if empty.', max_digits=12, null=True),
         ),
         migrations.AddField(
-            model_name="tool",
-            name="overdraft_total",
+            model_name='tool',
+            name='overdraft_total',
             field=models.PositiveBigIntegerField(db_default=0, default=0, editable=False),
         ),
         migrations.AddField(
-            model_name="tool",
-            name="reserved",
+            model_name='tool',
+            name='reserved',
             field=models.PositiveIntegerField(db_default=0, default=0, editable=False),
         ),
         migrations.AddField(
-            model_name="tool",
-            name="seat_hour_price",
-            field=models.DecimalField(
-                blank=True,
-                decimal_places=4,
-                help_text="What a seat costs an hour; for reports.",
-                max_digits=12,
-                null=True,
-            ),
+            model_name='tool',
+            name='seat_hour_price',
+            field=models.DecimalField(blank=True, decimal_places=4, help_text='What a seat costs an hour; for reports.', max_digits=12, null=True),
         ),
         migrations.AddField(
-            model_name="tool",
-            name="user_limit",
-            field=models.PositiveIntegerField(
-                blank=True,
-                help_text="The most seats that one user has, unless a limit of their own says else.",
-                null=True,
-            ),
+            model_name='tool',
+            name='user_limit',
+            field=models.PositiveIntegerField(blank=True, help_text='The most seats that one user has, unless a limit of their own says else.', null=True),
         ),
         migrations.AddIndex(
-            model_name="lease",
-            index=models.Index(
-                condition=models.Q(("ended_at__isnull", True), ("team__isnull", False)),
-                fields=["tool", "team"],
-                name="lease_open_by_team",
-            ),
+            model_name='lease',
+            index=models.Index(condition=models.Q(('ended_at__isnull', True), ('team__isnull', False)), fields=['tool', 'team'], name='lease_open_by_team'),
         ),
         migrations.AddConstraint(
-            model_name="lease",
-            constraint=models.CheckConstraint(
-                condition=models.Q(("overdraft_seats__lte", models.F("seats"))), name="lease_overdraft_is_of_its_seats"
-            ),
+            model_name='lease',
+            constraint=models.CheckConstraint(condition=models.Q(('overdraft_seats__lte', models.F('seats'))), name='lease_overdraft_is_of_its_seats'),
         ),
         migrations.AddConstraint(
-            model_name="tool",
-            constraint=models.CheckConstraint(
-                condition=models.Q(("overdraft__lte", 1000000)), name="tool_overdraft_in_range"
-            ),
+            model_name='tool',
+            constraint=models.CheckConstraint(condition=models.Q(('overdraft__lte', 1000000)), name='tool_overdraft_in_range'),
         ),
         migrations.AddConstraint(
-            model_name="tool",
-            constraint=models.CheckConstraint(
-                condition=models.Q(("kept_back__gte", 0), ("kept_back__lte", models.F("reserved"))),
-                name="tool_kept_back_is_reserved",
-            ),
+            model_name='tool',
+            constraint=models.CheckConstraint(condition=models.Q(('kept_back__gte', 0), ('kept_back__lte', models.F('reserved'))), name='tool_kept_back_is_reserved'),
         ),
         migrations.AddField(
-            model_name="accessrule",
-            name="team",
-            field=models.ForeignKey(
-                blank=True, null=True, on_delete=django.db.models.deletion.PROTECT, related_name="+", to="licenses.team"
-            ),
+            model_name='accessrule',
+            name='team',
+            field=models.ForeignKey(blank=True, null=True, on_delete=django.db.models.deletion.PROTECT, related_name='+', to='licenses.team'),
         ),
         migrations.AddField(
-            model_name="accessrule",
-            name="tool",
-            field=models.ForeignKey(
-                db_index=False,
-                on_delete=django.db.models.deletion.CASCADE,
-                related_name="access_rules",
-                to="licenses.tool",
-            ),
+            model_name='accessrule',
+            name='tool',
+            field=models.ForeignKey(db_index=False, on_delete=django.db.models.deletion.CASCADE, related_name='access_rules', to='licenses.tool'),
         ),
         migrations.AddField(
-            model_name="allotment",
-            name="team",
-            field=models.ForeignKey(
-                on_delete=django.db.models.deletion.PROTECT, related_name="allotments", to="licenses.team"
-            ),
+            model_name='allotment',
+            name='team',
+            field=models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, related_name='allotments', to='licenses.team'),
         ),
         migrations.AddField(
-            model_name="allotment",
-            name="tool",
-            field=models.ForeignKey(
-                db_index=False,
-                on_delete=django.db.models.deletion.CASCADE,
-                related_name="allotments",
-                to="licenses.tool",
-            ),
+            model_name='allotment',
+            name='tool',
+            field=models.ForeignKey(db_index=False, on_delete=django.db.models.deletion.CASCADE, related_name='allotments', to='licenses.tool'),
         ),
         migrations.AddField(
-            model_name="userlimit",
-            name="tool",
-            field=models.ForeignKey(
-                db_index=False,
-                on_delete=django.db.models.deletion.CASCADE,
-                related_name="user_limits",
-                to="licenses.tool",
-            ),
+            model_name='userlimit',
+            name='tool',
+            field=models.ForeignKey(db_index=False, on_delete=django.db.models.deletion.CASCADE, related_name='user_limits', to='licenses.tool'),
         ),
         migrations.AddConstraint(
-            model_name="accessrule",
-            constraint=models.UniqueConstraint(
-                condition=models.Q(("kind", "team")),
-                fields=("tool", "effect", "team"),
-                name="accessrule_team_once",
-                violation_error_message="This line is in the list already.",
-            ),
+            model_name='accessrule',
+            constraint=models.UniqueConstraint(condition=models.Q(('kind', 'team')), fields=('tool', 'effect', 'team'), name='accessrule_team_once', violation_error_message='This line is in the list already.'),
         ),
         migrations.AddConstraint(
-            model_name="accessrule",
-            constraint=models.UniqueConstraint(
-                condition=models.Q(("kind", "team"), _negated=True),
-                fields=("tool", "effect", "kind", "name"),
-                name="accessrule_name_once",
-                violation_error_message="This line is in the list already.",
-            ),
+            model_name='accessrule',
+            constraint=models.UniqueConstraint(condition=models.Q(('kind', 'team'), _negated=True), fields=('tool', 'effect', 'kind', 'name'), name='accessrule_name_once', violation_error_message='This line is in the list already.'),
         ),
         migrations.AddConstraint(
-            model_name="accessrule",
-            constraint=models.CheckConstraint(
-                condition=models.Q(
-                    models.Q(("kind", "team"), ("name", ""), ("team__isnull", False)),
-                    models.Q(
-                        models.Q(("kind", "team"), _negated=True),
-                        ("team__isnull", True),
-                        models.Q(("name", ""), _negated=True),
-                    ),
-                    _connector="OR",
-                ),
-                name="accessrule_names_its_subject",
-                violation_error_message="A team is chosen; a user, host or project is named.",
-            ),
+            model_name='accessrule',
+            constraint=models.CheckConstraint(condition=models.Q(models.Q(('kind', 'team'), ('name', ''), ('team__isnull', False)), models.Q(models.Q(('kind', 'team'), _negated=True), ('team__isnull', True), models.Q(('name', ''), _negated=True)), _connector='OR'), name='accessrule_names_its_subject', violation_error_message='A team is chosen; a user, host or project is named.'),
         ),
         migrations.AddConstraint(
-            model_name="allotment",
-            constraint=models.UniqueConstraint(fields=("tool", "team"), name="allotment_one_a_team"),
+            model_name='allotment',
+            constraint=models.UniqueConstraint(fields=('tool', 'team'), name='allotment_one_a_team'),
         ),
         migrations.AddConstraint(
-            model_name="allotment",
-            constraint=models.CheckConstraint(
-                condition=models.Q(("in_use__gte", 0)), name="allotment_in_use_not_negative"
-            ),
+            model_name='allotment',
+            constraint=models.CheckConstraint(condition=models.Q(('in_use__gte', 0)), name='allotment_in_use_not_negative'),
         ),
         migrations.AddConstraint(
-            model_name="allotment",
-            constraint=models.CheckConstraint(
-                condition=models.Q(("quota__isnull", True), ("quota__gte", models.F("reservation")), _connector="OR"),
-                name="allotment_reservation_within_quota",
-                violation_error_message="A team can't have more seats reserved than its quota lets it use.",
-            ),
+            model_name='allotment',
+            constraint=models.CheckConstraint(condition=models.Q(('quota__isnull', True), ('quota__gte', models.F('reservation')), _connector='OR'), name='allotment_reservation_within_quota', violation_error_message="A team can't have more seats reserved than its quota lets it use."),
         ),
         migrations.AddConstraint(
-            model_name="userlimit",
-            constraint=models.UniqueConstraint(fields=("tool", "user"), name="userlimit_one_a_user"),
+            model_name='userlimit',
+            constraint=models.UniqueConstraint(fields=('tool', 'user'), name='userlimit_one_a_user'),
         ),
     ]

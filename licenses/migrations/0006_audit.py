@@ -70,96 +70,30 @@ def drop_triggers(apps, schema_editor):
 
 
 class Migration(migrations.Migration):
+
     dependencies = [
-        ("licenses", "0005_quotas_and_reservations"),
+        ('licenses', '0005_quotas_and_reservations'),
     ]
 
     operations = [
         migrations.CreateModel(
-            name="AuditRecord",
+            name='AuditRecord',
             fields=[
-                ("id", models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name="ID")),
-                ("recorded_at", models.DateTimeField(editable=False, help_text="By the database's clock.")),
-                (
-                    "actor_kind",
-                    models.CharField(
-                        choices=[
-                            ("account", "Account"),
-                            ("token", "API token"),
-                            ("jwt", "JWT of the provider"),
-                            ("sign_in", "Sign-in at the provider"),
-                            ("command", "Command"),
-                            ("anonymous", "Nobody known"),
-                        ],
-                        max_length=16,
-                    ),
-                ),
-                (
-                    "actor",
-                    models.CharField(
-                        blank=True,
-                        help_text="The account's name, the token's number, the command's OS user.",
-                        max_length=255,
-                    ),
-                ),
-                ("origin", models.CharField(help_text="The client's address, or the command's name.", max_length=255)),
-                (
-                    "action",
-                    models.CharField(
-                        choices=[
-                            ("created", "Created"),
-                            ("changed", "Changed"),
-                            ("deleted", "Deleted"),
-                            ("revoked", "Revoked"),
-                            ("force_returned", "Force-returned"),
-                        ],
-                        max_length=16,
-                    ),
-                ),
-                (
-                    "subject_kind",
-                    models.CharField(
-                        choices=[
-                            ("tool", "Tool"),
-                            ("lease", "Lease"),
-                            ("team", "Team"),
-                            ("member", "Member of a team"),
-                            ("allotment", "Quota or reservation"),
-                            ("access_rule", "Access rule"),
-                            ("user_limit", "User limit"),
-                            ("token", "API token"),
-                            ("account", "Account"),
-                            ("identity", "Identity"),
-                        ],
-                        max_length=16,
-                    ),
-                ),
-                ("subject", models.CharField(help_text="Its name; of a lease or a token, its id.", max_length=400)),
-                (
-                    "before",
-                    models.JSONField(
-                        default=dict,
-                        encoder=django.core.serializers.json.DjangoJSONEncoder,
-                        help_text="What changed, as it was.",
-                    ),
-                ),
-                (
-                    "after",
-                    models.JSONField(
-                        default=dict,
-                        encoder=django.core.serializers.json.DjangoJSONEncoder,
-                        help_text="What changed, as it is since.",
-                    ),
-                ),
-                ("note", models.CharField(blank=True, help_text="The reason, where one was given.", max_length=255)),
+                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
+                ('recorded_at', models.DateTimeField(editable=False, help_text="By the database's clock.")),
+                ('actor_kind', models.CharField(choices=[('account', 'Account'), ('token', 'API token'), ('jwt', 'JWT of the provider'), ('sign_in', 'Sign-in at the provider'), ('command', 'Command'), ('anonymous', 'Nobody known')], max_length=16)),
+                ('actor', models.CharField(blank=True, help_text="The account's name, the token's number, the command's OS user.", max_length=255)),
+                ('origin', models.CharField(help_text="The client's address, or the command's name.", max_length=255)),
+                ('action', models.CharField(choices=[('created', 'Created'), ('changed', 'Changed'), ('deleted', 'Deleted'), ('revoked', 'Revoked'), ('force_returned', 'Force-returned')], max_length=16)),
+                ('subject_kind', models.CharField(choices=[('tool', 'Tool'), ('lease', 'Lease'), ('team', 'Team'), ('member', 'Member of a team'), ('allotment', 'Quota or reservation'), ('access_rule', 'Access rule'), ('user_limit', 'User limit'), ('token', 'API token'), ('account', 'Account'), ('identity', 'Identity')], max_length=16)),
+                ('subject', models.CharField(help_text='Its name; of a lease or a token, its id.', max_length=400)),
+                ('before', models.JSONField(default=dict, encoder=django.core.serializers.json.DjangoJSONEncoder, help_text='What changed, as it was.')),
+                ('after', models.JSONField(default=dict, encoder=django.core.serializers.json.DjangoJSONEncoder, help_text='What changed, as it is since.')),
+                ('note', models.CharField(blank=True, help_text='The reason, where one was given.', max_length=255)),
             ],
             options={
-                "ordering": ["-recorded_at", "-pk"],
-                "indexes": [
-                    models.Index(fields=["-recorded_at", "-id"], name="audit_newest_first"),
-                    models.Index(fields=["subject_kind", "subject", "-recorded_at"], name="audit_by_subject"),
-                    models.Index(fields=["actor", "-recorded_at"], name="audit_by_actor"),
-                ],
+                'ordering': ['-recorded_at', '-pk'],
+                'indexes': [models.Index(fields=['-recorded_at', '-id'], name='audit_newest_first'), models.Index(fields=['subject_kind', 'subject', '-recorded_at'], name='audit_by_subject'), models.Index(fields=['actor', '-recorded_at'], name='audit_by_actor')],
             },
         ),
         migrations.RunPython(create_triggers, drop_triggers),

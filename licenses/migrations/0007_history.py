@@ -5,171 +5,138 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
+
     dependencies = [
-        ("licenses", "0006_audit"),
+        ('licenses', '0006_audit'),
     ]
 
     operations = [
         migrations.CreateModel(
-            name="DenialDay",
+            name='DenialDay',
             fields=[
-                ("id", models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name="ID")),
-                ("code", models.CharField(max_length=32)),
-                ("day", models.DateField(help_text="UTC.")),
-                ("episodes", models.PositiveIntegerField()),
-                ("true_denials", models.PositiveIntegerField(help_text="Episodes after which there was no seat.")),
-                ("attempts", models.PositiveIntegerField()),
+                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
+                ('code', models.CharField(max_length=32)),
+                ('day', models.DateField(help_text='UTC.')),
+                ('episodes', models.PositiveIntegerField()),
+                ('true_denials', models.PositiveIntegerField(help_text='Episodes after which there was no seat.')),
+                ('attempts', models.PositiveIntegerField()),
             ],
         ),
         migrations.CreateModel(
-            name="HistoryMark",
+            name='HistoryMark',
             fields=[
-                ("id", models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name="ID")),
-                ("rolled_up_until", models.DateField(help_text="The first day that isn't, UTC.")),
-                (
-                    "kept_since",
-                    models.DateField(help_text="Leases that ended before were deleted; empty = none were.", null=True),
-                ),
+                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
+                ('rolled_up_until', models.DateField(help_text="The first day that isn't, UTC.")),
+                ('kept_since', models.DateField(help_text='Leases that ended before were deleted; empty = none were.', null=True)),
             ],
         ),
         migrations.CreateModel(
-            name="TeamHour",
+            name='TeamHour',
             fields=[
-                ("id", models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name="ID")),
-                ("hour", models.DateTimeField(help_text="Its beginning, a full hour UTC.")),
-                ("peak", models.PositiveIntegerField(help_text="The most seats that the team had at once.")),
-                ("seat_time", models.DurationField(help_text="How long it had seats, all of them together.")),
+                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
+                ('hour', models.DateTimeField(help_text='Its beginning, a full hour UTC.')),
+                ('peak', models.PositiveIntegerField(help_text='The most seats that the team had at once.')),
+                ('seat_time', models.DurationField(help_text='How long it had seats, all of them together.')),
             ],
         ),
         migrations.CreateModel(
-            name="ToolHour",
+            name='ToolHour',
             fields=[
-                ("id", models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name="ID")),
-                ("hour", models.DateTimeField(help_text="Its beginning, a full hour UTC.")),
-                (
-                    "peak",
-                    models.PositiveIntegerField(help_text="The most seats that were out at once: the high-water mark."),
-                ),
-                ("seat_time", models.DurationField(help_text="How long seats were out, all of them together.")),
-                (
-                    "full_for",
-                    models.DurationField(help_text="How long as many seats were out as were bought, or more."),
-                ),
+                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
+                ('hour', models.DateTimeField(help_text='Its beginning, a full hour UTC.')),
+                ('peak', models.PositiveIntegerField(help_text='The most seats that were out at once: the high-water mark.')),
+                ('seat_time', models.DurationField(help_text='How long seats were out, all of them together.')),
+                ('full_for', models.DurationField(help_text='How long as many seats were out as were bought, or more.')),
             ],
         ),
         migrations.CreateModel(
-            name="UsageDay",
+            name='UsageDay',
             fields=[
-                ("id", models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name="ID")),
-                ("project", models.CharField(blank=True, max_length=64)),
-                ("user", models.CharField(blank=True, help_text="Empty where the name was taken out.", max_length=64)),
-                ("day", models.DateField(help_text="UTC.")),
-                ("borrows", models.PositiveIntegerField(help_text="Leases that began on that day.")),
-                ("seat_time", models.DurationField(help_text="How long seats were out, all of them together.")),
-                ("overdraft_time", models.DurationField(help_text="Of that, seats above the capacity.")),
+                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
+                ('project', models.CharField(blank=True, max_length=64)),
+                ('user', models.CharField(blank=True, help_text='Empty where the name was taken out.', max_length=64)),
+                ('day', models.DateField(help_text='UTC.')),
+                ('borrows', models.PositiveIntegerField(help_text='Leases that began on that day.')),
+                ('seat_time', models.DurationField(help_text='How long seats were out, all of them together.')),
+                ('overdraft_time', models.DurationField(help_text='Of that, seats above the capacity.')),
             ],
         ),
         migrations.AddField(
-            model_name="denialday",
-            name="tool",
-            field=models.ForeignKey(
-                db_index=False, on_delete=django.db.models.deletion.PROTECT, related_name="+", to="licenses.tool"
-            ),
+            model_name='denialday',
+            name='tool',
+            field=models.ForeignKey(db_index=False, on_delete=django.db.models.deletion.PROTECT, related_name='+', to='licenses.tool'),
         ),
         migrations.AddConstraint(
-            model_name="historymark",
-            constraint=models.CheckConstraint(condition=models.Q(("pk", 1)), name="historymark_is_one_row"),
+            model_name='historymark',
+            constraint=models.CheckConstraint(condition=models.Q(('pk', 1)), name='historymark_is_one_row'),
         ),
         migrations.AddConstraint(
-            model_name="historymark",
-            constraint=models.CheckConstraint(
-                condition=models.Q(
-                    ("kept_since__isnull", True), ("kept_since__lte", models.F("rolled_up_until")), _connector="OR"
-                ),
-                name="historymark_forgets_what_is_rolled_up",
-            ),
+            model_name='historymark',
+            constraint=models.CheckConstraint(condition=models.Q(('kept_since__isnull', True), ('kept_since__lte', models.F('rolled_up_until')), _connector='OR'), name='historymark_forgets_what_is_rolled_up'),
         ),
         migrations.AddField(
-            model_name="teamhour",
-            name="team",
-            field=models.ForeignKey(
-                db_index=False, on_delete=django.db.models.deletion.PROTECT, related_name="+", to="licenses.team"
-            ),
+            model_name='teamhour',
+            name='team',
+            field=models.ForeignKey(db_index=False, on_delete=django.db.models.deletion.PROTECT, related_name='+', to='licenses.team'),
         ),
         migrations.AddField(
-            model_name="teamhour",
-            name="tool",
-            field=models.ForeignKey(
-                db_index=False, on_delete=django.db.models.deletion.PROTECT, related_name="+", to="licenses.tool"
-            ),
+            model_name='teamhour',
+            name='tool',
+            field=models.ForeignKey(db_index=False, on_delete=django.db.models.deletion.PROTECT, related_name='+', to='licenses.tool'),
         ),
         migrations.AddField(
-            model_name="toolhour",
-            name="tool",
-            field=models.ForeignKey(
-                db_index=False, on_delete=django.db.models.deletion.PROTECT, related_name="+", to="licenses.tool"
-            ),
+            model_name='toolhour',
+            name='tool',
+            field=models.ForeignKey(db_index=False, on_delete=django.db.models.deletion.PROTECT, related_name='+', to='licenses.tool'),
         ),
         migrations.AddField(
-            model_name="usageday",
-            name="team",
-            field=models.ForeignKey(
-                db_index=False,
-                null=True,
-                on_delete=django.db.models.deletion.PROTECT,
-                related_name="+",
-                to="licenses.team",
-            ),
+            model_name='usageday',
+            name='team',
+            field=models.ForeignKey(db_index=False, null=True, on_delete=django.db.models.deletion.PROTECT, related_name='+', to='licenses.team'),
         ),
         migrations.AddField(
-            model_name="usageday",
-            name="tool",
-            field=models.ForeignKey(
-                db_index=False, on_delete=django.db.models.deletion.PROTECT, related_name="+", to="licenses.tool"
-            ),
+            model_name='usageday',
+            name='tool',
+            field=models.ForeignKey(db_index=False, on_delete=django.db.models.deletion.PROTECT, related_name='+', to='licenses.tool'),
         ),
         migrations.AddConstraint(
-            model_name="denialday",
-            constraint=models.UniqueConstraint(fields=("day", "tool", "code"), name="denialday_once"),
+            model_name='denialday',
+            constraint=models.UniqueConstraint(fields=('day', 'tool', 'code'), name='denialday_once'),
         ),
         migrations.AddConstraint(
-            model_name="denialday",
-            constraint=models.CheckConstraint(
-                condition=models.Q(("true_denials__lte", models.F("episodes"))), name="denialday_true_are_episodes"
-            ),
+            model_name='denialday',
+            constraint=models.CheckConstraint(condition=models.Q(('true_denials__lte', models.F('episodes'))), name='denialday_true_are_episodes'),
         ),
         migrations.AddIndex(
-            model_name="teamhour",
-            index=models.Index(fields=["hour"], name="teamhour_by_hour"),
+            model_name='teamhour',
+            index=models.Index(fields=['hour'], name='teamhour_by_hour'),
         ),
         migrations.AddConstraint(
-            model_name="teamhour",
-            constraint=models.UniqueConstraint(fields=("team", "tool", "hour"), name="teamhour_once"),
+            model_name='teamhour',
+            constraint=models.UniqueConstraint(fields=('team', 'tool', 'hour'), name='teamhour_once'),
         ),
         migrations.AddConstraint(
-            model_name="teamhour",
-            constraint=models.CheckConstraint(condition=models.Q(("peak__gte", 1)), name="teamhour_was_used"),
+            model_name='teamhour',
+            constraint=models.CheckConstraint(condition=models.Q(('peak__gte', 1)), name='teamhour_was_used'),
         ),
         migrations.AddIndex(
-            model_name="toolhour",
-            index=models.Index(fields=["hour"], name="toolhour_by_hour"),
+            model_name='toolhour',
+            index=models.Index(fields=['hour'], name='toolhour_by_hour'),
         ),
         migrations.AddConstraint(
-            model_name="toolhour",
-            constraint=models.UniqueConstraint(fields=("tool", "hour"), name="toolhour_once"),
+            model_name='toolhour',
+            constraint=models.UniqueConstraint(fields=('tool', 'hour'), name='toolhour_once'),
         ),
         migrations.AddConstraint(
-            model_name="toolhour",
-            constraint=models.CheckConstraint(condition=models.Q(("peak__gte", 1)), name="toolhour_was_used"),
+            model_name='toolhour',
+            constraint=models.CheckConstraint(condition=models.Q(('peak__gte', 1)), name='toolhour_was_used'),
         ),
         migrations.AddIndex(
-            model_name="usageday",
-            index=models.Index(fields=["day"], name="usageday_by_day"),
+            model_name='usageday',
+            index=models.Index(fields=['day'], name='usageday_by_day'),
         ),
         migrations.AddConstraint(
-            model_name="usageday",
-            constraint=models.CheckConstraint(
-                condition=models.Q(("overdraft_time__lte", models.F("seat_time"))), name="usageday_overdraft_is_of_it"
-            ),
+            model_name='usageday',
+            constraint=models.CheckConstraint(condition=models.Q(('overdraft_time__lte', models.F('seat_time'))), name='usageday_overdraft_is_of_it'),
         ),
     ]

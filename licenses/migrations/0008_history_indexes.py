@@ -12,37 +12,27 @@ class Migration(migrations.Migration):
 
     operations = [
         AddIndexOnline(
-            model_name="lease",
-            index=models.Index(
-                condition=models.Q(("ended_at__isnull", False)), fields=["ended_at"], name="lease_by_end"
-            ),
+            model_name='lease',
+            index=models.Index(condition=models.Q(('ended_at__isnull', False)), fields=['ended_at'], name='lease_by_end'),
         ),
         AddIndexOnline(
-            model_name="ticket",
-            index=models.Index(
-                condition=models.Q(("closed_at__isnull", False)), fields=["closed_at"], name="ticket_by_close"
-            ),
+            model_name='ticket',
+            index=models.Index(condition=models.Q(('closed_at__isnull', False)), fields=['closed_at'], name='ticket_by_close'),
         ),
         AddIndexOnline(
-            model_name="borrowkey",
-            index=models.Index(
-                condition=models.Q(("lease__isnull", False)), fields=["lease"], name="borrowkey_by_lease"
-            ),
+            model_name='borrowkey',
+            index=models.Index(condition=models.Q(('lease__isnull', False)), fields=['lease'], name='borrowkey_by_lease'),
         ),
         AddIndexOnline(
-            model_name="borrowkey",
-            index=models.Index(
-                condition=models.Q(("ticket__isnull", False)), fields=["ticket"], name="borrowkey_by_ticket"
-            ),
+            model_name='borrowkey',
+            index=models.Index(condition=models.Q(('ticket__isnull', False)), fields=['ticket'], name='borrowkey_by_ticket'),
         ),
         AddIndexOnline(
-            model_name="denial",
-            index=models.Index(
-                condition=models.Q(("resolved_by__isnull", False)), fields=["resolved_by"], name="denial_by_lease"
-            ),
+            model_name='denial',
+            index=models.Index(condition=models.Q(('resolved_by__isnull', False)), fields=['resolved_by'], name='denial_by_lease'),
         ),
         AddIndexOnline(
-            model_name="ticket",
-            index=models.Index(condition=models.Q(("lease__isnull", False)), fields=["lease"], name="ticket_by_lease"),
+            model_name='ticket',
+            index=models.Index(condition=models.Q(('lease__isnull', False)), fields=['lease'], name='ticket_by_lease'),
         ),
     ]

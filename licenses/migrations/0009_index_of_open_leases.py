@@ -12,11 +12,7 @@ class Migration(migrations.Migration):
 
     operations = [
         AddIndexOnline(
-            model_name="lease",
-            index=models.Index(
-                condition=models.Q(("ended_at__isnull", True)),
-                fields=["tool", "-borrowed_at", "-id"],
-                name="lease_open_by_tool",
-            ),
+            model_name='lease',
+            index=models.Index(condition=models.Q(('ended_at__isnull', True)), fields=['tool', '-borrowed_at', '-id'], name='lease_open_by_tool'),
         ),
     ]
