@@ -114,7 +114,7 @@ def run(plan: Plan, folder: Path | None = None) -> Verdict:
         verdict.happened = checker.what_happened(evidence)
         verdict.missing = [] if plan.quick else checker.missing(evidence)
         verdict.operations = recorder.count
-        verdict.slowest_recovery = _slowest_recovery(evidence)
+        verdict.slowest_recovery = max((seconds for _, seconds in checker.recoveries(evidence)), default=0.0)
         verdict.cuts = proxy.cuts
         if verdict.violations:
             _dump(database, folder)
@@ -197,16 +197,6 @@ def _tidy(code: Path, variables: dict[str, str]) -> None:
     done = subprocess.run(command, cwd=code, env=variables, capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(f"the sweeper failed in the end:\n{done.stdout}{done.stderr}")
-
-
-def _slowest_recovery(evidence: Evidence) -> float:
-    ends = sorted(
-        operation.end for operation in evidence.of_kind("borrow", "return") if operation.status in {200, 202, 409}
-    )
-    waits = (
-        next((end - fault.end for end in ends if end >= fault.end), float("inf")) for fault in evidence.of_kind("fault")
-    )
-    return max(waits, default=0.0)
 
 
 class _Watch(threading.Thread):
