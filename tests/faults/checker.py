@@ -124,7 +124,8 @@ class Timeline:
 
 def _timeline(evidence: Evidence, kind: str, subject: str, name: str, now: Any) -> Timeline:
     changes = [
-        (row["recorded_at"], row["before"].get(name), row["after"][name])
+        # What was made has had its first value all along.
+        (row["recorded_at"], row["before"].get(name, row["after"][name]), row["after"][name])
         for row in evidence.rows["audit"]
         if row["subject_kind"] == kind
         and row["subject"] == subject

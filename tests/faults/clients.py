@@ -80,6 +80,9 @@ class Caller:
             replayed,
         )
         self.shared.recorder.write(done)
+        if done.is_unknown:
+            # Or those who call in vain would keep the server from coming back.
+            self.shared.stopping.wait(PAUSE_AFTER_FAILURE_SECONDS)
         return done
 
     def _exchange(self, method: str, path: str, body: Any, key: str | None) -> tuple[int, bool, bytes]:
@@ -282,13 +285,12 @@ class Client(threading.Thread):
         body = self._request(wanted)
         operation = self._ask(body, key)
         while key is not None and operation.is_unknown and not self.shared.stopping.is_set():
-            self._sleep(PAUSE_AFTER_FAILURE_SECONDS)
             operation = self._ask(body, key)
         if operation.status == 200:
             self.shared.newest[self.name] = operation.answer["id"]
             lease: dict[str, Any] = operation.answer
             return lease
-        self._sleep(PAUSE_AFTER_FAILURE_SECONDS if operation.is_unknown else PAUSE_SECONDS)
+        self._sleep(PAUSE_SECONDS)
         return None
 
     def _use(self, wanted: dict[str, Any]) -> None:
@@ -313,7 +315,6 @@ class Client(threading.Thread):
             done = self.caller.call("return", "POST", "/licenses/return", {"id": lease["id"]}, facts=facts)
             if not done.is_unknown or self.shared.stopping.is_set():
                 return
-            self._sleep(PAUSE_AFTER_FAILURE_SECONDS)
 
     def _wait(self, wanted: dict[str, Any], *, polls: int) -> None:
         """Stand in the queue; leave it after so many polls without a seat."""
