@@ -4,6 +4,7 @@ Each rule is a function that yields a sentence for every violation. Their names
 carry the numbers of docs/reliability.md (S is safety, L is liveness).
 """
 
+import bisect
 import itertools
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -107,19 +108,15 @@ class Timeline:
     """
 
     def __init__(self, now: Any, changes: Iterable[tuple[float, Any, Any]]) -> None:
-        self.changes = sorted(changes, key=lambda change: change[0])
-        self.first = self.changes[0][1] if self.changes else now
+        in_order = sorted(changes, key=lambda change: change[0])
+        self._moments = [recorded for recorded, _, _ in in_order]
+        self._values = [in_order[0][1] if in_order else now, *(after for _, _, after in in_order)]
 
     def at(self, moment: float) -> Any:
-        value = self.first
-        for recorded, _, after in self.changes:
-            if recorded > moment:
-                break
-            value = after
-        return value
+        return self._values[bisect.bisect_right(self._moments, moment)]
 
     def values(self) -> list[Any]:
-        return [self.first, *(after for _, _, after in self.changes)]
+        return self._values
 
 
 def _timeline(evidence: Evidence, kind: str, subject: str, name: str, now: Any) -> Timeline:
@@ -509,8 +506,8 @@ def recoveries(evidence: Evidence) -> Iterator[tuple[str, float]]:
         operation.end for operation in evidence.of_kind("borrow", "return") if operation.status in {200, 202, 409}
     )
     for fault in evidence.of_kind("fault"):
-        after = next((end for end in successes if end >= fault.end), float("inf"))
-        yield fault.facts["name"], after - fault.end
+        place = bisect.bisect_left(successes, fault.end)
+        yield fault.facts["name"], (successes[place] if place < len(successes) else float("inf")) - fault.end
 
 
 def l1_it_recovers(evidence: Evidence) -> Iterator[str]:
