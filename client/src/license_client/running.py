@@ -96,6 +96,8 @@ class Run:
         self._kill_when_lost = kill_when_lost
         self._process: subprocess.Popen[bytes] | None = None
         self._signalled: int | None = None
+        # What came while the command was being started, and is for us to send.
+        self._unsent: list[int] = []
         self._holding = Holding(client, lease, on_lost=self._lost)
 
     def result(self) -> int:
@@ -110,8 +112,6 @@ class Run:
             self._give_back()
 
     def _run(self) -> int:
-        if self._signalled is not None:
-            return 128 + self._signalled
         lease = self._holding.lease
         told = {
             "LICENSE_LEASE_ID": lease.id,
@@ -119,27 +119,37 @@ class Run:
             "LICENSE_FENCE": str(lease.fence if lease.fence is not None else ""),
             "LICENSE_EXPIRES_AT": lease.expires_at or "",
         }
+        environment = {**os.environ, **former.in_both_names(told)}
+        arguments, file = self._command
+        if self._signalled is not None:
+            return 128 + self._signalled
         try:
-            environment = {**os.environ, **former.in_both_names(told)}
-            arguments, file = self._command
             self._process = subprocess.Popen(arguments, executable=file, env=environment)  # noqa: S603
         except OSError as error:
             self._messages.fail("command", f"{self._command.file or self._command.arguments[0]}: {error.strerror}")
             return EX_NOT_EXECUTABLE
-        # What came before there was a process to tell.
-        if self._signalled is not None:
-            self._tell(self._signalled)
+        # Popen may return long after the command has begun.
+        for number in self._unsent:
+            platforms.CURRENT.pass_on(self._process, number)
         if self._holding.lost.is_set():
             self._stop()
         return platforms.CURRENT.wait(self._process)
 
     def _pass_on(self, number: int) -> None:
-        self._signalled = number
-        if not platforms.CURRENT.reaches_command(number):
-            self._tell(number)
+        """Send the command what does not reach it anyway.
 
-    def _tell(self, number: int) -> None:
-        if self._process is not None:
+        Never a terminal's Ctrl-C once more: many tools quit at once on the second,
+        and lose work. One that comes in the moment before the command exists is
+        lost; the person presses again. Without a terminal, a signal to the whole
+        process group looks like one to us only: the command gets it twice, because
+        a job that is never asked to end is worse.
+        """
+        self._signalled = number
+        if platforms.CURRENT.reaches_command(number):
+            return
+        if self._process is None:
+            self._unsent.append(number)
+        else:
             platforms.CURRENT.pass_on(self._process, number)
 
     def _lost(self, reason: str) -> None:
