@@ -92,9 +92,12 @@ faults-long: $(VENV)/development ## many runs, JOBS side by side: at least 500,0
 mutants: $(VENV)/development ## does the harness catch servers that are wrong on purpose?
 	$(FAULTS).mutants --jobs $(or $(JOBS),2)
 
-.PHONY: bench
-bench: $(VENV)/development ## measure the server on PostgreSQL (wrk and pgbench are used where present)
+.PHONY: bench bench-growth
+bench: $(VENV)/development ## does the server reach its goals? 20 minutes (wrk and pgbench are used where present)
 	$(BIN)/python -m benchmarks
+
+bench-growth: $(VENV)/development ## what more connections, tools, leases, teams and waiters cost: 15 minutes
+	$(BIN)/python -m benchmarks.growth
 
 ##@ Check
 

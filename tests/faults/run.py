@@ -119,7 +119,9 @@ def _work(plan: Plan, site: Site, shared: Shared, target: Target, verdict: Verdi
     ends with its first broken promise, which the verdict has then."""
     recorder, unfinished = shared.recorder, []
     administrators = Administrators(shared, site, plan.seed, plan.deeds)
-    clients = [Client(shared, number, site.tokens[f"user{number}"], plan.seed, plan.deeds) for number in range(CLIENTS)]
+    clients = [
+        Client(shared, number, site.tokens[f"user{number}"], plan.seed, plan.deeds) for number in range(plan.clients)
+    ]
     everybody: list[Client | Administrators] = [*clients, administrators]
     for thread in everybody:
         thread.start()
