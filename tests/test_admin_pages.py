@@ -297,7 +297,7 @@ def test_a_tool_with_very_many_rules_is_saved(admin_client: Client, big_tool: To
     address = f"/admin/licenses/tool/{big_tool.pk}/change/"
     page = admin_client.get(address).content
     assert len(page) < 60_000
-    for text in (b"1,200 access rules", b"1,200 user limits", b"0 quotas and reservations</a>: every team"):
+    for text in (b"1,200 access rules", b"1,200 user limits", b"0 quotas and reservations</a>: no limits for teams"):
         assert text in page
     assert admin_client.post(address, as_a_browser_sends_it(admin_client, address, capacity=6)).status_code == 302
     big_tool.refresh_from_db()

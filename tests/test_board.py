@@ -204,7 +204,7 @@ def test_the_queue_is_shown_in_its_order(api: Api, make_tool: MakeTool, pass_tim
     assert places == ["1 zoe of-zoe", "2 ben of-ben", "3 cleo of-cleo", "4 dora of-dora"]
     assert "4 waiting for 4 seats" in text(api.client, "/tools/cad/")
     assert [row[1] for row in rows(api.client) if row[0].isdigit()] == ["zoe", "ben", "cleo"]
-    assert "All 4 in the queue for cad" in text(api.client)
+    assert "All 4 tickets in the queue for cad" in text(api.client)
     # Who has stopped asking no longer waits.
     pass_time(minutes=1)
     assert "Nobody waits." in text(api.client, "/tools/cad/")
