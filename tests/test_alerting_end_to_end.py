@@ -120,7 +120,7 @@ def test_an_overdraft_is_told_to_who_does_the_tickets(watched: Watched, webhook:
     (base,) = read_yaml("monitoring/prometheus/rules/runbooks.yml")["groups"][0]["rules"]
     assert alert["annotations"] == {
         "summary": "analysis is overdrawn (compose)",
-        "description": "More seats of analysis are out than were bought, or were in the last 15 minutes.",
+        "description": "More seats of analysis are borrowed than its capacity, or were in the last 15 minutes.",
         "runbook_url": f"{base['labels']['url']}/licenses.md#overdraftentered",
     }
 

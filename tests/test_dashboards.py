@@ -284,8 +284,8 @@ def test_a_percentile_keeps_the_buckets_apart(dashboard: dict[str, Any]) -> None
 @pytest.mark.parametrize(
     ("dashboard", "title", "alert"),
     [
-        ("overview", "Utilisation by tool", "ToolNearExhaustion"),
-        ("overview", "Utilisation now", "ToolNearExhaustion"),
+        ("overview", "Utilization by tool", "ToolNearExhaustion"),
+        ("overview", "Utilization now", "ToolNearExhaustion"),
         ("overview", "Longest wait", "QueueWaitTooLong"),
         ("tool", "Longest wait", "QueueWaitTooLong"),
         ("service", "Sweeper", "LicenseServerSweeperNotRunning"),

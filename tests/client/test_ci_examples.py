@@ -159,5 +159,5 @@ def test_an_example_that_lacks_something_says_what_to_set(runner: Runner, system
     assert runner.run(job, LICENSE_TOKEN="") == (77, "license: The server needs a token: set LICENSE_TOKEN.\n")
     code, said = runner.run(job, LICENSE_USER="", LOGNAME="runner")
     assert code == 77
-    assert said.endswith("The request was for runner, the user who is logged in here. Set LICENSE_USER.\n")
+    assert said.endswith("The request was for runner, your login name on this machine. Set LICENSE_USER.\n")
     assert not (runner.folder / "lease").exists()

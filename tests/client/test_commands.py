@@ -42,7 +42,7 @@ def test_run_exits_with_the_commands_own_code_and_returns_the_seat(shell: Shell)
     assert shell.borrowed() == 0
 
 
-def test_the_command_is_told_of_its_lease(shell: Shell) -> None:
+def test_the_command_finds_its_lease_in_the_environment(shell: Shell) -> None:
     done = shell("run", "--tool", "cad_tool", "--", "sh", "-c", "echo $LICENSE_TOOL $LICENSE_LEASE_ID $LICENSE_FENCE")
     tool, lease, fence = done.stdout.split()
     found = httpx.get(f"{shell.server.url}/api/v1/leases/{lease}/").json()
@@ -126,7 +126,7 @@ def test_heartbeats_keep_the_lease_for_longer_than_its_ttl(shell: Shell) -> None
     assert httpx.get(address).json()["end_reason"] == "returned"
 
 
-def test_a_server_that_was_killed_and_came_back_costs_no_lease(shell: Shell) -> None:
+def test_a_lease_survives_a_killed_and_restarted_server(shell: Shell) -> None:
     process = shell.start(
         "run",
         "--tool",
@@ -168,7 +168,7 @@ def test_a_seat_is_returned_when_the_server_comes_back(shell: Shell) -> None:
 
 
 @pytest.mark.parametrize(("choice", "code"), [("continue", 0), ("kill", 128 + signal.SIGTERM)])
-def test_a_lost_lease_is_said_loudly(shell: Shell, choice: str, code: int) -> None:
+def test_a_lost_lease_is_reported(shell: Shell, choice: str, code: int) -> None:
     process = shell.start(
         "run",
         "--tool",
@@ -203,7 +203,7 @@ def test_run_waits_its_turn(shell: Shell) -> None:
     held = shell("borrow", "analysis:2").stdout.strip()
     process = shell.start("run", "--tool", "analysis", "--wait", "5m", "--", "echo", "got it")
     assert process.stderr is not None
-    assert process.stderr.readline().startswith("license: waiting, place 1")
+    assert process.stderr.readline().startswith("license: waiting for a seat: position 1")
     shell("return", held)
     output, _ = process.communicate(timeout=PATIENCE)
     assert (process.returncode, output) == (0, "got it\n")
@@ -211,7 +211,7 @@ def test_run_waits_its_turn(shell: Shell) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_who_is_interrupted_while_waiting_leaves_the_queue(shell: Shell, number: signal.Signals) -> None:
+def test_an_interrupt_while_waiting_leaves_the_queue(shell: Shell, number: signal.Signals) -> None:
     shell("borrow", "analysis:2")
     process = shell.start("run", "--tool", "analysis", "--wait", "5m", "--", "true")
     assert process.stderr is not None
@@ -222,7 +222,7 @@ def test_who_is_interrupted_while_waiting_leaves_the_queue(shell: Shell, number:
     assert httpx.get(f"{shell.server.url}/licenses/analysis/status").json()["queued"] == 0
 
 
-def test_a_program_reads_the_place_in_the_queue(shell: Shell) -> None:
+def test_a_program_can_read_the_position_in_the_queue(shell: Shell) -> None:
     shell("borrow", "analysis:2")
     done = shell("borrow", "analysis", "--wait", "1s", "--json")
     waiting, over = map(json.loads, done.stderr.splitlines())
@@ -230,7 +230,7 @@ def test_a_program_reads_the_place_in_the_queue(shell: Shell) -> None:
     assert (done.returncode, over["code"], over["status"]) == (75, "queue_timeout", 410)
 
 
-def test_a_wait_in_vain_ends(shell: Shell) -> None:
+def test_a_wait_times_out(shell: Shell) -> None:
     shell("borrow", "analysis:2")
     done = shell("run", "--tool", "analysis", "--wait", "1s", "--", "true")
     assert done.returncode == 75
@@ -256,7 +256,7 @@ def test_the_wait_is_one_line_on_a_terminal(shell: Shell) -> None:
             seen += chunk
     os.close(ours)
     assert process.wait(PATIENCE) == 75
-    waiting, _, rest = seen.partition(b"license: waiting, place 1")
+    waiting, _, rest = seen.partition(b"license: waiting for a seat: position 1")
     assert waiting == b"\r\x1b[K"
     assert b"\r\x1b[K" in rest
 
@@ -300,7 +300,7 @@ def test_status_says_why_nothing_can_be_borrowed(shell: Shell) -> None:
         shell.server.manage("shell", "-c", SET_ENABLED.format(True))
 
 
-def test_the_state_of_an_older_server_s_tool_is_whether_it_is_enabled(shell: Shell, gateway: Gateway) -> None:
+def test_the_state_of_a_tool_on_an_older_server_comes_from_enabled(shell: Shell, gateway: Gateway) -> None:
     def without_state(call: Call) -> Reply:
         tool = httpx.get(f"{shell.server.url}/licenses/cad_tool/status").json() | {"enabled": False}
         return Reply(200, json.dumps({name: tool[name] for name in tool if name != "state"}))
@@ -333,7 +333,7 @@ def test_every_failure_has_its_exit_code(shell: Shell, arguments: list[str], cod
     assert "Traceback" not in done.stderr
 
 
-def test_a_server_that_is_away_is_tried_for_a_while(shell: Shell) -> None:
+def test_a_call_to_a_server_that_is_away_is_retried_for_its_patience(shell: Shell) -> None:
     before = shell.leases()
     shell.server.kill()
     done = shell("run", "--tool", "cad_tool", "--patience", "1s", "--", "true")
@@ -385,8 +385,8 @@ def test_a_block_of_python_takes_what_is_free_and_waits(shell: Shell) -> None:
 
 
 @pytest.mark.parametrize("wanted", [{}, {"tool": "cad_tool", "items": [Item("cad_tool")]}])
-def test_a_block_names_one_thing_that_it_wants(wanted: Any) -> None:
-    with pytest.raises(ValueError, match="name a tool"):
+def test_a_block_takes_either_a_tool_or_items_or_alternatives(wanted: Any) -> None:
+    with pytest.raises(ValueError, match="one of tool"):
         License(**wanted)
 
 
@@ -397,7 +397,7 @@ def test_a_block_keeps_its_work_if_the_seat_cant_be_returned(shell: Shell, caplo
     assert str(holding.lease.expires_at) in caplog.text
 
 
-def test_a_block_is_told_when_its_seat_is_lost(shell: Shell) -> None:
+def test_a_block_sees_that_its_seat_is_lost(shell: Shell) -> None:
     told: list[str] = []
     with License("cad_tool", ttl=1, server=shell.server.url, user="ana", on_lost=told.append) as holding:
         Client(shell.server.url).give_back(holding.lease.id)
@@ -426,7 +426,7 @@ def test_a_lost_reply_takes_no_second_seat(shell: Shell) -> None:
     assert (refused.value.status, refused.value.code) == (410, "returned")
 
 
-def test_something_that_is_no_license_server_is_said_to_be_none() -> None:
+def test_an_answer_of_another_kind_of_server_is_an_error() -> None:
     import http.server
 
     class Elsewhere(http.server.BaseHTTPRequestHandler):
@@ -450,7 +450,7 @@ def test_something_that_is_no_license_server_is_said_to_be_none() -> None:
             client = Client(f"http://127.0.0.1:{other.server_port}", token="secret", patience=0)
             with pytest.raises(Unreachable, match=r"redirects to http://127\.0\.0\.1:1/"):
                 client.status()
-            with pytest.raises(Unreachable, match="no JSON"):
+            with pytest.raises(Unreachable, match="not JSON"):
                 client.tool_status("cad_tool")
         finally:
             other.shutdown()
@@ -480,7 +480,7 @@ def test_durations(text: str | float | timedelta, value: float) -> None:
 @pytest.mark.parametrize(
     "text", ["", "m", "-1", "1w", "1 h", "1h30m", "inf", "nan", "9" * 400, "٣", -1, float("nan"), timedelta(-1)]
 )
-def test_what_is_no_duration(text: str | float | timedelta) -> None:
+def test_invalid_durations_are_refused(text: str | float | timedelta) -> None:
     with pytest.raises(ValueError, match="duration"):
         seconds(text)
 
@@ -488,7 +488,7 @@ def test_what_is_no_duration(text: str | float | timedelta) -> None:
 def test_items() -> None:
     assert (item("cad"), item("cad:12")) == (Item("cad"), Item("cad", 12))
     for text in ("", ":1", "cad:", "cad:0", "cad:-1", "cad:x", "cad:1.5", "cad:1:2"):
-        with pytest.raises(ValueError, match="no tool"):
+        with pytest.raises(ValueError, match="not a tool"):
             item(text)
 
 
@@ -548,19 +548,19 @@ def test_a_user_without_a_name_is_a_number(monkeypatch: pytest.MonkeyPatch, erro
         "http://localhost/?a=b",
     ],
 )
-def test_what_is_no_servers_address(server: str) -> None:
-    with pytest.raises(LicenseError, match="no server's address"):
+def test_an_invalid_address_of_a_server_is_refused(server: str) -> None:
+    with pytest.raises(LicenseError, match="not the address of a server"):
         Client(server)
 
 
 @pytest.mark.parametrize("token", ["a b", "a\nb", "tök"])
-def test_what_is_no_token(token: str) -> None:
+def test_an_invalid_token_is_refused(token: str) -> None:
     with pytest.raises(LicenseError, match="token"):
         Client("http://localhost", token=token)
 
 
 @pytest.mark.parametrize("text", ["server = ", "port = 1", "server = 1", "\xff"])
-def test_a_wrong_file_is_said_to_be_wrong(tmp_path: Path, text: str) -> None:
+def test_an_invalid_file_is_an_error_that_names_it(tmp_path: Path, text: str) -> None:
     file = tmp_path / "config.toml"
     file.write_bytes(text.encode("latin-1"))
     with pytest.raises(ConfigError, match=r"config\.toml"):

@@ -120,7 +120,7 @@ def test_a_file_may_begin_with_a_byte_order_mark(shell: Shell, tmp_path: Path) -
     assert shell("status", "--config", str(file)).returncode == 0
 
 
-def test_an_older_python_without_the_reader_is_told_what_to_install(
+def test_an_older_python_without_tomli_names_the_package_to_install(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     file = tmp_path / "config.toml"
@@ -134,33 +134,30 @@ def test_an_older_python_without_the_reader_is_told_what_to_install(
 # --- No server, or a silent one ------------------------------------------------------
 
 
-def test_without_a_server_the_default_is_said_to_be_one(shell: Shell) -> None:
+def test_a_message_says_that_the_server_is_the_default(shell: Shell) -> None:
     del shell.environment["LICENSE_SERVER"]
     # Nothing may listen on the default port of a machine that runs this.
     done = shell("status", "--patience", "0s", http_proxy=NO_PROXY_THERE, NO_PROXY="")
     assert done.returncode == 69
-    assert (
-        "http://localhost:8000 (the default, no server is configured: set LICENSE_SERVER) can't be reached"
-        in done.stderr
-    )
+    assert "http://localhost:8000 (the default; set LICENSE_SERVER to another server) can't be reached" in done.stderr
     assert "default" not in shell("status", "--server", NO_PROXY_THERE, "--patience", "0s").stderr
 
 
 @pytest.mark.parametrize("command", ["status", "list"])
-def test_what_only_shows_says_what_it_tries_and_gives_up_after_ten_seconds(
+def test_a_command_that_only_shows_reports_retries_and_gives_up_after_ten_seconds(
     shell: Shell, silent_server: str, command: str
 ) -> None:
     shell.environment["LICENSE_SERVER"] = silent_server
     process = shell.start(command)
     assert process.stderr is not None
     said = process.stderr.readline()
-    assert said == f"license: {silent_server} has not answered yet. Trying for 7 s more.\n"
+    assert said == f"license: {silent_server} has not answered yet. Retrying for 7 s.\n"
     assert process.poll() is None
     assert process.wait(PATIENCE) == 69
     assert f"{silent_server} can't be reached" in process.stderr.read()
 
 
-def test_a_call_that_changes_nothing_ends_in_time_whatever_holds_it_up(
+def test_a_read_only_call_ends_in_time_whatever_delays_it(
     shell: Shell, silent_server: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # A name that isn't resolved: Python can't limit how long it takes.
@@ -187,7 +184,7 @@ def test_the_proxy_is_named_when_it_cant_be_reached(shell: Shell) -> None:
     done = shell("status", "--patience", "1s", http_proxy="http://ana:secret@127.0.0.1:9")
     assert done.returncode == 69
     assert (
-        f"{shell.server.url} can't be reached by the proxy http://127.0.0.1:9 (http_proxy): Connection refused"
+        f"{shell.server.url} can't be reached through the proxy http://127.0.0.1:9 (http_proxy): Connection refused"
         in done.stderr
     )
     assert "secret" not in done.stderr
@@ -233,7 +230,7 @@ def test_which_servers_are_reached_through_the_proxy(
 
 
 @pytest.mark.parametrize("proxy", ["socks5://127.0.0.1:9", "http:/x", "http://", "http://[::1", "http://a:port", "::"])
-def test_what_is_no_http_proxy_is_said_to_be_none(shell: Shell, proxy: str) -> None:
+def test_a_proxy_of_another_kind_is_refused(shell: Shell, proxy: str) -> None:
     del shell.environment["NO_PROXY"]
     done = shell("status", "--patience", "5m", http_proxy=proxy)
     assert done.returncode == 69
@@ -247,26 +244,26 @@ def test_what_is_no_http_proxy_is_said_to_be_none(shell: Shell, proxy: str) -> N
 @pytest.mark.parametrize(
     "server", ["http://203.0.113.7", "http://licenses:8000", "http://localhost.example.com", "http://[fd00::7]"]
 )
-def test_a_token_does_not_leave_the_machine_in_the_clear(shell: Shell, server: str) -> None:
+def test_a_token_goes_to_another_machine_only_over_https(shell: Shell, server: str) -> None:
     done = shell("status", "--server", server, "--token", "lic_abc")
     assert done.returncode == 78
-    assert f"{server} is not https: anyone on the way could read the token." in done.stderr
+    assert f"{server} is not https: anyone on the network could read the token." in done.stderr
 
 
 @pytest.mark.parametrize(
     "server",
     ["https://licenses.example.com", "http://127.0.0.2", "http://[::1]:8000", "http://localhost", "http://a.localhost"],
 )
-def test_a_token_goes_by_https_and_to_this_machine(monkeypatch: pytest.MonkeyPatch, server: str) -> None:
+def test_a_token_goes_over_https_and_to_this_machine(monkeypatch: pytest.MonkeyPatch, server: str) -> None:
     monkeypatch.setenv("no_proxy", "*")
     assert Client(server, token="lic_abc").but(timeout=1, patience=0).token == "lic_abc"
 
 
-def test_without_a_token_plain_http_is_all_right(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_plain_http_is_allowed_without_a_token(monkeypatch: pytest.MonkeyPatch) -> None:
     assert Client("http://203.0.113.7").server == "http://203.0.113.7"
 
 
-def test_a_proxy_on_another_machine_reads_along(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_token_does_not_go_through_a_proxy_on_another_machine_without_https(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("no_proxy", raising=False)
     monkeypatch.delenv("NO_PROXY", raising=False)
     monkeypatch.setenv("http_proxy", "http://203.0.113.8:3128")

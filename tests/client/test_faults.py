@@ -8,6 +8,8 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -41,7 +43,7 @@ def test_a_borrow_whose_reply_is_lost_takes_one_seat(shell: Shell, gateway: Gate
     assert (shell.leases(), shell.borrowed()) == (before + 1, 0)
 
 
-def test_a_lease_that_ended_before_anybody_knew_of_it_is_borrowed_anew(shell: Shell, gateway: Gateway) -> None:
+def test_a_seat_is_borrowed_again_if_its_lease_ended_before_the_reply(shell: Shell, gateway: Gateway) -> None:
     before = shell.leases()
 
     def lose_the_first(call: Call) -> Reply | Lost | None:
@@ -57,9 +59,7 @@ def test_a_lease_that_ended_before_anybody_knew_of_it_is_borrowed_anew(shell: Sh
 
 
 @pytest.mark.parametrize("wait", [[], ["--wait", "5m"]])
-def test_who_is_interrupted_before_the_reply_leaves_no_seat_behind(
-    shell: Shell, gateway: Gateway, wait: list[str]
-) -> None:
+def test_an_interrupt_before_the_reply_leaves_no_seat_behind(shell: Shell, gateway: Gateway, wait: list[str]) -> None:
     over = threading.Event()
     gateway.fault = lambda call: Lost(silence=over) if len(gateway.to("/borrow")) == 1 else None
     process = shell.start("run", "--tool", "cad_tool", *wait, "--", "true")
@@ -88,7 +88,7 @@ def test_who_is_interrupted_before_the_reply_leaves_no_seat_behind(
     ],
     ids=["404", "403", "302", "no JSON", "no lease", "too deep", "too deep a problem"],
 )
-def test_what_a_gateway_answers_says_nothing_of_the_lease(shell: Shell, gateway: Gateway, reply: Reply) -> None:
+def test_the_lease_survives_answers_of_a_gateway(shell: Shell, gateway: Gateway, reply: Reply) -> None:
     process = shell.start(
         "run", "--tool", "cad_tool", "--ttl", "6s", "--on-lost", "kill", *RUN_UNTIL_A_LINE_COMES, stdin=subprocess.PIPE
     )
@@ -128,7 +128,7 @@ def test_a_busy_server_is_asked_again_when_it_says(shell: Shell, gateway: Gatewa
 
 
 @pytest.mark.parametrize("code", ["rate_limited", "throttled"])
-def test_a_client_that_is_told_to_slow_down_does_and_goes_on(shell: Shell, gateway: Gateway, code: str) -> None:
+def test_a_client_that_sends_too_many_calls_slows_down_and_goes_on(shell: Shell, gateway: Gateway, code: str) -> None:
     slower = Reply(429, json.dumps({"status": 429, "code": code, "detail": "Slow down."}), {"Retry-After": "1"})
     told: set[str] = set()
 
@@ -147,7 +147,7 @@ def test_a_client_that_is_told_to_slow_down_does_and_goes_on(shell: Shell, gatew
     assert httpx.get(f"{shell.server.url}/api/v1/leases/{lease}/").json()["end_reason"] == "returned"
 
 
-def test_a_pause_that_is_longer_than_patience_is_not_waited_for(shell: Shell, gateway: Gateway) -> None:
+def test_a_pause_longer_than_the_patience_ends_the_call(shell: Shell, gateway: Gateway) -> None:
     limited = json.dumps({"status": 429, "code": "rate_limited", "detail": "Slow down."})
     gateway.fault = lambda call: Reply(429, limited, {"Retry-After": "900"})
     done = shell("run", "--tool", "cad_tool", "--json", "--", "true")
@@ -166,7 +166,7 @@ def test_a_pause_may_end_at_a_date(shell: Shell, gateway: Gateway) -> None:
     assert second.at - first.at >= 1.5
 
 
-def test_who_waits_for_a_silent_server_is_told_so(shell: Shell, gateway: Gateway) -> None:
+def test_a_message_says_that_the_server_has_not_answered(shell: Shell, gateway: Gateway) -> None:
     gateway.fault = lambda call: Reply(503, "", {"Retry-After": "30"})
     process = shell.start("run", "--tool", "cad_tool", "--json", "--", "true")
     assert process.stderr is not None
@@ -230,40 +230,84 @@ def test_several_signals_at_once_leave_the_queue_once(shell: Shell) -> None:
     shell("return", held)
 
 
-def test_a_ctrl_c_reaches_the_command_once(shell: Shell) -> None:
-    script = (
-        "import signal, sys\n"
-        "signal.signal(signal.SIGINT, lambda *_: print('interrupted', flush=True))\n"
-        "print('up', flush=True)\n"
-        "sys.stdin.readline()\n"
-    )
+# A command that counts what it gets, until a line comes.
+COUNT_SIGNALS = (
+    "import os, signal, sys\n"
+    # Not by print(): a second signal may come meanwhile.
+    "def count(number, frame): os.write(1, signal.Signals(number).name.encode() + b'\\n')\n"
+    "for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1): signal.signal(number, count)\n"
+    "print('up', flush=True)\n"
+    "sys.stdin.readline()\n"
+)
+
+
+@contextmanager
+def at_a_terminal(shell: Shell) -> Iterator[tuple["subprocess.Popen[str]", int]]:
+    """``license run`` in the foreground of a terminal, and the terminal's other end."""
+    command = shell.command("run", "--tool", "cad_tool", "--", sys.executable, "-E", "-c", COUNT_SIGNALS)
     ours, theirs = pty.openpty()
-    process = subprocess.Popen(
-        [
-            sys.executable,
-            "-c",
-            IN_THE_FOREGROUND,
-            *shell.command("run", "--tool", "cad_tool", "--", sys.executable, "-c", script),
-        ],
+    with subprocess.Popen(
+        [sys.executable, "-E", "-c", IN_THE_FOREGROUND, *command],
         env=shell.environment,
         stdin=theirs,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-    )
-    os.close(theirs)
-    try:
+    ) as process:
+        os.close(theirs)
+        try:
+            yield process, ours
+        finally:
+            os.close(ours)
+            process.kill()
+
+
+def test_a_ctrl_c_reaches_the_command_once(shell: Shell) -> None:
+    with at_a_terminal(shell) as (process, terminal):
         assert line_of(process) == "up"
-        os.write(ours, b"\x03")
-        assert line_of(process) == "interrupted"
-        os.write(ours, b"\n")
+        os.write(terminal, b"\x03")
+        assert line_of(process) == "SIGINT"
+        os.write(terminal, b"\n")
         assert process.communicate(timeout=PATIENCE) == ("", "")
-    finally:
-        os.close(ours)
     assert (process.returncode, shell.borrowed()) == (0, 0)
 
 
-def test_a_stopped_client_loses_its_seat_and_is_told_when_it_goes_on(shell: Shell) -> None:
+@pytest.mark.parametrize("others", [[], [signal.SIGTERM, signal.SIGUSR1]], ids=["Ctrl-C", "Ctrl-C and others"])
+def test_signals_while_the_command_is_being_started_reach_it_once(
+    shell: Shell, tmp_path: Path, others: list[signal.Signals]
+) -> None:
+    # As on a busy machine: the command runs long before the client comes back from starting it.
+    go_on, waiting = tmp_path / "go-on", tmp_path / "waiting"
+    os.mkfifo(go_on)
+    os.mkfifo(waiting)
+    (tmp_path / "sitecustomize.py").write_text(
+        "import subprocess\n"
+        "start, wait = subprocess.Popen.__init__, subprocess.Popen.wait\n"
+        "def start_slowly(*arguments, **more):\n"
+        "    start(*arguments, **more)\n"
+        f"    open({str(go_on)!r}).read()\n"
+        "def say_and_wait(*arguments, **more):\n"
+        f"    open({str(waiting)!r}, 'w').close()\n"
+        "    return wait(*arguments, **more)\n"
+        "subprocess.Popen.__init__, subprocess.Popen.wait = start_slowly, say_and_wait\n"
+    )
+    shell.environment["PYTHONPATH"] += f"{os.pathsep}{tmp_path}"
+    with at_a_terminal(shell) as (process, terminal):
+        assert line_of(process) == "up"
+        os.write(terminal, b"\x03")
+        assert line_of(process) == "SIGINT"
+        # What only the client gets, it passes on.
+        for number in others:
+            process.send_signal(number)
+        go_on.write_text("")
+        waiting.read_text()
+        os.write(terminal, b"\n")
+        output, errors = process.communicate(timeout=PATIENCE)
+        assert (sorted(output.split()), errors) == ([number.name for number in others], "")
+    assert (process.returncode, shell.borrowed()) == (0, 0)
+
+
+def test_a_stopped_client_loses_its_seat_and_says_so_when_it_continues(shell: Shell) -> None:
     process = shell.start("run", "--tool", "analysis:2", "--ttl", "1s", *RUN_UNTIL_A_LINE_COMES, stdin=subprocess.PIPE)
     assert line_of(process)
     process.send_signal(signal.SIGSTOP)
@@ -280,7 +324,7 @@ def test_a_stopped_client_loses_its_seat_and_is_told_when_it_goes_on(shell: Shel
 # --- Leases that end otherwise ------------------------------------------------------
 
 
-def test_who_loses_a_seat_to_an_administrator_is_told_why(shell: Shell) -> None:
+def test_the_client_shows_why_an_administrator_ended_the_lease(shell: Shell) -> None:
     options = ["--ttl", "2s", "--on-lost", "kill", "--json"]
     command = ["sh", "-c", "echo $LICENSE_LEASE_ID; exec cat"]
     process = shell.start("run", "--tool", "cad_tool", *options, "--", *command, stdin=subprocess.PIPE)
@@ -300,7 +344,7 @@ def test_who_loses_a_seat_to_an_administrator_is_told_why(shell: Shell) -> None:
     assert process.wait(PATIENCE) == 128 + signal.SIGTERM
 
 
-def test_who_has_a_seat_when_the_tools_license_ends_is_told_before_a_heartbeat_is_due(shell: Shell) -> None:
+def test_the_client_reports_the_end_of_the_license_before_a_heartbeat_is_due(shell: Shell) -> None:
     code = (
         "from datetime import timedelta\n"
         "from django.utils.timezone import now\n"
@@ -314,7 +358,7 @@ def test_who_has_a_seat_when_the_tools_license_ends_is_told_before_a_heartbeat_i
 
 
 @pytest.mark.parametrize("impatient", [False, True])
-def test_a_seat_that_cant_be_returned_is_said_to_come_back(shell: Shell, impatient: bool) -> None:
+def test_the_client_says_when_a_seat_it_could_not_return_is_free_again(shell: Shell, impatient: bool) -> None:
     patience = "5m" if impatient else "1s"
     command = ["sh", "-c", "trap '' INT; echo up; read line; exit 3"]
     process = shell.start("run", "--tool", "cad_tool", "--patience", patience, "--", *command, stdin=subprocess.PIPE)
@@ -333,7 +377,7 @@ def test_a_seat_that_cant_be_returned_is_said_to_come_back(shell: Shell, impatie
     until(is_over, "the client gives up")
     assert process.returncode == 3
     assert process.stderr is not None
-    assert f"It comes back at {lease['expires_at']}" in process.stderr.read()
+    assert f"It is free again at {lease['expires_at']}" in process.stderr.read()
 
 
 @pytest.mark.parametrize(("output", "code"), [("/dev/full", 74), (None, 128 + signal.SIGPIPE)])

@@ -70,7 +70,7 @@ def test_ctrl_c_reaches_the_command_from_the_console_once(windows: WindowsShell)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGUSR1], ids=["Ctrl-C", "Ctrl-Break"])
-def test_who_is_interrupted_while_waiting_leaves_the_queue(windows: WindowsShell, number: signal.Signals) -> None:
+def test_an_interrupt_while_waiting_leaves_the_queue(windows: WindowsShell, number: signal.Signals) -> None:
     held = windows("borrow", "analysis:2").stdout.strip()
     process = windows.start("run", "--tool", "analysis", "--wait", "5m", "--", "true")
     assert process.stderr is not None

@@ -1,4 +1,4 @@
-"""Client of the floating-license server; needs nothing but Python.
+"""Client of the floating-license server. It needs only Python.
 
 from license_client import License
 

@@ -1,4 +1,4 @@
-"""The server's calls, one method each, with retries where they are safe."""
+"""Call the server: one method for each call, with retries where they are safe."""
 
 from __future__ import annotations
 
@@ -26,25 +26,24 @@ from .proxies import Proxy, is_loopback, proxy_for
 
 ANSWER_LIMIT = 16 * 1024 * 1024
 FIRST_PAUSE, LONGEST_PAUSE = 0.2, 5.0
-# Retries that are over sooner are nobody's concern.
+# A call that takes longer than this is reported.
 QUIET_SECONDS = 3.0
-# Answers of what stands before a server, while that is away or starts.
+# A proxy gives these answers while the server starts or is away.
 PASSING = {404, 408, 425, 429}
 
 
 class LicenseError(Exception):
-    """What this package raises."""
+    """Base class of the errors that this package raises."""
 
 
 class ConfigError(LicenseError):
-    """The configuration can't be used; says why."""
+    """The configuration has a fault."""
 
 
 class Refused(LicenseError):
-    """The server understood and said no, in a problem document: final, until
-    something changes.
+    """The server refused the call with a problem document. A retry does not help.
 
-    ``code`` is stable, ``facts`` are the other members of the answer.
+    ``code`` is stable. ``facts`` has the other members of the document.
     """
 
     def __init__(self, status: int, code: str, detail: str, facts: dict[str, Any]) -> None:
@@ -56,12 +55,12 @@ class Refused(LicenseError):
 
 
 class Unreachable(LicenseError):
-    """No answer, or one that says nothing (a proxy's, an overloaded server's).
-    Whether the call took effect is unknown.
+    """The server did not answer, or was too busy, or a proxy answered for it.
 
-    ``retry_after`` is in seconds; ``hopeless`` means that another try would
-    meet the same: a certificate that isn't trusted, a redirect. ``code`` is the
-    server's own, as ``rate_limited``, or ``unreachable``.
+    The call may have taken effect. ``retry_after`` is in seconds. ``hopeless`` is
+    True if a retry cannot help, as after a redirect or with a certificate that is
+    not trusted. ``code`` is the server's own, such as ``rate_limited``, or
+    ``unreachable``.
     """
 
     def __init__(
@@ -80,9 +79,11 @@ class Unreachable(LicenseError):
 
 @dataclass(frozen=True)
 class ToolStatus:
-    """A tool's seats: bought, out, to be had now; and who waits for them.
-    ``state`` is ``open``, or why no seat is granted: ``disabled``, ``not_started`` or
-    ``expired``."""
+    """The seats of a tool and its queue.
+
+    ``state`` is ``open``, or the reason why the tool grants no seat: ``disabled``,
+    ``not_started`` or ``expired``.
+    """
 
     tool: str
     total: int
@@ -96,7 +97,7 @@ class ToolStatus:
 
 @dataclass(frozen=True)
 class Item:
-    """So many seats of one tool."""
+    """A number of seats of one tool."""
 
     tool: str
     seats: int = 1
@@ -104,10 +105,11 @@ class Item:
 
 @dataclass(frozen=True)
 class Lease:
-    """Seats that are held; times are as the server wrote them.
+    """A lease. Its times are texts of the server.
 
-    ``ends`` is on this machine's monotonic clock, no later than the server's
-    ``expires_at``; None is never. ``heartbeat_seconds`` None: there is no need.
+    ``ends`` is the time on this machine's monotonic clock when the lease ends, at
+    the latest the server's ``expires_at``; None if it has no end.
+    ``heartbeat_seconds`` is None if the lease needs no heartbeats.
     """
 
     id: str
@@ -124,14 +126,16 @@ class Lease:
 
     @property
     def tools(self) -> str:
-        """The items in words."""
+        """Return the items as a text."""
         return ", ".join(item.tool if item.seats == 1 else f"{item.seats} x {item.tool}" for item in self.items)
 
 
 @dataclass(frozen=True)
 class Ticket:
-    """A place in the queue; ``position`` 1 is the next, ``poll_after`` seconds
-    are the pause until one asks again."""
+    """A ticket of the queue.
+
+    ``position`` 1 is the next. Poll again after ``poll_after`` seconds.
+    """
 
     id: str
     position: int
@@ -149,8 +153,7 @@ class Answer:
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """A redirect could carry the token to another server: it is an answer like
-    any other that is no success."""
+    """Follow no redirect, because it could carry the token to another server."""
 
     def http_error_302(self, req: Any, fp: Any, code: int, msg: str, headers: Any) -> None:
         return None
@@ -159,14 +162,14 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
 
 
 class Client:
-    """Calls to one server.
+    """Call one server.
 
-    ``timeout`` is for one try; a call that gets no answer is tried again for
-    ``patience``; both in seconds. ``on_retry`` is called once a call, with the
-    reason why it takes longer than a moment and the seconds that it is tried for
-    yet, perhaps from another thread. ``note`` explains the server in messages. A
-    token goes to another machine only by https, unless ``allow_http``. Every
-    call raises Refused or Unreachable.
+    ``timeout`` limits one try. A call without an answer is tried again for
+    ``patience``. Both are in seconds. ``on_retry`` is called at most once in a
+    call, perhaps from another thread, with the reason for the delay and the
+    seconds that are left for retries. ``note`` explains the server's address in
+    messages. ``allow_http`` lets a token go to another machine without https.
+    Every call raises Refused or Unreachable.
     """
 
     def __init__(
@@ -181,9 +184,9 @@ class Client:
         allow_http: bool = False,
     ) -> None:
         if not _is_address(server):
-            raise LicenseError(f"{server!r} is no server's address; write https://licenses.example.com")
+            raise LicenseError(f"{server!r} is not the address of a server; write it like https://licenses.example.com")
         if token and not _is_visible(token):
-            raise LicenseError("the token has a character that no token has: a space, a line's end, an accent")
+            raise LicenseError("the token contains a space, a line end or a non-ASCII character; copy it again")
         self.server = server.rstrip("/")
         self.token = token
         self.timeout = timeout
@@ -194,14 +197,14 @@ class Client:
         self._proxy = proxy_for(self.server)
         if token and not allow_http and not _is_private(self.server, self._proxy):
             raise ConfigError(
-                f"{self.server} is not https: anyone on the way could read the token. "
-                "Use https, or allow this with --allow-http or LICENSE_ALLOW_HTTP=true"
+                f"{self.server} is not https: anyone on the network could read the token. "
+                "Use https, or accept this with --allow-http or LICENSE_ALLOW_HTTP=true"
             )
         through = {urllib.parse.urlsplit(self.server).scheme: self._proxy.address} if self._proxy else {}
         self._opener = urllib.request.build_opener(_NoRedirect, urllib.request.ProxyHandler(through))
 
     def but(self, *, timeout: float, patience: float) -> Client:
-        """A client that tries less hard or harder, and is the same otherwise."""
+        """Return a copy with another timeout and patience."""
         return Client(
             self.server,
             token=self.token,
@@ -213,18 +216,18 @@ class Client:
         )
 
     def __str__(self) -> str:
-        """The server as messages name it."""
+        """Return the server's address as messages name it."""
         return f"{self.server} ({self.note})" if self.note else self.server
 
     # --- calls
 
     def status(self) -> list[ToolStatus]:
-        """The seats of every tool, by name."""
+        """Return the seats of every tool, sorted by name."""
         answer = self._again("GET", "/licenses/status")
         return [_status(entry) for entry in _list(answer)]
 
     def tool_status(self, tool: str) -> ToolStatus:
-        """The seats of one tool."""
+        """Return the seats of one tool."""
         return _status(self._again("GET", f"/licenses/{_quote(tool)}/status").body)
 
     def borrow(
@@ -239,17 +242,15 @@ class Client:
         wait: float = 0,
         key: str | None = None,
     ) -> Lease | Ticket:
-        """Take the first set of seats that is free, or, with ``wait``, a place
-        in the queue; durations are in seconds. ``team`` None leaves it to the
-        server which of the user's teams it counts for. Sent again under one key until
-        there is an answer, so that it takes no second seat.
+        """Borrow the first alternative that is free; with ``wait``, join the queue if none is.
 
-        ``key`` is an Idempotency-Key, of visible ASCII characters. The lease
-        that an earlier call with it was granted may have ended: that is
-        Refused, with status 410.
+        Durations are in seconds. If ``team`` is None, the server chooses the team.
+        Retries use one Idempotency-Key, so that they take no second seat. ``key`` sets
+        that key, of visible ASCII characters. If the lease of an earlier call with the
+        same key has ended, this raises Refused with status 410.
         """
         if key is not None and not _is_visible(key):
-            raise ValueError("a key is of visible ASCII characters")
+            raise ValueError("a key has only visible ASCII characters")
         body: dict[str, Any] = {
             "user": user,
             "alternatives": [[{"tool": item.tool, "seats": item.seats} for item in items] for items in alternatives],
@@ -267,17 +268,19 @@ class Client:
         headers = {"Idempotency-Key": key or uuid.uuid4().hex}
         answer = self._again("POST", "/licenses/borrow", body, headers=headers)
         outcome = _outcome(answer)
-        # What is told once more is as old as the first answer.
+        # A replayed answer is as old as the first one.
         return self._as_it_is_now(outcome) if answer.headers.get("Idempotent-Replayed") else outcome
 
     def poll(self, ticket: str) -> Lease | Ticket:
-        """Ask for the seats that a ticket waits for. The lease that it became
-        at an earlier call may have ended: that is Refused, with status 410."""
+        """Ask for the seats of a ticket.
+
+        If the ticket became a lease that has ended, this raises Refused with status 410.
+        """
         outcome = _outcome(self._again("GET", f"/licenses/queue/{_quote(ticket)}"))
         return self._as_it_is_now(outcome) if outcome.raw.get("ended_at") else outcome
 
     def leave(self, ticket: str) -> None:
-        """Leave the queue; what the ticket has become is returned."""
+        """Leave the queue. If the ticket became a lease, return the lease."""
         try:
             self._again("DELETE", f"/licenses/queue/{_quote(ticket)}")
         except Refused as refused:
@@ -286,15 +289,15 @@ class Client:
             self.give_back(str(refused.facts.get("lease")))
 
     def renew(self, lease: str) -> Lease:
-        """Extend a lease; Refused with status 410 if it has ended."""
+        """Extend a lease. Raises Refused with status 410 if it has ended."""
         return _lease(self._again("POST", "/licenses/renew", {"id": lease}))
 
     def give_back(self, lease: str) -> None:
-        """Return a lease's seats; harmless if they are back."""
+        """Return the seats of a lease. Harmless if it was returned before."""
         self._again("POST", "/licenses/return", {"id": lease})
 
     def borrows(self, *, user: str | None = None, host: str | None = None) -> list[Lease]:
-        """The active leases, newest first."""
+        """Return the active leases, newest first."""
         asked = {name: value for name, value in (("user", user), ("host", host)) if value}
         query = urllib.parse.urlencode(asked, errors="replace")
         answer = self._again("GET", "/borrows" + (f"?{query}" if query else ""))
@@ -303,7 +306,7 @@ class Client:
     # --- how they are made
 
     def _as_it_is_now(self, outcome: Lease | Ticket) -> Lease | Ticket:
-        """A lease, extended; raises why it has ended, if it has."""
+        """Extend a lease and return it. Raises Refused if it has ended."""
         if isinstance(outcome, Ticket):
             return outcome
         return replace(self.renew(outcome.id), alternative=outcome.alternative)
@@ -316,7 +319,7 @@ class Client:
         *,
         headers: Mapping[str, str] | None = None,
     ) -> Answer:
-        """Make a call until there is an answer, for as long as one has patience."""
+        """Repeat a call until the server answers or ``patience`` is over."""
         start = time.monotonic()
         end = start + self.patience
         pause, timeout = FIRST_PAUSE, self.timeout
@@ -325,7 +328,7 @@ class Client:
                 try:
                     return self._call(method, path, body, headers or {}, timeout)
                 except Unreachable as error:
-                    # Spread out, or all clients would come back at the same moment.
+                    # Spread the retries, or all clients would come back at the same moment.
                     wanted = max(error.retry_after or 0, pause * random.uniform(0.5, 1))  # noqa: S311
                     now = time.monotonic()
                     if error.hopeless or now + wanted > end:
@@ -344,7 +347,7 @@ class Client:
         self, method: str, path: str, body: dict[str, Any] | None, headers: Mapping[str, str], timeout: float
     ) -> Answer:
         if self._proxy is not None and not self._proxy.is_supported:
-            raise Unreachable(f"{self._proxy} can't be used: give the address of an HTTP proxy", hopeless=True)
+            raise Unreachable(f"{self._proxy} is not an HTTP proxy: give the address of one", hopeless=True)
         request = urllib.request.Request(  # noqa: S310 - http or https, see __init__
             self.server + path,
             data=json.dumps(body).encode() if body is not None else None,
@@ -362,17 +365,16 @@ class Client:
         except urllib.error.HTTPError as error:
             with error:
                 raise _refusal(self._route(), error) from None
-        # A proxy's name from the environment may be no name at all.
+        # A proxy from the environment may have an invalid name.
         except (OSError, UnicodeError, http.client.HTTPException) as error:
             reason = getattr(error, "reason", None) or error
             untrusted = isinstance(reason, ssl.SSLCertVerificationError)
-            by = f" by {self._proxy}" if self._proxy is not None else ""
-            raise Unreachable(f"{self} can't be reached{by}: {_in_words(reason)}", hopeless=untrusted) from None
+            through = f" through {self._proxy}" if self._proxy is not None else ""
+            raise Unreachable(f"{self} can't be reached{through}: {_in_words(reason)}", hopeless=untrusted) from None
 
 
 class _Notice:
-    """Says once that a call takes long, and why: when a moment is over, or sooner
-    if it is clear then."""
+    """Report once, after QUIET_SECONDS or earlier, that a call is slow, and why."""
 
     def __init__(self, on_retry: Callable[[Unreachable, float], None] | None, error: Unreachable, end: float) -> None:
         self.error = error
@@ -401,7 +403,7 @@ class _Notice:
 
 
 def _is_private(server: str, proxy: Proxy | None) -> bool:
-    """Whether nobody on the way can read what is sent."""
+    """Return whether nobody on the network can read what is sent."""
     parts = urllib.parse.urlsplit(server)
     if parts.scheme == "https":
         return True
@@ -409,19 +411,19 @@ def _is_private(server: str, proxy: Proxy | None) -> bool:
 
 
 def _in_words(reason: object) -> str:
-    """Why there was no connection, without Python's error numbers."""
+    """Return why the connection failed, without Python's error numbers."""
     if isinstance(reason, ssl.SSLCertVerificationError):
         return f"its certificate is not trusted: {reason.verify_message}"
     return str(getattr(reason, "strerror", None) or reason or type(reason).__name__)
 
 
 def _is_address(server: str) -> bool:
-    """Whether this is the address of an HTTP server, and nothing more."""
+    """Return whether this is the address of an HTTP server, without user, query or fragment."""
     try:
         parts = urllib.parse.urlsplit(server)
-        # Raises ValueError for what is no port.
+        # The port raises ValueError if it is invalid.
         name, _ = parts.hostname or "", parts.port
-        # urllib would stumble over these only later: empty or overlong labels.
+        # Find empty and overlong labels here, because urllib finds them only later.
         name.encode("idna")
     except ValueError:
         return False
@@ -434,7 +436,7 @@ def _is_visible(text: str) -> bool:
 
 
 def _quote(name: str) -> str:
-    # A name on the command line may be no Unicode at all; the server will not know it.
+    # A name from the command line may be invalid Unicode. The server will not know it.
     return urllib.parse.quote(name, safe="", errors="replace")
 
 
@@ -444,11 +446,11 @@ def _json(text: bytes) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError):
-        raise Unreachable("the answer is no JSON; is this a license server?") from None
+        raise Unreachable("the answer is not JSON; is this a license server?") from None
 
 
 def _refusal(server: str, error: urllib.error.HTTPError) -> LicenseError:
-    """What an answer that isn't 2xx means."""
+    """Return the error that an answer other than 2xx stands for."""
     try:
         body = json.loads(error.read(ANSWER_LIMIT))
     except (OSError, ValueError, RecursionError, http.client.HTTPException):
@@ -459,7 +461,7 @@ def _refusal(server: str, error: urllib.error.HTTPError) -> LicenseError:
         facts = {name: problem[name] for name in problem.keys() - {"type", "title", "status", "code", "detail"}}
         return Refused(error.code, str(problem["code"]), detail, facts)
     if 300 <= error.code < 400:
-        detail = f"{server} redirects to {error.headers.get('Location')}; give the address that is meant"
+        detail = f"{server} redirects to {error.headers.get('Location')}; use that address"
     return Unreachable(
         detail,
         retry_after=_retry_after(error.headers.get("Retry-After", "")),
@@ -469,7 +471,7 @@ def _refusal(server: str, error: urllib.error.HTTPError) -> LicenseError:
 
 
 def _retry_after(text: str) -> float | None:
-    """The seconds of a Retry-After, which is a number or a date."""
+    """Return the seconds of a Retry-After, which is a number or a date."""
     if re.fullmatch(r"[0-9]{1,6}", text):
         return float(text)
     try:
@@ -500,7 +502,7 @@ def _lease(answer: Answer) -> Lease:
         expires_at = body["expires_at"]
         ends = None
         if expires_at is not None:
-            # By the server's clock alone, and from before the call: never too late.
+            # Count the server's time from before the call, so that the end is never too late.
             left = _time(expires_at) - _time(body["server_time"])
             ends = answer.sent + left.total_seconds()
         return Lease(
@@ -540,22 +542,22 @@ def _status(body: Any) -> ToolStatus:
 
 def _list(answer: Answer) -> list[Any]:
     if not isinstance(answer.body, list):
-        raise Unreachable("the answer is no list; is this a license server?")
+        raise Unreachable("the answer is not a list; is this a license server?")
     return answer.body
 
 
 def _number(value: Any) -> float | None:
-    """So many seconds, which one can wait."""
+    """Return a number of seconds. Raises ValueError if nobody could wait that time."""
     number = float(value) if value is not None else None
     if number is not None and not 0 <= number < math.inf:
-        raise ValueError(f"{value!r} is no time")
+        raise ValueError(f"{value!r} is not a time")
     return number
 
 
 @contextlib.contextmanager
 def _understanding(what: str) -> Iterator[None]:
-    """What can't be read may be a proxy's; whether it hides a lease is unknown."""
+    """Raise Unreachable for an answer that has not the expected form, as a proxy's."""
     try:
         yield
     except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
-        raise Unreachable(f"the answer is no {what} ({error!r}); is the server older than this client?") from None
+        raise Unreachable(f"the answer is not a {what} ({error!r}); is the server older than this client?") from None

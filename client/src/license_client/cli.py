@@ -1,4 +1,4 @@
-"""The command ``license``."""
+"""Run the command ``license``."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ EX_USAGE, EX_REFUSED, EX_UNREACHABLE, EX_IO, EX_NO_SEAT, EX_NOT_ALLOWED, EX_CONF
 EX_NOT_FOUND = 127
 
 EPILOG = f"""\
-exit codes: run exits with the command's own code, 128 + n if signal n ended it;
-otherwise {EX_NO_SEAT} no seat, {EX_UNREACHABLE} server unreachable, {EX_NOT_ALLOWED} not allowed,
+exit codes: run exits with the code of the command, or 128 + n if signal n ended it.
+Otherwise: {EX_NO_SEAT} no seat, {EX_UNREACHABLE} server unreachable, {EX_NOT_ALLOWED} not allowed,
 {EX_REFUSED} refused for another reason, {EX_USAGE} usage, {EX_CONFIG} configuration,
 {EX_NOT_EXECUTABLE} command not executable, {EX_NOT_FOUND} command not found.
 
@@ -35,14 +35,14 @@ environment: LICENSE_SERVER, LICENSE_TOKEN, LICENSE_USER, LICENSE_TEAM,
 LICENSE_PROJECT, LICENSE_CONFIG, LICENSE_ALLOW_HTTP.
 """
 
-# How long a silent server is tried, in seconds: by those that only show, and by others.
+# Seconds to retry a server that does not answer: for commands that only show, and for others.
 PATIENCE_TO_SHOW, PATIENCE = 10.0, 60.0
 
 T = TypeVar("T")
 
 
 class Unwritable(Exception):
-    """Standard output can't be written."""
+    """Writing to standard output failed."""
 
     def __init__(self, why: OSError) -> None:
         super().__init__(why)
@@ -51,7 +51,7 @@ class Unwritable(Exception):
 
 class Parser(argparse.ArgumentParser):
     def __init__(self, **settings: Any) -> None:
-        # An abbreviation in a script would break with the next option of the same beginning.
+        # An abbreviation in a script would break when a new option begins with the same letters.
         super().__init__(allow_abbrev=False, **settings)
 
     def error(self, message: str) -> NoReturn:
@@ -60,9 +60,9 @@ class Parser(argparse.ArgumentParser):
 
 
 def main(arguments: Sequence[str] | None = None, *, renamed: Sequence[tuple[str, str]] = ()) -> int:
-    """Run the command; returns its exit code. The process has to end then.
+    """Run the command and return its exit code. The process must exit after it.
 
-    ``renamed`` are the former names that it was called by, and the new ones.
+    ``renamed`` has the former names by which it was called, each with its new name.
     """
     try:
         options = _parser().parse_args(arguments)
@@ -103,7 +103,7 @@ def _carry_out(options: argparse.Namespace) -> int:
         messages.fail("usage", str(error))
         return EX_USAGE
     except Unwritable as error:
-        # That whoever read our output has gone is no news.
+        # The reader of a pipe may leave: print no error.
         if platforms.CURRENT.reader_is_gone(error.why):
             return 128 + 13
         messages.fail("output", f"standard output: {error.why.strerror}")
@@ -111,13 +111,13 @@ def _carry_out(options: argparse.Namespace) -> int:
 
 
 def _load(options: argparse.Namespace) -> Config:
-    """The configuration; says which former names it was found by."""
+    """Return the configuration and report the former names in it."""
     try:
         return load(
             server=options.server,
             token=options.token,
             user=options.user,
-            # Not every command borrows.
+            # Only commands that borrow have these.
             team=getattr(options, "team", None),
             project=getattr(options, "project", None),
             allow_http=options.allow_http,
@@ -134,11 +134,11 @@ def _say_renamed(messages: Messages, renamed: Sequence[tuple[str, str]]) -> None
 
 
 def _explained(refused: Refused, config: Config) -> str:
-    """The server's reason, with what to set where the configuration lacks it."""
+    """Return the server's reason and what to set, if a setting is missing."""
     if refused.code == "not_authenticated" and not config.token:
         return "The server needs a token: set LICENSE_TOKEN."
     if refused.code == "not_for_others" and config.user_is_login:
-        return f"{refused.detail} The request was for {config.user}, the user who is logged in here. Set LICENSE_USER."
+        return f"{refused.detail} The request was for {config.user}, your login name on this machine. Set LICENSE_USER."
     return refused.detail
 
 
@@ -152,27 +152,27 @@ def _parser() -> argparse.ArgumentParser:
     common = Parser(add_help=False)
     common.add_argument("--server", metavar="URL", help="the license server")
     common.add_argument("--token", help="the API token (safer in LICENSE_TOKEN or in the configuration file)")
-    common.add_argument("--user", help="who borrows; default: the user who is logged in")
+    common.add_argument("--user", help="the user of the lease; default: your login name")
     common.add_argument("--config", metavar="FILE", help="the configuration file (TOML)")
     common.add_argument("--json", action="store_true", help="print JSON")
     common.add_argument(
-        "--allow-http", action="store_true", help="send the token to another machine without encryption"
+        "--allow-http", action="store_true", help="allow the token to go to another machine without encryption"
     )
     wanted = Parser(add_help=False)
     wanted.add_argument("--team", help="the team that the lease counts for; default: the server chooses")
-    wanted.add_argument("--project", help="the project that pays")
+    wanted.add_argument("--project", help="the project of the lease")
     wanted.add_argument(
-        "--host", default=socket.gethostname(), help="the host that borrows; default: the name of this machine"
+        "--host", default=socket.gethostname(), help="the host of the lease; default: the name of this machine"
     )
     wanted.add_argument(
-        "--ttl", type=_duration, metavar="TIME", help="free the seats this long after the last heartbeat"
+        "--ttl", type=_duration, metavar="TIME", help="free the seats this time after the last heartbeat"
     )
     wanted.add_argument(
         "--wait",
         type=_duration,
         default=0,
         metavar="TIME",
-        help="wait in the queue at most this long if no seat is free",
+        help="if no seat is free, wait in the queue for at most this time",
     )
 
     parser = Parser(
@@ -190,7 +190,7 @@ def _parser() -> argparse.ArgumentParser:
             type=_duration,
             default=patience,
             metavar="TIME",
-            help=f"retry this long if the server does not answer; default: {patience:.0f}s",
+            help=f"retry for this time if the server does not answer; default: {patience:.0f}s",
         )
         added.set_defaults(command=command)
         return added
@@ -204,23 +204,23 @@ def _parser() -> argparse.ArgumentParser:
         type=_item,
         action="append",
         metavar="TOOL[:SEATS]",
-        help="the tool; repeat it for a set of tools",
+        help="the tool to borrow; repeat it to borrow several tools together",
     )
     run.add_argument(
         "--or",
         dest="wanted",
         action="append_const",
         const=None,
-        help="borrow the tools after it if the ones before are not free",
+        help="begin an alternative: the tools to borrow if those before it are not free",
     )
     run.add_argument(
         "--on-lost",
         choices=["continue", "kill"],
         default="continue",
-        help="what happens to the command when the lease is lost",
+        help="continue or kill the command if the lease is lost; default: continue",
     )
-    run.add_argument("argv", nargs="+", metavar="-- CMD", help="the command with its arguments")
-    borrow = add("borrow", _borrow, "Borrow and print the id of the lease. Renew and return it yourself.", wanted)
+    run.add_argument("argv", nargs="+", metavar="-- CMD", help="the command to run, with its arguments")
+    borrow = add("borrow", _borrow, "Borrow and print the id of the lease. You renew and return it.", wanted)
     borrow.add_argument("tools", nargs="+", type=_item, metavar="TOOL[:SEATS]")
     for name, command, text in (
         ("renew", _renew, "Extend a lease."),
@@ -251,8 +251,10 @@ def _item(text: str) -> Item:
 
 
 def _in_time(client: Client, ask: Callable[[], T]) -> T:
-    """The outcome of a call that changes nothing, within the client's patience,
-    whatever holds it up: a name that isn't resolved, an address after the other."""
+    """Return the result of a read-only call; raise Unreachable after the client's patience.
+
+    This also limits what no timeout limits: name resolution, many addresses.
+    """
     outcomes: queue.SimpleQueue[T | BaseException] = queue.SimpleQueue()
 
     def work() -> None:
@@ -264,7 +266,7 @@ def _in_time(client: Client, ask: Callable[[], T]) -> T:
     worker = threading.Thread(target=work, name="license-call", daemon=True)
     worker.start()
     end = time.monotonic() + max(client.patience, 1)
-    # In slices, because a join holds up signals on Windows.
+    # Join in short slices, because a join blocks signals on Windows.
     while worker.is_alive() and time.monotonic() < end:
         worker.join(0.1)
     try:
@@ -306,7 +308,7 @@ def _list(client: Client, options: argparse.Namespace) -> int:
         [
             [
                 lease.id,
-                # The server may hide whose it is.
+                # The server may hide the user.
                 lease.user or "-",
                 lease.host,
                 ", ".join(f"{item.tool}:{item.seats}" for item in lease.items),
@@ -324,7 +326,7 @@ def _borrow(client: Client, options: argparse.Namespace) -> int:
     try:
         _print(json.dumps(lease.raw) if options.json else lease.id)
     except Unwritable:
-        # Nobody knows of this lease.
+        # The caller did not get the id, so nobody would return this lease.
         client.give_back(lease.id)
         raise
     return 0
@@ -344,11 +346,11 @@ def _return(client: Client, options: argparse.Namespace) -> int:
 
 
 def _print(text: str) -> None:
-    """Print, and know that it's printed: buffered text would fail at the exit."""
+    """Print and flush, so that a failure shows here and not at the exit."""
     try:
         print(text.encode(sys.stdout.encoding, "backslashreplace").decode(sys.stdout.encoding), flush=True)
     except OSError as error:
-        # What is left in the buffer must not fail once more at the exit.
+        # Discard the buffer, or it would fail again at the exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise Unwritable(error) from None
 
@@ -367,7 +369,7 @@ def _acquire(client: Client, alternatives: Sequence[Sequence[Item]], options: ar
 
     def granted() -> None:
         messages.waited()
-        # From here on somebody else has to see to it that the seats come back.
+        # From here on the caller returns the seats.
         options.signals.keep()
 
     try:
@@ -389,7 +391,7 @@ def _acquire(client: Client, alternatives: Sequence[Sequence[Item]], options: ar
 
 
 def _alternatives(wanted: list[Item | None]) -> list[list[Item]] | None:
-    """The sets between the --or's; None if one is empty."""
+    """Return the sets that --or separates; None if one is empty."""
     sets: list[list[Item]] = [[]]
     for item in wanted:
         if item is None:
@@ -402,7 +404,7 @@ def _alternatives(wanted: list[Item | None]) -> list[list[Item]] | None:
 def _run(client: Client, options: argparse.Namespace) -> int:
     alternatives = _alternatives(options.wanted or [])
     if alternatives is None:
-        options.messages.fail("usage", "name a --tool, and one before and after each --or")
+        options.messages.fail("usage", "give at least one --tool, and one before and after each --or")
         return EX_USAGE
     program = options.argv[0]
     file = platforms.CURRENT.find(program)

@@ -1,4 +1,4 @@
-"""Which server, as whom: from flags, the environment, or a file, in this order."""
+"""Load the configuration from flags, the environment and a file, in this order."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ class Config:
     user: str
     team: str | None
     project: str
-    # Nobody named a user: it is the one who is logged in.
+    # No user is configured; this is the login name.
     user_is_login: bool = False
-    # Nobody named a server.
+    # No server is configured.
     server_is_default: bool = False
     # A token may go over plain HTTP.
     allow_http: bool = False
@@ -34,8 +34,8 @@ class Config:
     def client(
         self, *, patience: float, timeout: float = 10, on_retry: Callable[[Unreachable, float], None] | None = None
     ) -> Client:
-        """Return a client of this server; raises LicenseError for what it refuses."""
-        note = "the default, no server is configured: set LICENSE_SERVER" if self.server_is_default else ""
+        """Return a client of this server. Raises LicenseError for an invalid server or token."""
+        note = "the default; set LICENSE_SERVER to another server" if self.server_is_default else ""
         return Client(
             self.server,
             token=self.token,
@@ -59,16 +59,18 @@ def load(
     environment: Mapping[str, str] = os.environ,
     on_former_name: Callable[[str, str], None] = former.warn,
 ) -> Config:
-    """The configuration: arguments, then ``LICENSE_SERVER``, ``LICENSE_TOKEN``,
-    ``LICENSE_USER``, ``LICENSE_TEAM``, ``LICENSE_PROJECT`` and
-    ``LICENSE_ALLOW_HTTP``, then the file, then the defaults: a server on this
-    machine, no token, the name that one is logged in with, no team or project in
-    particular, no token over plain HTTP to another machine.
+    """Load the configuration.
 
-    The file is TOML with the same names in lower case, at ``file``, at
-    ``LICENSE_CONFIG``, or in the platform's usual place; the latter may be
-    absent. ``on_former_name`` is called with a name that is read for one more
-    release, and its new name. Raises ConfigError.
+    Each value comes from the first of: the argument; the variable
+    (``LICENSE_SERVER``, ``LICENSE_TOKEN``, ``LICENSE_USER``, ``LICENSE_TEAM``,
+    ``LICENSE_PROJECT``, ``LICENSE_ALLOW_HTTP``); the file; the default. Defaults:
+    a server on this machine, the login name, no token, team or project, and https
+    for a token to another machine.
+
+    The file is TOML with the same names in lower case. Its path is ``file``, or
+    ``LICENSE_CONFIG``, or the usual place, where it may be missing.
+    ``on_former_name`` is called with each former name in use and its new name.
+    Raises ConfigError.
     """
 
     def variable(name: str) -> str | None:
@@ -80,7 +82,7 @@ def load(
 
     given = file or variable("LICENSE_CONFIG")
     path = Path(given) if given else usual_place(environment)
-    # In a container the home may be another user's, and closed: no file, then.
+    # In a container the home folder may belong to another user. Then there is no file.
     there = os.path.exists(path)  # noqa: PTH110 - Path.exists() would raise
     if not given and not there:
         old = path.parent.with_name("licence") / path.name
@@ -111,45 +113,44 @@ def _is_true(text: str) -> bool:
 
 
 def _login() -> str:
-    """The name that one is logged in with; in a container there may be none,
-    and the number has to do."""
+    """Return the login name, or the user's number in a container without names."""
     try:
         return getpass.getuser()
     except (KeyError, OSError, ImportError):
         number = platforms.CURRENT.user_number()
         if number is None:
-            raise ConfigError("nobody is logged in; say who borrows with --user or LICENSE_USER") from None
+            raise ConfigError("there is no login name; set --user or LICENSE_USER") from None
         return number
 
 
 def usual_place(environment: Mapping[str, str]) -> Path:
-    """Where the file is if nobody says otherwise."""
+    """Return the default path of the configuration file."""
     return Path(platforms.CURRENT.config_home(environment)) / "license" / "config.toml"
 
 
 def _read(path: Path) -> dict[str, str]:
     toml = _toml(path)
     try:
-        # Windows' editors begin a file with a byte order mark.
+        # Editors on Windows begin a file with a byte order mark.
         values = toml.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:
         raise ConfigError(f"{path}: {error}") from None
     for name, value in values.items():
         if name not in KEYS:
-            raise ConfigError(f"{path}: there is no setting {name!r}; there are {', '.join(sorted(KEYS))}")
+            raise ConfigError(f"{path}: there is no setting {name!r}; use {', '.join(sorted(KEYS))}")
         if name == "allow_http":
             if not isinstance(value, bool):
                 raise ConfigError(f"{path}: allow_http must be true or false")
         elif not isinstance(value, str):
-            raise ConfigError(f"{path}: {name} must be a text")
+            raise ConfigError(f"{path}: {name} must be a string")
     return {name: value if isinstance(value, str) else str(value) for name, value in values.items()}
 
 
 def _toml(path: Path) -> ModuleType:
-    """Python's own reader, or the package that became it."""
+    """Return tomllib of Python 3.11, or the package tomli."""
     for name in ("tomllib", "tomli"):
         try:
             return importlib.import_module(name)
         except ImportError:
             continue
-    raise ConfigError(f"{path}: Python before 3.11 needs the package tomli to read it; pip install tomli")
+    raise ConfigError(f"{path}: Python before 3.11 needs a package to read it: run pip install tomli")

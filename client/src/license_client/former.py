@@ -1,6 +1,6 @@
-"""The names of before license had one spelling; they work for one release.
+"""Support the former spelling of license for one release.
 
-Delete this module then, the package ``licence`` and the command ``licence``.
+Delete this module, the package ``licence`` and the command ``licence`` after it.
 """
 
 from __future__ import annotations
@@ -13,22 +13,22 @@ UNTIL = "The old names stop working with the next release."
 
 
 def variable(name: str) -> str:
-    """Return what ``LICENSE_...`` was called."""
+    """Return the former name of ``LICENSE_...``."""
     return name.replace("LICENSE_", "LICENCE_", 1)
 
 
 def in_both_names(environment: Mapping[str, str]) -> dict[str, str]:
-    """Return the variables with their former names as well."""
+    """Return the variables under their new and their former names."""
     return {**environment, **{variable(name): value for name, value in environment.items()}}
 
 
 def sentence(renamed: Iterable[tuple[str, str]]) -> str:
-    """Return the one line that names what was used, and its new name."""
+    """Return one line with each former name that was used and its new name."""
     return "; ".join(f"{old} is now {new}" for old, new in renamed) + f". {UNTIL}"
 
 
 def warn(old: str, new: str) -> None:
-    """Warn a program that uses a former name."""
+    """Warn that the program uses a former name."""
     warnings.warn(sentence([(old, new)]), FutureWarning, stacklevel=3)
 
 

@@ -1,4 +1,4 @@
-"""Getting a seat, keeping it while one works, and giving it back on every way out."""
+"""Borrow seats, keep them with heartbeats, and return them however the work ends."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from .units import seconds
 
 logger = logging.getLogger(__name__)
 
-# Who has been interrupted wants to go; a call on the way out gets so long.
+# The limit of a call after an interrupt, when the user wants to leave.
 SETTLE_SECONDS = 5.0
-# Between calls of one kind, whatever the server asks for.
+# Limits of the pause between calls of one kind, whatever the server asks for.
 SHORTEST_PAUSE, LONGEST_PAUSE = 0.2, 30.0
 
 
@@ -40,13 +40,12 @@ def acquire(
     on_wait: Callable[[Ticket], None] | None = None,
     on_granted: Callable[[], None] | None = None,
 ) -> Lease:
-    """Seats, after a wait of at most ``wait`` seconds in the queue.
+    """Borrow seats; wait at most ``wait`` seconds in the queue.
 
-    ``on_wait`` is told the place each time it is asked for; ``on_granted`` is
-    called when the seats are there, just before this returns them. Whatever
-    ends this early, also what a signal handler or one of these two raises,
-    leaves nothing behind: the queue is left, and seats that were granted
-    meanwhile are returned. Raises Refused or Unreachable.
+    ``on_wait`` is called with the ticket at each poll. ``on_granted`` is called
+    just before this returns the lease. If anything ends this early, also an
+    exception of a signal handler or of these two, it leaves the queue and returns
+    seats that were granted. Raises Refused or Unreachable.
     """
     start = time.monotonic()
     deadline = start + wait
@@ -68,18 +67,17 @@ def acquire(
             while isinstance(outcome, Ticket):
                 if on_wait is not None:
                     on_wait(outcome)
-                # No longer than the wait itself, and never so often that it hammers.
+                # Wait no longer than the deadline, and poll not too often.
                 pause = min(outcome.poll_after, deadline - time.monotonic())
                 platforms.CURRENT.sleep(max(pause, SHORTEST_PAUSE))
-                # A server that is away for a while ends no wait.
+                # Keep waiting while the server is away.
                 patience = max(deadline - time.monotonic(), client.patience)
                 outcome = client.but(timeout=client.timeout, patience=patience).poll(outcome.id)
             if on_granted is not None:
                 on_granted()
             return outcome
         except Refused as refused:
-            # Neither is somebody's wish: the server heard nothing of us, or we
-            # nothing of it, for too long. Stand in line once more.
+            # The server dropped the ticket because no poll came in time. Join the queue again.
             missed = refused.code == "queue_dropped" or (refused.status, refused.code) == (410, "expired")
             if not missed or time.monotonic() >= max(deadline, start + client.patience):
                 raise
@@ -87,7 +85,7 @@ def acquire(
             with contextlib.suppress(LicenseError):
                 hurried = client.but(timeout=SETTLE_SECONDS, patience=0)
                 if outcome is None and not isinstance(error, Unreachable):
-                    # Asked, and no answer read: only the same key can tell.
+                    # The answer was not read. The same key returns it.
                     outcome = ask(hurried)
                 if isinstance(outcome, Ticket):
                     hurried.leave(outcome.id)
@@ -97,12 +95,12 @@ def acquire(
 
 
 class Holding:
-    """A lease that is kept alive in the background until it is given back.
+    """Keep a lease alive in a background thread until it is returned.
 
-    While the server doesn't answer, heartbeats are tried again until the lease
-    would have ended. ``lost`` is set when it has ended for any other reason
-    than ``give_back``; ``reason`` says why, and ``on_lost`` is called with it,
-    in the background's thread.
+    If the server does not answer, heartbeats are tried until the lease would have
+    ended. ``lost`` is set if the lease ends for another reason than
+    ``give_back``. ``reason`` says why, and ``on_lost`` is called with it in the
+    background thread.
     """
 
     def __init__(self, client: Client, lease: Lease, *, on_lost: Callable[[str], None] | None = None) -> None:
@@ -112,37 +110,39 @@ class Holding:
         self.reason = ""
         self._on_lost = on_lost
         self._over = threading.Event()
-        self._told_of_end = False
+        self._end_is_known = False
         self._thread = threading.Thread(target=self._keep, name="license-heartbeat", daemon=True)
         if self._beat() is not None:
             self._thread.start()
 
     def give_back(self) -> None:
-        """Stop the heartbeats and return the seats; raises Unreachable if that
-        can't be said to the server, which then frees them at the lease's end,
-        and Refused if it doesn't let one."""
+        """Stop the heartbeats and return the seats.
+
+        Raises Unreachable if the server does not answer; the seats are then free when
+        the lease ends. Raises Refused if the credential may not return the lease.
+        """
         self._over.set()
-        if self._told_of_end:
+        if self._end_is_known:
             return
         if self.lost.is_set():
-            # Most likely over. But a heartbeat whose answer was lost may have extended it.
+            # A heartbeat whose answer was lost may have extended the lease.
             with contextlib.suppress(LicenseError):
                 self.client.but(timeout=SETTLE_SECONDS, patience=0).give_back(self.lease.id)
             return
-        # A heartbeat on its way is harmless: an ended lease isn't revived.
+        # A heartbeat that is under way is harmless: it does not revive an ended lease.
         self.client.give_back(self.lease.id)
 
     def _keep(self) -> None:
         beat = self._beat()
         pause, failures = beat, 0
         while beat is not None and not self._over.wait(pause):
-            # One try, which must leave time for the next: so the pauses are ours.
+            # Try once and leave time for the next try. The pauses are set below.
             hurried = self.client.but(timeout=min(self.client.timeout, max(beat, 1)), patience=0)
             try:
                 self.lease = hurried.renew(self.lease.id)
             except Refused as refused:
-                # Else it isn't ours to renew any more, but may well be out.
-                self._told_of_end = refused.status in {404, 410}
+                # After another status the lease may still be active, but this client may not renew it.
+                self._end_is_known = refused.status in {404, 410}
                 self._lose(str(refused))
                 return
             except Unreachable as error:
@@ -153,26 +153,26 @@ class Holding:
                 again = min(max(beat / 10, SHORTEST_PAUSE) * 2**failures, beat / 2, LONGEST_PAUSE)
                 failures += 1
                 pause = max(again * random.uniform(0.5, 1), error.retry_after or 0)  # noqa: S311
-                # The last try is at the end, when it is known whether it was in time.
+                # Make the last try when the lease ends.
                 pause = min(pause, left) if left is not None else pause
             else:
                 beat = self._beat()
                 pause, failures = beat, 0
 
     def _left(self) -> float | None:
-        """The seconds until the lease ends without a heartbeat; None if it doesn't."""
+        """Return the seconds until the lease ends without a heartbeat; None if it has no end."""
         return self.lease.ends - time.monotonic() if self.lease.ends is not None else None
 
     def _beat(self) -> float | None:
-        """The seconds until the next heartbeat; None if none is needed.
+        """Return the seconds until the next heartbeat; None if none is needed.
 
-        A lease may end, with its tool's license, before a heartbeat is due:
-        then, to be told so.
+        A lease may end with its tool's license before a heartbeat is due. Then call
+        at that end, to learn of it.
         """
         left = self._left()
         due = self.lease.heartbeat_seconds
         if due is not None:
-            # Not all clients at once, and never later than told.
+            # Spread the clients, and never be late.
             due *= random.uniform(0.8, 1)  # noqa: S311
         pauses = [pause for pause in (due, left) if pause is not None]
         return max(min(*pauses, threading.TIMEOUT_MAX), SHORTEST_PAUSE) if pauses else None
@@ -187,20 +187,20 @@ class Holding:
 
 
 class License:
-    """Seats for a block of Python:
+    """Hold seats during a block of Python:
 
         with License("cad_tool", wait="30m") as lease:
             ...
 
-    ``seats`` are of ``tool``; ``items`` in its place are a set of several
-    tools, ``alternatives`` are such sets, of which the first that is free is
-    taken. Durations are seconds, timedeltas or texts like ``"30m"``. Server,
+    Give ``tool`` and ``seats``; or ``items``, a set of several tools; or
+    ``alternatives``, several such sets, of which the first free one is borrowed.
+    Durations are seconds, timedeltas or texts like ``"30m"``. If not given, server,
     token, user, team and project come from the environment or the configuration
-    file unless given; ``patience`` is for how long a silent server is tried.
+    file. Calls to a server that does not answer are retried for ``patience``.
 
-    Entering raises Refused or Unreachable; ``lease.lost`` is set if the seats
-    are lost meanwhile. Seats that can't be returned at the block's end come
-    back by themselves: that is logged, and no reason to lose the block's work.
+    Entering raises Refused or Unreachable. ``lease.lost`` is set if the lease ends
+    during the block. If the seats can't be returned after the block, a warning is
+    logged and they are free when the lease ends.
     """
 
     def __init__(
@@ -222,7 +222,7 @@ class License:
         on_lost: Callable[[str], None] | None = None,
     ) -> None:
         if [tool is not None, bool(items), bool(alternatives)].count(True) != 1:
-            raise ValueError("name a tool, or items, or alternatives")
+            raise ValueError("give one of tool, items and alternatives")
         config = load(server=server, token=token, user=user, team=team, project=project)
         self.client = config.client(patience=seconds(patience))
         self._alternatives = alternatives or [items or [Item(str(tool), seats)]]
@@ -235,7 +235,7 @@ class License:
 
     def __enter__(self) -> Holding:
         if self._holding is not None:
-            raise RuntimeError("this license is in use; make another")
+            raise RuntimeError("this License is in use; create another one")
         lease = acquire(
             self.client,
             self._alternatives,
@@ -261,8 +261,11 @@ class License:
             return
         try:
             holding.give_back()
-        except LicenseError as unsaid:
+        except LicenseError as error:
             lease = holding.lease
             logger.warning(
-                "Lease %s was not returned: %s It ends at %s.", lease.id, unsaid, lease.expires_at or "no time"
+                "Lease %s was not returned: %s %s",
+                lease.id,
+                error,
+                f"It ends at {lease.expires_at}." if lease.expires_at else "It has no end: return it yourself.",
             )

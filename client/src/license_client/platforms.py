@@ -1,6 +1,6 @@
-"""What differs between operating systems: paths, programs, signals, terminals.
+"""Hide the differences of operating systems: paths, programs, signals, terminals.
 
-Every other module asks ``CURRENT``, so that a test can simulate a platform.
+Every other module uses ``CURRENT``, so that a test can simulate a platform.
 """
 
 from __future__ import annotations
@@ -18,28 +18,29 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-# From SIGTERM to SIGKILL, in seconds.
+# Seconds from SIGTERM to SIGKILL.
 KILL_AFTER = 30.0
 
 
 class Unsafe(Exception):
-    """The command can't be started with these arguments; says why."""
+    """The command can't be started safely with these arguments."""
 
 
 class Command(NamedTuple):
-    """What subprocess starts: ``arguments``, a text on Windows only, and the file
-    unless it is the first of them."""
+    """The arguments for subprocess, and the file unless it is the first argument.
+
+    ``arguments`` is one text only on Windows.
+    """
 
     arguments: Sequence[str] | str
     file: str | None
 
 
 class Platform(ABC):
-    """What the client needs of an operating system.
+    """The operations that the client needs of an operating system.
 
-    ``ending`` are the signals that end a program that does nothing about them,
-    and that somebody sends: terminals, shells, and batch systems that warn of a
-    job's end.
+    ``ending`` are the signals that end a program by default and that terminals,
+    shells and batch systems send.
     """
 
     ending: Sequence[int]
@@ -50,55 +51,55 @@ class Platform(ABC):
 
     @abstractmethod
     def user_number(self) -> str | None:
-        """Return the number of the user, who may have no name; None if there are no numbers."""
+        """Return the user's number, for a user without a name; None if there are no numbers."""
 
     @abstractmethod
     def find(self, program: str) -> str | None:
-        """Return the file that a shell would run for this name; None if there is none."""
+        """Return the file that a shell would run for this name, or None."""
 
     @abstractmethod
     def command(self, argv: Sequence[str], file: str) -> Command:
-        """Return how to start the file with these arguments; raises Unsafe."""
+        """Return how to start the file with these arguments. Raises Unsafe."""
 
     @abstractmethod
     def wait(self, process: subprocess.Popen[bytes]) -> int:
-        """Wait for the end, while signals are handled; return the code to exit with."""
+        """Wait for the end while signals are handled. Return the exit code for us."""
 
     @abstractmethod
     def reaches_command(self, number: int) -> bool:
-        """Whether the terminal has sent this signal to the command as well as to us."""
+        """Return whether the terminal sent this signal to the command as well."""
 
     @abstractmethod
     def pass_on(self, process: subprocess.Popen[bytes], number: int) -> None:
-        """Send a signal that came to us."""
+        """Send a signal that we received to the command."""
 
     @abstractmethod
     def end(self, process: subprocess.Popen[bytes]) -> None:
-        """End the command, and be sure of it; returns at once."""
+        """End the command, by force if it does not react. Returns at once."""
 
     @abstractmethod
     def sleep(self, seconds: float) -> None:
-        """Sleep, unless a signal's handler raises."""
+        """Sleep. A signal handler that raises ends the sleep."""
 
     @abstractmethod
     def rewrites_lines(self, stream: int) -> bool:
-        """Whether this file descriptor is a terminal that obeys control sequences."""
+        """Return whether this file descriptor is a terminal that obeys control sequences."""
 
     @abstractmethod
     def encoding(self, stream: int) -> str:
-        """Return the encoding of what is written to this file descriptor."""
+        """Return the encoding for text to this file descriptor."""
 
     @abstractmethod
     def reader_is_gone(self, error: OSError) -> bool:
-        """Whether a write failed because nobody reads any more."""
+        """Return whether a write failed because the reader closed the pipe."""
 
 
 if sys.platform != "win32":
 
     class Posix(Platform):
-        """Linux, macOS and their kin."""
+        """Linux, macOS and other POSIX systems."""
 
-        # A stop (Ctrl-Z) stops the heartbeats as well: who works no more keeps no seat.
+        # A stop (Ctrl-Z) is not here: it also stops the heartbeats, so that the seat becomes free.
         ending = (
             signal.SIGHUP,
             signal.SIGINT,
@@ -151,8 +152,7 @@ if sys.platform != "win32":
             return error.errno == errno.EPIPE
 
     def _in_foreground() -> bool:
-        """Whether the terminal sends its signals to this process group, and so
-        to the command as well."""
+        """Return whether the terminal sends its signals to this process group, and so to the command."""
         try:
             terminal = os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY)
         except OSError:
@@ -168,19 +168,19 @@ if sys.platform != "win32":
 class Windows(Platform):
     """Windows.
 
-    The console sends Ctrl-C and Ctrl-Break to all programs that share it, so to
-    the command too: it is started in our own process group, because Windows
-    disables Ctrl-C in a new one. A wait for a process or a lock holds up the
-    handlers of signals, so waits are cut into slices.
+    The console sends Ctrl-C and Ctrl-Break to all its programs. The command is
+    started in our process group, because Windows disables Ctrl-C in a new one.
+    Waiting for a process or a lock blocks signal handlers, so waits are cut into
+    slices.
     """
 
     SLICE = 0.2  # seconds
-    # What cmd.exe makes something else of, in quotes too; and what ends its line.
+    # Characters that cmd.exe interprets inside quotes, and line ends.
     UNSAFE = '"%\r\n\0'
 
     def __init__(self, environment: Mapping[str, str] = os.environ) -> None:
         self._environment = environment
-        # Closing the console's window, logging off and shutting down come as SIGBREAK.
+        # Closing the console window, logging off and shutting down arrive as SIGBREAK.
         names = ("SIGINT", "SIGTERM", "SIGBREAK")
         self.ending = tuple(getattr(signal, name) for name in names if hasattr(signal, name))
 
@@ -199,13 +199,13 @@ class Windows(Platform):
         return next((program + suffix for suffix in suffixes if os.path.isfile(program + suffix)), None)  # noqa: PTH113
 
     def command(self, argv: Sequence[str], file: str) -> Command:
-        """Return how to start the file; raises Unsafe.
+        """Return how to start the file. Raises Unsafe.
 
-        Windows runs a batch file by cmd.exe, which reads a command line by rules
-        of its own: quoted as for a program, ``&`` or ``%PATH%`` in an argument
-        would be commands and variables. In quotes all is literal except what is
-        refused here. /d: no AutoRun commands; /v:off: ``!`` is literal; /s: the
-        outer quotes are taken off, and nothing else.
+        Windows runs a batch file with cmd.exe, which has its own rules for a command
+        line: ``&`` or ``%PATH%`` in an argument would be a command or a variable. In
+        quotes everything is literal except the characters that are refused here.
+        /d: no AutoRun commands; /v:off: ``!`` is literal; /s: remove only the outer
+        quotes.
         """
         # Windows ignores dots and spaces at the end of a name.
         if not file.lower().rstrip(". ").endswith((".bat", ".cmd")):
@@ -214,11 +214,11 @@ class Windows(Platform):
         for argument in arguments:
             if any(character in argument for character in self.UNSAFE):
                 raise Unsafe(
-                    f"{file} is a batch file, and Windows can't hand it the argument {argument!r}: "
-                    'leave out ", % and line ends, or name the program that it starts'
+                    f"{file} is a batch file; Windows can't pass the argument {argument!r} to it: "
+                    'remove ", % and line ends, or run the program that the batch file starts'
                 )
         if any(character in file for character in self.UNSAFE):
-            raise Unsafe(f"{file}: rename the batch file, its path may not have a % or a quote")
+            raise Unsafe(f"{file}: rename the batch file: its path must not contain % or a quote")
         # A backslash before the last quote would be read as an escape by the program that the batch file starts.
         quoted = [f'"{text}{_trailing_backslashes(text)}"' for text in arguments]
         line = " ".join([f'"{file}"', *quoted])
@@ -228,18 +228,18 @@ class Windows(Platform):
         while True:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 code = process.wait(self.SLICE)
-                # Python exits with a C int: a code like 0xC000013A (Ctrl-C) has to be its negative.
+                # Python exits with a C int, so a code like 0xC000013A (Ctrl-C) must become negative.
                 return code - 2**32 if code >= 2**31 else code
 
     def reaches_command(self, number: int) -> bool:
         return True
 
     def pass_on(self, process: subprocess.Popen[bytes], number: int) -> None:
-        # There is nothing gentler for one program of a console.
+        # Windows has no gentler way for one program of a console.
         self.end(process)
 
     def end(self, process: subprocess.Popen[bytes]) -> None:
-        # With what it has started: of a batch file only cmd.exe would end, and not the tool.
+        # End its children too. For a batch file, only cmd.exe would end, not the tool.
         command = [self._system("taskkill.exe"), "/T", "/F", "/PID", str(process.pid)]
         try:
             subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=True)  # noqa: S603
@@ -264,7 +264,7 @@ class Windows(Platform):
         return error.errno in {errno.EPIPE, errno.EINVAL}
 
     def _system(self, name: str) -> str:
-        # By its full path, or a program of this name in the current folder would run.
+        # Use the full path, or a program of this name in the current folder would run.
         return "\\".join([self._environment.get("SystemRoot", r"C:\Windows"), "System32", name])
 
 

@@ -1,4 +1,4 @@
-"""Which proxy a call goes through, by the variables that curl and others heed."""
+"""Find the proxy for a call, from the variables that curl and other programs use."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Proxy:
-    """A proxy, and where its address comes from; ``str()`` hides a password."""
+    """A proxy and the source of its address. ``str()`` hides a password."""
 
     address: str
     source: str
@@ -22,7 +22,7 @@ class Proxy:
 
     @property
     def host(self) -> str:
-        """The name of its machine; empty if the address has none."""
+        """Return the name of its machine; empty if the address has none."""
         try:
             return self._parts.hostname or ""
         except ValueError:
@@ -30,13 +30,13 @@ class Proxy:
 
     @property
     def is_supported(self) -> bool:
-        """Whether it is an HTTP proxy with a host, which is what Python can use."""
+        """Return whether Python can use it: an HTTP proxy with a host."""
         try:
-            # Raises ValueError for what is no port.
+            # The port raises ValueError if it is invalid.
             parts, port = self._parts, self._parts.port
         except ValueError:
             return False
-        # A colon and no port is a slip like http:/proxy.
+        # A colon without a port is a mistake like http:/proxy.
         return parts.scheme in {"http", "https"} and bool(self.host) and port != 0 and not parts.netloc.endswith(":")
 
     @property
@@ -49,9 +49,10 @@ class Proxy:
 
 
 def proxy_for(server: str) -> Proxy | None:
-    """Return the proxy for the server's address: of ``http_proxy`` or
-    ``https_proxy``, or of the system's settings on Windows and macOS; None if there
-    is none, or ``no_proxy`` names the server, by name, by address or by network.
+    """Return the proxy for the server's address, or None.
+
+    The source is ``http_proxy`` or ``https_proxy``, or the system's settings on
+    Windows and macOS. ``no_proxy`` excludes a server by name, address or network.
     """
     parts = urllib.parse.urlsplit(server)
     address = urllib.request.getproxies().get(parts.scheme)
@@ -60,12 +61,12 @@ def proxy_for(server: str) -> Proxy | None:
     if parts.scheme not in urllib.request.getproxies_environment():
         return Proxy(address, "the system's settings")
     variable = f"{parts.scheme}_proxy"
-    # Python takes the lower case first.
+    # Python reads the lower-case variable first.
     return Proxy(address, variable if os.environ.get(variable) else variable.upper())
 
 
 def is_loopback(host: str) -> bool:
-    """Whether this name or address is this machine."""
+    """Return whether this name or address is this machine."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -73,7 +74,7 @@ def is_loopback(host: str) -> bool:
 
 
 def _in_no_proxy(host: str) -> bool:
-    """Whether ``no_proxy`` has the address or its network, which Python ignores."""
+    """Return whether ``no_proxy`` contains the address or its network. Python does not check networks."""
     try:
         address = ipaddress.ip_address(host)
     except ValueError:

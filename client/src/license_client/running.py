@@ -1,4 +1,4 @@
-"""A command that runs while its seats are held, and the signals on the way."""
+"""Run a command while its seats are held, and handle signals."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ EX_NOT_EXECUTABLE = 126
 
 
 class Interrupted(BaseException):
-    """A signal has come that ends programs."""
+    """A signal that ends programs arrived."""
 
     def __init__(self, number: int) -> None:
         super().__init__(number)
@@ -26,12 +26,10 @@ class Interrupted(BaseException):
 
 
 class Signals:
-    """What becomes of the signals that end programs: they interrupt what goes
-    on, or are kept for later, or go to a receiver.
+    """Handle the signals that end programs: interrupt, keep for later, or send to a receiver.
 
-    Those that come within SETTLE_SECONDS of one that has interrupted don't
-    interrupt the tidying up: a closed terminal, a service manager and an
-    impatient person send several and mean one.
+    Signals within SETTLE_SECONDS of one that interrupted do not interrupt the
+    cleanup: a closed terminal, a service manager and a person often send several.
     """
 
     def __init__(self) -> None:
@@ -39,28 +37,27 @@ class Signals:
         self._quiet_until = 0.0
         self._kept: int | None = None
         for number in platforms.CURRENT.ending:
-            # What we were started to ignore (nohup), the command ignores too.
+            # Keep a signal ignored that was ignored at the start (nohup). The command inherits that.
             if signal.getsignal(number) != signal.SIG_IGN:
                 signal.signal(number, self._handle)
 
     def keep(self) -> None:
-        """From here on until ``send_to`` nothing is interrupted, and nothing forgotten."""
+        """Keep signals until ``send_to``."""
         self._react = self._keep
 
     def send_to(self, receiver: Callable[[int], None]) -> None:
-        """Call the receiver for each signal, and for one that was kept."""
+        """Call the receiver for each signal, and for a kept one."""
         self._react = receiver
         if self._kept is not None:
             receiver(self._kept)
 
     def interrupt(self, *, after: float) -> None:
-        """Interrupt again, but nothing of the next ``after`` seconds."""
+        """Interrupt again, but not in the next ``after`` seconds."""
         self._quiet_until = time.monotonic() + after
         self._react = self._interrupt
 
     def ignore(self) -> None:
-        """What is over can't be interrupted: a signal that comes while Python ends
-        would replace the exit code."""
+        """Ignore signals: one that arrives while Python exits would replace the exit code."""
         for number in platforms.CURRENT.ending:
             signal.signal(number, signal.SIG_IGN)
 
@@ -78,7 +75,7 @@ class Signals:
 
 
 class Run:
-    """A command while its seats are held; the signals are kept until it begins."""
+    """Run a command while its seats are held. Signals are kept until it starts."""
 
     def __init__(
         self,
@@ -96,50 +93,60 @@ class Run:
         self._kill_when_lost = kill_when_lost
         self._process: subprocess.Popen[bytes] | None = None
         self._signalled: int | None = None
+        # Signals to pass on that arrived before the process existed.
+        self._unsent: list[int] = []
         self._holding = Holding(client, lease, on_lost=self._lost)
 
     def result(self) -> int:
-        """Run the command, return the seats; the command's exit code."""
+        """Run the command, return the seats, and return the command's exit code."""
         try:
             self._signals.send_to(self._pass_on)
             return self._run()
         finally:
-            # Who ended the command needn't wait for a server that is away, but
-            # one more signal right after it is no wish to leave the seats out.
+            # A second signal cancels the return if the server is away, but not
+            # right after the first one: that is most likely the same wish.
             self._signals.interrupt(after=SETTLE_SECONDS)
             self._give_back()
 
     def _run(self) -> int:
-        if self._signalled is not None:
-            return 128 + self._signalled
         lease = self._holding.lease
-        told = {
+        variables = {
             "LICENSE_LEASE_ID": lease.id,
             "LICENSE_TOOL": lease.items[0].tool,
             "LICENSE_FENCE": str(lease.fence if lease.fence is not None else ""),
             "LICENSE_EXPIRES_AT": lease.expires_at or "",
         }
+        environment = {**os.environ, **former.in_both_names(variables)}
+        arguments, file = self._command
+        if self._signalled is not None:
+            return 128 + self._signalled
         try:
-            environment = {**os.environ, **former.in_both_names(told)}
-            arguments, file = self._command
             self._process = subprocess.Popen(arguments, executable=file, env=environment)  # noqa: S603
         except OSError as error:
             self._messages.fail("command", f"{self._command.file or self._command.arguments[0]}: {error.strerror}")
             return EX_NOT_EXECUTABLE
-        # What came before there was a process to tell.
-        if self._signalled is not None:
-            self._tell(self._signalled)
+        # Popen may return long after the command started.
+        for number in self._unsent:
+            platforms.CURRENT.pass_on(self._process, number)
         if self._holding.lost.is_set():
             self._stop()
         return platforms.CURRENT.wait(self._process)
 
     def _pass_on(self, number: int) -> None:
-        self._signalled = number
-        if not platforms.CURRENT.reaches_command(number):
-            self._tell(number)
+        """Pass a signal on, unless the terminal sends it to the command too.
 
-    def _tell(self, number: int) -> None:
-        if self._process is not None:
+        Never send a terminal's Ctrl-C again: many tools quit at once on the second
+        one and lose work. One that arrives just before the command exists is lost;
+        the person presses again. Without a terminal, a signal to the whole process
+        group looks like one to this process: the command gets it twice, because a
+        job that gets no signal at all is worse.
+        """
+        self._signalled = number
+        if platforms.CURRENT.reaches_command(number):
+            return
+        if self._process is None:
+            self._unsent.append(number)
+        else:
             platforms.CURRENT.pass_on(self._process, number)
 
     def _lost(self, reason: str) -> None:
@@ -147,7 +154,7 @@ class Run:
         self._stop()
 
     def _stop(self) -> None:
-        """End the command, if that is what is wanted when the lease is lost."""
+        """End the command, with --on-lost kill."""
         if self._kill_when_lost and self._process is not None:
             platforms.CURRENT.end(self._process)
 
@@ -158,7 +165,5 @@ class Run:
         except (LicenseError, Interrupted) as error:
             why = "Interrupted." if isinstance(error, Interrupted) else str(error)
             end = self._holding.lease.expires_at
-            then = (
-                f"It comes back at {end}." if end else f"It stays out until somebody calls: license return {lease.id}"
-            )
+            then = f"It is free again at {end}." if end else f"Return it with: license return {lease.id}"
             self._messages.say("not_returned", f"The seat was not returned. {why} {then}", {"lease": lease.id})

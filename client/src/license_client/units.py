@@ -1,4 +1,4 @@
-"""Durations and seats as people write them."""
+"""Read durations and seats as people write them."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from datetime import timedelta
 from .api import Item
 
 UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
-# More is a slip, and beyond what clocks reckon with.
+# A longer duration is a mistake, and clocks cannot represent it.
 LONGEST = 100 * 365 * 86400
 
 
 def seconds(text: str | float | timedelta) -> float:
-    """A duration in seconds: a number, a timedelta, or ``90``, ``90s``, ``30m``,
-    ``1.5h``, ``2d``.
+    """Return a duration in seconds.
 
-    Raises ValueError for anything else, and for what is below 0 or above a
-    hundred years.
+    ``text`` is a number, a timedelta, or a text: ``90``, ``90s``, ``30m``,
+    ``1.5h``, ``2d``. Raises ValueError for anything else, and for a duration below
+    0 or above 100 years.
     """
     if isinstance(text, timedelta):
         number, unit = text.total_seconds(), ""
@@ -26,27 +26,27 @@ def seconds(text: str | float | timedelta) -> float:
     else:
         match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)([smhd]?)", text.strip())
         if match is None:
-            raise ValueError(f"{text!r} is no duration; write 90, 90s, 30m, 8h or 1d")
+            raise ValueError(f"{text!r} is not a duration; write 90, 90s, 30m, 8h or 1d")
         number, unit = float(match[1]), match[2]
     duration = number * UNITS[unit]
     if not 0 <= duration <= LONGEST:
-        raise ValueError("a duration is 0 to a hundred years")
+        raise ValueError("a duration must be 0 to 100 years")
     return duration
 
 
 def item(text: str) -> Item:
-    """Seats of a tool: ``cad_tool`` is one, ``cad_tool:2`` are two.
+    """Read seats of a tool: ``cad_tool`` is one seat, ``cad_tool:2`` are two.
 
     Raises ValueError for anything else.
     """
     match = re.fullmatch(r"([^:]+)(?::0*([1-9][0-9]{0,8}))?", text)
     if match is None:
-        raise ValueError(f"{text!r} is no tool; write NAME or NAME:SEATS")
+        raise ValueError(f"{text!r} is not a tool; write NAME or NAME:SEATS")
     return Item(match[1], int(match[2] or 1))
 
 
 def spoken(duration: float) -> str:
-    """A duration as people read it."""
+    """Return a duration as people read it."""
     whole = round(duration)
     if whole < 60:
         return f"{whole} s"
