@@ -9,6 +9,7 @@ import json
 import random
 import socket
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from io import BufferedReader
@@ -19,6 +20,9 @@ from .site import TEAMS, WITH_ONE_SEAT
 
 # Longer than every limit of the server's own, so that its answer is seen.
 TIMEOUT_SECONDS = 40
+# After so long without a call a connection is not used again: the server closes it
+# after 5 s, which may cross a call on its way.
+IDLE_SECONDS = 4.0
 # What a client waits after a refusal, and after a call of unknown outcome.
 PAUSE_SECONDS = 0.03
 PAUSE_AFTER_FAILURE_SECONDS = 0.2
@@ -50,6 +54,7 @@ class Caller:
         self._headers = f"Host: 127.0.0.1\r\nAuthorization: Bearer {token}\r\nContent-Type: application/json\r\n"
         self._connection: socket.socket | None = None
         self._answers: BufferedReader | None = None
+        self._used = 0.0
 
     def call(
         self,
@@ -94,6 +99,8 @@ class Caller:
         head = f"{method} {path} HTTP/1.1\r\n{self._headers}Content-Length: {len(content)}\r\n"
         if key:
             head += f"Idempotency-Key: {key}\r\n"
+        if time.monotonic() - self._used > IDLE_SECONDS:
+            self.close()
         if self._connection is None or self._answers is None:
             self._connection = socket.create_connection(("127.0.0.1", self.shared.port), TIMEOUT_SECONDS)
             self._connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -109,6 +116,7 @@ class Caller:
         text = self._answers.read(length)
         if len(text) < length:
             raise Cut
+        self._used = time.monotonic()
         if headers.get(b"connection") == b"close":
             self.close()
         return int(lines[0].split()[1]), headers.get(b"idempotent-replayed") == b"true", text

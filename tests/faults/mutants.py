@@ -13,6 +13,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from .checker import rule_of
 from .jobs import side_by_side
 from .run import Plan
 from .site import CLIENTS
@@ -29,9 +30,11 @@ SETTINGS = "licenseserver/settings.py"
 
 @dataclass(frozen=True)
 class Mutant:
-    """One mistake: replacements by file, and the deeds and faults that bring it to light."""
+    """One mistake: the rule that must catch it, replacements by file, and the deeds and
+    faults that bring it to light."""
 
     name: str
+    rule: str
     changes: tuple[tuple[str, str, str], ...]
     deeds: tuple[str, ...]
     kinds: tuple[str, ...] = ("kill_sweeper",)
@@ -45,6 +48,7 @@ BORROWS = ("work", "retry_with_a_key", "send_a_key_at_once")
 MUTANTS = [
     Mutant(
         "no lock",
+        "s1_never_oversold_in_the_ledger",
         (
             (
                 "licenses/models/tool.py",
@@ -56,6 +60,7 @@ MUTANTS = [
     ),
     Mutant(
         "repeatable read",
+        "s0_no_failure_without_a_fault",
         (
             (SETTINGS, "IsolationLevel.READ_COMMITTED", "IsolationLevel.REPEATABLE_READ"),
             # Tried again, it would be slow and right: the tool's row is always written.
@@ -65,11 +70,13 @@ MUTANTS = [
     ),
     Mutant(
         "key ignored",
+        "s5_one_key_is_one_borrow",
         ((LEASING, "    if retry is None:\n", "    if True:\n"),),
         deeds=("retry_with_a_key", "send_a_key_at_once", "reuse_a_key"),
     ),
     Mutant(
         "refusals not kept",
+        "s5_one_key_is_one_borrow",
         (
             (
                 LEASING,
@@ -81,6 +88,7 @@ MUTANTS = [
     ),
     Mutant(
         "counter in another transaction",
+        "s1_never_oversold_in_the_ledger",
         (
             (
                 STATEMENTS,
@@ -101,11 +109,13 @@ MUTANTS = [
     ),
     Mutant(
         "unguarded return",
+        "s6_a_lease_ends_once",
         ((LEASING, "        if lease.ended_at is not None:\n            continue\n", ""),),
         deeds=("work_twice_as_polite",),
     ),
     Mutant(
         "the server's clock",
+        "s11_fences_grow",
         (
             (
                 STATEMENTS,
@@ -118,6 +128,7 @@ MUTANTS = [
     ),
     Mutant(
         "a late heartbeat revives",
+        "s10_a_lease_lives_until_its_end_and_not_longer",
         (
             (LEASING, "    if any(lease.is_over(now) for lease in leases):\n", "    if False:\n"),
             (LEASING, "for lease in leases]).active(Now())", "for lease in leases]).open()"),
@@ -128,11 +139,13 @@ MUTANTS = [
     ),
     Mutant(
         "the queue ignores order",
+        "s9_nobody_is_overtaken",
         ((POOLS, "live = live.filter(ticket__lt=ahead_of.number)", "live = live.none()"),),
         deeds=("wait_for_the_one_seat",),
     ),
     Mutant(
         "quota read before the lock",
+        "s8_quotas_reservations_and_limits_hold",
         (
             (
                 POOLS,
@@ -155,6 +168,7 @@ MUTANTS = [
     ),
     Mutant(
         "answers swapped",
+        "s3_no_acknowledged_lease_is_lost",
         (
             (
                 LEASING,
@@ -169,12 +183,21 @@ MUTANTS = [
         deeds=BORROWS,
     ),
     Mutant(
+        # The database refuses the second lease: the borrow fails.
         "fence reused",
+        "s0_no_failure_without_a_fault",
         ((LEASING, "tool.last_fence += 1", "tool.last_fence += tool.in_use == 0"),),
         deeds=BORROWS,
     ),
     Mutant(
+        "fences out of order",
+        "s11_fences_grow",
+        ((LEASING, "fence=tool.last_fence,", "fence=tool.last_fence ^ 1,"),),
+        deeds=BORROWS,
+    ),
+    Mutant(
         "commits that a crash loses",
+        "s3_no_acknowledged_lease_is_lost",
         ((SETTINGS, "-c lock_timeout=3s", "-c lock_timeout=3s -c synchronous_commit=off"),),
         deeds=BORROWS,
         kinds=("crash_database",),
@@ -182,6 +205,7 @@ MUTANTS = [
     ),
     Mutant(
         "a force return without a record",
+        "s14_every_force_return_is_audited_once",
         (
             (
                 LEASING,
@@ -193,6 +217,7 @@ MUTANTS = [
     ),
     Mutant(
         "everybody's leases are everybody's",
+        "s13_nobody_touches_what_is_not_theirs",
         (
             (
                 "licenses/api/permissions.py",
@@ -220,11 +245,14 @@ def main() -> None:
         plans = [_plan(mutant, Path(folder) / f"{number}-code") for number, mutant in enumerate(chosen)]
         for verdict in run_all((plan, Path(folder) / str(number)) for number, plan in enumerate(plans)):
             mutant = chosen[int(verdict.folder.name)]
-            rules = sorted({sentence.partition(":")[0] for sentence in verdict.violations})
-            caught = ", ".join(rules) or f"NOT CAUGHT {verdict.failure}".rstrip()
-            print(f"{mutant.name}: {caught}; {verdict.operations} operations, {verdict.seconds:.0f} s", flush=True)
-            if not rules:
+            found = set(map(rule_of, verdict.violations))
+            if mutant.rule not in found:
                 survivors.append(mutant.name)
+                print(f"{mutant.name}: NOT CAUGHT by {mutant.rule} {verdict.failure}")
+            print(
+                f"{mutant.name}: {', '.join(sorted(found))}; {verdict.operations} operations, {verdict.seconds:.0f} s",
+                flush=True,
+            )
     print(f"{len(chosen) - len(survivors)} of {len(chosen)} caught")
     sys.exit(1 if survivors else 0)
 
@@ -238,7 +266,7 @@ def _plan(mutant: Mutant, code: Path) -> Plan:
         deeds=mutant.deeds,
         clients=mutant.clients,
         code=make(mutant, code),
-        quick=True,
+        until=mutant.rule,
     )
 
 
