@@ -25,7 +25,7 @@ TIMEOUT_SECONDS = 40
 IDLE_SECONDS = 4.0
 # What a client waits after a refusal, and after a call of unknown outcome.
 PAUSE_SECONDS = 0.03
-PAUSE_AFTER_FAILURE_SECONDS = 0.2
+PAUSE_AFTER_FAILURE_SECONDS = 0.5
 # How long a client stands in the queue. A ticket may live for minutes without a
 # poll, but not beyond that.
 WAIT_SECONDS = 15
