@@ -40,6 +40,8 @@ class Shared:
     stopping: threading.Event = field(default_factory=threading.Event)
     # The newest lease of each client, for those who try what they may not do.
     newest: dict[str, str] = field(default_factory=dict)
+    # Those that nobody has sent back yet.
+    held: dict[str, str] = field(default_factory=dict)
 
 
 class Cut(Exception):
@@ -134,7 +136,7 @@ class Client(threading.Thread):
 
     def __init__(self, shared: Shared, number: int, token: str, seed: int, only: tuple[str, ...] = ()) -> None:
         super().__init__(name=f"user{number}", daemon=True)
-        self.shared = shared
+        self.shared, self.number = shared, number
         self.caller = Caller(shared, self.name, token)
         self.chance = random.Random(f"{seed}-{number}")
         self.borrows = 0
@@ -155,6 +157,7 @@ class Client(threading.Thread):
             (self.give_up_waiting, 3),
             (self.stop_asking, 0.3),
             (self.work_for_a_team, 24),
+            (self.hurry_for_a_team, 8),
             (self.work_on_what_ends, 6),
             (self.touch_what_is_not_mine, 4),
         ]
@@ -262,6 +265,13 @@ class Client(threading.Thread):
             self._sleep(self.chance.choice([0.2, 0.6, 1.0]))
             self._give_back(lease)
 
+    def hurry_for_a_team(self) -> None:
+        """Borrow and return at once, so that many decide about one quota."""
+        if self.number not in TEAMS["red"]:
+            self._sleep(PAUSE_SECONDS)
+        elif lease := self._borrow({"tool": "sim", "team": "red"}):
+            self._give_back(lease)
+
     def work_on_what_ends(self) -> None:
         self._use({"tool": "dated"})
 
@@ -295,7 +305,7 @@ class Client(threading.Thread):
         while key is not None and operation.is_unknown and not self.shared.stopping.is_set():
             operation = self._ask(body, key)
         if operation.status == 200:
-            self.shared.newest[self.name] = operation.answer["id"]
+            self.shared.newest[self.name] = self.shared.held[self.name] = operation.answer["id"]
             lease: dict[str, Any] = operation.answer
             return lease
         self._sleep(PAUSE_SECONDS)
@@ -319,6 +329,7 @@ class Client(threading.Thread):
 
     def _give_back(self, lease: dict[str, Any]) -> None:
         facts = {"lease": lease["id"]}
+        self.shared.held.pop(self.name, None)
         while True:
             done = self.caller.call("return", "POST", "/licenses/return", {"id": lease["id"]}, facts=facts)
             if not done.is_unknown or self.shared.stopping.is_set():

@@ -149,23 +149,25 @@ MUTANTS = [
         "s8_quotas_reservations_and_limits_hold",
         (
             (
-                POOLS,
-                '    allotments = Allotment.objects.filter(tool__in=tools, team__name__in=teams).select_related("team")\n',
-                "    key = (tuple(tool.pk for tool in tools), tuple(sorted(teams)))\n"
-                "    from time import monotonic\n"
-                "    if _early.get(key, (0.0, None))[0] < monotonic() - 0.5:\n"
-                '        rows = Allotment.objects.filter(tool__in=tools, team__name__in=teams).select_related("team")\n'
-                "        _early[key] = (monotonic(), list(rows))\n"
-                "    allotments = _early[key][1]\n",
+                LEASING,
+                "    found, in_table, now = statements.lock(asked.tools(), asked.user)\n",
+                '    pools.early.rows = list(Allotment.objects.select_related("team"))\n'
+                "    found, in_table, now = statements.lock(asked.tools(), asked.user)\n",
             ),
             (
                 POOLS,
-                "    if not overdue_is_out:\n        allotments",
-                "    if False:\n        allotments",
+                '    allotments = Allotment.objects.filter(tool__in=tools, team__name__in=teams).select_related("team")\n'
+                "    if not overdue_is_out:\n        allotments = allotments.with_borrowed(now)\n",
+                "    ids = {tool.pk for tool in tools}\n"
+                "    allotments = [row for row in early.rows if row.tool_id in ids and row.team.name in teams]\n",
             ),
-            (POOLS, "Claims = dict[int", "_early: dict = {}\nClaims = dict[int"),
+            (
+                POOLS,
+                "Claims = dict[int",
+                "import threading\nclass Early(threading.local):\n    rows: list = []\nearly = Early()\nClaims = dict[int",
+            ),
         ),
-        deeds=("work_for_a_team",),
+        deeds=("hurry_for_a_team",),
     ),
     Mutant(
         "answers swapped",
