@@ -1,6 +1,6 @@
-"""What a release is called and what it says; ``python scripts/release.py --help``.
+"""Check a release, and print its notes and its tags; ``python scripts/release.py --help``.
 
-Python alone, 3.11 or newer. It reads the files of this repository, or of the
+It needs only Python 3.11 or newer. It reads the files of this repository, or of the
 folder that ``--root`` names, and changes nothing.
 """
 
@@ -57,7 +57,7 @@ def check(root: Path, tag: str | None) -> str:
         raise Refused("The versions differ:\n" + "\n".join(f"  {version}  {place}" for place, version in told.items()))
     version = told["licenseserver.__version__"]
     if not VERSION.fullmatch(version):
-        raise Refused(f"{version} is no version of the form 1.2.3.")
+        raise Refused(f"{version} is not a version of the form 1.2.3.")
     if tag is not None:
         if tag != f"v{version}":
             raise Refused(f"The tag is {tag}, but the version is {version}: its tag would be v{version}.")
@@ -74,16 +74,16 @@ def notes(root: Path, version: str) -> str:
     headings = list(HEADING.finditer(changelog))
     found = [number for number, heading in enumerate(headings) if heading["name"] == version]
     if len(found) != 1:
-        raise Refused(f"CHANGELOG.md has {len(found)} sections `## {version} - <date>`; it takes one.")
+        raise Refused(f"CHANGELOG.md has {len(found)} sections `## {version} - <date>`; it must have one.")
     heading = headings[found[0]]
     try:
         date.fromisoformat(heading["date"] or "")
     except ValueError:
-        raise Refused(f"CHANGELOG.md dates {version} {heading['date']!r}; it takes a date like 2026-01-31.") from None
+        raise Refused(f"CHANGELOG.md dates {version} {heading['date']!r}; write a date like 2026-01-31.") from None
     end = headings[found[0] + 1].start() if found[0] + 1 < len(headings) else len(changelog)
     text = LINK.sub("", changelog[heading.end() : end]).strip()
     if not re.search(r"^[-*] \S", text, re.MULTILINE):
-        raise Refused(f"CHANGELOG.md lists nothing that {version} brings.")
+        raise Refused(f"CHANGELOG.md lists no change of {version}.")
     return text
 
 
@@ -100,17 +100,17 @@ def tags(ref: str, commit: str) -> list[str]:
     if ref.startswith("refs/tags/v") and (version := VERSION.fullmatch(ref.removeprefix("refs/tags/v"))):
         major, minor, patch = version.groups()
         return [f"{major}.{minor}.{patch}", f"{major}.{minor}"] + ([major] if major != "0" else [])
-    raise Refused(f"{ref} is neither the main branch nor a release's tag: nothing is published from it.")
+    raise Refused(f"{ref} is neither the main branch nor a release's tag. Only these are published.")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--root", type=Path, default=Path(__file__).parents[1], help=argparse.SUPPRESS)
     actions = parser.add_subparsers(dest="action", required=True)
-    checking = actions.add_parser("check", help="do all files tell one version, and is the tag its own? prints it")
-    checking.add_argument("--tag", help="the release's; then the changelog has to tell of it")
-    actions.add_parser("notes", help="what the changelog says of a version").add_argument("version")
-    tagging = actions.add_parser("tags", help="the image's tags, one a line")
+    checking = actions.add_parser("check", help="check that all files and the tag have one version, and print it")
+    checking.add_argument("--tag", help="the tag of the release; the changelog must then have its section")
+    actions.add_parser("notes", help="print the changelog's section of a version").add_argument("version")
+    tagging = actions.add_parser("tags", help="print the image's tags, one per line")
     tagging.add_argument("ref", help="refs/heads/main or refs/tags/v1.2.3")
     tagging.add_argument("commit")
     options = parser.parse_args()

@@ -315,9 +315,9 @@ def test_the_notes_are_the_changelogs_section_and_nothing_else(repository: Path)
     ("version", "why"),
     [
         ("9.9.9", "has 0 sections"),
-        ("1.2.1", "lists nothing"),
-        ("1.2.0", "it takes a date"),
-        ("Unreleased", "it takes a date"),
+        ("1.2.1", "lists no change"),
+        ("1.2.0", "write a date"),
+        ("Unreleased", "write a date"),
         ("1.2", "has 0 sections"),
     ],
 )
