@@ -80,7 +80,9 @@ def sqlite(bench: Bench) -> list[Row]:
             found = load.run(theirs.url, HOT, connections=16, seconds=bench.seconds)
             spent = stack.cpu_seconds(theirs.master) - before
             if found.wrong:
-                sys.stderr.write(f"The demo's stand-in failed {found.wrong} of {found.requests} requests.\n")
+                sys.stderr.write(
+                    f"The demo's stand-in failed {sum(found.wrong.values())} of {found.requests} requests.\n"
+                )
             measured = Round(found.rate, found.p50, found.p99, 1000 * spent / max(found.requests, 1))
             bench.details.setdefault("demo, SQLite", []).append(measured)
             return measured
