@@ -15,12 +15,29 @@ def waited() -> float:
 
 
 class Worker(ThreadWorker):
-    """Serve like gunicorn's worker, note the wait of each request, and stop if the master is gone.
+    """Serve like gunicorn's worker, but note the wait of each request, and give the address up at a stop.
 
-    Without a master, the worker of gunicorn 27 accepts no new connections, but serves open
-    ones while clients use them, for at most ``graceful_timeout``. Meanwhile it holds the
-    address: a new master can't listen there, and new clients get no answer.
+    A worker of gunicorn 27 that stops accepts no new connection but holds the address until
+    its last connection is closed, for up to ``graceful_timeout``. Meanwhile new clients get no
+    answer, and a new server can't listen there. Without a master it serves open connections
+    while clients use them.
     """
+
+    def set_accept_enabled(self, enabled: bool) -> None:
+        """Start or stop to accept connections. Give the addresses up when the worker stops."""
+        super().set_accept_enabled(enabled)
+        if not enabled and not self.alive:
+            for listener in self.sockets:
+                self._accept_the_rest(listener)
+                listener.close()
+
+    def _accept_the_rest(self, listener: Any) -> None:
+        """Accept waiting connections, because closing the last listener would cut them."""
+        listener.setblocking(False)
+        before = -1
+        while before < self.nr_conns:
+            before = self.nr_conns
+            self.accept(listener)
 
     def enqueue_req(self, conn: Any) -> None:
         """Pass a connection with a request to the threads."""

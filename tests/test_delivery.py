@@ -103,7 +103,16 @@ def test_text_from_outside_comes_into_a_script_by_a_variable() -> None:
 def test_nothing_is_published_that_has_not_passed_every_check() -> None:
     document = read("release")
     assert document["jobs"]["checks"]["uses"].endswith("/ci.yml")
-    assert set(read("ci")["jobs"]) == {"lint", "test", "client", "windows", "stack", "kubernetes", "dependencies"}
+    assert set(read("ci")["jobs"]) == {
+        "lint",
+        "test",
+        "faults",
+        "client",
+        "windows",
+        "stack",
+        "kubernetes",
+        "dependencies",
+    }
     for publishes in ("image", "chart", "notes", "deploy"):
         assert {"checks", "names"} <= needs(publishes)
     # Not even where somebody wishes it: only a push makes a release.
