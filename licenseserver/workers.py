@@ -1,4 +1,4 @@
-"""gunicorn's threaded worker, which knows how long a request stood in its queue."""
+"""gunicorn's threaded worker, with the time that a request waited for a thread."""
 
 import threading
 import time
@@ -10,33 +10,47 @@ _this_thread = threading.local()
 
 
 def waited() -> float:
-    """Return for how long, in seconds, the request that this thread answers was
-    ready before a thread was free for it; 0 outside gunicorn."""
+    """Return the seconds that this thread's request waited for a thread; 0 outside gunicorn."""
     return getattr(_this_thread, "waited", 0.0)
 
 
 class Worker(ThreadWorker):
-    """Serves like gunicorn's own. It notes the wait of each request, and ends its
-    connections when it is orphaned.
+    """Serve like gunicorn's worker, but note the wait of each request, and give the address up at a stop.
 
-    Without a master, gunicorn 27's worker takes no new connection but serves
-    those that are open as long as their clients go on, for ``graceful_timeout``
-    at most. All that time it holds the address: a new master can't listen there,
-    and new clients wait for nobody.
+    A worker of gunicorn 27 that stops accepts no new connection but holds the address until
+    its last connection is closed, for up to ``graceful_timeout``. Meanwhile new clients get no
+    answer, and a new server can't listen there. Without a master it serves open connections
+    while clients use them.
     """
 
+    def set_accept_enabled(self, enabled: bool) -> None:
+        """Start or stop to accept connections. Give the addresses up when the worker stops."""
+        super().set_accept_enabled(enabled)
+        if not enabled and not self.alive:
+            for listener in self.sockets:
+                self._accept_the_rest(listener)
+                listener.close()
+
+    def _accept_the_rest(self, listener: Any) -> None:
+        """Accept waiting connections, because closing the last listener would cut them."""
+        listener.setblocking(False)
+        before = -1
+        while before < self.nr_conns:
+            before = self.nr_conns
+            self.accept(listener)
+
     def enqueue_req(self, conn: Any) -> None:
-        """Hand a connection with a request to the threads."""
+        """Pass a connection with a request to the threads."""
         conn.queued_at = time.monotonic()
         super().enqueue_req(conn)
 
     def handle(self, conn: Any) -> Any:
-        """Answer a connection's next request, in one of the threads."""
+        """Answer the next request of a connection, in one of the threads."""
         _this_thread.waited = time.monotonic() - conn.queued_at
         return super().handle(conn)
 
     def is_parent_alive(self) -> bool:
-        """Return whether the master lives; if not, answer with ``Connection: close``."""
+        """Return whether the master lives. If not, answer with ``Connection: close`` from now on."""
         is_alive: bool = super().is_parent_alive()
         if not is_alive:
             self.alive = False

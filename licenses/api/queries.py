@@ -6,6 +6,7 @@ A client that sends one expects an effect that it would not have.
 from typing import Any
 
 from rest_framework.exceptions import ValidationError
+from rest_framework.negotiation import DefaultContentNegotiation
 from rest_framework.pagination import CursorPagination
 from rest_framework.request import Request
 
@@ -24,6 +25,8 @@ class StrictQuery:
     def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
         """Check the query after the credential and the rights."""
         super().initial(request, *args, **kwargs)  # type: ignore[misc]
+        if not request.META.get("QUERY_STRING"):
+            return
         if not hasattr(self, str(request.method).lower()):
             # DRF refuses this method.
             return
@@ -39,6 +42,15 @@ class StrictQuery:
             known |= {pages.cursor_query_param, pages.page_size_query_param} if pages else set()
         if wrong := {name: ["There is no such parameter."] for name in sorted(request.query_params.keys() - known)}:
             raise ValidationError(wrong)
+
+
+class FormatNegotiation(DefaultContentNegotiation):
+    """Accept ``?format=csv`` in links instead of ``Accept: text/csv``. The view refuses unknown formats."""
+
+    def select_renderer(self, request: Request, renderers: Any, format_suffix: str | None = None) -> Any:
+        wanted = request.query_params.get("format")
+        known = {renderer.format for renderer in renderers}
+        return super().select_renderer(request, renderers, wanted if wanted in known else format_suffix)
 
 
 class Pages(CursorPagination):

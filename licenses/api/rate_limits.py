@@ -3,7 +3,8 @@
 A caller is known by its credential after it was found valid, and before by its
 address. A call counts as one, and as one more for each ``WORTH`` seconds of its
 work. Renewals and returns have their own limit, so that a caller with too many
-other calls can still keep and return seats.
+other calls can still keep and return seats. So have scrapes of the metrics: they
+show a flood, also one from the address of the scraper.
 """
 
 import hashlib
@@ -34,6 +35,7 @@ WORTH = 0.004
 WAITING = 0.5
 UNLIMITED = 1e12
 EXEMPT = {"/livez", "/readyz"}
+METRICS = "/metrics"
 # Calls that keep or return seats.
 KEEPING = re.compile(
     r"POST (/licenses/(renew|return)|/api/v1/leases/[^/]+/renew/|/leases/[^/]+/return/)|DELETE /licenses/queue/[^/]+"
@@ -45,7 +47,8 @@ PAGE = (
     "<title>Too many calls</title><h1>Too many calls</h1><p>{detail}</p>"
 )
 
-# Buckets of credentials and of addresses, each for calls that keep seats and for others.
+# Buckets of credentials and of addresses, each for calls that keep seats and for others;
+# those of addresses for scrapes too.
 credentials = Buckets()
 addresses = Buckets()
 # Hash the credentials: none stays in memory, and nobody can choose the key of a bucket.
@@ -124,6 +127,8 @@ def _of_address(request: HttpRequest, keeping: bool) -> Limit:
     network = network_of(client_address(request.META)).encode()
     if keeping:
         return Limit("heartbeats", addresses, b"k" + network, settings.LICENSE_RATE_HEARTBEATS)
+    if request.path_info == METRICS:
+        network = b"m" + network
     return Limit("address", addresses, network, settings.LICENSE_RATE_PER_ADDRESS)
 
 

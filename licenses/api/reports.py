@@ -8,7 +8,6 @@ from zoneinfo import ZoneInfo
 from drf_spectacular.drainage import set_override
 from drf_spectacular.utils import OpenApiResponse, extend_schema, extend_schema_field
 from rest_framework import serializers
-from rest_framework.negotiation import DefaultContentNegotiation
 from rest_framework.renderers import BaseRenderer, BrowsableAPIRenderer, JSONRenderer
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -24,7 +23,7 @@ from licenses.models.tool import MAX_CAPACITY
 from . import formats
 from .authentication import caller_of
 from .permissions import CHANGE_LEASES, VIEW_LEASES, names_of_past
-from .queries import StrictQuery
+from .queries import FormatNegotiation, StrictQuery
 from .serializers import StrictSerializer, TeamNameField, ToolNameField
 from .views import problem_response
 
@@ -47,15 +46,6 @@ class CsvRenderer(BaseRenderer):
         data["table"].write_csv(stream)
         # Excel needs the byte order mark to read UTF-8.
         return "\ufeff" + stream.getvalue()
-
-
-class ReportNegotiation(DefaultContentNegotiation):
-    """Accept ``?format=csv`` in links instead of ``Accept: text/csv``."""
-
-    def select_renderer(self, request: Request, renderers: Any, format_suffix: str | None = None) -> Any:
-        wanted = request.query_params.get("format")
-        # The query's serializer refuses an unknown format.
-        return super().select_renderer(request, renderers, wanted if wanted in FORMATS else format_suffix)
 
 
 # --- Queries ----------------------------------------------------------------
@@ -272,7 +262,7 @@ class ReportView(StrictQuery, APIView):
     known_by_serializer = frozenset({None})
 
     renderer_classes = [JSONRenderer, CsvRenderer, BrowsableAPIRenderer]
-    content_negotiation_class = ReportNegotiation
+    content_negotiation_class = FormatNegotiation
     query: ClassVar[type[SpanQuery]]
 
     def get(self, request: Request) -> Response:

@@ -12,11 +12,12 @@ from django.utils.cache import get_conditional_response
 from drf_spectacular.extensions import OpenApiAuthenticationExtension, OpenApiSerializerFieldExtension
 from drf_spectacular.utils import extend_schema
 from drf_spectacular.views import SpectacularAPIView
+from rest_framework.exceptions import ValidationError
 from rest_framework.request import Request
 
 from . import formats
 from .problems import CONTENT_TYPE
-from .queries import StrictQuery
+from .queries import FormatNegotiation, StrictQuery
 
 _writing = threading.Lock()
 
@@ -25,9 +26,13 @@ class SchemaView(StrictQuery, SpectacularAPIView):
     """Serve the OpenAPI schema. Each process writes it once, because that takes 0.1 s."""
 
     query_names = frozenset({"format"})
+    content_negotiation_class = FormatNegotiation
 
     @extend_schema(exclude=True)
     def get(self, request: Request, *args: Any, **kwargs: Any) -> HttpResponseBase:
+        known = sorted({renderer.format for renderer in self.renderer_classes})
+        if request.query_params.get("format", known[0]) not in known:
+            raise ValidationError({"format": [f"Choose one of: {', '.join(known)}."]})
         renderer = request.accepted_renderer
         with _writing:
             text, tag = _written(renderer.media_type)
