@@ -25,7 +25,7 @@ EC_KEY = ec.generate_private_key(ec.SECP256R1())
 
 
 def encoded(part: Any) -> str:
-    """A part of a token, made by hand."""
+    """Return the encoded part of a token."""
     data = part if isinstance(part, bytes) else json.dumps(part).encode()
     return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
 
@@ -99,7 +99,7 @@ class Issuer:
 
 @contextmanager
 def running_issuer() -> Iterator[Issuer]:
-    """An issuer that answers on a free port."""
+    """Provide an issuer on a free port."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:

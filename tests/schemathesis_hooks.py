@@ -35,7 +35,7 @@ def has_tool_twice(body: Any) -> bool:
 
 
 def has_impossible_days(query: dict[str, Any]) -> bool:
-    """Whether the first day is after the last, or there are more days than a report can have."""
+    """Return whether the first day is after the last, or the report has too many days."""
     last = date.fromisoformat(query["until"]) if "until" in query else datetime.now(UTC).date()
     first = date.fromisoformat(query["since"]) if "since" in query else last
     longest = 200 if query.get("period") == "hour" else 3660

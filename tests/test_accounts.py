@@ -42,7 +42,7 @@ PHRASE = "a long pass phrase"
 
 
 def page_of(account: User) -> dict[str, Any]:
-    """The form of an account's page in the admin, as it is filled in."""
+    """Return the filled form of an account's page in the admin."""
     joined = account.date_joined
     form = {"username": account.username, "email": account.email}
     form |= {"date_joined_0": f"{joined:%Y-%m-%d}", "date_joined_1": f"{joined:%H:%M:%S}"}
@@ -186,7 +186,7 @@ def test_an_account_that_made_tokens_can_be_deleted(admin_client: Client, requir
 
 @pytest.mark.parametrize("way", ["deleted", "renamed", "deactivated"])
 def test_a_token_does_not_outlive_an_account_that_went_behind_our_back(ana: User, required: None, way: str) -> None:
-    """By a shell, or by SQL."""
+    """Change the account in a shell or with SQL."""
     token = f"Bearer {make_token(user='ana')}"
     mine = User.objects.filter(username="ana")
     if way == "deleted":
@@ -377,7 +377,7 @@ def test_a_caller_whose_name_became_an_account_and_went_does_not_come_back(
 
 
 def rows(server: dict[str, str], sql: str) -> list[Any]:
-    """What a statement finds in the database of a server."""
+    """Run a statement in the database of a server and return its rows."""
     code = f"from django.db import connection; c = connection.cursor(); c.execute({sql!r}); "
     code += "print(c.fetchall() if c.description else [])"
     done = run(server, "shell", "--no-imports", "-c", code)

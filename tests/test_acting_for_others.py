@@ -21,7 +21,7 @@ PASSWORD = "a long pass phrase"
 
 
 def api_of_account(name: str, **rights: Any) -> Api:
-    """The API as somebody with an account and a password sees it."""
+    """Return the API for a user with an account and a password."""
     User.objects.create_user(name, password=PASSWORD, **rights)
     return api_with(basic(name, PASSWORD)["Authorization"])
 
@@ -40,7 +40,7 @@ def root(required: None, db: None) -> Api:
 
 
 def records() -> list[tuple[str, str, str, str, str]]:
-    """What the audit has, the oldest first."""
+    """Return the audit records, the oldest first."""
     rows = AuditRecord.objects.order_by("pk")
     return list(rows.values_list("action", "subject_kind", "subject", "actor_kind", "actor"))
 
@@ -269,7 +269,7 @@ def borrowed(api: Api, leases: list[str]) -> Any:
 
 @pytest.fixture
 def two_teams(required: None, make_tool: MakeTool, make_team: MakeTeam) -> Api:
-    """The token of crash, of which ana is, as she is of noise."""
+    """Provide a token of team crash. User ana is in crash and in noise."""
     make_tool("cad", capacity=1)
     make_tool("sim", capacity=9)
     make_team("crash", "ana")

@@ -57,7 +57,7 @@ def test_a_way_around_bind_is_looked_at_too(tmp_path: Path) -> None:
     ids=str,
 )
 def test_a_server_may_listen_on_the_network(tmp_path: Path, variables: dict[str, str]) -> None:
-    """Every address of the machine, asked for by a word or with credentials; asked here on loopback only."""
+    """Ask for all addresses, by a word or with credentials. The test uses only loopback."""
     port = free_port()
     with running_server(tmp_path, port, BIND=f":{port}", WEB_CONCURRENCY="1", **variables) as server:
         assert httpx.get(f"{server.url}/livez").status_code == 200
@@ -87,7 +87,7 @@ def test_make_run_listens_on_this_machine_only() -> None:
 
 @pytest.fixture
 def closed_server(tmp_path: Path) -> Iterator[Server]:
-    """A server that ends TLS nowhere and trusts no proxy."""
+    """Provide a server without TLS that trusts no proxy."""
     with running_server(
         tmp_path, SECURE_SSL="true", TRUST_PROXY="false", WEB_CONCURRENCY="1", FORWARDED_ALLOW_IPS="*"
     ) as server:

@@ -93,7 +93,7 @@ def base(model: type[Model]) -> str:
 
 
 def lists(client: Client, model: type[Model]) -> Iterator[str]:
-    """The list in each of its forms: searched, ordered, filtered, page by page."""
+    """Yield the list in each form: searched, ordered, filtered and in pages."""
     model_admin: Any = admin.site._registry[model]
     yield base(model)
     yield from (base(model) + query for query in ("?q=a", "?q=%00", "?q=1", "?p=1", "?p=99", "?p=x", "?all=", "?e=1"))
@@ -241,7 +241,7 @@ def test_no_general_page_asks_more_of_the_database_for_more_rows(
 def test_the_rows_that_go_with_a_deleted_one_are_counted_at_one_price(
     admin_client: Client, populate: Callable[..., None]
 ) -> None:
-    """A team's members, a tool's rules: how many there are changes nothing."""
+    """The number of members or rules does not change the page."""
     populate(0, rows=1)
     tool = Tool.objects.create(name="new", capacity=400)
     team = Team.objects.create(name="new")
@@ -285,7 +285,7 @@ def big_team(make_team: MakeTeam) -> Team:
 
 
 def as_a_browser_sends_it(client: Client, address: str, **changed: Any) -> dict[str, Any]:
-    """The fields of the page's form, as they stand, but for those changed."""
+    """Return the fields of the page's form with these changes."""
     form = client.get(address).context["adminform"].form
     sent = {bound.html_name: bound.value() for bound in form}
     assert not client.get(address).context["inline_admin_formsets"]

@@ -68,7 +68,7 @@ class Model:
         return every[: every.index(ahead_of)] if ahead_of in every else every
 
     def reasons(self, user: str, items: dict[str, int], *, waiter: Wait | None = None) -> list[tuple[str, bool]]:
-        """What stands in the way, each with whether waiting may help."""
+        """Return each reason of a refusal, and whether waiting can help."""
         found = []
         for tool, seats in items.items():
             if tool == RATIONED:

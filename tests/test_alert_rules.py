@@ -350,7 +350,7 @@ each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 
 
 def blocks(page: Path, language: str) -> Iterator[str]:
-    """The code of a language on a page, line by line."""
+    """Yield the code of a language on a page, line by line."""
     for block in re.findall(rf"^```{language}\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE):
         yield from block.splitlines()
 

@@ -74,7 +74,7 @@ class Load:
 
 
 def back_up(server: Server, file: Path) -> None:
-    """As docs/howto/backup.md has it."""
+    """Restore as docs/howto/backup.md says."""
     if "DATABASE_URL" not in server.environment:
         server.manage("backup", str(file))
         return
@@ -86,7 +86,7 @@ def back_up(server: Server, file: Path) -> None:
 
 
 def restore(file: Path, folder: Path, closing: ExitStack) -> Server:
-    """A server on a new database from a backup; not started."""
+    """Return a stopped server with a database from a backup."""
     folder.mkdir()
     database = closing.enter_context(own_database(folder))
     if "DATABASE_URL" in database:
@@ -145,7 +145,7 @@ def test_a_backup_under_load_has_all_that_was_acknowledged_before(tmp_path: Path
 
 
 def audit_refuses_an_update(server: Server) -> str:
-    """What the database answers to a change of the audit."""
+    """Try to change the audit and return the database's answer."""
     change = "UPDATE licenses_auditrecord SET note = 'changed'"
     if url := server.environment.get("DATABASE_URL"):
         with psycopg.connect(url) as session, pytest.raises(psycopg.errors.RestrictViolation) as refused:

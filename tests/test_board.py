@@ -74,7 +74,7 @@ def squeezed(text: str) -> str:
 
 
 def page(client: Client, path: str = "/", **query: Any) -> str:
-    """A page of the board, as it was sent."""
+    """Return a page of the board."""
     answer = client.get(path, query)
     assert answer.status_code == 200, answer.content
     html: str = answer.content.decode()
@@ -90,7 +90,7 @@ def rows(client: Client, path: str = "/", **query: Any) -> list[list[str]]:
 
 
 def row_of(user: str, client: Client, path: str = "/") -> list[str]:
-    """The one row about a user."""
+    """Return the only row of a user."""
     (row,) = [row for row in rows(client, path) if row[:1] == [user]]
     return row
 
@@ -234,7 +234,7 @@ def test_refusals_say_why_and_how_they_ended(api: Api, make_tool: MakeTool, pass
 
 
 def bar(client: Client, path: str = "/") -> list[tuple[str, float, float]]:
-    """The parts of a tool's bar: what kind, where it begins, and how wide it is."""
+    """Return the kind, start and width of each part of a tool's bar."""
     found = re.findall(r'<rect class="([\w-]+)" fill="[^"]*" x="([\d.]+)%" width="([\d.]+)%"', page(client, path))
     return [(kind, float(start), float(width)) for kind, start, width in found]
 

@@ -26,7 +26,7 @@ PAGES = ("/", "/tools/cad/", "/tools/big/", "/yours/", "/tools/nope/")
 
 @pytest.fixture(scope="module")
 def board(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server where people sign in, with a little of everything on its board."""
+    """Provide a server with sign-in and with rows of each kind on its board."""
     # The server looks for scripts and styles when it starts.
     call_command("collectstatic", interactive=False, verbosity=0)
     with pytest.MonkeyPatch.context() as patch:
@@ -95,7 +95,7 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture
 def complaints() -> Iterator[list[str]]:
-    """What the browser complains of; nothing may be left at the end."""
+    """Collect the browser's errors. The list must be empty at the end."""
     complaints: list[str] = []
     yield complaints
     assert complaints == []
@@ -103,7 +103,7 @@ def complaints() -> Iterator[list[str]]:
 
 @pytest.fixture(scope="module")
 def sessions(board: Server, browser: Browser) -> dict[str, Any]:
-    """The cookies of everybody, signed in."""
+    """Provide the session cookies of each user."""
     sessions = {}
     for name in PEOPLE:
         page = browser.new_page(base_url=board.url)
@@ -211,7 +211,7 @@ def test_a_refresh_that_fails_is_said_until_one_succeeds(sign_in: Callable[..., 
 
 
 def refreshes(page: Page) -> list[str]:
-    """The addresses that a page has asked anew; grows."""
+    """Return the list of addresses that a page refreshes. It grows."""
     asked: list[str] = []
     page.on("request", lambda request: asked.append(request.url) if "x-refresh" in request.headers else None)
     return asked
@@ -322,7 +322,7 @@ def test_no_page_is_wider_than_the_screen(sign_in: Callable[..., Page], width: i
 
 @pytest.fixture(scope="module")
 def axe(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The rules of axe-core, as a script."""
+    """Provide axe-core as a script."""
     folder = tmp_path_factory.mktemp("axe")
     install_from_npm(ROOT / "tests" / "axe", folder)
     return Path(folder / "node_modules" / "axe-core" / "axe.min.js").read_text()
@@ -330,7 +330,7 @@ def axe(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.mark.parametrize(("width", "scheme"), SCREENS)
 def test_the_board_is_accessible(sign_in: Callable[..., Page], axe: str, width: int, scheme: str) -> None:
-    """By the rules of WCAG 2.2 AA and good practice that a program can check."""
+    """Check the rules of WCAG 2.2 AA and good practice that a program can check."""
     page = sign_in("ana", viewport={"width": width, "height": 700}, color_scheme=scheme)
     for path in PAGES:
         page.goto(path)

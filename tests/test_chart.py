@@ -49,7 +49,7 @@ def run_helm(*arguments: str | Path) -> "subprocess.CompletedProcess[str]":
 
 
 def helm(*arguments: str | Path) -> str:
-    """What Helm prints; it must succeed."""
+    """Run Helm and return its output. It must succeed."""
     done = run_helm(*arguments)
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -57,7 +57,7 @@ def helm(*arguments: str | Path) -> str:
 
 @pytest.fixture(scope="session")
 def chart(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The packed chart."""
+    """Provide the packed chart."""
     folder = tmp_path_factory.mktemp("chart")
     helm("package", CHART, "--destination", folder)
     (packed,) = folder.iterdir()
@@ -73,12 +73,12 @@ class Release(NamedTuple):
         return [manifest for manifest in self.manifests if manifest["kind"] == kind]
 
     def one(self, kind: str, ending: str = "") -> Manifest:
-        """The only one of its kind whose name ends so."""
+        """Return the only object of a kind whose name has this end."""
         (found,) = [manifest for manifest in self.of(kind) if manifest["metadata"]["name"].endswith(ending)]
         return found
 
     def pods(self) -> dict[str, Manifest]:
-        """The pods, or their templates, by component."""
+        """Return the pods or pod templates by component."""
         pods = {}
         for manifest in self.manifests:
             pod = manifest if manifest["kind"] == "Pod" else manifest.get("spec", {}).get("template")
@@ -87,7 +87,7 @@ class Release(NamedTuple):
         return pods
 
     def api(self) -> Manifest:
-        """The Deployment of the API."""
+        """Return the Deployment of the API."""
         (found,) = [
             manifest
             for manifest in self.of("Deployment")
@@ -137,7 +137,7 @@ def is_hook(manifest: Manifest) -> bool:
 
 
 def environment_of(container: dict[str, Any]) -> dict[str, Any]:
-    """The variables of a container; of one from a Secret, the reference."""
+    """Return the variables of a container, with references to Secrets."""
     pairs = [(entry["name"], entry.get("value", entry.get("valueFrom"))) for entry in container["env"]]
     assert len(dict(pairs)) == len(pairs), "a variable is there twice"
     return dict(pairs)
@@ -671,7 +671,7 @@ RULE_FILES = sorted(set(MONITORING.glob("prometheus/rules/*.yml")) - {MONITORING
 
 
 def as_in_production(rules: dict[str, Any]) -> dict[str, Any]:
-    """The rules with the runbooks where the production values say."""
+    """Return the rules with the runbooks' address of the production values."""
     url = "https://git.example.com/tools/licenseserver/blob/main/docs/runbooks"
     text = json.dumps(rules).replace(json.dumps(RUNBOOKS_QUERY)[1:-1], url)
     found: dict[str, Any] = json.loads(text)
@@ -857,7 +857,7 @@ def test_a_database_may_be_verified_by_the_system_s_authorities(render: Render) 
 
 
 def schemas(schema: Any, path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
-    """Every schema of an object in a schema."""
+    """Yield every schema of an object in a schema."""
     if isinstance(schema, dict):
         if schema.get("type") == "object":
             yield path, schema
@@ -882,7 +882,7 @@ def test_no_object_takes_keys_that_nobody_knows() -> None:
 
 
 def leaves(values: Any, path: str = "") -> Iterator[str]:
-    """The paths of all single values: ``api.replicas``."""
+    """Yield the paths of all single values: ``api.replicas``."""
     if isinstance(values, dict) and values:
         for key, value in values.items():
             yield from leaves(value, f"{path}.{key}" if path else key)
@@ -894,7 +894,7 @@ def test_every_value_has_a_default_and_a_schema() -> None:
     jsonschema.validate(VALUES, SCHEMA)
 
     def known(schema: dict[str, Any], path: str = "") -> Iterator[str]:
-        """The paths that the schema has names for."""
+        """Yield the paths that the schema defines."""
         if "$ref" in schema and schema["$ref"] == "#/$defs/image":
             schema = SCHEMA["$defs"]["image"]
         for key, part in schema.get("properties", {}).items():

@@ -44,7 +44,7 @@ def test_no_variable_is_read_that_may_be_unset() -> None:
 
 
 def reloaded() -> dict[str, str]:
-    """The services that take up changed files, and the folder of these."""
+    """Return the services that reload changed files, and the folder of these files."""
     return {"proxy": "/etc/nginx", "prometheus": "/etc/prometheus", "alertmanager": "/etc/alertmanager"}
 
 
@@ -85,7 +85,7 @@ class Running:
         closing.callback(self.process.send_signal, signal.SIGTERM)
 
     def check(self, *check: str) -> "subprocess.CompletedProcess[str]":
-        """What the health check runs first."""
+        """Return the first command of the health check."""
         environment = os.environ | {"MAIN_PID": str(self.process.pid), "SEEN": str(self.folder.parent / "seen")}
         shell = ["busybox", "sh"] if shutil.which("busybox") else ["sh"]
         return subprocess.run(

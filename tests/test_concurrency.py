@@ -56,7 +56,7 @@ def borrow_and_return(server: Server, number: int, turns: "queue.SimpleQueue[int
 
 
 def ledger(server: Server) -> list[tuple[str, float, float | None]]:
-    """Every lease as the database has it, in the API's own pages."""
+    """Return every lease of the database, read in pages of the API."""
     from datetime import datetime
 
     rows = []

@@ -96,7 +96,7 @@ class Worker:
             self.give_back(lease)
 
     def retry(self) -> None:
-        """The same request twice at once, as after a lost reply."""
+        """Send the same request twice at once, as after a lost reply."""
         key = uuid.uuid4().hex
         leases: list[dict[str, Any] | None] = []
         twice = [
@@ -215,7 +215,7 @@ def sweeping(server: Server, copies: int) -> Iterator[None]:
 
 
 def ledger(server: Server) -> dict[str, dict[str, Any]]:
-    """Every lease as the server has it, with the names that only some may see."""
+    """Return every lease of the server, with all names."""
     leases = {}
     made = server.manage("token", "create", "ledger", "--scope", "admin", "--scope", "read")
     secret = next(word for word in made.split() if word.startswith("lic_"))
@@ -232,7 +232,7 @@ def when(text: str) -> datetime:
 
 
 def until_all_is_back(server: Server) -> dict[str, dict[str, Any]]:
-    """The state of the tools when the last seat has come back."""
+    """Wait until the last seat is back and return the state of the tools."""
     deadline = time.monotonic() + 30
     while True:
         status = {entry["tool"]: entry for entry in httpx.get(f"{server.url}/licenses/status").json()}

@@ -39,7 +39,7 @@ def variables(dashboard: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def selectors(expression: str, metrics: str) -> list[tuple[str, str]]:
-    """The names of these metrics in an expression, each with what chooses from it."""
+    """Return the names of these metrics in an expression, each with its selector."""
     return re.findall(rf"(?<![\w:$\"])({metrics})(?![\w:(])(?:\{{([^}}]*)\}})?", labels_left_out(expression))
 
 

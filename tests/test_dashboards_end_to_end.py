@@ -62,7 +62,7 @@ class Watched:
         return self.call("GET", f"/licenses/queue/{ticket}")
 
     def use_up(self) -> None:
-        """All seats out, the one on credit too; somebody waited, and others wait."""
+        """Borrow all seats with the overdraft; let one user wait and get a seat, and others wait."""
         self.server.manage("shell", "-c", TEAMS_AND_LIMITS)
         self.server.manage("expire_leases")
         held = [self.borrow(user) for user in ("ana", "ben", "cleo", "dan", "eve", "amy")]
@@ -75,7 +75,7 @@ class Watched:
         until(lambda: all("id" in self.poll(ticket) for ticket in tickets), lambda: "no seat came free")
 
     def work_on(self) -> None:
-        """What goes on all the time."""
+        """Make the calls that repeat all the time."""
         # Who doesn't ask loses the place.
         assert "ticket" in self.poll(self.ticket)
         self.give_back(self.borrow("amy"))
@@ -85,7 +85,7 @@ class Watched:
         self.call("GET", "/api/v1/reports/utilisation?tool=cad_tool")
 
     def ask(self, target: dict[str, Any], since: float) -> list[float]:
-        """The numbers that Prometheus answers, asked as Grafana asks it for a
+        """Return the numbers that Prometheus answers, asked as Grafana asks it for a
         panel that shows these last seconds."""
         if target.get("instant"):
             answer = self._get("query", query=target["expr"])
@@ -119,14 +119,14 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
 
 
 def filled_in(expression: str, tool: str) -> str:
-    """The expression with Grafana's variables as they are for these tools and
+    """Return the expression with Grafana's variables as they are for these tools and
     all of everything else."""
     values = {"__rate_interval": "5m", "__range": "1h", "tool": tool, "installation": "compose"}
     return re.sub(r"\$([a-z_]+)", lambda name: values.get(name[1], ".*"), expression)
 
 
 def choices() -> Iterator[Any]:
-    """The dashboards with what can be chosen in them: all tools, or one."""
+    """Yield the dashboards with each choice of tools: all, or one."""
     for path in DASHBOARDS:
         variables = {variable["name"]: variable for variable in read_dashboard(path)["templating"]["list"]}
         tool = variables.get("tool")

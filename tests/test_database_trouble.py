@@ -71,7 +71,7 @@ def environment_of(folder: Path, database: dict[str, str], **more: str) -> dict[
 
 
 def out_of_reach(folder: Path) -> dict[str, str]:
-    """A database of the suite's kind that nobody can open."""
+    """Return a database of the suite's kind that nobody can open."""
     if connection.vendor == "postgresql":
         return {"DATABASE_URL": f"postgresql://licenses:secret@127.0.0.1:{free_port()}/licenses"}
     (folder / "licenses.db").write_text("No database, but a file that is long enough to be taken for one. " * 100)
@@ -110,7 +110,7 @@ def test_a_traceback_is_there_for_who_asks(tmp_path: Path) -> None:
 
 @pytest.fixture
 def cluster(tmp_path: Path, closing: ExitStack) -> Any:
-    """A PostgreSQL that asks for passwords; user licenses, password right."""
+    """Provide a PostgreSQL with passwords: user licenses, password right."""
     if connection.vendor != "postgresql":
         pytest.skip("SQLite has no passwords")
     from benchmarks import clusters
@@ -294,7 +294,7 @@ def test_a_database_that_takes_no_changes_is_named_at_the_start(
 
 @pytest.fixture
 def small_disk(tmp_path: Path, closing: ExitStack) -> Path:
-    """A file system of 24 MiB."""
+    """Provide a file system of 24 MiB."""
     disk = tmp_path / "disk"
     disk.mkdir()
     options = ["-t", "tmpfs", "-o", "size=24m,mode=0777", "small", str(disk)]
@@ -306,7 +306,7 @@ def small_disk(tmp_path: Path, closing: ExitStack) -> Path:
 
 @pytest.fixture
 def on_small_disk(small_disk: Path, request: pytest.FixtureRequest) -> dict[str, str]:
-    """A database on it, of the suite's kind."""
+    """Provide a database of the suite's kind on it."""
     if connection.vendor != "postgresql":
         return {"LICENSE_DB_PATH": str(small_disk / "licenses.db")}
     from benchmarks import clusters

@@ -31,7 +31,7 @@ def read(name: str) -> dict[str, Any]:
 
 
 def triggers(name: str) -> dict[str, Any]:
-    """What starts it. YAML 1.1 takes the key, `on`, for a truth value."""
+    """Return the triggers of a workflow. YAML 1.1 reads the key `on` as true."""
     found: dict[str, Any] = {str(key): value for key, value in read(name).items()}["True"]
     return found
 
@@ -53,7 +53,7 @@ def commands(job: dict[str, Any]) -> str:
 
 
 def needs(job: str) -> set[str]:
-    """Every job of release.yml that has to be over before this one starts."""
+    """Return every job of release.yml that must end before this one starts."""
     document = read("release")["jobs"]
     direct = document[job].get("needs", [])
     direct = {direct} if isinstance(direct, str) else set(direct)
@@ -128,7 +128,7 @@ def test_only_a_commit_of_the_main_branch_is_released() -> None:
 
 
 def test_a_tag_of_another_branch_is_refused(tmp_path: Path) -> None:
-    """By the command of the workflow, in a repository with a commit beside the main branch."""
+    """Run the workflow's command in a repository with a commit outside the main branch."""
     (command,) = [
         step["run"] for step in read("release")["jobs"]["names"]["steps"] if "is-ancestor" in step.get("run", "")
     ]
@@ -236,7 +236,7 @@ def test_every_dependency_has_hashes(path: Path) -> None:
 
 @pytest.fixture
 def repository(tmp_path: Path) -> Path:
-    """The files that tell a version, telling 1.2.3, with a changelog that knows it."""
+    """Provide the files with a version, all at 1.2.3, and a changelog with it."""
     for name in ("pyproject.toml", "client/pyproject.toml", "licenseserver/__init__.py", "deploy/chart/Chart.yaml"):
         target = tmp_path / name
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -27,7 +27,7 @@ REFERENCE = DOCS / "reference"
 
 
 def names_in(page: Path, column: int = 0) -> set[str]:
-    """What stands in backquotes in a column of the page's tables."""
+    """Return the texts in backquotes in a column of the page's tables."""
     rows = re.findall(r"^\| .*\|$", page.read_text(), re.MULTILINE)
     return {name for row in rows for name in re.findall(r"`([^`]+)`", row.split(" | ")[column])}
 
@@ -41,7 +41,7 @@ OF_THE_SDK = {
 
 
 def settings_read() -> set[str]:
-    """The variables that the server's code asks its environment for."""
+    """Return the environment variables that the server's code reads."""
     calls = r"environment\.(?:text|boolean|integer|limit|choice|words|hosts|origins|address|path|pairs|url)\(\s*"
     read = set()
     for path in [*(ROOT / "licenseserver").rglob("*.py"), *(ROOT / "licenses").rglob("*.py")]:
@@ -76,7 +76,7 @@ def codes_of_the_domain(kind: type[errors.Refusal] = errors.Refusal) -> Iterator
 
 
 def codes_of_http() -> set[str]:
-    """The codes that the API's own layer writes, and those of the framework that it passes on."""
+    """Return the codes of the API's layer and of the framework."""
     found = {
         kind.default_code
         for kind in (
@@ -95,7 +95,7 @@ def codes_of_http() -> set[str]:
 
 
 def codes_of_the_proxy() -> set[str]:
-    """The codes of the answers that nginx gives by itself."""
+    """Return the codes of nginx' own answers."""
     return set(re.findall(r'"code":"(\w+)"', (ROOT / "deploy" / "nginx" / "nginx.conf").read_text()))
 
 
@@ -130,7 +130,7 @@ MOMENT = re.compile(r"\d{4}-\d\d-\d\dT[\d:.]+Z")
 
 
 def examples_of(page: str) -> list[tuple[list[str], str]]:
-    """The calls of a page, as words, with the JSON that it shows as their answers."""
+    """Return the calls of a page, as words, with their JSON answers."""
     found = EXAMPLE.findall((ROOT / page).read_text())
     return [(shlex.split(call.replace("\\\n", "")), answer) for call, answer in found]
 
@@ -205,7 +205,7 @@ def test_the_labels_of_metrics_are_documented(api: Api, make_tool: Callable[...,
 
 
 def noted() -> set[str]:
-    """What the code puts on the line about a request, by ``logs.note(name=...)``."""
+    """Return the names that the code adds to a request's log line with ``logs.note(name=...)``."""
     return {
         keyword.arg or "**"
         for path in (ROOT / "licenses").rglob("*.py")
@@ -238,7 +238,7 @@ OF_DJANGO = {
 
 
 def options(parser: argparse.ArgumentParser) -> set[str]:
-    """The options of a command and of its parts, without Django's own."""
+    """Return the options of a command and its subcommands, without Django's."""
     found = set()
     for action in parser._actions:
         if isinstance(action, argparse._SubParsersAction):

@@ -60,7 +60,7 @@ REPORTLOG +/var/log/mesh.rl
 
 
 def run(folder: Path, *arguments: str, license: str = LICENSE, options: str = OPTIONS) -> tuple[str, str]:
-    """What the command says, and what it reports."""
+    """Run the command and return its stdout and stderr."""
     (folder / "license.lic").write_text(license)
     (folder / "mesh.opt").write_text(options)
     out, err = StringIO(), StringIO()
@@ -456,7 +456,7 @@ def test_lines_are_those_that_an_editor_numbers() -> None:
 
 
 def texts(wanted: Plan) -> dict[int, str]:
-    """What is said of each line."""
+    """Return the findings of each line."""
     said: dict[int, str] = {}
     for finding in sorted(wanted.of_license + wanted.of_options):
         said[finding.number] = f"{said.get(finding.number, '')} {finding.text}".strip()

@@ -41,12 +41,12 @@ WEEK = Span(MONDAY.date(), MONDAY.date() + 6 * DAY)
 
 
 def at(hour: float, day: int = 0) -> datetime:
-    """An hour of a day, counted from that Monday."""
+    """Return an hour of a day; day 0 is the Monday."""
     return MONDAY + timedelta(days=day, hours=hour)
 
 
 def held(tool: Tool, start: datetime, end: datetime | None, **values: object) -> Lease:
-    """A lease of the past, as the services would have left it."""
+    """Create a past lease as the services leave it."""
     ended = {"ended_at": end, "end_reason": EndReason.RETURNED} if end else {}
     if not end:
         Tool.objects.filter(pk=tool.pk).update(in_use=F("in_use") + 1)
@@ -54,7 +54,7 @@ def held(tool: Tool, start: datetime, end: datetime | None, **values: object) ->
 
 
 def last_midnight() -> date:
-    """Up to where the past is to be rolled up."""
+    """Set the first day without rollups."""
     return (datetime.now(UTC) - rollups.SETTLED).date()
 
 
@@ -111,7 +111,7 @@ def test_the_95th_percentile_is_the_least_that_95_percent_do_not_exceed(values: 
 
 @pytest.fixture
 def week(make_tool: MakeTool, make_team: MakeTeam) -> Tool:
-    """A week of two seats, with a night shift and somebody who forgot to return."""
+    """Provide a week of a tool with two seats, with a night shift and a lease that was not returned."""
     cad = make_tool("cad", capacity=2, seat_hour_price="2.5", overdraft_hour_price="10")
     crash, doors = make_team("crash"), make_team("doors")
     held(cad, at(8), at(12), team=crash, project="p1")
@@ -130,7 +130,7 @@ def week(make_tool: MakeTool, make_team: MakeTeam) -> Tool:
 
 
 def everything(tool: Tool) -> list[object]:
-    """All that the reports tell of that week."""
+    """Return all reports of that week."""
     return [
         *(
             reports.utilisation(tools=[tool], span=WEEK, period=period, team=team)
@@ -321,7 +321,7 @@ def refuse(tool: Tool, user: str, code: str, hour: float) -> None:
 
 
 def people(*by: str, span: Span = WEEK) -> list[tuple[Any, ...]]:
-    """The keys, people and episodes of the report of denials."""
+    """Return the keys, users and episodes of the report of denials."""
     return [(*row.key.values(), row.people, row.episodes) for row in reports.denials(by=by, span=span)]
 
 

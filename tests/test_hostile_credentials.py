@@ -297,7 +297,7 @@ def unsigned(issuer: Issuer, alg: str, signature: str = "") -> str:
 
 
 def signed_with_what_is_public(issuer: Issuer, alg: str) -> str:
-    """By HMAC, with the public key as the shared secret."""
+    """Sign with HMAC, with the public key as the shared secret."""
     signed = f"{encoded({'alg': alg, 'typ': 'JWT', 'kid': 'rsa-1'})}.{encoded(issuer.claims())}"
     return f"{signed}.{encoded(hmac.new(public_pem(RSA_KEY), signed.encode(), 'sha256').digest())}"
 
@@ -423,7 +423,7 @@ def test_a_jwt_in_the_address_is_not_looked_at(world: dict[str, str], issuer: Is
 
 @pytest.fixture
 def browser(world: dict[str, str]) -> Client:
-    """An administrator's, signed in."""
+    """Provide the client of a signed-in administrator."""
     client = Client(enforce_csrf_checks=True, raise_request_exception=False)
     client.get("/admin/login/")
     client.force_login(User.objects.get(username="admin"))

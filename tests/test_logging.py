@@ -26,30 +26,30 @@ GIVEN_ID = re.compile(r"[0-9a-f]{32}")
 
 
 def events(server: Server) -> list[dict[str, Any]]:
-    """Every line of the log; each must be a JSON object."""
+    """Return every line of the log. Each must be a JSON object."""
     found = [json.loads(line) for line in server.log.read_text().splitlines()]
     assert all(isinstance(event, dict) for event in found)
     return found
 
 
 def requests(server: Server) -> list[dict[str, Any]]:
-    """The lines about requests."""
+    """Return the lines of requests."""
     return [event for event in events(server) if event["event"] == "request"]
 
 
 def event_of(server: Server, answer: httpx.Response) -> dict[str, Any]:
-    """The one line about the request that was answered so."""
+    """Return the only line of the request with this status."""
     (event,) = [event for event in events_of(server, answer) if event["event"] == "request"]
     return event
 
 
 def events_of(server: Server, answer: httpx.Response) -> list[dict[str, Any]]:
-    """All lines that were written meanwhile."""
+    """Return all lines that a call has written."""
     return [event for event in events(server) if event.get("request_id") == answer.headers["X-Request-ID"]]
 
 
 def send_raw(server: Server, request: bytes) -> bytes:
-    """What no HTTP library would send."""
+    """Send bytes that no HTTP library would send."""
     host, port = server.environment["BIND"].split(":")
     with socket.create_connection((host, int(port)), timeout=30) as connection:
         connection.sendall(request)
@@ -67,7 +67,7 @@ def issuer() -> Iterator[Issuer]:
 
 @pytest.fixture(scope="module")
 def logging_server(tmp_path_factory: pytest.TempPathFactory, issuer: Issuer) -> Iterator[Server]:
-    """A server for the whole module, where every call needs a credential."""
+    """Provide a server for the whole module, where every call needs a credential."""
     variables = {"LICENSE_AUTH": "required", "LICENSE_OIDC_ISSUER": issuer.url, "LICENSE_JWT_AUDIENCE": AUDIENCE}
     with running_server(tmp_path_factory.mktemp("logging"), **variables) as server:
         yield server
@@ -93,7 +93,7 @@ def ana(logging_server: Server, make_secret: Callable[..., str]) -> Iterator[htt
 
 @pytest.fixture(scope="module")
 def boss(logging_server: Server) -> tuple[str, str]:
-    """An administrator's name and password."""
+    """Provide an administrator's name and password."""
     logging_server.environment.update({"ADMIN_USERNAME": "boss", "ADMIN_PASSWORD": "correct horse battery"})
     logging_server.manage("ensure_admin")
     return "boss", "correct horse battery"

@@ -22,7 +22,7 @@ PROVIDER = ROOT / "tests" / "oidc_provider"
 
 @pytest.fixture(scope="module")
 def provider_program(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The provider with what it needs, installed from its lock file."""
+    """Install the provider from its lock file."""
     folder = tmp_path_factory.mktemp("provider")
     install_from_npm(PROVIDER, folder)
     return folder / "provider.js"
@@ -30,7 +30,7 @@ def provider_program(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def provider(provider_program: Path, server_port: int) -> Iterator[str]:
-    """The provider's address."""
+    """Provide the provider's address."""
     process = subprocess.Popen(
         ["node", str(provider_program)],
         env=os.environ | {"TEST_SERVER": f"http://127.0.0.1:{server_port}", "TEST_AUDIENCE": AUDIENCE},
@@ -51,7 +51,7 @@ def provider(provider_program: Path, server_port: int) -> Iterator[str]:
 
 @pytest.fixture
 def configured(provider: str, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Server:
-    """The license server as deployed, where people sign in at the provider."""
+    """Provide the license server as deployed, with sign-in at the provider."""
     for name, value in {
         "LICENSE_AUTH": "required",
         "LICENSE_LOCAL_PASSWORDS": "false",
@@ -73,13 +73,13 @@ def configured(provider: str, monkeypatch: pytest.MonkeyPatch, request: pytest.F
 
 @pytest.fixture
 def console() -> list[str]:
-    """What the browser has said to its developers."""
+    """Return the browser's console messages."""
     return []
 
 
 @pytest.fixture
 def page(configured: Server, console: list[str]) -> Iterator[Page]:
-    """A page of a browser that reaches this machine alone."""
+    """Provide a page of a browser that can reach only this machine."""
     with running_browser() as browser:
         page = browser.new_page()
         page.on("console", lambda message: console.append(message.text))

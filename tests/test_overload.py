@@ -18,7 +18,7 @@ WAITERS = 24
 
 @pytest.fixture
 def small_server(tmp_path: Path) -> Iterator[Server]:
-    """A server with one worker, whose threads are soon all busy."""
+    """Provide a server with one worker, so that its threads are soon all busy."""
     with running_server(
         tmp_path, WEB_CONCURRENCY="1", LICENSE_RATE_PER_ADDRESS="off", LICENSE_LONGEST_WAIT="2"
     ) as server:

@@ -43,7 +43,7 @@ class Site:
         return max(self.reservations.get(team, 0) - self.seats_of_team(team), 0)
 
     def pool(self) -> Pool:
-        """The same site as the server's rows would have it."""
+        """Return the same site as rows of the server."""
         return Pool(
             tool="cad",
             capacity=self.capacity,
@@ -76,7 +76,7 @@ class Site:
         )
 
     def may_behind_the_queue(self, user: str, team: str, seats: int) -> bool:
-        """One chair a free seat, with the name of the team it is reserved for, if
+        """Return one chair a free seat, with the name of the team it is reserved for, if
         any. Those who wait take theirs one after the other, their team's first,
         unless a rule keeps them from it; a newcomer takes what is left."""
         chairs = [owner for owner in self.reservations for _ in range(self.idle(owner))]

@@ -44,13 +44,13 @@ class Upstream(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def seen() -> list[str]:
-    """The methods that came through the proxy."""
+    """Provide the methods that came through the proxy."""
     return []
 
 
 @pytest.fixture
 def narrowed() -> dict[str, str]:
-    """What a test makes narrower in the shipped file, to reach it with a few calls."""
+    """Return the limits that a test lowers in the shipped file, to reach them with a few calls."""
     return {}
 
 

@@ -45,7 +45,7 @@ def monday(make_tool: MakeTool, make_team: MakeTeam) -> Tool:
 
 @pytest.fixture
 def api(db: None) -> Api:
-    """The API as an administrator sees it: who used how much is not for everybody."""
+    """Provide the API for an administrator, because reports by user need a permission."""
     return api_of(scopes=["admin"])
 
 
@@ -124,7 +124,7 @@ def borrowed(tool: Tool, user: str, start: datetime, end: datetime, **values: An
 
 @pytest.fixture
 def new_year(make_tool: MakeTool) -> Tool:
-    """A tool borrowed across a new year's midnight of Los Angeles, which is 8:00 UTC:
+    """Provide a tool borrowed across a new year's midnight of Los Angeles, which is 8:00 UTC:
     an hour before, two hours after; somebody was refused at 7:30 UTC."""
     cad = make_tool("cad", capacity=2, seat_hour_price="3", vendor="Acme")
     make_tool("sim", capacity=1, vendor="Beta")

@@ -80,7 +80,7 @@ def address(model: type[Model], *parts: Any) -> str:
 
 
 def attacks(world: dict[str, User]) -> Iterator[Attack]:
-    """Everything that could give somebody rights or names."""
+    """Yield every request that could give rights or names."""
     rights: dict[str, Any] = {"is_active": "on", "is_staff": "on", "is_superuser": "on"}
     rights |= {"groups": all_of(Group), "user_permissions": all_of(Permission)}
     phrases = {"usable_password": "true", "password1": "stolen phrase 42", "password2": "stolen phrase 42"}
@@ -107,7 +107,7 @@ def attacks(world: dict[str, User]) -> Iterator[Attack]:
 
 
 def ends(world: dict[str, User]) -> Iterator[Attack]:
-    """Everything that ends a row, or all rows of a page."""
+    """Yield every request that ends a row, or all rows of a page."""
     deactivated = {name: value for name, value in page_of(world["root"]).items() if name != "is_active"}
     yield address(User, world["root"].pk, "change"), deactivated
     for account in world.values():
@@ -119,7 +119,7 @@ def ends(world: dict[str, User]) -> Iterator[Attack]:
 
 
 def rights_of(account: User) -> tuple[Any, ...]:
-    """What an account may do and who can be it."""
+    """Return the rights of an account and its credentials."""
     return (
         account.username,
         account.password,
@@ -131,7 +131,7 @@ def rights_of(account: User) -> tuple[Any, ...]:
 
 
 def rights() -> dict[str, Any]:
-    """Who may do what; but for tokens, which end, and accounts that may nothing."""
+    """Return the rights of all accounts, without tokens, which end, and accounts without rights."""
     return {
         "accounts": {account.pk: rights_of(account) for account in User.objects.exclude(username="ana")},
         "active": dict(User.objects.exclude(username__in=["ana", "clerk"]).values_list("pk", "is_active")),
@@ -223,7 +223,7 @@ def test_a_clerks_token_is_their_own(world: dict[str, User], client: Client) -> 
 
 
 def make_forms(world: dict[str, User]) -> dict[type[Model], dict[str, dict[str, Any]]]:
-    """What a superuser can do on each page of the admin, with a form that does it."""
+    """Return the actions of a superuser on each page of the admin, with a form for each."""
     ana, role, team, tool = world["ana"], Group.objects.get(), Team.objects.get(), Tool.objects.get()
     idp = {"user": world["clerk"].pk, "issuer": "https://idp.example", "subject": "4711"}
     made = dict(attacks(world))

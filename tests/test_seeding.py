@@ -125,7 +125,7 @@ NINE = datetime(2026, 12, 31, 9, tzinfo=UTC)
 
 
 def tools_file(folder: Path, *lines: str) -> str:
-    """A file with the tool mesher and these lines of it; the option that names it."""
+    """Write a file with these lines of the tool mesher. Return the option that names it."""
     path = folder / "tools.toml"
     path.write_text("\n".join(["[mesher]", "capacity = 4", *lines]))
     return f"--file={path}"

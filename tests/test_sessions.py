@@ -36,7 +36,7 @@ def signed_in() -> Client:
 
 
 def left(browser: Client) -> timedelta:
-    """How long the session of a browser still lasts."""
+    """Return the time until the session of a browser ends."""
     return Session.objects.get(pk=browser.cookies["sessionid"].value).expire_date - timezone.now()
 
 

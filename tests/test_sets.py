@@ -133,7 +133,7 @@ def test_a_set_that_makes_no_sense_is_refused(api: Api, make_tool: MakeTool, wan
 
 
 def deadlocks(server: Server) -> int:
-    """How many PostgreSQL has had to resolve in the server's database."""
+    """Return the number of deadlocks in the server's PostgreSQL database."""
     url = server.environment.get("DATABASE_URL")
     if not url:
         return 0

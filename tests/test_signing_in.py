@@ -23,7 +23,7 @@ pytestmark = pytest.mark.django_db
 
 @pytest.fixture
 def provider(issuer: Issuer, settings: Any) -> Issuer:
-    """The provider as people sign in at it."""
+    """Provide the provider for sign-ins."""
     settings.LICENSE_OIDC_CLIENT_ID = CLIENT
     settings.LICENSE_OIDC_CLIENT_SECRET = "a secret"
     settings.LICENSE_OIDC_ADMIN_GROUPS = ["license admins"]
@@ -166,7 +166,7 @@ def test_groups_give_rights_and_teams_and_take_them(provider: Issuer, browser: C
 
 
 def recorded(*names: str) -> list[tuple[Any, ...]]:
-    """What the audit has so far: who did what to what, and these of its fields."""
+    """Return the audit records: actor, action, subject and these fields."""
     found = AuditRecord.objects.order_by("pk")
     return list(found.values_list("actor_kind", "actor", "origin", "action", "subject_kind", "subject", *names))
 

@@ -32,7 +32,7 @@ def stack() -> Iterator[ExitStack]:
 
 @pytest.fixture
 def pair(tmp_path: Path, stack: ExitStack) -> tuple["Cluster", "Cluster"]:
-    """A primary that waits for its standby with every commit, and the standby."""
+    """Provide a primary that waits for its standby with every commit, and the standby."""
     from benchmarks import clusters
 
     primary = clusters.Cluster.created(tmp_path / "primary")

@@ -15,7 +15,7 @@ from .monitoring import until
 
 
 def errors_of_a_start(folder: Path, database: dict[str, str], **more: str) -> list[str]:
-    """The errors of a server that doesn't come up."""
+    """Start a server that must fail, and return its errors."""
     environment = server_environment(folder, database, 1) | {"LICENSE_DB_SEED": "false"} | more
     done = subprocess.run(
         [sys.executable, "-m", "licenseserver"], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120

@@ -246,7 +246,7 @@ def test_an_attempt_that_breaks_off_gives_its_place_back(ben: User, monkeypatch:
 
 @pytest.fixture
 def hashed(ben: User, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The passwords that were hashed to be compared."""
+    """Provide the list of passwords that were hashed."""
     seen: list[str] = []
     verify = MD5PasswordHasher.verify
 

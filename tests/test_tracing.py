@@ -44,7 +44,7 @@ class Collector:
         ]
 
     def request_span(self, trace: str) -> Span:
-        """The span of the one request of this trace; waits for it."""
+        """Return the span of the one request of this trace; waits for it."""
 
         def found() -> list[Span]:
             return [

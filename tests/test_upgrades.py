@@ -34,7 +34,7 @@ def git(*arguments: str) -> bytes:
 
 
 def has_history() -> bool:
-    """Whether this is a whole clone, so that old code can be had."""
+    """Return whether this is a full clone with the old commits."""
     try:
         return git("rev-parse", "--is-shallow-repository").strip() == b"false"
     except (OSError, subprocess.CalledProcessError):
@@ -47,7 +47,7 @@ def migrations_at(commit: str) -> list[str]:
 
 
 def version_with(number: int) -> str | None:
-    """The newest commit that has the first so many migrations and no others, if
+    """Return the newest commit that has the first so many migrations and no others, if
     there is one: some came together, and one was numbered anew."""
     path = f"licenses/migrations/{MIGRATIONS[number]}.py"
     added = git("log", "--first-parent", "--diff-filter=A", "--format=%H", "--", path).decode().split()
@@ -60,7 +60,7 @@ def version_with(number: int) -> str | None:
 
 
 def steps() -> Iterator[tuple[str, str | None]]:
-    """The upgrades from each version to the next: the old commit, and the new one;
+    """Yield the upgrades from each version to the next: the old commit, and the new one;
     None is the code as it is here."""
     versions = [version_with(number) for number in range(1, len(MIGRATIONS))]
     yield from itertools.pairwise([*filter(None, versions), None])
@@ -70,7 +70,7 @@ UPGRADES = list(steps()) if connection.vendor == "postgresql" and has_history() 
 
 
 def code_of(commit: str | None, folder: Path) -> Path:
-    """The code of a commit, unpacked."""
+    """Return the code of a commit, unpacked."""
     if commit is None:
         return ROOT
     with tarfile.open(fileobj=io.BytesIO(git("archive", commit))) as archive:
@@ -228,7 +228,7 @@ def test_a_server_that_is_told_to_stop_answers_what_it_has_begun(server: Server)
 
 @pytest.fixture
 def unmigrated(tmp_path: Path) -> Iterator[dict[str, str]]:
-    """The variables of a server whose database lacks the last migrations."""
+    """Provide the variables of a server whose database lacks the last migrations."""
     with own_database(tmp_path) as database:
         environment = server_environment(tmp_path, database, 0)
         command = [sys.executable, "manage.py", "migrate", "--verbosity", "0", "licenses", MIGRATIONS[3]]

@@ -38,7 +38,7 @@ def wanted(minute: int, held: int = 60, seats: int = 1) -> Demand:
 
 
 def by_the_minute(demands: Sequence[Demand], capacity: int) -> tuple[int, dict[int, timedelta]]:
-    """How many are refused, and the waits, found by looking every minute."""
+    """Simulate minute by minute. Return the number of refusals and the waits."""
     in_order = sorted(demands, key=lambda demand: demand.at)
     refused = 0
     out: list[tuple[datetime, int]] = []

@@ -78,7 +78,7 @@ CASES = [
 
 @pytest.fixture
 def ana(api: Api, make_tool: MakeTool, settings: Any) -> dict[str, Any]:
-    """What there is: ana's lease of the one cad seat, her ticket for another, a denial, a change."""
+    """Create ana's lease of the only cad seat, her ticket for another, a denial and a change."""
     make_tool("cad", capacity=1)
     call_command("seed", "--tool", "sim=9", stdout=StringIO())
     TeamMember.objects.create(team=Team.objects.create(name="crash"), user="ana")

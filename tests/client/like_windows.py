@@ -20,7 +20,7 @@ really_mask = signal.pthread_sigmask
 
 
 def held_up(call: Any) -> Any:
-    """The call, during which handlers have to wait."""
+    """Wrap a call that blocks signal handlers."""
 
     def during(*arguments: Any, **more: Any) -> Any:
         before = really_mask(signal.SIG_BLOCK, CONSOLE)

@@ -23,7 +23,7 @@ NO_PROXY_THERE = "http://127.0.0.1:9"
 
 @pytest.fixture
 def silent_server() -> Iterator[str]:
-    """The address of one that takes connections and never answers."""
+    """Provide the address of a server that accepts connections and never answers."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         yield f"http://127.0.0.1:{listener.getsockname()[1]}"
 
