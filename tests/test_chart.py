@@ -990,7 +990,7 @@ def test_helm_test_shows_a_token_where_one_is_needed(render: Render, server: Ser
     server.start()
     without = smoke(render, server, SMOKE_TOOL="cad_tool")
     assert without.returncode == 0, without.stderr
-    assert "who shows no credential is refused" in without.stdout
+    assert "a call without a credential is refused" in without.stdout
     assert "borrowed" not in without.stdout
     token = server.manage("token", "create", "helm test", "--user", "smoke").split()[-1]
     done = smoke(render, server, SMOKE_TOOL="cad_tool", SMOKE_TOKEN=token)
