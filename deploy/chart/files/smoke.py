@@ -1,8 +1,8 @@
-"""Check for `helm test` that the server is ready and grants seats.
+"""Test for `helm test` that the server is ready and lends seats.
 
-Environment: SMOKE_URL; SMOKE_TOKEN, an API token, if any; SMOKE_TOOL, a tool to borrow and
-return, if any; SMOKE_USER, the user of the borrow. It needs only Python, and exits with 1
-at the first failure.
+It reads from the environment: SMOKE_URL; SMOKE_TOKEN, an API token, if there is one;
+SMOKE_TOOL, a tool to borrow and return a seat of, if any; SMOKE_USER, the user. It
+needs only Python, and exits with 1 at the first failure.
 """
 
 import json
@@ -15,12 +15,12 @@ from typing import Any
 URL = os.environ["SMOKE_URL"].rstrip("/")
 TOKEN = os.environ.get("SMOKE_TOKEN", "")
 TOOL = os.environ.get("SMOKE_TOOL", "")
-# A token has an owner. Without a token a name is needed.
+# A token has an owner; without a token the call needs a name.
 USER = os.environ.get("SMOKE_USER", "") or ("" if TOKEN else "helm-test")
 
 
 class Stay(urllib.request.HTTPRedirectHandler):
-    """Follow no redirect."""
+    """Follow no redirect: it is an answer like any other."""
 
     def redirect_request(self, *_: Any) -> None:
         return None
@@ -28,7 +28,7 @@ class Stay(urllib.request.HTTPRedirectHandler):
 
 def ask(path: str, body: dict[str, Any] | None = None) -> tuple[int, Any]:
     """Return the status and the document of an answer."""
-    # As the ingress sends it, because the server refuses plain HTTP.
+    # Like the ingress; the server refuses plain HTTP.
     headers = {"X-Forwarded-Proto": "https", "Content-Type": "application/json"}
     if TOKEN:
         headers["Authorization"] = f"Bearer {TOKEN}"
@@ -40,17 +40,17 @@ def ask(path: str, body: dict[str, Any] | None = None) -> tuple[int, Any]:
     except urllib.error.HTTPError as error:
         text = error.read().decode(errors="replace")
         if '"https_required"' in text:
-            return error.code, "the server requires HTTPS. Add this pod to proxy.trustedSources, or set test.url."
+            return error.code, "The server requires HTTPS. Add this pod to proxy.trustedSources, or set test.url."
         return error.code, text
     except OSError as error:
         return 0, str(error)
 
 
 def expect(what: str, wanted: int, answer: tuple[int, Any]) -> Any:
-    """Return the document of an answer. Exit if the status is not ``wanted``."""
+    """Return the document if the status is the wanted one; otherwise exit with 1."""
     status, document = answer
     if status != wanted:
-        sys.exit(f"FAIL  {what}: wanted {wanted}, got {status}: {document}")
+        sys.exit(f"FAIL  {what}: expected {wanted}, got {status}: {document}")
     print(f"ok    {what}")
     return document
 
@@ -60,9 +60,9 @@ status = ask("/licenses/status")
 if status[0] == 401 and not TOKEN:
     expect("a call without a credential is refused (set test.tokenSecret to test more)", 401, status)
     sys.exit()
-tools = expect("the server lists the seats", 200, status)
+tools = expect("the server shows the seats", 200, status)
 print(*(f"      {tool['tool']}: {tool['available']} of {tool['total']} available" for tool in tools), sep="\n")
 if TOOL:
     asked = {"tool": TOOL, "host": "helm-test", "ttl_seconds": 300} | ({"user": USER} if USER else {})
     lease = expect(f"a seat of {TOOL} is borrowed", 200, ask("/licenses/borrow", asked))
-    expect("and returned", 200, ask("/licenses/return", {"id": lease["id"]}))
+    expect("the seat is returned", 200, ask("/licenses/return", {"id": lease["id"]}))
