@@ -235,6 +235,8 @@ def sqlite(path: str) -> dict[str, Any]:
     return {
         "ENGINE": "licenseserver.sqlite",
         "NAME": path,
+        # In seconds: to open the file and set it up takes longer than a borrow.
+        "CONN_MAX_AGE": 60,
         "OPTIONS": {
             "transaction_mode": "IMMEDIATE",
             "timeout": 20,
@@ -275,7 +277,7 @@ def postgresql(url: str) -> dict[str, Any]:
         "-c default_transaction_isolation=read\\ committed"
     )
     return {
-        "ENGINE": "django_prometheus.db.backends.postgresql",
+        "ENGINE": "licenseserver.postgresql",
         "NAME": parts.pop("dbname"),
         "USER": parts.pop("user", ""),
         "PASSWORD": parts.pop("password", ""),

@@ -7,6 +7,7 @@ from typing import Any
 from django_prometheus.db.backends.sqlite3 import base
 
 from licenseserver import private
+from licenseserver.counting import counted
 
 
 class DatabaseWrapper(base.DatabaseWrapper):
@@ -19,3 +20,6 @@ class DatabaseWrapper(base.DatabaseWrapper):
             with suppress(OSError):
                 private.create(Path(name))
         return super().get_new_connection(conn_params)
+
+    def create_cursor(self, name: str | None = None) -> Any:
+        return self.connection.cursor(factory=counted(self.CURSOR_CLASS, self.alias, self.vendor))
