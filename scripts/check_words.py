@@ -86,8 +86,8 @@ def findings(path: Path) -> Iterator[str]:
             yield f"{path}:{at}: {' '.join(match.group().split())}: write: {ADVICE[int(group[1:])]}"
     if path.suffix == ".py" and not path.as_posix().startswith(NOT_YET):
         for line, docstring in _docstrings_of_functions(ast.parse(path.read_text(encoding="utf-8"))):
-            if match := NO_VERB.match(docstring):
-                yield f"{path}:{line}: {match.group().strip()}: begin the docstring with a verb"
+            if start := NO_VERB.match(docstring):
+                yield f"{path}:{line}: {start.group().strip()}: begin the docstring with a verb"
 
 
 def _texts(path: Path) -> Iterator[tuple[int, str]]:

@@ -1,4 +1,4 @@
-"""Factories and servers that the tests share."""
+"""Factories and servers for all tests."""
 
 import logging
 import os
@@ -35,7 +35,7 @@ from .issuer import AUDIENCE, Issuer, running_issuer
 ROOT = Path(__file__).resolve().parent.parent
 
 
-# One line a request would bury a failure.
+# A line for each request would hide a failure.
 logging.getLogger("httpx").setLevel(logging.WARNING)
 
 
@@ -85,7 +85,7 @@ def pass_time(db: None) -> Callable[..., None]:
     """
 
     def pass_time(**span: float) -> None:
-        # The audit is written once and for all.
+        # The audit can't be changed.
         for model in set(apps.get_app_config("licenses").get_models()) - {AuditRecord}:
             moments = [field.name for field in model._meta.fields if isinstance(field, DateTimeField)]
             if moments:
@@ -128,7 +128,7 @@ def allot(tool: str, team: Team, *, quota: int | None = None, reservation: int =
 
 @dataclass
 class Api:
-    """The API as a client program sees it."""
+    """Call the API as a client program."""
 
     client: Client
 
@@ -225,7 +225,7 @@ def api_of(**token: Any) -> Api:
 
 @dataclass
 class Server:
-    """gunicorn, as deployed, on a database of its own."""
+    """A server under gunicorn, as deployed, with its own database."""
 
     url: str
     environment: dict[str, str]
@@ -336,7 +336,7 @@ def server_environment(folder: Path, database: dict[str, str], port: int) -> dic
             "SECURE_SSL": "false",
             "LICENSE_DB_SEED": "true",
             "WEB_CONCURRENCY": "4",
-            # However slow the machine is on which all of it runs.
+            # Long enough for a slow machine.
             "LICENSE_LONGEST_WAIT": "60",
             "BIND": f"127.0.0.1:{port}",
             "PROMETHEUS_MULTIPROC_DIR": str(folder / "metrics"),

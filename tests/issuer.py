@@ -1,4 +1,4 @@
-"""A sign-in provider's published documents on loopback, and tokens it signed."""
+"""A sign-in provider on loopback: its documents, and tokens that it signs."""
 
 import base64
 import json
@@ -18,7 +18,7 @@ from jwt.algorithms import ECAlgorithm, RSAAlgorithm
 AUDIENCE = "https://licenses.example/api"
 CLIENT = "licenses"
 
-# Slow to make; the tests need no secrecy of them.
+# Keys are slow to create, so all tests share them.
 RSA_KEY = rsa.generate_private_key(public_exponent=65537, key_size=2048)
 OTHER_RSA_KEY = rsa.generate_private_key(public_exponent=65537, key_size=2048)
 EC_KEY = ec.generate_private_key(ec.SECP256R1())

@@ -1,4 +1,4 @@
-"""The files that watch the server, as tests read them."""
+"""Read the monitoring files for tests."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""Where the server listens, and which of a client's claims about addresses it believes."""
+"""The addresses where the server listens, and the client addresses that it trusts."""
 
 import http.client
 import json
@@ -211,7 +211,7 @@ def test_a_credential_in_plain_text_is_refused_and_not_led_on(closed_server: Ser
         assert answer.headers["Content-Type"] == "application/problem+json"
         assert answer.json()["code"] == "https_required"
         assert "Location" not in answer.headers
-    # People are led on: their browser sends nothing yet, and comes back over HTTPS ever after.
+    # Browsers are redirected: they send no secrets yet, and use HTTPS from then on.
     for path in ("/", "/signin/", "/admin/"):
         answer = httpx.get(f"{closed_server.url}{path}")
         assert (answer.status_code, answer.headers["Location"][:8]) == (301, "https://")

@@ -1,4 +1,4 @@
-"""What an address can ask of the admin's lists: what their filters ask, and no more."""
+"""The admin's lists accept only the lookups of their filters."""
 
 from collections.abc import Callable
 from typing import Any

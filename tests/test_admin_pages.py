@@ -193,7 +193,7 @@ def test_every_action_answers(admin_client: Client, populate: Callable[..., None
             for more in ({}, {"select_across": "1"}, {"reason": "holiday"}):
                 form = {"action": action, "_selected_action": keys, "index": 0} | more
                 assert admin_client.post(base(model), form).status_code in {200, 302}, (action, keys)
-    # Last, as there is nothing left after it.
+    # Last, because it deletes everything.
     if "delete_selected" in actions:
         form = {"action": "delete_selected", "_selected_action": chosen, "post": "yes"}
         assert admin_client.post(base(model), form).status_code in {200, 302}
@@ -217,7 +217,7 @@ def test_no_page_asks_more_of_the_database_for_more_rows(
     addresses = [f"{base(model)}add/", *pages_of_rows(model, [row])]
     addresses += [base(model), f"{base(model)}?q=a", f"{base(model)}?all="]
     for address in addresses:
-        # Content types are asked for once a process.
+        # Content types are read once per process.
         statements(admin_client, address)
     before = {address: statements(admin_client, address) for address in addresses}
     populate(1, rows=5)
@@ -462,7 +462,7 @@ def test_lines_are_pasted_by_those_who_may_add_rows(client: Client, make_team: M
 @each_model
 def test_rows_are_called_by_names_and_not_by_numbers(populate: Callable[..., None], model: type[Model]) -> None:
     populate(7, rows=1)
-    # A number that stands in no name.
+    # A number that no name contains.
     for row in model._default_manager.all():
         for field in row._meta.fields:
             if field.is_relation and getattr(row, field.attname) is not None:

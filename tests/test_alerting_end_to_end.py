@@ -1,5 +1,5 @@
-"""An alert's way, all of it real and on loopback: the server, a Prometheus with
-the committed rules, an Alertmanager with the committed routes, and a webhook."""
+"""The way of an alert, on loopback: the server, a Prometheus with the committed rules, an
+Alertmanager with the committed routes, and a webhook."""
 
 import json
 import queue
@@ -82,7 +82,7 @@ def running_alertmanager(folder: Path, webhook: str) -> Iterator[str]:
 
 @dataclass
 class Watched:
-    """A server, and the Prometheus that watches it."""
+    """A server and its Prometheus."""
 
     server: Server
     prometheus: str

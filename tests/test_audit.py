@@ -1,4 +1,4 @@
-"""The audit: every change that an administrator makes is on record, once and for all."""
+"""The audit records every change of an administrator, and can't be changed."""
 
 import io
 import os
@@ -178,7 +178,7 @@ def test_quotas_limits_and_lists_are_on_record(admin_client: Client, make_tool: 
 
 
 def test_a_command_is_known_by_its_name_and_its_os_user(admin_client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    # Anybody can say that they are root.
+    # The environment could name any user.
     for variable in ("USER", "LOGNAME", "SUDO_USER"):
         monkeypatch.setenv(variable, "somebody else")
     manage("seed", "--tool", "cad=5")

@@ -1,5 +1,5 @@
-"""The board in a real browser, on a server as deployed. Needs Chromium, and npm
-for the accessibility rules."""
+"""The board in a real browser, on a server as deployed. Needs Chromium, and npm for the
+accessibility rules."""
 
 import re
 from collections.abc import Callable, Iterator
@@ -27,7 +27,7 @@ PAGES = ("/", "/tools/cad/", "/tools/big/", "/yours/", "/tools/nope/")
 @pytest.fixture(scope="module")
 def board(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """Provide a server with sign-in and with rows of each kind on its board."""
-    # The server looks for scripts and styles when it starts.
+    # The server finds scripts and styles at its start.
     call_command("collectstatic", interactive=False, verbosity=0)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LICENSE_AUTH", "required")
@@ -65,7 +65,7 @@ Tool.objects.create(name="thermal", capacity=2, overdraft=2)
 
 
 class Caller:
-    """A program that borrows for everybody."""
+    """A program that borrows for all users."""
 
     def __init__(self, server: Server) -> None:
         secret = server.manage("token", "create", "scheduler", "--scope", "admin").split()[-1]
@@ -130,7 +130,7 @@ def sign_in(
     contexts = []
 
     def note(message: ConsoleMessage) -> None:
-        # That a page isn't there is what some tests want to see.
+        # Some tests expect a missing page.
         if message.type in {"error", "warning"} and "404 (Not Found)" not in message.text:
             complaints.append(message.text)
 
@@ -179,7 +179,7 @@ def test_a_refresh_leaves_the_reader_where_they_are(sign_in: Callable[..., Page]
     later(page)
     expect(page.locator("#live")).not_to_have_attribute("data-as-of", as_of or "")
     assert page.evaluate("[scrollY, document.activeElement.id]") == before
-    # What had the focus and is gone leaves it at the top of the page.
+    # If the focused element is gone, the focus moves to the top of the page.
     lease = caller.borrow("cad", "ben")["id"]
     later(page)
     page.locator(f"#return-{lease}").focus()
@@ -224,7 +224,7 @@ def test_a_board_that_nobody_looks_at_asks_nothing(sign_in: Callable[..., Page])
     later(page, 600)
     page.evaluate("0")
     assert asked == []
-    # Looked at again, it is fresh at once.
+    # When it is visible again, it refreshes at once.
     with page.expect_request("**/"):
         page.evaluate("away = false; document.dispatchEvent(new Event('visibilitychange'))")
     assert len(asked) == 1
@@ -315,7 +315,7 @@ def test_no_page_is_wider_than_the_screen(sign_in: Callable[..., Page], width: i
         page.goto(path)
         assert page.evaluate("document.documentElement.scrollWidth") <= width, path
         assert page.evaluate("getComputedStyle(document.body).backgroundColor") == grounds[scheme]
-        # Nor is anything cut off at its edge, but for what only screen readers are told.
+        # Nothing is cut off at its edge, except texts only for screen readers.
         wider = "all => all.filter(one => one.getBoundingClientRect().right > innerWidth + 1).map(one => one.outerHTML)"
         assert page.locator("main *:not(thead *)").evaluate_all(wider) == [], path
 
@@ -368,8 +368,8 @@ def test_the_admin_is_accessible(sign_in: Callable[..., Page], axe: str, complai
         if found["violations"]:
             told[path] = [(rule["id"], [node["html"][:200] for node in rule["nodes"]]) for rule in found["violations"]]
     assert told == {}
-    # Select2 asks for styles that the policy refuses, and works without; axe looks for
-    # style sheets that are not there.
+    # Select2 requests styles that the policy refuses, and works without them; axe looks for
+    # style sheets that do not exist.
     complaints.clear()
 
 

@@ -1,6 +1,6 @@
-"""Compose: what an upgrade restarts, and how changed files get into force.
+"""Compose: the services that an upgrade restarts, and the reload of changed files.
 
-``scripts/verify_compose`` starts the stack; here nothing of Docker's is needed.
+``scripts/verify_compose`` starts the stack. These tests need no Docker.
 """
 
 import os
@@ -74,7 +74,7 @@ def closing() -> Iterator[ExitStack]:
 
 
 class Running:
-    """A server that reads files of a folder, as in its container."""
+    """A server that reads the files of a folder, as in its container."""
 
     def __init__(self, folder: Path, closing: ExitStack, *command: str) -> None:
         self.folder = folder
@@ -129,7 +129,7 @@ def test_a_changed_nginx_conf_is_in_force_and_a_wrong_one_is_not(tmp_path: Path,
     assert done.returncode != 0
     assert "nonsense" in done.stderr
     assert answer(url) == "new"
-    # It stays unhealthy until somebody mends it.
+    # It stays unhealthy until somebody repairs it.
     assert running.check(*check).returncode != 0
     configure("mended")
     assert running.check(*check).returncode == 0

@@ -1,4 +1,4 @@
-"""A database that can't be used: the log, the terminal and callers learn why, at once and in one line."""
+"""An unusable database: the log, the terminal and callers get the reason, at once and in one line."""
 
 import contextlib
 import json
@@ -23,7 +23,7 @@ from licenses.management import commands
 
 from .conftest import ROOT, Server, free_port, own_database, server_environment
 
-# Every command of ours, with what it takes. One that reads a file of its own has it in `folder`.
+# Every command of the server with its arguments. Files for commands are in `folder`.
 COMMANDS: dict[str, tuple[str, ...]] = {
     "backup": ("{folder}/copy.db",),
     "changepassword": ("boss",),
@@ -222,7 +222,7 @@ def test_a_start_out_of_its_database_s_reach_says_why(tmp_path: Path, closing: E
     server.wait_for(lambda: bool(server.lines("Not ready")), "the reason")
     server.wait_for(server.is_up, "the server")
     answers = ask_often(server)
-    # Anyone may call /readyz: hosts and roles are for the log.
+    # Everybody can call /readyz, so hosts and roles are only in the log.
     assert {answer.json()["detail"] for answer in answers} == {"The database does not answer."}
     (warning,) = server.lines("Not ready")
     assert ("Connection refused" if connection.vendor == "postgresql" else "not a database") in warning["event"]
@@ -282,7 +282,7 @@ def test_a_database_that_takes_no_changes_is_named_at_the_start(
     server = watched(tmp_path, closing, {"DATABASE_URL": url})
     server.wait_for(lambda: bool(server.lines("Read-only")), "the reason")
     server.wait_for(server.is_up, "the server")
-    # It answers questions, as on a standby.
+    # It answers read-only calls, as on a standby.
     (answer,) = {answer.text for answer in ask_often(server)}
     assert json.loads(answer) == {"status": "ok", "detail": "The database is read-only."}
     assert len(server.lines("Read-only")) == 1

@@ -72,7 +72,7 @@ def test_an_action_is_one_commit_and_its_comment_says_which_version() -> None:
             pinned = re.fullmatch(r"@([0-9a-f]{40}) # (v\d+\.\d+\.\d+)", rest)
             assert pinned, f"{path.name}: {action}{rest}"
             commits.setdefault(action, set()).add((pinned[1], pinned[2]))
-    # Dependabot moves them all at once; one left behind would be an oversight.
+    # Dependabot updates all at once, so a different one is a mistake.
     assert {action for action, pins in commits.items() if len(pins) > 1} == set()
 
 
@@ -115,7 +115,7 @@ def test_nothing_is_published_that_has_not_passed_every_check() -> None:
     }
     for publishes in ("image", "chart", "notes", "deploy"):
         assert {"checks", "names"} <= needs(publishes)
-    # Not even where somebody wishes it: only a push makes a release.
+    # Also not on request: only a push makes a release.
     assert list(triggers("release")) == ["push"]
 
 
@@ -170,7 +170,7 @@ def test_an_image_gets_its_tags_only_after_it_ran_and_was_signed() -> None:
     assert places == sorted(places)
     assert "--platform linux/amd64,linux/arm64" in script
     assert "--provenance mode=max --sbom" in script
-    # Pinned, because it runs with the right to push.
+    # Pinned, because it can push.
     for variable in ("BUILDKIT", "EMULATION", "SBOM_SCANNER"):
         assert re.search(r"@sha256:[0-9a-f]{64}$", image["env"][variable])
 

@@ -1,4 +1,4 @@
-"""The reference pages say what the code has: settings, errors, metrics, commands."""
+"""The reference pages match the code: settings, errors, metrics, commands."""
 
 import argparse
 import ast
@@ -100,7 +100,7 @@ def codes_of_the_proxy() -> set[str]:
 
 
 def test_every_error_is_documented_and_no_other() -> None:
-    # A form of the admin says it, the API has no call that does.
+    # Only a form of the admin has it, and no call of the API.
     domain = set(codes_of_the_domain()) - {errors.OverReserved.code}
     assert {"exhausted", "busy"} < domain
     assert "unavailable" in codes_of_the_proxy()
@@ -175,10 +175,10 @@ def test_the_calls_of_the_documentation_are_answered_as_it_shows(
 
 def test_every_metric_is_documented_and_no_other(api: Api) -> None:
     text = api.client.get("/metrics").content.decode()
-    # prometheus_client's own, which many workers don't have.
+    # Metrics of prometheus_client, which are absent with several workers.
     exported = {name for name in re.findall(r"^# TYPE (license\w+) ", text, re.M) if not name.endswith("_created")}
     documented = {name for name in names_in(REFERENCE / "metrics.md") if name.startswith("license")}
-    # After its first round; the tests' sweeper has not run.
+    # They exist after the sweeper's first round.
     sometimes = {"licenseserver_sweeper_last_run_timestamp_seconds"}
     assert documented == exported | sometimes
 
@@ -248,7 +248,7 @@ def options(parser: argparse.ArgumentParser) -> set[str]:
 
 
 def test_every_command_is_documented_with_its_options_and_no_other() -> None:
-    # Those of Django, with our audit or our patience around them.
+    # Commands of Django that the server extends.
     ours = {name for name, app in get_commands().items() if app == "licenses"}
     ours -= {"changepassword", "createsuperuser", "migrate"}
     sections = dict(re.findall(r"^## (\w+)\n(.*?)(?=^## |\Z)", (REFERENCE / "commands.md").read_text(), re.S | re.M))

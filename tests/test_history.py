@@ -1,4 +1,4 @@
-"""High-water marks, usage and denials: exact, whenever and however often rolled up."""
+"""High-water marks, usage and denials are exact, at any time and after any number of rollups."""
 
 from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
@@ -118,7 +118,7 @@ def week(make_tool: MakeTool, make_team: MakeTeam) -> Tool:
     held(cad, at(9), at(10.5), user="ben", team=doors, project="p2")
     held(cad, at(22, day=1), at(3, day=2), user="cleo", team=crash, project="p1")
     held(cad, at(9, day=3), at(10, day=3), user="ben", seats=3, overdraft_seats=1)
-    # Nobody has closed it, but it is over.
+    # It has expired but is not closed.
     held(cad, at(23, day=3), None, expires_at=at(1, day=4), ttl=timedelta(hours=2))
     Denial.objects.create(
         tool=cad, user="dora", code="exhausted", first_at=at(9.5), last_at=at(10), attempts=4,
@@ -214,7 +214,7 @@ def test_the_capacity_of_the_past_is_the_one_that_it_had_then(week: Tool) -> Non
 def test_hours_of_the_week_go_by_how_often_they_were_busy(make_tool: MakeTool) -> None:
     cad = make_tool("cad", capacity=9)
     for number in range(20):
-        # Mondays at nine; one of twenty times there is a rush.
+        # Mondays at nine, with a high load on one of twenty.
         held(cad, at(9, day=7 * number), at(9.5, day=7 * number), seats=8 if number == 7 else 1 + number % 3)
     rollups.roll_up()
     span = Span(MONDAY.date(), (MONDAY + 139 * DAY).date())
@@ -258,7 +258,7 @@ def test_true_denials_are_those_that_no_seat_followed(week: Tool) -> None:
         (row.key["code"], row.key["day"], row.episodes, row.true_denials, row.attempts)
         for row in reports.denials(by=["code", "day"], span=WEEK)
     ]
-    # The second kind ended a quarter of an hour after it was last asked: on Tuesday.
+    # The second kind ended 15 minutes after its last attempt, on Tuesday.
     assert found == [("exhausted", "2026-03-02", 2, 1, 5), ("quota", "2026-03-03", 1, 1, 2)]
 
 

@@ -1,4 +1,4 @@
-"""Labels of metrics come from closed sets, and a full folder of metrics stops no worker."""
+"""Labels of metrics have closed sets of values, and a full metrics folder stops no worker."""
 
 import contextlib
 import http.client
@@ -117,7 +117,7 @@ def attack(server: Server) -> None:
 def test_no_request_can_add_a_series(tmp_path: Path, auth: str) -> None:
     variables = {"LICENSE_AUTH": auth, "LICENSE_METRICS_PUBLIC": "true", "WEB_CONCURRENCY": "2"}
     with running_server(tmp_path, **variables) as server:
-        # What the same requests with other words add is what a client can add without an end.
+        # Repeat the requests with other words: a client must not be able to add series without an end.
         attack(server)
         before = series(httpx.get(f"{server.url}/metrics").text)
         attack(server)

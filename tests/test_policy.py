@@ -1,4 +1,4 @@
-"""The policy, against a naive model of what it promises."""
+"""Compare the policy with a simple model of its promises."""
 
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -65,7 +65,7 @@ class Site:
             claims=tuple(Claim(seats, Subject(user, team)) for user, team, seats in self.waiting),
         )
 
-    # The model: what each promise says about one more borrow, if nobody waits.
+    # The model: each promise about another borrow without a queue.
 
     def may(self, user: str, team: str, seats: int) -> bool:
         return (
@@ -128,7 +128,7 @@ def sites(draw: st.DrawFn, *, waiting: bool = False) -> Site:
         include=draw(st.sets(names, max_size=2)),
     )
     requests = st.lists(st.tuples(st.sampled_from(USERS), st.sampled_from(TEAMS), st.integers(1, 3)), max_size=8)
-    # Those who have seats came by them.
+    # The borrowed seats were granted before.
     for request in draw(requests):
         if site.may(*request):
             site.out.append(request)

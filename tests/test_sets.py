@@ -57,7 +57,7 @@ def test_a_set_expires_as_one(api: Api, make_tool: MakeTool, pass_time: PassTime
     make_tool("sim", capacity=1)
     lease = api.borrow_set(("cad", 1), ("sim", 1), ttl_seconds=60).json()
     pass_time(seconds=60)
-    # Somebody closes one half of it.
+    # One half is closed separately.
     assert api.borrow("cad", "ben").status_code == 200
     assert api.renew(lease["id"]).json()["code"] == "expired"
     assert out(api) == {"cad": 1, "sim": 0}

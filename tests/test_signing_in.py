@@ -76,7 +76,7 @@ def test_a_person_comes_back_signed_in(provider: Issuer, browser: Client) -> Non
     answer = come_back(browser, provider, asked)
     assert (answer.status_code, answer["Location"]) == (302, "/api/v1/leases/")
     assert is_signed_in(browser)
-    # Who has the code alone can do nothing with it (RFC 7636).
+    # The code is useless without its verifier (RFC 7636).
     verifier = provider.token_requests[0]["code_verifier"][0]
     digest = hashlib.sha256(verifier.encode()).digest()
     assert base64.urlsafe_b64encode(digest).decode().rstrip("=") == asked["code_challenge"]
@@ -102,7 +102,7 @@ def test_who_only_goes_to_the_provider_leaves_nothing_here(provider: Issuer, bro
     assert "sessionid" not in browser.cookies
     cookie = browser.cookies["oidc"]
     assert (cookie["httponly"], cookie["samesite"], cookie["max-age"]) == (True, "Lax", 600)
-    # Of ten that a browser began, some may be finished; a cookie holds no more.
+    # A cookie can hold only some of ten sign-ins.
     assert len(cookie.value) < 4000
     assert browser.get("/oidc/callback/", {"error": "access_denied"}).status_code == 400
     assert not Session.objects.exists()
@@ -262,7 +262,7 @@ def test_groups_may_come_from_the_userinfo(provider: Issuer, browser: Client) ->
     provider.userinfo = {"sub": "ben-s-subject", "groups": ["team-crash"], "preferred_username": "somebody else"}
     sign_in(browser, provider)
     assert TeamMember.objects.get().team.name == "crash"
-    # What is signed counts more.
+    # The signed claim wins.
     assert User.objects.get().username == "ben"
 
 

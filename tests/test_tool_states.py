@@ -1,5 +1,5 @@
-"""A tool that is switched off, has ended or has not begun: what is available is what
-a borrow would get, everywhere."""
+"""A tool that is disabled, has ended or has not begun shows everywhere the seats that a borrow
+would get."""
 
 from collections.abc import Callable
 from datetime import datetime, timedelta

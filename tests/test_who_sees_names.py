@@ -1,4 +1,4 @@
-"""Who sees the names of those who hold, held, want or were refused seats."""
+"""The callers that see names on leases, tickets and denials."""
 
 from collections.abc import Callable
 from typing import Any
@@ -58,7 +58,7 @@ ROLES = [
     "superuser",
 ]
 SETTINGS = {"e": "everyone", "t": "team", "n": "nobody"}
-# What tells of her: her name, her machine, what was said to her, and who borrowed for her.
+# The values about her: name, machine, note, and who borrowed for her.
 TRACES = ["zora", "ws-417", "Go home", "token "]
 
 

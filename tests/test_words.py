@@ -1,4 +1,4 @@
-"""The words of the pages and of the code are the same ones."""
+"""Pages and code use the same words."""
 
 import pkgutil
 import re

@@ -1,4 +1,4 @@
-"""The command-line client against the real server, as its users run it."""
+"""Run the command-line client against a real server."""
 
 import http.server
 import json

@@ -1,4 +1,4 @@
-"""The documentation's examples for CI systems run, against a server that requires credentials."""
+"""The CI examples of the documentation work against a server that requires credentials."""
 
 import re
 import shlex
@@ -23,7 +23,7 @@ EXAMPLE_SERVER = "https://licenses.example.com"
 
 @dataclass(frozen=True)
 class Job:
-    """The shell of an example: what a CI system sets, and the scripts that it runs."""
+    """The variables and scripts of a CI system for an example."""
 
     variables: dict[str, str]
     scripts: list[str]
@@ -70,7 +70,7 @@ SYSTEMS: list[Callable[[str, str], Job]] = [github, gitlab, jenkins]
 
 @dataclass
 class Runner:
-    """Runs a job on a machine where ``pip`` only notes what it would install."""
+    """Run a job on a machine where ``pip`` only records what it would install."""
 
     server: Server
     folder: Path
