@@ -2,6 +2,7 @@
 
 import argparse
 import ast
+import io
 import json
 import re
 import shlex
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from django.core.management import get_commands, load_command_class
+from django.core.management import call_command, get_commands, load_command_class
 from django.utils import timezone
 from rest_framework import exceptions
 
@@ -256,6 +257,41 @@ def test_every_command_is_documented_with_its_options_and_no_other() -> None:
     for name, text in sections.items():
         documented = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", "\n".join(re.findall(r"^\| [^|]*\|", text, re.M))))
         assert documented == options(load_command_class("licenses", name).create_parser("manage.py", name)), name
+
+
+# With what they print.
+COMMAND = re.compile(r"^\$ \.venv/bin/python manage\.py (.*)\n((?:(?!\$ |```).+\n)+)", re.MULTILINE)
+# Copies a file, which the tests' database need not be.
+NOT_HERE = {"backup"}
+VARIES = re.compile(r"\d{4}-\d\d-\d\d(T[\d:.]+\+00:00)?|lic_\w+|(?<=Token )\d+")
+
+
+def pages_with_commands() -> list[str]:
+    found = [page for page in sorted(DOCS.rglob("*.md")) if COMMAND.search(page.read_text())]
+    return [page.relative_to(DOCS).as_posix() for page in found]
+
+
+@pytest.mark.parametrize("page", pages_with_commands())
+def test_the_commands_of_the_documentation_print_what_it_shows(
+    page: str, api: Api, make_tool: Callable[..., Tool], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = (DOCS / page).read_text()
+    monkeypatch.chdir(tmp_path)
+    for name, content in re.findall(r"^\$ cat (\S+)\n((?:(?!\$ ).+\n)+)", text, re.MULTILINE):
+        Path(name).write_text(content)
+    make_tool("cad_tool", capacity=5)
+    api.borrow("cad_tool")
+    for command, shown in COMMAND.findall(text):
+        words = shlex.split(command)
+        if words[0] not in NOT_HERE:
+            printed = io.StringIO()
+            call_command(*words, stdout=printed, stderr=printed)
+            assert VARIES.sub("...", printed.getvalue()) == VARIES.sub("...", shown), command
+
+
+def test_the_documentation_shows_what_commands_print() -> None:
+    found = {words.split()[0] for page in DOCS.rglob("*.md") for words, _ in COMMAND.findall(page.read_text())}
+    assert found >= {"restored", "seed", "team", "token"}
 
 
 # --- Tests and links ------------------------------------------------------
