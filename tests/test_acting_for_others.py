@@ -1,4 +1,4 @@
-"""Who acts for somebody else may do so, and is recorded: on the lease, on the ticket, in the audit."""
+"""Acting for other users is allowed with rights, and recorded on leases, tickets and in the audit."""
 
 from collections.abc import Callable
 from typing import Any
@@ -21,7 +21,7 @@ PASSWORD = "a long pass phrase"
 
 
 def api_of_account(name: str, **rights: Any) -> Api:
-    """The API as somebody with an account and a password sees it."""
+    """Return the API for a user with an account and a password."""
     User.objects.create_user(name, password=PASSWORD, **rights)
     return api_with(basic(name, PASSWORD)["Authorization"])
 
@@ -40,7 +40,7 @@ def root(required: None, db: None) -> Api:
 
 
 def records() -> list[tuple[str, str, str, str, str]]:
-    """What the audit has, the oldest first."""
+    """Return the audit records, the oldest first."""
     rows = AuditRecord.objects.order_by("pk")
     return list(rows.values_list("action", "subject_kind", "subject", "actor_kind", "actor"))
 
@@ -74,7 +74,7 @@ def test_staff_act_for_nobody_else(required: None, make_tool: MakeTool, rights: 
     assert [answer.status_code for answer in answers] == [404, 404, 404, 404, 404, 403]
     assert (list(Lease.objects.values()), list(Ticket.objects.values())) == before
     assert records() == []
-    # To ask why somebody gets no seat changes nothing.
+    # An explanation changes nothing.
     assert staff.explain("sim", "ana")["granted"] is True
 
 
@@ -158,12 +158,12 @@ def test_a_wait_keeps_who_began_and_ended_it(
     left, granted = api.wait(user="ana"), api.wait(user="ana")
     assert set(Ticket.objects.values_list("borrowed_by", flat=True)) == {label}
     assert api.leave(left).status_code == 204
-    # To leave once more changes nothing.
+    # Leaving again changes nothing.
     assert api.leave(left).status_code == 204
     own.give_back(held)
     lease = api.poll(granted).json()
     assert lease["borrowed_by"] == label
-    # Asked again, it is the same lease.
+    # The retry returns the same lease.
     assert api.poll(granted).json()["id"] == lease["id"]
     assert records() == [
         ("queued", "ticket", left, *actor),
@@ -231,7 +231,7 @@ def test_who_sends_a_credential_to_an_open_server_is_recorded(api: Api, make_too
     for_ana = ben.borrow(user="ana").json()
     label = f"token {ApiToken.objects.get().pk}"
     assert for_ana["borrowed_by"] == label
-    # Nobody is known to have done it where nobody says who they are.
+    # On an open server the actor is unknown.
     anonymous = api.borrow(user="ana").json()
     assert (anonymous["borrowed_by"], api.give_back(for_ana["id"]).status_code) == ("", 200)
     assert [action for action, *_ in records()] == ["borrowed"]
@@ -269,7 +269,7 @@ def borrowed(api: Api, leases: list[str]) -> Any:
 
 @pytest.fixture
 def two_teams(required: None, make_tool: MakeTool, make_team: MakeTeam) -> Api:
-    """The token of crash, of which ana is, as she is of noise."""
+    """Provide a token of team crash. User ana is in crash and in noise."""
     make_tool("cad", capacity=1)
     make_tool("sim", capacity=9)
     make_team("crash", "ana")
@@ -325,7 +325,7 @@ def test_nobody_blocks_or_reads_anothers_keys(two_teams: Api) -> None:
         assert mine.status_code == 200
         assert "Idempotent-Replayed" not in mine.headers
         assert mine.json()["id"] != taken.json()["id"]
-        # Nor does another's body get in the way of one's own retry.
+        # Another caller's key does not affect the own retry.
         again = caller.borrow(**body, key="nightly-0")
         assert (again["Idempotent-Replayed"], again.json()) == ("true", mine.json())
     assert two_teams.borrow(**body, key="nightly-0").json() == taken.json()
@@ -348,6 +348,6 @@ def test_a_key_of_the_version_before_is_replayed_to_its_holder(required: None, m
     make_tool(capacity=2)
     ana = api_of(user="ana")
     first = ana.borrow(user="ana", key="k").json()
-    # The version before wrote the holder's name.
+    # The previous version wrote the holder's name.
     assert BorrowKey.objects.get().caller == "ana"
     assert ana.borrow(user="ana", key="k").json() == first

@@ -1,4 +1,4 @@
-"""Where the server listens, and which of a client's claims about addresses it believes."""
+"""The addresses where the server listens, and the client addresses that it trusts."""
 
 import http.client
 import json
@@ -57,7 +57,7 @@ def test_a_way_around_bind_is_looked_at_too(tmp_path: Path) -> None:
     ids=str,
 )
 def test_a_server_may_listen_on_the_network(tmp_path: Path, variables: dict[str, str]) -> None:
-    """Every address of the machine, asked for by a word or with credentials; asked here on loopback only."""
+    """Ask for all addresses, by a word or with credentials. The test uses only loopback."""
     port = free_port()
     with running_server(tmp_path, port, BIND=f":{port}", WEB_CONCURRENCY="1", **variables) as server:
         assert httpx.get(f"{server.url}/livez").status_code == 200
@@ -87,7 +87,7 @@ def test_make_run_listens_on_this_machine_only() -> None:
 
 @pytest.fixture
 def closed_server(tmp_path: Path) -> Iterator[Server]:
-    """A server that ends TLS nowhere and trusts no proxy."""
+    """Provide a server without TLS that trusts no proxy."""
     with running_server(
         tmp_path, SECURE_SSL="true", TRUST_PROXY="false", WEB_CONCURRENCY="1", FORWARDED_ALLOW_IPS="*"
     ) as server:
@@ -211,7 +211,7 @@ def test_a_credential_in_plain_text_is_refused_and_not_led_on(closed_server: Ser
         assert answer.headers["Content-Type"] == "application/problem+json"
         assert answer.json()["code"] == "https_required"
         assert "Location" not in answer.headers
-    # People are led on: their browser sends nothing yet, and comes back over HTTPS ever after.
+    # Browsers are redirected: they send no secrets yet, and use HTTPS from then on.
     for path in ("/", "/signin/", "/admin/"):
         answer = httpx.get(f"{closed_server.url}{path}")
         assert (answer.status_code, answer.headers["Location"][:8]) == (301, "https://")

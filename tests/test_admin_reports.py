@@ -43,7 +43,7 @@ def page(client: Client, path: str, status: int = 200) -> str:
 
 
 def cells(html: str) -> list[list[str]]:
-    """The text of the tables' cells, row by row."""
+    """Return the text of the tables' cells, row by row."""
     rows = re.findall(r"<tr[^>]*>(.*?)</tr>", html)
     return [
         [re.sub(r"<[^>]*>", "", cell).strip() for cell in re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row)] for row in rows

@@ -62,7 +62,7 @@ def test_null_says_the_same_as_absence(api: Api, make_tool: Callable[..., Tool])
 
 
 def every_call() -> list[str]:
-    """The calls of the schema, with something in the place of what stands in them."""
+    """Return the calls of the schema with values for their parameters."""
     paths = SchemaGenerator().get_schema(request=None, public=True)["paths"]  # type: ignore[no-untyped-call]
     some_id = "00000000-0000-4000-8000-000000000000"
     return [

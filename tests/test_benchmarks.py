@@ -129,7 +129,7 @@ def test_every_goal_has_a_measurement() -> None:
 
 @pytest.fixture(scope="module")
 def database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A database with the tools of the benchmarks."""
+    """Provide a database with the tools of the benchmarks."""
     with own_database(tmp_path_factory.mktemp("benchmarks")) as variables:
         (url,) = variables.values()
         stack.prepare(url)

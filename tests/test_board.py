@@ -74,7 +74,7 @@ def squeezed(text: str) -> str:
 
 
 def page(client: Client, path: str = "/", **query: Any) -> str:
-    """A page of the board, as it was sent."""
+    """Return a page of the board."""
     answer = client.get(path, query)
     assert answer.status_code == 200, answer.content
     html: str = answer.content.decode()
@@ -90,7 +90,7 @@ def rows(client: Client, path: str = "/", **query: Any) -> list[list[str]]:
 
 
 def row_of(user: str, client: Client, path: str = "/") -> list[str]:
-    """The one row about a user."""
+    """Return the only row of a user."""
     (row,) = [row for row in rows(client, path) if row[:1] == [user]]
     return row
 
@@ -205,7 +205,7 @@ def test_the_queue_is_shown_in_its_order(api: Api, make_tool: MakeTool, pass_tim
     assert "4 waiting for 4 seats" in text(api.client, "/tools/cad/")
     assert [row[1] for row in rows(api.client) if row[0].isdigit()] == ["zoe", "ben", "cleo"]
     assert "All 4 tickets in the queue for cad" in text(api.client)
-    # Who has stopped asking no longer waits.
+    # A ticket without polls no longer waits.
     pass_time(minutes=1)
     assert "Nobody waits." in text(api.client, "/tools/cad/")
 
@@ -234,7 +234,7 @@ def test_refusals_say_why_and_how_they_ended(api: Api, make_tool: MakeTool, pass
 
 
 def bar(client: Client, path: str = "/") -> list[tuple[str, float, float]]:
-    """The parts of a tool's bar: what kind, where it begins, and how wide it is."""
+    """Return the kind, start and width of each part of a tool's bar."""
     found = re.findall(r'<rect class="([\w-]+)" fill="[^"]*" x="([\d.]+)%" width="([\d.]+)%"', page(client, path))
     return [(kind, float(start), float(width)) for kind, start, width in found]
 
@@ -276,7 +276,7 @@ def test_long_lists_are_cut_and_lead_to_all_of_them(api: Api, make_tool: MakeToo
         assert f"Leases {told} of 120" in text(api.client, "/tools/cad/", page=place)
         seen += [row[0] for row in rows(api.client, "/tools/cad/", page=place) if row[0].startswith("user")]
     assert seen == [f"user{119 - n:03}" for n in range(120)]
-    # A page that is no more is no error: leases end while one turns the pages.
+    # A missing page is not an error, because leases end while a user reads.
     assert "Leases 101 to 120" in text(api.client, "/tools/cad/", page="999999999")
 
 
@@ -287,7 +287,7 @@ def test_many_tools_stand_on_pages_and_can_be_looked_for(api: Api, make_tool: Ma
     shown = text(api.client)
     assert "60 seats of 60 tools: 1 borrowed , 59 free" in shown
     assert "Tools 1 to 25 of 60" in shown
-    # What is out of sight and has no seat is named all the same.
+    # Tools on other pages without a free seat are named too.
     assert "No seat free: tool55 ." in shown
     assert "ana" not in shown
     assert "tool24" in shown
@@ -357,7 +357,7 @@ def test_a_refresh_gets_the_living_part_alone(api: Api, make_tool: MakeTool) -> 
     living = client.get("/", headers={"X-Refresh": "1"})
     assert living.content.decode().strip().startswith('<div id="live"')
     assert "X-Refresh" in living["Vary"]
-    # What the page is going to say to its reader is still there for it.
+    # The message for the reader is kept for the next page.
     assert "Returned: 1 seat of cad." in text(client)
     assert "Returned" not in text(client)
 
@@ -545,7 +545,7 @@ def test_nobody_returns_what_another_has(
     ben = signed_in("ben", **rights)
     answer = press_return(ben, lease)
     assert answer.status_code == 404
-    # It looks like what is not there.
+    # It looks like a missing page.
     pages = [found.content.decode() for found in (answer, press_return(ben, NOTHING))]
     assert len({re.sub(r'name="csrfmiddlewaretoken" value="\w+"', "", page) for page in pages}) == 1
     assert is_out(lease)

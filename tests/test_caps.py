@@ -1,4 +1,4 @@
-"""What one caller can pile up has a bound, and old piles go a little at a time."""
+"""Rows of one caller have a limit, and old rows are deleted in small batches."""
 
 import json
 from collections.abc import Callable
@@ -159,7 +159,7 @@ def test_a_borrow_closes_only_some_of_many_dead_tickets(api: Api, make_tool: Mak
         api.wait(user="ben")
     left = Ticket.objects.dead(timezone.now()).count()
     assert left == 2 * queueing.DEAD_AT_ONCE
-    # Dead tickets stand in nobody's way, closed or not.
+    # Dead tickets do not count, closed or not.
     assert api.status()["queued"] == 1
     assert len(queries) < 100
     for number in range(2):
@@ -180,7 +180,7 @@ def test_one_user_has_only_so_many_tickets_for_a_tool(api: Api, make_tool: MakeT
     assert (refused.status_code, refused.json()["code"]) == (409, "too_many_tickets")
     assert refused.json()["limit"] == 3
     assert refused["Retry-After"]
-    # Others may wait, and so may eve for another tool, and once one is gone.
+    # Others may wait. Eve may wait for another tool, or when one ticket is gone.
     api.wait(user="ben")
     api.wait("sim", "eve")
     api.leave(tickets[0])
@@ -255,10 +255,10 @@ def test_a_caller_has_only_so_many_new_keys_a_day(
     refused = api.borrow(key="one-too-many")
     assert (refused.status_code, refused.json()["code"]) == (429, "too_many_keys")
     assert 0 < int(refused["Retry-After"]) <= 86_400 / 3
-    # Nothing was kept of it, and nothing taken.
+    # It stored nothing and took nothing.
     assert not BorrowKey.objects.filter(key="one-too-many").exists()
     assert api.status()["borrowed"] == 3
-    # Retries, other callers and borrows without a key go on.
+    # Retries, other callers and borrows without a key still work.
     assert api.borrow(key="key-1").json() == leases[1]
     assert api.borrow(user="ben", key="one-too-many").status_code == 200
     assert api.borrow().status_code == 200

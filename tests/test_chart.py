@@ -1,7 +1,7 @@
-"""The Helm chart: what it installs, and that it fits the server.
+"""The Helm chart installs the right objects and fits the server.
 
-Helm renders the packed chart, as others get it, with the sets of values in
-``deploy/chart/ci``; nothing is installed. ``make`` puts Helm beside Python.
+Helm renders the packed chart with the values of ``deploy/chart/ci``; nothing is
+installed. ``make`` installs Helm next to Python.
 """
 
 import json
@@ -33,7 +33,7 @@ SCHEMA: dict[str, Any] = json.loads((CHART / "values.schema.json").read_text())
 SETS = {"default": Path(os.devnull)} | {
     path.stem.removesuffix("-values"): path for path in sorted((CHART / "ci").glob("*.yaml"))
 }
-# The oldest that its makers maintain somewhere, and the newest.
+# The oldest maintained version and the newest.
 KUBERNETES = ["1.31", "1.37"]
 # Kinds of the Prometheus Operator and the Gateway API, which the schemas of Kubernetes don't know.
 OPERATOR_KINDS = {"ServiceMonitor", "PrometheusRule", "HTTPRoute"}
@@ -49,7 +49,7 @@ def run_helm(*arguments: str | Path) -> "subprocess.CompletedProcess[str]":
 
 
 def helm(*arguments: str | Path) -> str:
-    """What Helm prints; it must succeed."""
+    """Run Helm and return its output. It must succeed."""
     done = run_helm(*arguments)
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -57,7 +57,7 @@ def helm(*arguments: str | Path) -> str:
 
 @pytest.fixture(scope="session")
 def chart(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The packed chart."""
+    """Provide the packed chart."""
     folder = tmp_path_factory.mktemp("chart")
     helm("package", CHART, "--destination", folder)
     (packed,) = folder.iterdir()
@@ -65,7 +65,7 @@ def chart(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Release(NamedTuple):
-    """What an installation would consist of."""
+    """The objects of an installation."""
 
     manifests: list[Manifest]
 
@@ -73,12 +73,12 @@ class Release(NamedTuple):
         return [manifest for manifest in self.manifests if manifest["kind"] == kind]
 
     def one(self, kind: str, ending: str = "") -> Manifest:
-        """The only one of its kind whose name ends so."""
+        """Return the only object of a kind whose name has this end."""
         (found,) = [manifest for manifest in self.of(kind) if manifest["metadata"]["name"].endswith(ending)]
         return found
 
     def pods(self) -> dict[str, Manifest]:
-        """The pods, or their templates, by component."""
+        """Return the pods or pod templates by component."""
         pods = {}
         for manifest in self.manifests:
             pod = manifest if manifest["kind"] == "Pod" else manifest.get("spec", {}).get("template")
@@ -87,7 +87,7 @@ class Release(NamedTuple):
         return pods
 
     def api(self) -> Manifest:
-        """The Deployment of the API."""
+        """Return the Deployment of the API."""
         (found,) = [
             manifest
             for manifest in self.of("Deployment")
@@ -137,7 +137,7 @@ def is_hook(manifest: Manifest) -> bool:
 
 
 def environment_of(container: dict[str, Any]) -> dict[str, Any]:
-    """The variables of a container; of one from a Secret, the reference."""
+    """Return the variables of a container, with references to Secrets."""
     pairs = [(entry["name"], entry.get("value", entry.get("valueFrom"))) for entry in container["env"]]
     assert len(dict(pairs)) == len(pairs), "a variable is there twice"
     return dict(pairs)
@@ -201,7 +201,7 @@ def test_every_pod_may_run_in_a_restricted_namespace(release: Release) -> None:
         assert container["securityContext"] == {
             "allowPrivilegeEscalation": False,
             "capabilities": {"drop": ["ALL"]},
-            # More than the standard wants.
+            # More than the standard requires.
             "readOnlyRootFilesystem": True,
         }, name
         assert all("hostPort" not in port for port in container.get("ports", [])), name
@@ -396,7 +396,7 @@ def test_the_proxy_goes_before_the_server_behind_it(render: Render) -> None:
     release = render("default", "drainSeconds=7")
     (_, _, script) = release.container("api", "proxy")["lifecycle"]["preStop"]["exec"]["command"]
     assert script.startswith("sleep 7; nginx -s quit;")
-    # Who keeps a connection open has as long again, and then two seconds are to spare.
+    # An open connection gets the same time again, and two seconds remain.
     assert "keepalive_min_timeout 7s;" in release.one("ConfigMap", "-proxy")["data"]["site.conf"]
     assert release.container("api")["lifecycle"]["preStop"]["exec"]["command"] == ["sleep", "16"]
 
@@ -568,7 +568,7 @@ def test_the_server_takes_the_environment_that_it_gets(render: Render, values: s
         name: value if isinstance(value, str) else contents.get(name, f"what a Secret has for {name}")
         for name, value in environment_of(release.container(component)).items()
     }
-    # Files that are there only in a pod.
+    # Files that exist only in a pod.
     environment = {name: value for name, value in environment.items() if "/etc/" not in value}
     checked = subprocess.run(
         [sys.executable, "manage.py", "check"],
@@ -666,12 +666,12 @@ def test_the_packed_chart_has_what_a_chart_needs(chart: Path) -> None:
     assert not [name for name in files if name.startswith("ci/")]
 
 
-# The chart has a value for where the runbooks are, and needs no rule that says so.
+# The chart has a value for the address of the runbooks and needs no rule for it.
 RULE_FILES = sorted(set(MONITORING.glob("prometheus/rules/*.yml")) - {MONITORING / "prometheus/rules/runbooks.yml"})
 
 
 def as_in_production(rules: dict[str, Any]) -> dict[str, Any]:
-    """The rules with the runbooks where the production values say."""
+    """Return the rules with the runbooks' address of the production values."""
     url = "https://git.example.com/tools/licenseserver/blob/main/docs/runbooks"
     text = json.dumps(rules).replace(json.dumps(RUNBOOKS_QUERY)[1:-1], url)
     found: dict[str, Any] = json.loads(text)
@@ -761,7 +761,7 @@ def test_prometheus_finds_the_pods_and_calls_them_as_the_rules_do(render: Render
         {"targetLabel": "job", "replacement": "licenseserver"},
         {"targetLabel": "installation", "replacement": "tools/licenses"},
     ]
-    # One that isn't ready has most to tell.
+    # A pod that is not ready has the most useful metrics.
     assert service["spec"]["publishNotReadyAddresses"] is True
 
 
@@ -857,7 +857,7 @@ def test_a_database_may_be_verified_by_the_system_s_authorities(render: Render) 
 
 
 def schemas(schema: Any, path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
-    """Every schema of an object in a schema."""
+    """Yield every schema of an object in a schema."""
     if isinstance(schema, dict):
         if schema.get("type") == "object":
             yield path, schema
@@ -870,7 +870,7 @@ def schemas(schema: Any, path: str = "") -> Iterator[tuple[str, dict[str, Any]]]
 
 def test_no_object_takes_keys_that_nobody_knows() -> None:
     jsonschema.Draft202012Validator.check_schema(SCHEMA)
-    # Helm's own, and one that the API server checks.
+    # A value of Helm, and one that the API server checks.
     opened = {"/properties/global", "/properties/affinity", "/properties/extraVolumes/items"}
     for path, schema in schemas(SCHEMA):
         assert (path in opened) == ("additionalProperties" not in schema), path
@@ -882,7 +882,7 @@ def test_no_object_takes_keys_that_nobody_knows() -> None:
 
 
 def leaves(values: Any, path: str = "") -> Iterator[str]:
-    """The paths of all single values: ``api.replicas``."""
+    """Yield the paths of all single values: ``api.replicas``."""
     if isinstance(values, dict) and values:
         for key, value in values.items():
             yield from leaves(value, f"{path}.{key}" if path else key)
@@ -894,7 +894,7 @@ def test_every_value_has_a_default_and_a_schema() -> None:
     jsonschema.validate(VALUES, SCHEMA)
 
     def known(schema: dict[str, Any], path: str = "") -> Iterator[str]:
-        """The paths that the schema has names for."""
+        """Yield the paths that the schema defines."""
         if "$ref" in schema and schema["$ref"] == "#/$defs/image":
             schema = SCHEMA["$defs"]["image"]
         for key, part in schema.get("properties", {}).items():

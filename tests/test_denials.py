@@ -1,4 +1,4 @@
-"""Denials: who was refused, why, how often, and whether it ended well."""
+"""Denials: users, reasons, attempts, and whether the user got a seat later."""
 
 from collections.abc import Callable
 from typing import Any

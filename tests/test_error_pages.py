@@ -1,4 +1,4 @@
-"""Pages about errors: they look like the board, with its navigation."""
+"""Error pages look like the board and have its navigation."""
 
 import re
 from collections.abc import Callable
@@ -89,7 +89,7 @@ def test_a_defect_leaves_the_navigation(
 def test_a_page_about_a_lost_database_asks_it_for_nothing(
     staff: Client, monkeypatch: pytest.MonkeyPatch, django_assert_num_queries: Any
 ) -> None:
-    # The session is read before that, and the account not yet.
+    # The session is read before that, but not the account.
     monkeypatch.setattr("django.contrib.auth.get_user", lose_the_database)
     answer = staff.get("/")
     assert answer.status_code == 503

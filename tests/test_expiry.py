@@ -1,4 +1,4 @@
-"""Leases that end by themselves, and heartbeats that keep them."""
+"""Leases expire, and heartbeats extend them."""
 
 import uuid
 from collections.abc import Callable
@@ -104,7 +104,7 @@ def test_an_expired_lease_is_never_revived(api: Api, make_tool: MakeTool, pass_t
     for _ in range(2):
         answer = api.renew(lease["id"])
         assert (answer.status_code, answer.json()["code"], answer.json()["end_reason"]) == (410, "expired", "expired")
-        # Whether or not somebody has closed it meanwhile.
+        # Closed or not.
         call_command("expire_leases", stdout=StringIO())
     assert api.status()["available"] == 1
 

@@ -1,4 +1,4 @@
-"""Why a borrow would be granted, or not."""
+"""Explain whether a borrow would be granted."""
 
 from collections.abc import Callable
 from typing import Any

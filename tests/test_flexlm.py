@@ -1,4 +1,4 @@
-"""Coming from FlexNet: license and options files become tools, teams and rules."""
+"""Import FlexNet license and options files as tools, teams and rules."""
 
 import re
 from collections.abc import Callable
@@ -60,7 +60,7 @@ REPORTLOG +/var/log/mesh.rl
 
 
 def run(folder: Path, *arguments: str, license: str = LICENSE, options: str = OPTIONS) -> tuple[str, str]:
-    """What the command says, and what it reports."""
+    """Run the command and return its stdout and stderr."""
     (folder / "license.lic").write_text(license)
     (folder / "mesh.opt").write_text(options)
     out, err = StringIO(), StringIO()
@@ -133,7 +133,7 @@ def test_without_apply_the_changes_are_shown_and_not_made(tmp_path: Path, make_t
     assert not Team.objects.exists()
     assert not AuditRecord.objects.exists()
     applied, _ = run(tmp_path, "--apply")
-    # What was shown is what was done.
+    # The import made the changes that it had shown.
     assert applied.splitlines()[:-1] == out.splitlines()[:-1]
 
 
@@ -448,7 +448,7 @@ def test_a_comment_does_not_take_the_next_line_with_it() -> None:
 
 
 def test_lines_are_those_that_an_editor_numbers() -> None:
-    # Bytes of old Windows encodings that Unicode has as ends of lines.
+    # Bytes of old Windows encodings that are line ends in Unicode.
     assert list(lines('a "x\x85y"\r\nb\x0c\rc')) == [(1, 'a "x\x85y"'), (2, "b"), (3, "c")]
 
 
@@ -456,7 +456,7 @@ def test_lines_are_those_that_an_editor_numbers() -> None:
 
 
 def texts(wanted: Plan) -> dict[int, str]:
-    """What is said of each line."""
+    """Return the findings of each line."""
     said: dict[int, str] = {}
     for finding in sorted(wanted.of_license + wanted.of_options):
         said[finding.number] = f"{said.get(finding.number, '')} {finding.text}".strip()
@@ -495,11 +495,11 @@ def test_the_first_counted_feature_line_is_served() -> None:
         ("ISSUED=1-feb-2024", "supersede issued=01-Feb-2026", 4),
         # ISSUED= goes before START=.
         ("ISSUED=1-feb-2024", "SUPERSEDE ISSUED=1-jan-2024 START=1-feb-2026", 5),
-        # What is issued on the same day adds up.
+        # Lines of the same day add up.
         ("ISSUED=1-feb-2026", "SUPERSEDE ISSUED=1-feb-2026", 5),
         ("ISSUED=2-feb-2026", "SUPERSEDE ISSUED=1-feb-2026", 5),
         ("ISSUED=1-feb-2024", "SUPERSEDE=other ISSUED=1-feb-2026", 5),
-        # Without a date it replaces nothing.
+        # A line without a date replaces nothing.
         ("ISSUED=1-feb-2024", "SUPERSEDE", 5),
         ('SIGN="00AB 12CD"', 'SUPERSEDE_SIGN="mesh:00AB 12CD"', 4),
         ('SIGN="00AB 12CD"', "SUPERSEDE_SIGN={mesh:00ab12cd}", 4),
@@ -583,7 +583,7 @@ def test_an_attribute_that_decides_about_seats_is_understood_or_reported(attribu
         # As mail programs wrap it.
         'INCREMENT mesh v 1.0 permanent 5 ISSUED=1-feb-2024 SIGN="0011\n2233"\n'
         "INCREMENT mesh v 1.0 permanent 3\nSUPERSEDE=mesh\nISSUED=1-feb-2026\nSIGN=0\n",
-        # A comment is no part of a line, and a blank line ends one.
+        # A comment is not part of a line, and a blank line ends one.
         "INCREMENT mesh v 1.0 permanent 5 ISSUED=1-feb-2024 SIGN=0\n\n"
         "  INCREMENT mesh v 1.0 permanent 3\n# OVERDRAFT=9\n  SUPERSEDE ISSUED=1-feb-2026 SIGN=0\n",
         "\ufeffINCREMENT mesh v 1.0 permanent 5 ISSUED=1-feb-2024 SIGN=0\r\n"
@@ -591,7 +591,7 @@ def test_an_attribute_that_decides_about_seats_is_understood_or_reported(attribu
     ],
 )
 def test_a_line_goes_on_without_a_backslash(text: str) -> None:
-    # FlexNet needs none since version 7; its guide's own samples are wrapped so.
+    # FlexNet needs no backslash since version 7; samples in its guide have none.
     assert seats(planned(text.removeprefix("\ufeff"))) == {"mesh": 3}
 
 
@@ -648,7 +648,7 @@ def test_a_renewal_is_reported_with_its_days() -> None:
     )
     assert seats(wanted) == {"a": 10, "b": 10, "c": 12, "d": 10, "e": 10}
     ends = {name: tool.valid_until and f"{tool.valid_until:%Y-%m-%d}" for name, tool in wanted.tools.items()}
-    # A renewal with at least as many seats goes on by itself.
+    # A renewal with at least as many seats continues automatically.
     assert ends == {"a": "2028-01-01", "b": None, "c": "2028-01-01", "d": "2027-01-01", "e": "2028-01-01"}
     said = texts(wanted)
     assert (
@@ -679,7 +679,7 @@ def test_an_upgrade_moves_seats_to_a_newer_version() -> None:
 
 
 def test_packages_that_nothing_enables_stop_no_import() -> None:
-    # A vendor ships them with the product, whatever was bought.
+    # Vendors ship package lines with the product, also for parts that were not bought.
     wanted = planned(
         "PACKAGE p v 1.0 COMPONENTS=x SIGN=0\n"
         "FEATURE q v 1.0 permanent 3 SIGN=0\n"

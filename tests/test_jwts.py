@@ -1,4 +1,4 @@
-"""JWTs of the sign-in provider, and its keys: fetched seldom, kept for a while."""
+"""JWTs of the sign-in provider, and its keys, which are fetched rarely and cached."""
 
 import threading
 from collections.abc import Callable
@@ -257,7 +257,7 @@ def test_nobody_waits_for_keys_that_are_only_old(provider: Provider, issuer: Iss
     issuer.asked.clear()
     first = threading.Thread(target=provider.key, args=("rsa-1", "RS256"))
     first.start()
-    # One asks and waits; the others go on with what there is.
+    # One thread fetches and waits; the others use the cached keys.
     assert issuer.asked.wait(30)
     assert provider.key("rsa-1", "RS256")
     assert first.is_alive()

@@ -1,4 +1,4 @@
-"""The files of compose, Prometheus and Grafana fit together and fit the server.
+"""The files of compose, Prometheus and Grafana fit each other and the server.
 
 Nothing is started here; ``scripts/verify_compose`` does that.
 """

@@ -1,4 +1,4 @@
-"""The policy, against a naive model of what it promises."""
+"""Compare the policy with a simple model of its promises."""
 
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -43,7 +43,7 @@ class Site:
         return max(self.reservations.get(team, 0) - self.seats_of_team(team), 0)
 
     def pool(self) -> Pool:
-        """The same site as the server's rows would have it."""
+        """Return the same site as rows of the server."""
         return Pool(
             tool="cad",
             capacity=self.capacity,
@@ -65,7 +65,7 @@ class Site:
             claims=tuple(Claim(seats, Subject(user, team)) for user, team, seats in self.waiting),
         )
 
-    # The model: what each promise says about one more borrow, if nobody waits.
+    # The model: each promise about another borrow without a queue.
 
     def may(self, user: str, team: str, seats: int) -> bool:
         return (
@@ -76,7 +76,7 @@ class Site:
         )
 
     def may_behind_the_queue(self, user: str, team: str, seats: int) -> bool:
-        """One chair a free seat, with the name of the team it is reserved for, if
+        """Return one chair a free seat, with the name of the team it is reserved for, if
         any. Those who wait take theirs one after the other, their team's first,
         unless a rule keeps them from it; a newcomer takes what is left."""
         chairs = [owner for owner in self.reservations for _ in range(self.idle(owner))]
@@ -128,7 +128,7 @@ def sites(draw: st.DrawFn, *, waiting: bool = False) -> Site:
         include=draw(st.sets(names, max_size=2)),
     )
     requests = st.lists(st.tuples(st.sampled_from(USERS), st.sampled_from(TEAMS), st.integers(1, 3)), max_size=8)
-    # Those who have seats came by them.
+    # The borrowed seats were granted before.
     for request in draw(requests):
         if site.may(*request):
             site.out.append(request)

@@ -1,4 +1,4 @@
-"""Waiting in line for a seat."""
+"""The queue for seats."""
 
 import uuid
 from collections.abc import Callable
@@ -65,7 +65,7 @@ def test_first_come_first_served(api: Api, make_tool: MakeTool) -> None:
     tickets = [api.wait(user=f"user{number}") for number in range(3)]
     assert [api.poll(ticket).json()["position"] for ticket in tickets] == [1, 2, 3]
     api.give_back(lease["id"])
-    # The later ones ask first, and more often.
+    # The later tickets poll first and more often.
     assert [api.poll(ticket).status_code for ticket in reversed(tickets)] == [202, 202, 200]
     assert [api.poll(ticket).json()["position"] for ticket in tickets[1:]] == [1, 2]
 
@@ -231,7 +231,7 @@ def test_the_expected_wait_follows_from_how_long_seats_were_held(
         pass_time(seconds=600)
         api.give_back(lease["id"])
     api.borrow(seats=2)
-    # Held for 600 s each: one of two seats comes back in 300 s, two in 600 s.
+    # With a holding time of 600 s, one of two seats comes back in 300 s, two in 600 s.
     etas = [api.borrow(user=f"user{number}", wait_seconds=60).json()["eta_seconds"] for number in range(3)]
     assert etas == pytest.approx([300, 600, 900], abs=5)
 
@@ -271,7 +271,7 @@ def test_the_queue_is_seen_in_metrics(api: Api, make_tool: MakeTool, pass_time: 
     assert found['license_queue_waits_total{outcome="granted",tool="busy"}'] == 1
     assert found['license_queue_waits_total{outcome="left",tool="busy"}'] == 1
     assert found['license_queue_wait_seconds_count{tool="busy"}'] == 1
-    # One borrow at once, one after a wait; who left was never decided about.
+    # One borrow at once, one after a wait. A ticket that left counts as no decision.
     assert found['license_borrow_attempts_total{tool="busy"}'] == 2
     assert found['license_borrow_success_total{tool="busy"}'] == 2
 
@@ -306,7 +306,7 @@ def test_the_first_and_those_whose_seats_come_soon_ask_soon() -> None:
     assert told(1, None, 0) == told(1, 3600, 0) == SECOND
     assert told(40, 4, 0) == 2 * SECOND
     assert told(40, 0, 0) == SECOND
-    # After a long wait ten seconds more are little.
+    # After a long wait another 10 s matter little.
     assert told(1, 3600, 1200) == 10 * SECOND
     assert told(1, 3, 1200) == 1.5 * SECOND
     assert told(1000, None, 0) == 90 * SECOND
@@ -321,7 +321,7 @@ def test_a_thousand_waiters_cost_less_than_20_requests_a_second(seats: int, held
     rate = 0.0
     for position in range(1, 1001):
         eta = held * position / seats if held is not None else None
-        # As clients are told it: in whole seconds.
+        # As in answers: in whole seconds.
         rate += 1 / max(round(told(position, eta, waited).total_seconds()), 1)
     assert rate < 20
 

@@ -1,4 +1,4 @@
-"""What a program's call passes on its way, and what it is spared that pages need."""
+"""A program's call runs only the middleware that it needs, not that of pages."""
 
 import json
 from collections.abc import Callable

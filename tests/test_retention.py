@@ -1,4 +1,4 @@
-"""Forgetting old rows, or the names in them, without forgetting the figures."""
+"""Delete old rows, or the names in them, and keep the figures."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -54,7 +54,7 @@ def figures(tool: Tool) -> list[object]:
             (row.borrows, row.seat_time)
             for row in reports.usage(by=["tool", "project"], span=Span(span.first, span.last - timedelta(days=3)))
         ],
-        # People are counted by their names: where those are gone, they are unknown.
+        # Users are counted by name, so without names their number is unknown.
         [replace(row, people=None) for row in reports.denials(by=["tool", "code", "day"], span=span)],
     ]
 

@@ -1,4 +1,4 @@
-"""The OpenAPI schema as those read it who generate clients from it."""
+"""The OpenAPI schema for generators of clients."""
 
 import json
 import shutil
@@ -82,7 +82,7 @@ def test_the_server_accepts_each_example_of_the_schema(
             continue
         examples = operation["requestBody"]["content"]["application/json"]["examples"]
         for title, example in examples.items():
-            # The only thing that an example can't know.
+            # The only value that an example can't have.
             lease = admin_api.borrow("cad_tool").json()["id"]
             body = example["value"] | ({"id": lease} if "id" in example["value"] else {})
             method, path = name.split()

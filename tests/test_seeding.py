@@ -125,13 +125,13 @@ NINE = datetime(2026, 12, 31, 9, tzinfo=UTC)
 
 
 def tools_file(folder: Path, *lines: str) -> str:
-    """A file with the tool mesher and these lines of it; the option that names it."""
+    """Write a file with these lines of the tool mesher. Return the option that names it."""
     path = folder / "tools.toml"
     path.write_text("\n".join(["[mesher]", "capacity = 4", *lines]))
     return f"--file={path}"
 
 
-# What the same value means as the beginning and as the end.
+# The same value as the beginning and as the end.
 TIMES = [
     ("2026-12-31", DAY, LATER),
     ('"2026-12-31"', DAY, LATER),
@@ -152,7 +152,7 @@ TIMES = [
 def test_a_date_is_the_last_good_day_and_a_time_what_it_says(
     tmp_path: Path, written: str, beginning: datetime | None, end: datetime | None
 ) -> None:
-    # A warning about a time without a zone would fail this test, as any does.
+    # A warning about a time without a zone would fail this test.
     for field, expected in (("valid_from", beginning), ("valid_until", end)):
         seed(tools_file(tmp_path, f"{field} = {written}"))
         assert getattr(Tool.objects.get(), field) == expected

@@ -36,7 +36,7 @@ def signed_in() -> Client:
 
 
 def left(browser: Client) -> timedelta:
-    """How long the session of a browser still lasts."""
+    """Return the time until the session of a browser ends."""
     return Session.objects.get(pk=browser.cookies["sessionid"].value).expire_date - timezone.now()
 
 
@@ -68,7 +68,7 @@ def test_no_page_moves_the_end_of_a_session(root: Client, issuer: Issuer, settin
     session["anything"] = 1
     session.save()
     assert left(root) < timedelta(minutes=1)
-    # A new password begins a new session, with the old one's end.
+    # A new password begins a new session with the same end.
     form = {"old_password": PHRASE, "new_password1": "another long phrase", "new_password2": "another long phrase"}
     before = root.cookies["sessionid"].value
     answer = root.post("/admin/password_change/", form)

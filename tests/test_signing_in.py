@@ -23,7 +23,7 @@ pytestmark = pytest.mark.django_db
 
 @pytest.fixture
 def provider(issuer: Issuer, settings: Any) -> Issuer:
-    """The provider as people sign in at it."""
+    """Provide the provider for sign-ins."""
     settings.LICENSE_OIDC_CLIENT_ID = CLIENT
     settings.LICENSE_OIDC_CLIENT_SECRET = "a secret"
     settings.LICENSE_OIDC_ADMIN_GROUPS = ["license admins"]
@@ -76,7 +76,7 @@ def test_a_person_comes_back_signed_in(provider: Issuer, browser: Client) -> Non
     answer = come_back(browser, provider, asked)
     assert (answer.status_code, answer["Location"]) == (302, "/api/v1/leases/")
     assert is_signed_in(browser)
-    # Who has the code alone can do nothing with it (RFC 7636).
+    # The code is useless without its verifier (RFC 7636).
     verifier = provider.token_requests[0]["code_verifier"][0]
     digest = hashlib.sha256(verifier.encode()).digest()
     assert base64.urlsafe_b64encode(digest).decode().rstrip("=") == asked["code_challenge"]
@@ -102,7 +102,7 @@ def test_who_only_goes_to_the_provider_leaves_nothing_here(provider: Issuer, bro
     assert "sessionid" not in browser.cookies
     cookie = browser.cookies["oidc"]
     assert (cookie["httponly"], cookie["samesite"], cookie["max-age"]) == (True, "Lax", 600)
-    # Of ten that a browser began, some may be finished; a cookie holds no more.
+    # A cookie can hold only some of ten sign-ins.
     assert len(cookie.value) < 4000
     assert browser.get("/oidc/callback/", {"error": "access_denied"}).status_code == 400
     assert not Session.objects.exists()
@@ -166,7 +166,7 @@ def test_groups_give_rights_and_teams_and_take_them(provider: Issuer, browser: C
 
 
 def recorded(*names: str) -> list[tuple[Any, ...]]:
-    """What the audit has so far: who did what to what, and these of its fields."""
+    """Return the audit records: actor, action, subject and these fields."""
     found = AuditRecord.objects.order_by("pk")
     return list(found.values_list("actor_kind", "actor", "origin", "action", "subject_kind", "subject", *names))
 
@@ -262,7 +262,7 @@ def test_groups_may_come_from_the_userinfo(provider: Issuer, browser: Client) ->
     provider.userinfo = {"sub": "ben-s-subject", "groups": ["team-crash"], "preferred_username": "somebody else"}
     sign_in(browser, provider)
     assert TeamMember.objects.get().team.name == "crash"
-    # What is signed counts more.
+    # The signed claim wins.
     assert User.objects.get().username == "ben"
 
 

@@ -1,4 +1,4 @@
-"""Whom a lease counts for: its user's team, and a project."""
+"""Teams and projects of leases."""
 
 from collections.abc import Callable
 from io import StringIO
@@ -99,7 +99,7 @@ def test_members_come_from_a_file(db: None, tmp_path: Path, make_team: MakeTeam)
         ("body", "ben"),
         ("body", "ana"),
     }
-    # The file is the whole truth about those that came from it.
+    # An import replaces all members of earlier files.
     file.write_text("team,user\nbody,ana\n")
     told = run("import", str(file))
     assert set(TeamMember.objects.values_list("team__name", "user")) == {("crash", "manual"), ("body", "ana")}

@@ -1,4 +1,4 @@
-"""Who keeps sending credentials that fail has to wait; others need not."""
+"""Callers that send too many wrong credentials must wait, and others need not."""
 
 import time
 from collections.abc import Callable
@@ -55,7 +55,7 @@ def test_after_too_many_wrong_passwords_the_right_one_has_to_wait(ben: User, pas
     assert_problem(answer, 429)
     assert answer.json()["code"] == "too_many_failures"
     assert 0 < int(answer["Retry-After"]) <= WINDOW.total_seconds() + 1
-    # From elsewhere too: it is the account that is guessed at.
+    # From another address too, because the limit is for the account.
     assert password("ben", PASSWORD, "192.0.2.2") == 429
     pass_time(minutes=15)
     assert password("ben", PASSWORD) == 200
@@ -145,7 +145,7 @@ def test_the_right_password_signs_in_by_the_page(ben: User) -> None:
         (1, "::ffff:203.0.113.9", "203.0.113.9"),
         (1, "2001:DB8::1", "2001:db8::1"),
         (1, ",".join(["203.0.113.9"] * 50), "203.0.113.9"),
-        # As gateways write it (Azure's, some of Amazon's).
+        # The form of some gateways (Azure, some of Amazon).
         (1, "203.0.113.9:4711", "203.0.113.9"),
         (1, "[2001:DB8::1]:4711", "2001:db8::1"),
         (1, "[2001:db8::1]", "2001:db8::1"),
@@ -221,7 +221,7 @@ def test_attempts_under_way_take_places_and_give_them_back() -> None:
     assert not reserve()
     FailureCount.objects.release(["key"])
     assert [reserve() for _ in range(2)] == [True, False]
-    # A right password forgets the failures, and no attempt under way.
+    # A correct password resets the failures, but not pending attempts.
     FailureCount.objects.forget("key")
     assert [reserve() for _ in range(2)] == [True, False]
 
@@ -246,7 +246,7 @@ def test_an_attempt_that_breaks_off_gives_its_place_back(ben: User, monkeypatch:
 
 @pytest.fixture
 def hashed(ben: User, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The passwords that were hashed to be compared."""
+    """Provide the list of passwords that were hashed."""
     seen: list[str] = []
     verify = MD5PasswordHasher.verify
 
@@ -293,7 +293,7 @@ def test_an_account_that_is_gone_is_forgotten_at_once(ben: User, hashed: list[st
 
 
 def test_a_remembered_password_has_to_wait_like_any(ben: User, hashed: list[str]) -> None:
-    """Or a guess could be told from the others while all are refused."""
+    """Otherwise a correct guess would differ from the others while all are refused."""
     assert password("ben", PASSWORD) == 200
     for _ in range(3):
         password("ben", "wrong", "192.0.2.2")
@@ -339,12 +339,12 @@ def test_of_many_guesses_at_once_no_more_are_looked_at_than_may_fail(required_se
     with ThreadPoolExecutor(16) as pool:
         statuses = list(pool.map(attempt, range(60)))
     assert set(statuses) == {401, 429}
-    # However many come at once: no more are looked at than may fail.
+    # Of many simultaneous attempts only as many are checked as may fail.
     assert statuses.count(401) == 5
 
 
 def test_what_was_typed_as_a_name_is_kept_nowhere(ben: User, caplog: pytest.LogCaptureFixture) -> None:
-    """Often it is a password."""
+    """Users often type a password as a name."""
     for number, name in enumerate(("qS3cr3t phrase", "ben")):
         for _ in range(4):
             password(name, "wrong", f"192.0.2.{number}")

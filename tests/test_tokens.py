@@ -1,4 +1,4 @@
-"""API tokens: made, shown once, used, noted, revoked."""
+"""API tokens are created, shown once, used, recorded and revoked."""
 
 import io
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""What if there had been more seats, or fewer."""
+"""Replay the demand with other capacities."""
 
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
@@ -38,7 +38,7 @@ def wanted(minute: int, held: int = 60, seats: int = 1) -> Demand:
 
 
 def by_the_minute(demands: Sequence[Demand], capacity: int) -> tuple[int, dict[int, timedelta]]:
-    """How many are refused, and the waits, found by looking every minute."""
+    """Simulate minute by minute. Return the number of refusals and the waits."""
     in_order = sorted(demands, key=lambda demand: demand.at)
     refused = 0
     out: list[tuple[datetime, int]] = []
@@ -55,7 +55,7 @@ def by_the_minute(demands: Sequence[Demand], capacity: int) -> tuple[int, dict[i
         now = NOON + step * MINUTE
         held = [(end, seats) for end, seats in held if end > now]
         came = [number for number, demand in enumerate(in_order) if demand.at == now]
-        # Who came before is served before; what is only in the way takes its seats as it comes.
+        # Demands are served in order. Leases from before the span take their seats at once.
         for number in [None, *came]:
             if number is not None:
                 demand = in_order[number]
@@ -125,7 +125,7 @@ def test_the_demand_is_what_was_borrowed_and_what_was_refused(make_tool: MakeToo
         )
     Denial.objects.create(tool=cad, user="emil", code="quota", first_at=NOON, last_at=NOON)
     recorded, (one, two) = whatif.replay(tool=cad, capacities=[1, 2], span=SPAN)
-    # Ben wanted it at ten past; dora would have had it for as long as the others.
+    # Ben wanted a seat at ten past. Dora holds one for the average time of the others.
     assert sorted(recorded.demands, key=lambda demand: demand.at) == [
         Demand(NOON - timedelta(days=1), 1, timedelta(days=1, minutes=30), decided=False),
         Demand(NOON + 10 * MINUTE, 1, 60 * MINUTE),
@@ -149,7 +149,7 @@ def test_who_stood_in_the_queue_wanted_it_since_then(api: Api, make_tool: MakeTo
     recorded, _ = whatif.replay(tool=cad, capacities=[], span=Span.of_late(2))
     assert (recorded.decided, recorded.unmet) == (3, 1)
     waits = sorted(granted.borrowed_at - demand.at for demand in recorded.demands)
-    # Ben's and cleo's, which both began while ana had the seat.
+    # The demands of ben and cleo, which began while ana had the seat.
     assert waits[0] > timedelta(seconds=9)
 
 

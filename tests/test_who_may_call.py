@@ -1,4 +1,4 @@
-"""Who may call what, where credentials are required."""
+"""The calls that each credential allows, if credentials are required."""
 
 import json
 from collections.abc import Callable
@@ -78,7 +78,7 @@ CASES = [
 
 @pytest.fixture
 def ana(api: Api, make_tool: MakeTool, settings: Any) -> dict[str, Any]:
-    """What there is: ana's lease of the one cad seat, her ticket for another, a denial, a change."""
+    """Create ana's lease of the only cad seat, her ticket for another, a denial and a change."""
     make_tool("cad", capacity=1)
     call_command("seed", "--tool", "sim=9", stdout=StringIO())
     TeamMember.objects.create(team=Team.objects.create(name="crash"), user="ana")
@@ -175,7 +175,7 @@ def test_a_person_signs_in_with_a_session_or_a_password(required: None, make_too
     browser = Client(enforce_csrf_checks=True)
     assert browser.login(username="ben", password="a long pass phrase")
     assert browser.get("/licenses/status").status_code == 200
-    # A session alone changes nothing: another site could have sent the call.
+    # A session without a token changes nothing, because another site could have sent the call.
     assert_problem(Api(browser).borrow(user="ben"), 403)
     browser.get("/admin/login/")
     token = browser.cookies["csrftoken"].value
@@ -203,7 +203,7 @@ def test_an_open_server_asks_nobody_but_administrators(api: Api, make_tool: Make
     lease = api.borrow(user="ana").json()
     assert api_of(user="ben", scopes=["read"]).give_back(lease["id"]).status_code == 200
     assert_problem(api.post(f"/api/v1/leases/{lease['id']}/force-return/", {"reason": "x"}), 401)
-    # Who sends a credential believes in it.
+    # A wrong credential is refused, also where none is needed.
     assert_problem(api_with("Bearer lic_" + "x" * 43).client.get("/borrows"), 401)
 
 

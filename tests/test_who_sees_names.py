@@ -1,4 +1,4 @@
-"""Who sees the names of those who hold, held, want or were refused seats."""
+"""The callers that see names on leases, tickets and denials."""
 
 from collections.abc import Callable
 from typing import Any
@@ -58,7 +58,7 @@ ROLES = [
     "superuser",
 ]
 SETTINGS = {"e": "everyone", "t": "team", "n": "nobody"}
-# What tells of her: her name, her machine, what was said to her, and who borrowed for her.
+# The values about her: name, machine, note, and who borrowed for her.
 TRACES = ["zora", "ws-417", "Go home", "token "]
 
 
@@ -78,7 +78,7 @@ def zora(api: Api, make_tool: MakeTool, make_team: MakeTeam) -> dict[str, Any]:
 
 
 def client_of(role: str, settings: Any) -> Client:
-    """The caller of this role."""
+    """Return the caller of this role."""
     settings.LICENSE_AUTH = "open" if role == "anonymous" else "required"
     if role == "anonymous":
         return Client()
@@ -103,7 +103,7 @@ def client_of(role: str, settings: Any) -> Client:
 
 
 def sight(client: Client, path: str) -> str:
-    """What a caller sees of zora at an address: shown, hidden or refused."""
+    """Return whether a caller sees zora's name at an address: shown, hidden or refused."""
     answer = client.get(path)
     if answer.status_code in (302, 401, 403, 404):
         return "refused"
