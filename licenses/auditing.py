@@ -165,18 +165,31 @@ def record(
     note: str = "",
     at: datetime | None = None,
 ) -> None:
-    """Write one record, part of the caller's transaction.
+    """Write one record (``made``), part of the caller's transaction.
 
-    ``before`` and ``after`` are JSON, with no secret in them; ``at`` is the
-    database's time, where the caller has read it. Raises
-    TransactionManagementError where there is no transaction: the record could
+    Raises TransactionManagementError where there is no transaction: the record could
     be there without the change, or the change without the record.
     """
     if not connection.in_atomic_block:
         raise TransactionManagementError("An audit record is written in the transaction of its change.")
+    made(by, action=action, subject=subject, before=before, after=after, note=note, at=at or database_now()).save()
+
+
+def made(
+    by: Actor,
+    *,
+    action: Action,
+    subject: models.Model,
+    at: datetime,
+    before: Mapping[str, Any] | None = None,
+    after: Mapping[str, Any] | None = None,
+    note: str = "",
+) -> AuditRecord:
+    """Return a record that is not written yet. ``before`` and ``after`` are JSON, with no
+    secret in them; ``at`` is the database's time."""
     kind, name = SUBJECTS[type(subject)]
-    AuditRecord.objects.create(
-        recorded_at=at or database_now(),
+    return AuditRecord(
+        recorded_at=at,
         actor_kind=by.kind,
         actor=by.name,
         origin=by.origin,

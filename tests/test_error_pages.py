@@ -9,7 +9,7 @@ from django.contrib.auth.models import User
 from django.db import OperationalError
 from django.test import Client
 
-from licenses import pools
+from licenses.leases import snapshot
 from licenses.models import Tool
 
 pytestmark = pytest.mark.django_db
@@ -70,7 +70,7 @@ def test_a_defect_leaves_the_navigation(
     staff: Client, make_tool: Callable[..., Tool], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make_tool()
-    monkeypatch.setattr(pools, "with_levels", fail)
+    monkeypatch.setattr(snapshot, "with_levels", fail)
     answer = staff.get("/")
     assert answer.status_code == 500
     page = answer.content.decode()

@@ -19,10 +19,11 @@ from django.template.loader import render_to_string
 from django_prometheus.middleware import PrometheusAfterMiddleware
 from gunicorn.http.errors import ParseException
 
-from licenses import metrics, statements
+from licenses import metrics
 from licenses.addresses import client_address
 from licenses.callers import Caller
 from licenses.errors import Overloaded, RateLimited
+from licenses.leases import sql
 from licenseserver import logs, workers
 
 from . import views
@@ -216,7 +217,7 @@ class StalePlanMiddleware:
         self.get_response = get_response
 
     def __call__(self, request: HttpRequest) -> HttpResponseBase:
-        with connection.execute_wrapper(statements.again_if_stale):
+        with connection.execute_wrapper(sql.again_if_stale):
             return self.get_response(request)
 
 

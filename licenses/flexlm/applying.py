@@ -11,8 +11,9 @@ from typing import Any
 from django.core.exceptions import ValidationError
 from django.db import transaction
 
-from licenses import auditing, leasing, rationing
+from licenses import auditing, rationing
 from licenses.auditing import Actor
+from licenses.leases import expiry
 from licenses.models import AccessRule, Allotment, MemberSource, Team, TeamMember, Tool, UserLimit
 
 from .plan import Plan, ToolPlan
@@ -98,7 +99,7 @@ def _tool(name: str, wanted: ToolPlan, by: Actor) -> Iterator[str]:
             # Only these: the seats in use are not ours to write.
             tool.save(update_fields=None if is_new else list(changed))
         if "valid_until" in changed and not is_new:
-            leasing.follow_validity(tool=name)
+            expiry.follow_validity(tool=name, previous=before["valid_until"])
     if is_new:
         yield f"{name}: new, {_values(values)}"
     for field, value in {} if is_new else changed.items():

@@ -46,11 +46,6 @@ class LeaseQuerySet(models.QuerySet["Lease"]):
         """Open leases whose time is over."""
         return self.open().filter(expires_at__lte=now)
 
-    def overdue_of_tool(self, tool_id: int, now: datetime) -> "LeaseQuerySet":
-        """Open leases of a tool whose time is over, under row locks: a heartbeat
-        takes no lock of the tool's."""
-        return self.overdue(now).filter(tool=tool_id).order_by("pk").select_for_update(no_key=True)
-
     def heads(self) -> "LeaseQuerySet":
         """One lease a borrow: the one whose id the borrower knows."""
         return self.filter(part_of__isnull=True)
@@ -60,15 +55,10 @@ class LeaseQuerySet(models.QuerySet["Lease"]):
         together = Q(pk=lease_id, part_of__isnull=True) | Q(part_of=lease_id)
         return self.filter(together).order_by("place")
 
-    def locked_for_return(self, lease_id: uuid.UUID) -> "LeaseQuerySet":
-        """All leases of one borrow with their tools, under row locks: each tool's
-        first, as ``Tool.objects.locked`` has it, then its lease's.
-
-        The lock gives the rows as they are after the wait for it, also those of
-        leases that somebody else has ended meanwhile.
-        """
-        rows = self.borrowed_as(lease_id).select_related("tool").order_by("tool_id")
-        return rows.select_for_update(no_key=True, of=("tool", "self"))
+    def under_lock(self) -> "LeaseQuerySet":
+        """Return these leases with their teams, under row locks, in the one order that
+        every caller uses. The tools of all but heartbeats are locked before."""
+        return self.select_related("team").select_for_update(no_key=True, of=("self",)).order_by("pk")
 
     def of_tool(self, name: str) -> "LeaseQuerySet":
         """Heads of the borrows that seats of this tool are part of."""

@@ -30,14 +30,19 @@ def reject_reserved_name(name: str) -> None:
 
 class ToolQuerySet(models.QuerySet["Tool"]):
     def locked(self, names: Iterable[str]) -> "ToolQuerySet":
-        """The named tools under a row lock, in the one order that every
-        caller uses, so that two of them can't deadlock.
+        """Return the named tools under a row lock (``under_lock``)."""
+        return self.filter(name__in=list(names)).under_lock()
+
+    def under_lock(self, *, skip_locked: bool = False) -> "ToolQuerySet":
+        """Return these tools under a row lock, in the one order that every caller uses,
+        so that two callers can't deadlock. With ``skip_locked``, without the tools that
+        another transaction has locked.
 
         NO KEY UPDATE is enough to keep others from changing seats, and lets
         inserts that only refer to the row go on. SQLite has no row locks: its
         transaction holds the one write lock from the start (IMMEDIATE).
         """
-        return self.select_for_update(no_key=True).filter(name__in=list(names)).order_by("pk")
+        return self.select_for_update(no_key=True, skip_locked=skip_locked).order_by("pk")
 
     def with_levels(self) -> "ToolQuerySet":
         """Each tool with what the row alone doesn't tell, as of now:

@@ -5,7 +5,7 @@ from typing import Any
 
 from django.core.management.base import BaseCommand
 
-from licenses import leasing
+from licenses.leases import expiry
 from licenses.models import Lease, Tool
 
 
@@ -17,7 +17,7 @@ class Command(BaseCommand):
     )
 
     def handle(self, *args: Any, **options: Any) -> None:
-        leasing.skip_fences()
+        expiry.skip_fences()
         self.stdout.write("Fences go on above all that were given out.")
         newest = Lease.objects.newest_first().values_list("borrowed_at", flat=True).first()
         self.stdout.write(f"The last lease in here is of {newest.isoformat() if newest else 'never'}.")
