@@ -90,8 +90,8 @@ metric_files.install()
 # Load once, fork many: workers start fast and share memory.
 preload_app = True
 worker_class = "licenseserver.workers.Worker"
-# More threads a process than this only wait for each other (docs/performance.md).
-threads = 2
+# Requests of many threads share a transaction (docs/performance.md).
+threads = 16
 timeout = 30
 graceful_timeout = 25
 keepalive = 5

@@ -14,6 +14,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from enum import Enum
 from typing import Any
 
 from django.db import DatabaseError, InterfaceError, NotSupportedError, OperationalError, transaction
@@ -40,30 +41,42 @@ TRIES = 3
 AT_ONCE = 64
 # Milliseconds that a batch waits for a tool that another transaction has locked. Other
 # batches are done sooner; a stranger who takes longer must not hold up all tools.
-PATIENCE = 500
+PATIENCE = 1000
 # Seconds for which batches leave locked tools out, after one waited in vain.
-CAUTION = 1.0
+CAUTION = 5.0
+
+
+class Turn(Enum):
+    """What the thread of a request does next."""
+
+    WAIT = "wait until woken"
+    LEAD = "lead a batch"
+    ALONE = "decide in a transaction of its own"
+    DONE = "return the answer"
 
 
 class Entry:
-    """A request in a lane, and what becomes of it."""
+    """A request in a lane, and what becomes of it. Only the thread that leads its batch
+    changes it, until it wakes the thread of the request."""
 
-    __slots__ = ("alone", "answer", "done", "error", "leads", "request", "woken")
+    __slots__ = ("answer", "error", "request", "turn", "woken")
 
     def __init__(self, request: Request) -> None:
         self.request = request
         self.answer: Any = None
         self.error: BaseException | None = None
-        self.done = False
-        # What its thread has to do when it is woken without an answer.
-        self.leads = False
-        self.alone = False
+        self.turn = Turn.WAIT
         self.woken = threading.Lock()
         self.woken.acquire()
 
+    @property
+    def is_done(self) -> bool:
+        """Return whether there is an answer or an error."""
+        return self.turn is Turn.DONE
+
     def finish(self, answer: Any = None, error: BaseException | None = None) -> None:
-        """Set the answer; its thread is woken later."""
-        self.answer, self.error, self.done = answer, error, True
+        """Set the answer."""
+        self.answer, self.error, self.turn = answer, error, Turn.DONE
 
     def result(self) -> Any:
         """Return the answer, or raise the error."""
@@ -88,20 +101,23 @@ class Lane:
         entry = Entry(request)
         with self._lock:
             self._waiting.append(entry)
-            entry.leads = not self._is_led
+            turn = Turn.WAIT if self._is_led else Turn.LEAD
             self._is_led = True
-        while not entry.done:
-            if not entry.leads:
+        while turn is not Turn.DONE:
+            if turn is Turn.WAIT:
+                # Each wait is ended by one release, which comes after all else.
                 entry.woken.acquire()
-            if entry.leads:
-                self._lead(entry)
-            elif entry.alone:
-                entry.alone = False
+                turn = entry.turn
+            elif turn is Turn.LEAD:
+                turn = self._lead(entry)
+            else:
                 _decide_alone(entry)
+                turn = entry.turn
         return entry.result()
 
-    def _lead(self, leader: Entry) -> None:
-        """Decide one batch, and hand the lead on."""
+    def _lead(self, leader: Entry) -> Turn:
+        """Decide one batch, and hand the lead on; return what ``leader`` does next."""
+        leader.turn = Turn.WAIT
         batch = self._next_batch(leader)
         try:
             self._decide(batch)
@@ -110,8 +126,8 @@ class Lane:
             _refuse(batch, OperationalError("The thread that led the batch has ended."))
             raise
         finally:
-            leader.leads = False
-            self._hand_on(batch, leader)
+            turn = self._hand_on(batch, leader)
+        return turn
 
     def _next_batch(self, leader: Entry) -> list[Entry]:
         """Return the requests to decide, in order of arrival; ``leader``'s is among them.
@@ -134,20 +150,25 @@ class Lane:
             self._waiting.extendleft(reversed(left))
         return batch
 
-    def _hand_on(self, batch: Sequence[Entry], leader: Entry) -> None:
-        again = [entry for entry in batch if not entry.done and not entry.alone]
+    def _hand_on(self, batch: Sequence[Entry], leader: Entry) -> Turn:
+        """Wake the next leader, and all whose turn it is; return ``leader``'s turn."""
+        again = [entry for entry in batch if entry.turn is Turn.WAIT]
         with self._lock:
             self._waiting.extendleft(reversed(again))
             following = self._waiting[0] if self._waiting else None
             self._is_led = following is not None
-            if following is not None:
-                following.leads = True
-        # The next batch first: it need not wait until all are woken.
-        if following is not None and following is not leader:
+        # From its release on an entry is its own thread's.
+        woken = [entry for entry in batch if entry is not leader and entry.turn is not Turn.WAIT]
+        turn = leader.turn
+        if following is leader:
+            turn = Turn.LEAD
+        elif following is not None:
+            # The next batch first: it need not wait until all are woken.
+            following.turn = Turn.LEAD
             following.woken.release()
-        for entry in batch:
-            if entry is not leader and (entry.done or entry.alone):
-                entry.woken.release()
+        for entry in woken:
+            entry.woken.release()
+        return turn
 
     def _decide(self, batch: Sequence[Entry]) -> None:
         """Decide these requests in one transaction, or, if that fails for a reason that
@@ -158,7 +179,7 @@ class Lane:
         except (OperationalError, InterfaceError, NotSupportedError) as error:
             state = getattr(error.__cause__, "sqlstate", None)
             if state == LOCK_NOT_AVAILABLE:
-                # Somebody holds a tool: whoever needs it waits in a thread of their own.
+                # Somebody holds a tool: each request for it waits in its own thread.
                 self._cautious_until = time.monotonic() + CAUTION
                 _decide_apart(batch)
             elif state in TRY_AGAIN:
@@ -200,7 +221,7 @@ def _decide_together(batch: Sequence[Entry], *, skip_locked: bool = False, patie
     for entry, answer, refusal in decided:
         entry.finish(answer, refusal)
     for entry in alone:
-        entry.alone = True
+        entry.turn = Turn.ALONE
 
 
 @contextmanager
@@ -227,15 +248,18 @@ def _decide_apart(batch: Sequence[Entry]) -> None:
     """Decide the requests whose tools are not locked by others; leave the others to
     their threads."""
     try:
-        _decide_together(batch, skip_locked=True)
+        if not isinstance(batch[0].request, Renew):
+            _decide_together(batch, skip_locked=True)
     except (DatabaseError, InterfaceError):
-        for entry in batch:
-            entry.alone = not entry.done
+        logger.info("A batch of %d requests could not lock its rows.", len(batch), exc_info=True)
+    for entry in batch:
+        if not entry.is_done:
+            entry.turn = Turn.ALONE
 
 
 def _decide_one_by_one(batch: Sequence[Entry]) -> None:
     for entry in batch:
-        if not entry.done:
+        if not entry.is_done:
             _decide_alone(entry)
 
 
@@ -247,8 +271,9 @@ def _decide_alone(entry: Entry) -> None:
     breaks in the commit leaves it open whether the commit happened.
     """
     for left in reversed(range(TRIES)):
+        entry.turn = Turn.WAIT
         try:
-            while not entry.done and not entry.alone:
+            while entry.turn is Turn.WAIT:
                 _decide_together([entry])
         except (OperationalError, InterfaceError, NotSupportedError) as error:
             if getattr(error.__cause__, "sqlstate", None) in TRY_AGAIN and left:
@@ -261,15 +286,14 @@ def _decide_alone(entry: Entry) -> None:
             entry.finish(error=error)
         except Exception as error:  # noqa: BLE001 - it is raised again in its thread
             entry.finish(error=error)
-        if entry.done:
+        if entry.is_done:
             return
-        entry.alone = False
     _refuse([entry], OperationalError("Its rows changed at every try."))
 
 
 def _refuse(entries: Sequence[Entry], error: DatabaseError | InterfaceError) -> None:
     for entry in entries:
-        if not entry.done:
+        if not entry.is_done:
             refusal = database.refusal(error)
             refusal.__cause__ = error
             entry.finish(error=refusal)
