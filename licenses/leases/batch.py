@@ -14,6 +14,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from datetime import timedelta
 from enum import Enum
 from typing import Any
 
@@ -37,6 +38,8 @@ TRY_AGAIN = {"40001", "40P01", sql.STALE_PLAN}
 LOCK_NOT_AVAILABLE = "55P03"
 UNIQUE_VIOLATION = "23505"
 TRIES = 3
+# The smallest step of time that both databases keep.
+TICK = timedelta(microseconds=1)
 # Requests that one transaction decides at most.
 AT_ONCE = 64
 # Milliseconds that a batch waits for a tool that another transaction has locked. Other
@@ -209,6 +212,8 @@ def _decide_together(batch: Sequence[Entry], *, skip_locked: bool = False, patie
             if skip_locked and _is_locked_out(entry.request, snapshot):
                 alone.append(entry)
                 continue
+            # One after the other, also for whoever sorts by time.
+            snapshot.now += TICK
             try:
                 decided.append((entry, decide(entry.request, snapshot, ledger), None))
             except Refusal as error:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from functools import cache
+from operator import attrgetter
 from typing import Any, Generic, TypeVar
 
 from django.db import NotSupportedError, connection, models
@@ -30,6 +31,7 @@ STALE_PLAN = "0A000"
 OVERDUE_AT_ONCE = 200
 
 
+@cache
 def is_postgresql() -> bool:
     """Return whether the database is PostgreSQL; else it is SQLite."""
     return connection.vendor == "postgresql"
@@ -325,6 +327,156 @@ def wait_for_locks(milliseconds: int) -> None:
     """Wait no longer than this for a lock, until this transaction ends."""
     if is_postgresql():
         connection.cursor().execute(f"SET LOCAL lock_timeout = {milliseconds}")
+
+
+# --- What a batch writes ----------------------------------------------------------------
+
+
+class Write:
+    """A statement that writes many rows: on PostgreSQL one statement with an array for
+    each column, on SQLite one for each row.
+
+    In the text, ``{n}`` is value n of a row, and ``types`` are PostgreSQL's names of
+    their types. An UPDATE has one WHERE.
+    """
+
+    def __init__(self, text: str, types: Sequence[str]) -> None:
+        if not is_postgresql():
+            self.order = [int(slot.partition("}")[0]) for slot in text.split("{")[1:]]
+            self.sql = text.format(*["%s"] * len(types))
+            return
+        arrays = ", ".join(f"%s::{name}[]" for name in types)
+        columns = ", ".join(f"c{number}" for number in range(len(types)))
+        values = f"unnest({arrays}) AS value ({columns})"
+        names = [f"value.c{number}" for number in range(len(types))]
+        if text.startswith("INSERT"):
+            self.sql = text.partition(" VALUES ")[0] + f" SELECT * FROM {values}"
+        else:
+            change, _, condition = text.partition(" WHERE ")
+            self.sql = f"{change.format(*names)} FROM {values} WHERE {condition.format(*names)}"
+
+    def run(self, rows: Iterable[Sequence[Any]]) -> None:
+        """Write these rows of values."""
+        with connection.cursor() as cursor:
+            if is_postgresql():
+                cursor.execute(self.sql, [list(column) for column in zip(*rows, strict=True)])
+            else:
+                cursor.executemany(self.sql, [[row[number] for number in self.order] for row in rows])
+
+
+class Rows:
+    """A ``Write`` of model instances."""
+
+    def __init__(self, text: str, fields: Sequence[Any]) -> None:
+        self.write = Write(text, [_type(field) for field in fields])
+        self.names = attrgetter(*(field.attname for field in fields))
+        # psycopg knows every type that these have, but for JSON.
+        self.prepared = [
+            (number, field)
+            for number, field in enumerate(fields)
+            if not is_postgresql() or field.get_internal_type() == "JSONField"
+        ]
+
+    def run(self, rows: Iterable[models.Model]) -> None:
+        """Write these instances."""
+        values = [self.names(row) for row in rows]
+        if self.prepared:
+            values = [self._prepare(list(row)) for row in values]
+        self.write.run(values)
+
+    def _prepare(self, values: list[Any]) -> list[Any]:
+        for number, field in self.prepared:
+            values[number] = field.get_db_prep_save(values[number], connection)
+        return values
+
+
+@cache
+def insert(model: type[models.Model], *, without: tuple[str, ...] = ()) -> Rows:
+    """Return the statement that inserts rows of a model, without these columns."""
+    fields = [field for field in model._meta.concrete_fields if field.name not in without]
+    columns = ", ".join(connection.ops.quote_name(str(field.column)) for field in fields)
+    slots = ", ".join(f"{{{number}}}" for number in range(len(fields)))
+    return Rows(f"INSERT INTO {model._meta.db_table} ({columns}) VALUES ({slots})", fields)
+
+
+@cache
+def update(model: type[models.Model], *names: str) -> Rows:
+    """Return the statement that writes these columns of rows of a model, by their key."""
+    key: Any = model._meta.pk
+    fields = [key, *(model._meta.get_field(name) for name in names)]
+    sets = ", ".join(f"{field.column} = {{{number}}}" for number, field in enumerate(fields) if number)
+    table = model._meta.db_table
+    return Rows(f"UPDATE {table} SET {sets} WHERE {table}.{key.column} = {{0}}", fields)
+
+
+def _type(field: Any) -> str:
+    """Return PostgreSQL's name of a field's type, without its length."""
+    kind: str = (field.db_type(connection) or "").partition("(")[0]
+    return {"varchar": "text", "serial": "integer", "bigserial": "bigint"}.get(kind, kind)
+
+
+@cache
+def change_allotments() -> Write:
+    """Return the statement that counts seats of teams: tool, team, by how much."""
+    text = "UPDATE licenses_allotment SET in_use = in_use + {2} WHERE tool_id = {0} AND team_id = {1}"
+    return Write(text, ("bigint", "bigint", "integer"))
+
+
+@cache
+def resolve_denials() -> Write:
+    """Return the statement that ends episodes of denials: user, tool, lease, now, and the
+    time since when an episode goes on."""
+    text = (
+        "UPDATE licenses_denial SET resolved_at = {3}, resolved_by_id = {2} "
+        'WHERE licenses_denial."user" = {0} AND tool_id = {1} AND resolved_at IS NULL AND last_at > {4}'
+    )
+    return Write(text, ("text", "bigint", "uuid", "timestamptz", "timestamptz"))
+
+
+@cache
+def _deny() -> tuple[str, ...]:
+    columns = 'tool_id, "user", code, host, team_id, seats, attempts, first_at, last_at'
+    if not is_postgresql():
+        return (
+            "UPDATE licenses_denial SET attempts = attempts + %s, last_at = %s WHERE tool_id = %s "
+            'AND "user" = %s AND code = %s AND resolved_at IS NULL AND last_at > %s',
+            f"INSERT INTO licenses_denial ({columns}) VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s)",
+        )
+    types = ("bigint", "text", "text", "text", "bigint", "integer", "integer")
+    arrays = ", ".join(f"%s::{name}[]" for name in types)
+    return (
+        f"WITH denied AS (SELECT * FROM unnest({arrays}) "
+        "AS denied (tool_id, name, code, host, team_id, seats, attempts)), "
+        "going_on AS (UPDATE licenses_denial episode SET attempts = episode.attempts + denied.attempts, "
+        "last_at = %s FROM denied WHERE episode.tool_id = denied.tool_id AND episode.user = denied.name "
+        "AND episode.code = denied.code AND episode.resolved_at IS NULL AND episode.last_at > %s "
+        "RETURNING denied.tool_id, denied.name, denied.code) "
+        f"INSERT INTO licenses_denial ({columns}) SELECT denied.*, %s::timestamptz, %s::timestamptz FROM denied "
+        "WHERE (tool_id, name, code) NOT IN (SELECT tool_id, name, code FROM going_on)",
+    )
+
+
+def write_denials(
+    rows: Sequence[tuple[int, str, str, str, int | None, int, int]], *, now: datetime, since: datetime
+) -> None:
+    """Add refusals to their episodes, or begin these: tool, user, code, host, team, seats,
+    attempts. An episode goes on if its last refusal was after ``since``."""
+    with connection.cursor() as cursor:
+        if is_postgresql():
+            # One statement: the episodes that go on, and rows for those that begin.
+            cursor.execute(_deny()[0], [*[list(column) for column in zip(*rows, strict=True)], now, since, now, now])
+            return
+        again, begin = _deny()
+        moment, limit = _parameter(now), _parameter(since)
+        for tool, user, code, host, team, seats, attempts in rows:
+            cursor.execute(again, [attempts, moment, tool, user, code, limit])
+            if not cursor.rowcount:
+                cursor.execute(begin, [tool, user, code, host, team, seats, attempts, moment, moment])
+
+
+def parameters(*values: Any) -> list[Any]:
+    """Return values as the database's driver takes them."""
+    return [_parameter(value) for value in values]
 
 
 # --- What other calls read ------------------------------------------------------------
