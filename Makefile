@@ -92,9 +92,12 @@ faults-long: $(VENV)/development ## the same for hours: at least 500,000 operati
 mutants: $(VENV)/development ## does the harness catch servers that are wrong on purpose?
 	$(BIN)/python -m tests.faults.mutants
 
-.PHONY: bench
-bench: $(VENV)/development ## measure the server on PostgreSQL (wrk and pgbench are used where present)
+.PHONY: bench bench-growth
+bench: $(VENV)/development ## does the server reach its goals? 20 minutes (wrk and pgbench are used where present)
 	$(BIN)/python -m benchmarks
+
+bench-growth: $(VENV)/development ## what more connections, tools, leases, teams and waiters cost: 15 minutes
+	$(BIN)/python -m benchmarks.growth
 
 ##@ Check
 

@@ -31,7 +31,7 @@ from pathlib import Path
 
 import psycopg
 
-from . import patroni, stack
+from . import patroni, rows, stack
 from .clusters import Cluster, url_of_any, wait_for
 
 CLIENTS = 16
@@ -130,6 +130,7 @@ def main() -> int:
     with ExitStack() as closing:
         folder = Path(closing.enter_context(tempfile.TemporaryDirectory(prefix="licenseserver-failover-")))
         scene = _under_patroni(folder, closing, options) if options.patroni else _by_hand(folder, closing, options)
+        stack.prepare(scene.url)
         running = closing.enter_context(stack.serving(scene.url, folder, log=folder / "log"))
         clients = [Client(running.url, number, told, stop) for number in range(CLIENTS)]
         for client in clients:
@@ -149,7 +150,7 @@ def main() -> int:
             client.join()
         database = scene.database()
         lost = list(_lost(database, told))
-        lost += [f"counter: {leak}" for leak in stack.leaks(stack.Stack(running.url, database, 0))]
+        lost += [f"counter: {leak}" for leak in rows.disagreements(database)]
     _print(told, died, promoted, lost)
     return 1 if lost and not options.asynchronous else 0
 

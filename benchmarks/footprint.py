@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import psycopg
 
-from . import stack
+from . import rows, stack
 
 CLIENTS = 8
 TABLES = ("licenses_lease", "licenses_borrowkey", "licenses_denial", "licenses_tool")
@@ -100,7 +100,7 @@ def main() -> int:
         )
         scrapes = [_timed(lambda: clients[0].ask("GET", "/metrics")) for _ in range(20)]
         _say(f"a scrape with 51 tools: {1000 * statistics.median(scrapes):.0f} ms")
-        for line in stack.leaks(running):
+        for line in rows.disagreements(running.database):
             _say(f"WRONG {line}")
     return 0
 

@@ -7,8 +7,6 @@ import sysconfig
 import tempfile
 from pathlib import Path
 
-from .stack import Stack
-
 # A borrow and its return, with the locks and the writes that the server makes,
 # each as its own transaction. One statement a round trip, prepared.
 PAIR = """
@@ -37,7 +35,7 @@ def pgbench() -> str | None:
     return shutil.which("pgbench") or (str(wheel) if wheel.exists() else None)
 
 
-def transactions_per_second(program: str, stack: Stack, *, tools: int, connections: int, seconds: float) -> float:
+def transactions_per_second(program: str, database: str, *, tools: int, connections: int, seconds: float) -> float:
     """Borrows and returns that PostgreSQL commits in a second."""
     with tempfile.NamedTemporaryFile("w", suffix=".sql") as script:
         script.write(PAIR.format(tools=tools))
@@ -54,7 +52,7 @@ def transactions_per_second(program: str, stack: Stack, *, tools: int, connectio
             "-T",
             str(max(round(seconds), 1)),
         ]
-        output = subprocess.run([*command, "-f", script.name, stack.database], capture_output=True, text=True)
+        output = subprocess.run([*command, "-f", script.name, database], capture_output=True, text=True)
     match = re.search(r"^tps = ([\d.]+)", output.stdout, re.M)
     if match is None or "number of failed transactions: 0" not in output.stdout:
         raise RuntimeError(output.stdout + output.stderr)

@@ -1,9 +1,11 @@
 """Requests to the server: by wrk where it is there, else by threads of our own."""
 
 import http.client
+import itertools
 import json
 import multiprocessing
 import re
+import secrets
 import shutil
 import statistics
 import subprocess
@@ -13,43 +15,35 @@ import urllib.parse
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-
-from .stack import EXHAUSTED, TOOLS
+from typing import Literal
 
 HERE = Path(__file__).resolve().parent
 
 
 @dataclass(frozen=True)
 class Workload:
-    """What is asked for. ``tools`` are borrowed and returned in turn, unless
-    there is a ``path`` to get; ``expected`` are the statuses that are right."""
+    """What is asked for, in turn: tools to borrow and return, leases to renew, or paths to get.
 
-    name: str
-    tools: tuple[str, ...] = ()
-    path: str = ""
+    ``callers`` are users and their tokens; ``keyed`` gives each borrow an
+    Idempotency-Key of its own; ``expected`` are the statuses that are right.
+    """
+
+    what: Literal["borrow", "renew", "get"]
+    things: tuple[str, ...]
+    callers: tuple[tuple[str, str], ...] = (("bench", ""),)
+    keyed: bool = False
     expected: tuple[int, ...] = (200,)
-
-
-WORKLOADS = {
-    workload.name: workload
-    for workload in (
-        Workload("hot", tools=(TOOLS[0],)),
-        Workload("many", tools=tuple(TOOLS)),
-        Workload("refused", tools=(EXHAUSTED,), expected=(409,)),
-        Workload("status", path=f"/licenses/{TOOLS[0]}/status"),
-        Workload("status-all", path="/licenses/status"),
-    )
-}
 
 
 @dataclass(frozen=True)
 class Measured:
-    """One round: requests a second, latencies in milliseconds, and how many
-    requests got another answer than was right."""
+    """One round: requests a second, latencies in milliseconds, how many requests there
+    were, and how many got another answer than was right."""
 
     rate: float
     p50: float
     p99: float
+    requests: int
     wrong: int
 
 
@@ -64,23 +58,42 @@ def generator() -> str:
     return "wrk" if shutil.which("wrk") else "threads of Python (slower than wrk: they share the cores)"
 
 
+def borrowed(url: str, tool: str, number: int) -> tuple[str, ...]:
+    """Borrow a tool so many times; return the ids of the leases."""
+    connection = http.client.HTTPConnection(urllib.parse.urlsplit(url).netloc, timeout=60)
+    leases = []
+    for _ in range(number):
+        body = json.dumps({"tool": tool, "user": "bench"})
+        connection.request("POST", "/licenses/borrow", body, {"Content-Type": "application/json"})
+        answer = connection.getresponse()
+        text = answer.read()
+        if answer.status != 200:
+            raise RuntimeError(f"borrow: {answer.status} {text!r}")
+        leases.append(str(json.loads(text)["id"]))
+    connection.close()
+    return tuple(leases)
+
+
 def _wrk(url: str, workload: Workload, connections: int, seconds: float) -> Measured:
     # One thread: the server needs the cores more.
-    command = ["wrk", "-t1", f"-c{connections}", f"-d{max(round(seconds), 1)}s", "--latency"]
-    if workload.path:
-        command.append(url + workload.path)
-    else:
-        command += ["-s", str(HERE / "borrow.lua"), url, "--", ",".join(workload.tools)]
-    output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    rate = float(re.search(r"Requests/sec:\s+([\d.]+)", output)[1])  # type: ignore[index]
+    command = ["wrk", "-t1", f"-c{connections}", f"-d{max(round(seconds), 1)}s", "--timeout", "60s", "--latency"]
+    callers = ",".join(f"{user}={token}" for user, token in workload.callers)
+    key = f"bench-{secrets.token_hex(8)}-" if workload.keyed else ""
+    script = ["-s", str(HERE / "load.lua"), url, "--", workload.what, ",".join(workload.things), callers, key]
+    return read(subprocess.run([*command, *script], check=True, capture_output=True, text=True).stdout, workload)
+
+
+def read(output: str, workload: Workload) -> Measured:
+    """What wrk with our script prints."""
+    rate = re.search(r"Requests/sec:\s+([\d.]+)", output)
+    total = re.search(r"(\d+) requests in ", output)
+    if rate is None or total is None:
+        raise RuntimeError(f"wrk: {output}")
     statuses = Counter({int(code): int(count) for code, count in re.findall(r"^status (\d+) (\d+)$", output, re.M)})
     wrong = sum(count for code, count in statuses.items() if code not in workload.expected)
-    if workload.path:
-        failed = re.search(r"Non-2xx or 3xx responses: (\d+)", output)
-        wrong += int(failed[1]) if failed else 0
     sockets = re.search(r"Socket errors: connect (\d+), read (\d+), write (\d+), timeout (\d+)", output)
     wrong += sum(int(number) for number in sockets.groups()) if sockets else 0
-    return Measured(rate, _latency(output, "50"), _latency(output, "99"), wrong)
+    return Measured(float(rate[1]), _latency(output, "50"), _latency(output, "99"), int(total[1]), wrong)
 
 
 def _latency(output: str, percentile: str) -> float:
@@ -95,7 +108,7 @@ def _own(url: str, workload: Workload, connections: int, seconds: float) -> Meas
     with context.Pool(1) as pool:
         latencies, wrong, took = pool.apply(_clients, (url, workload, connections, seconds))
     cuts = statistics.quantiles(latencies, n=100)
-    return Measured(len(latencies) / took, 1000 * cuts[49], 1000 * cuts[98], wrong)
+    return Measured(len(latencies) / took, 1000 * cuts[49], 1000 * cuts[98], len(latencies), wrong)
 
 
 def _clients(url: str, workload: Workload, connections: int, seconds: float) -> tuple[list[float], int, float]:
@@ -117,26 +130,34 @@ def _clients(url: str, workload: Workload, connections: int, seconds: float) -> 
 def _client(url: str, workload: Workload, number: int, end: float) -> tuple[list[float], int]:
     connection = http.client.HTTPConnection(urllib.parse.urlsplit(url).netloc, timeout=60)
     latencies: list[float] = []
-    wrong = turn = 0
+    wrong = 0
+    key = f"bench-{secrets.token_hex(8)}-"
 
-    def ask(method: str, path: str, body: object = None) -> tuple[int, bytes]:
+    def ask(method: str, path: str, token: str, body: object = None, **headers: str) -> tuple[int, bytes]:
         before = time.perf_counter()
         data = json.dumps(body) if body is not None else None
-        connection.request(method, path, data, {"Content-Type": "application/json"} if data else {})
+        headers |= {"Content-Type": "application/json"} if data else {}
+        headers |= {"Authorization": f"Bearer {token}"} if token else {}
+        connection.request(method, path, data, headers)
         answer = connection.getresponse()
         text = answer.read()
         latencies.append(time.perf_counter() - before)
         return answer.status, text
 
-    while time.perf_counter() < end:
-        turn += 1
-        if workload.path:
-            status, _ = ask("GET", workload.path)
+    for turn in itertools.count(number):
+        if time.perf_counter() >= end:
+            break
+        thing = workload.things[turn % len(workload.things)]
+        user, token = workload.callers[turn % len(workload.callers)]
+        if workload.what == "get":
+            status, _ = ask("GET", thing, token)
+        elif workload.what == "renew":
+            status, _ = ask("POST", "/licenses/renew", token, {"id": thing})
         else:
-            tool = workload.tools[(number + turn) % len(workload.tools)]
-            status, text = ask("POST", "/licenses/borrow", {"tool": tool, "user": "bench"})
+            more = {"Idempotency-Key": f"{key}{turn:08d}"} if workload.keyed else {}
+            status, text = ask("POST", "/licenses/borrow", token, {"tool": thing, "user": user}, **more)
             if status == 200:
-                returned, _ = ask("POST", "/licenses/return", {"id": json.loads(text)["id"]})
+                returned, _ = ask("POST", "/licenses/return", token, {"id": json.loads(text)["id"]})
                 wrong += returned != 200
         wrong += status not in workload.expected
     connection.close()

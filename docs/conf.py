@@ -30,7 +30,7 @@ CONTENTS = {
     ],
     "Reference": [f"reference/{page}" for page in ("api", "errors", "settings", "commands", "metrics", "log")],
     "Development": [
-        *(f"development/{page}" for page in ("setup", "architecture", "glossary", "testing", "releasing")),
+        *(f"development/{page}" for page in ("setup", "architecture", "recipes", "glossary", "testing", "releasing")),
         *("reliability", "third-party-licenses"),
     ],
 }

@@ -1,8 +1,8 @@
-"""The services that save, deactivate and delete accounts, and with an account end
-all that acts for it: its tokens, its sessions and its places in the queue.
+"""Save, deactivate and delete accounts. The end of an account ends its tokens, sessions and tickets.
 
-Leases, memberships and tokens go by names. So a name that was an account's is
-retired when the account is renamed or deleted, and whoever gets it next is asked for.
+Leases, memberships and tokens store the name of an account. So a name is retired
+when its account is renamed or deleted, and only an administrator gives it to
+another account.
 """
 
 import uuid
@@ -21,8 +21,7 @@ from .names import folded
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """What ended with an account: ids of tokens, tickets and leases, and how many
-    sessions."""
+    """What ended with an account: ids of tokens, tickets and leases, and the number of sessions."""
 
     tokens: list[int] = field(default_factory=list)
     sessions: int = 0
@@ -32,10 +31,10 @@ class Ended:
 
 @transaction.atomic
 def save(account: User, *, by: Actor, force_note: str = "") -> Ended:
-    """Save an account, new or changed, and return what that ended: everything that
-    acts for it, if it is now deactivated or has another name.
+    """Save a new or changed account and return what ended.
 
-    With a ``force_note``, the reason, its open leases are forced back too.
+    If it is now deactivated or has another name, its tokens, sessions and tickets
+    end. With ``force_note``, the reason, its open leases are force-returned too.
     """
     before = User.objects.filter(pk=account.pk).select_for_update(no_key=True).first() if account.pk else None
     with auditing.changing(account, by=by):
@@ -57,8 +56,7 @@ def save(account: User, *, by: Actor, force_note: str = "") -> Ended:
 
 @transaction.atomic
 def delete(account: User, *, by: Actor, force_note: str = "") -> Ended:
-    """Delete an account and its memberships of teams; return what ended with it, as
-    ``save`` does."""
+    """Delete an account and its team memberships. Return what ended, as ``save`` does."""
     ended = _end(account, by=by, force_note=force_note)
     _retire(account)
     for member in TeamMember.objects.filter(user=account.username).select_related("team"):
@@ -71,47 +69,46 @@ def delete(account: User, *, by: Actor, force_note: str = "") -> Ended:
 
 @transaction.atomic
 def deactivate(account: User, *, by: Actor, force_note: str = "") -> Ended:
-    """Deactivate an account; return what ended with it, as ``save`` does."""
+    """Deactivate an account. Return what ended, as ``save`` does."""
     account = User.objects.select_for_update(no_key=True).get(pk=account.pk)
     account.is_active = False
     return save(account, by=by, force_note=force_note)
 
 
 def why_not(name: str, *, account: User | None = None, issuer: str = "", subject: str = "") -> str | None:
-    """Return why an account can't have a name, None if it can: another account's
-    name is the same but for case or form, or the name was one's that is gone.
+    """Return why an account can't have a name, or None if it can.
 
-    ``account`` is the one that would be renamed; ``issuer`` and ``subject`` are the
-    person's at the provider, who may have back what was theirs.
+    Another account may have the name, in any case or Unicode form, or had it before.
+    ``account`` is the account to rename. ``issuer`` and ``subject`` identify the
+    user at the provider, who may get back a name of their own.
     """
     others = User.objects.exclude(pk=account.pk) if account and account.pk else User.objects.all()
-    # Neither database compares names so; a new name is a rare thing.
+    # Compare here, because the databases can't. New names are rare.
     names = others.values_list("username", flat=True).iterator()
     if other := next((other for other in names if folded(other) == folded(name)), None):
         return f"There is another account called {other}."
     bound = JwtCaller.objects.filter(folded=folded(name)).first()
     if subject and bound and (bound.issuer, bound.subject) != (issuer, subject):
-        return f"{bound.name} is the name of somebody else at the sign-in provider."
+        return f"{bound.name} is the name of another user at the sign-in provider."
     for retired in RetiredName.objects.filter(folded=folded(name)):
         is_back = (account is not None and retired.account_id == account.pk) or (
             bool(subject) and (retired.issuer, retired.subject) == (issuer, subject)
         )
         if not is_back:
-            return f"The name {retired.name} was another account's until {retired.retired_at:%Y-%m-%d}."
+            return f"Another account had the name {retired.name} until {retired.retired_at:%Y-%m-%d}."
     return None
 
 
 def bind(*, issuer: str, subject: str, name: str) -> str | None:
-    """Let somebody who is known only by JWTs have a name from now on. Return why not,
-    None if they have it."""
+    """Give a name to a user who is known only by JWTs. Return why not, or None if they have it."""
     if why := why_not(name, issuer=issuer, subject=subject):
         return why
     caller = JwtCaller(issuer=issuer, subject=subject, name=name, folded=folded(name))
     JwtCaller.objects.bulk_create([caller], ignore_conflicts=True)
     if JwtCaller.objects.filter(issuer=issuer, subject=subject, name=name).exists():
         return None
-    # Bound to another at the same moment.
-    return why_not(name, issuer=issuer, subject=subject) or "You are known by another name here."
+    # Another request gave the name away at the same moment.
+    return why_not(name, issuer=issuer, subject=subject) or "You have another name on this server."
 
 
 def _end(account: User, *, by: Actor, force_note: str) -> Ended:
@@ -145,7 +142,7 @@ def _retire(account: User) -> None:
 
 
 def _move_memberships(old: str, new: str, *, by: Actor) -> None:
-    """Let a person stay in their teams under their new name."""
+    """Keep a renamed user in their teams."""
     mine = set(TeamMember.objects.filter(user=new).values_list("team", flat=True))
     for member in TeamMember.objects.filter(user=old).select_related("team"):
         if member.team_id in mine:

@@ -1,4 +1,4 @@
-"""Where a request comes from."""
+"""Find the address of a client."""
 
 import ipaddress
 import re
@@ -8,17 +8,16 @@ from typing import Any
 
 from django.conf import settings
 
-# As in 192.0.2.1:4711 and [2001:db8::1]:4711; the brackets may come without a port.
+# For example 192.0.2.1:4711 and [2001:db8::1]:4711. Brackets may come without a port.
 WITH_PORT = re.compile(r"(?P<ipv4>[0-9.]+):[0-9]{1,5}|\[(?P<ipv6>[^]]+)\](:[0-9]{1,5})?")
 
 
 def client_address(headers: Mapping[str, Any]) -> str:
-    """The client's IP address, from WSGI's variables.
+    """Return the client's IP address from WSGI variables, or "unknown".
 
-    ``X-Forwarded-For`` counts as far as ``TRUSTED_PROXIES`` proxies have
-    written it: each adds the address that it was called from, so what stands
-    further left is the client's own invention. Gateways may add a port, and brackets
-    to an IPv6 address. "unknown" if there is none.
+    Only the last ``TRUSTED_PROXIES`` entries of ``X-Forwarded-For`` count: each proxy
+    adds the address of its caller, and a client can invent the entries before them.
+    Gateways may add a port, and brackets around an IPv6 address.
     """
     direct = str(headers.get("REMOTE_ADDR", ""))
     proxies = settings.TRUSTED_PROXIES
@@ -28,7 +27,7 @@ def client_address(headers: Mapping[str, Any]) -> str:
 
 
 def network_of(address: str) -> str:
-    """What one client may have at hand: an IPv4 address, or an IPv6 network."""
+    """Return the addresses that one client can use: an IPv4 address or an IPv6 network."""
     if ":" not in address:
         return address
     return str(ipaddress.ip_network(f"{address}/64", strict=False))
@@ -39,7 +38,7 @@ def _valid(address: str) -> str:
     if with_port := WITH_PORT.fullmatch(address):
         address = with_port["ipv4"] or with_port["ipv6"]
     try:
-        # Without a zone, which names an interface of whichever machine wrote it.
+        # Remove the zone: it names an interface of the machine that wrote the address.
         parsed = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:
         return ""

@@ -1,7 +1,6 @@
-"""The admin's own pages: its front page says who may call this server, and its
-sign-in offers what there is.
+"""The admin site: its front page warns of an open server, and its sign-in offers the provider.
 
-Apart from ``licenses.admin``, which registers with this site while it is imported.
+``licenses.admin`` is separate, because it registers with this site on import.
 """
 
 from typing import Any
@@ -34,7 +33,7 @@ class LicensesAdminSite(admin.AdminSite):
         }
 
     def get_urls(self) -> list[Any]:
-        # Not before: the pages of licenses.admin register with this site.
+        # Import here, because licenses.admin registers with this site.
         from licenses.admin import reports
 
         return [

@@ -8,13 +8,13 @@ class LicensesConfig(AppConfig):
     default = True
 
     def ready(self) -> None:
-        # What registers itself by being imported.
+        # Importing it registers its checks.
         from . import checks  # noqa: F401
         from .api import schema  # noqa: F401
 
 
 class LicensesAdminConfig(admin_apps.AdminConfig):
-    """Django's admin with this server's front page."""
+    """Use Django's admin with this server's front page."""
 
     default_site = "licenses.admin_site.LicensesAdminSite"
     default = False

@@ -1,8 +1,8 @@
-"""The audit's one pen: who changed what, written in the transaction of the change.
+"""Write audit records, in the transaction of the change.
 
-Services and the admin's save hooks call it by name; nothing is recorded behind
-anybody's back. What was there before is read under the row's lock, so that two
-changes at once are told one after the other.
+Services and the admin's save hooks call this module explicitly. The values before
+a change are read under the row's lock, so that simultaneous changes are recorded
+in their order.
 """
 
 import os
@@ -52,8 +52,7 @@ KIND_OF_CALLER = {
 
 @dataclass(frozen=True, slots=True)
 class Actor:
-    """Who changes something, and from where: a client's address, or the name of
-    a command."""
+    """Who makes a change, and from where: a client's address, or the name of a command."""
 
     kind: ActorKind
     name: str
@@ -61,41 +60,41 @@ class Actor:
 
     @classmethod
     def of_call(cls, caller: Caller, headers: Mapping[str, Any]) -> Self:
-        """Who calls the API. A token is known by its number, not by its owner."""
+        """Return the caller of the API. A token is identified by its number, not its owner."""
         name = caller.credential if caller.kind == Kind.TOKEN else caller.name
         if caller.user is not None:
-            # It may be one that no lease can be held under.
+            # The account may have a name that is not valid for leases.
             name = caller.user.get_username()
         return cls(KIND_OF_CALLER[caller.kind], name, client_address(headers))
 
     @classmethod
     def of_account(cls, name: str, headers: Mapping[str, Any]) -> Self:
-        """Who uses the admin."""
+        """Return the user of the admin."""
         return cls(ActorKind.ACCOUNT, name, client_address(headers))
 
     @classmethod
     def of_sign_in(cls, name: str, headers: Mapping[str, Any]) -> Self:
-        """The provider's word about somebody, when they sign in."""
+        """Return the actor of changes that the provider causes at a sign-in."""
         return cls(ActorKind.SIGN_IN, name, client_address(headers))
 
     @classmethod
     def of_command(cls, command: str) -> Self:
-        """Who runs a command: the process' user. Its environment could name anybody."""
+        """Return the OS user of a command. The environment is not used, because it could name anybody."""
         uid = os.getuid()
         try:
             name = pwd.getpwuid(uid).pw_name
         except KeyError:
-            # Containers may run as a number that has no name.
+            # A container may run as a number without a name.
             name = str(uid)
         return cls(ActorKind.COMMAND, name, command)
 
     @property
     def label(self) -> str:
-        """The kind and the name in one, as leases and tickets keep it: ``account root``, ``token 7``."""
+        """Return the kind and the name as leases and tickets store it, such as ``account root`` or ``token 7``."""
         return self.name if self.kind == ActorKind.TOKEN else f"{self.kind} {self.name}"
 
 
-# What is recorded, and under which name. Those of a lease, a ticket and a token are ids.
+# The models that are recorded, with the name of a row. Leases, tickets and tokens have their id.
 SUBJECTS: dict[type[models.Model], tuple[AuditedKind, Callable[[Any], str]]] = {
     Tool: (AuditedKind.TOOL, lambda tool: tool.name),
     Lease: (AuditedKind.LEASE, lambda lease: str(lease.public_id)),
@@ -114,14 +113,14 @@ SUBJECTS: dict[type[models.Model], tuple[AuditedKind, Callable[[Any], str]]] = {
 }
 
 
-# That there is a new password, and nothing of it.
+# Record only that there is a new password.
 NEW_PASSWORD = {"password": "changed"}
 
 
 def state(row: models.Model) -> dict[str, Any]:
-    """What people can change of a row: its editable fields; of an account or a
-    group, its names and rights. Secrets and hashes are not among them. Durations
-    are in seconds.
+    """Return the editable fields of a row; of an account or a group, its names and rights.
+
+    No secrets or hashes. Durations are in seconds.
     """
     if isinstance(row, User):
         return _rights(row)
@@ -165,10 +164,10 @@ def record(
     note: str = "",
     at: datetime | None = None,
 ) -> None:
-    """Write one record (``made``), part of the caller's transaction.
+    """Write one record (``made``) as part of the caller's transaction.
 
-    Raises TransactionManagementError where there is no transaction: the record could
-    be there without the change, or the change without the record.
+    Raises TransactionManagementError without a transaction, because then a record could
+    exist without its change, or a change without its record.
     """
     if not connection.in_atomic_block:
         raise TransactionManagementError("An audit record is written in the transaction of its change.")
@@ -185,8 +184,8 @@ def made(
     after: Mapping[str, Any] | None = None,
     note: str = "",
 ) -> AuditRecord:
-    """Return a record that is not written yet. ``before`` and ``after`` are JSON, with no
-    secret in them; ``at`` is the database's time."""
+    """Return a record that is not written yet. ``before`` and ``after`` are JSON without
+    secrets; ``at`` is the database's time."""
     kind, name = SUBJECTS[type(subject)]
     return AuditRecord(
         recorded_at=at,
@@ -203,14 +202,14 @@ def made(
 
 
 def is_recorded(by: Actor, action: Action, subject: models.Model) -> bool:
-    """Return whether the audit has this act of this actor."""
+    """Return whether the audit has this action of this actor."""
     kind, name = SUBJECTS[type(subject)]
     acts = AuditRecord.objects.filter(subject_kind=kind, subject=name(subject), action=action)
     return acts.filter(actor_kind=by.kind, actor=by.name).exists()
 
 
 def created(rows: Iterable[models.Model], *, by: Actor) -> None:
-    """Record rows that the caller's transaction has made."""
+    """Record rows that the caller's transaction creates."""
     for row in rows:
         record(by, action=Action.CREATED, subject=row, after=state(row))
 
@@ -222,20 +221,21 @@ def deleted(rows: Iterable[models.Model], *, by: Actor) -> None:
 
 
 def membership(changes: MembershipChanges, *, by: Actor) -> None:
-    """Record who has joined and left which team."""
+    """Record the users who joined and left teams."""
     created([*changes.teams, *changes.joined], by=by)
     deleted(changes.left, by=by)
 
 
 @contextmanager
 def changing(row: models.Model, *, by: Actor) -> Iterator[None]:
-    """Record what becomes of one row within: that it was made, or which of its
-    fields changed from what to what. One transaction, with the row locked from
-    the start; nothing is recorded if nothing changed."""
+    """Record the creation of a row, or its changed fields, within the block.
+
+    Opens one transaction and locks the row. Records nothing if nothing changed.
+    """
     with transaction.atomic():
         before = state(stored) if (stored := _locked(row)) else None
         yield
-        # Read again: the caller's copy may be older than the lock.
+        # Read the row again, because the caller's copy may be older than the lock.
         now = type(row)._base_manager.get(pk=row.pk)
         after = state(now)
         if before is None:
@@ -254,13 +254,13 @@ def changing(row: models.Model, *, by: Actor) -> Iterator[None]:
 
 
 def password_changed(account: User, *, by: Actor) -> None:
-    """Record that an account has a new password, which it got outside of ``changing``."""
+    """Record a new password that was set outside ``changing``."""
     record(by, action=Action.CHANGED, subject=account, after=NEW_PASSWORD)
 
 
 @contextmanager
 def deleting(row: models.Model, *, by: Actor) -> Iterator[None]:
-    """Record that one row is deleted within, with all that goes with it."""
+    """Record that the block deletes one row, with the rows that depend on it."""
     with transaction.atomic():
         if stored := _locked(row):
             collector = Collector(using=connection.alias, origin=stored)
@@ -271,8 +271,8 @@ def deleting(row: models.Model, *, by: Actor) -> Iterator[None]:
 
 
 def _locked(row: models.Model) -> Any:
-    """The row as it is in the database, locked; None if it isn't there."""
+    """Lock the row and return it as it is in the database, or None."""
     if row.pk is None:
         return None
-    # By its key: a model's own order may join tables, which can't be locked.
+    # Order by the key: a model's own order may join tables, which can't be locked.
     return type(row)._base_manager.select_for_update(no_key=True).filter(pk=row.pk).order_by("pk").first()

@@ -1,7 +1,7 @@
-"""Token buckets: how much each of many callers has used of late.
+"""Limit many callers with token buckets.
 
-Kept in the process: no call waits for a database, and each process counts for
-itself.
+Buckets are in memory, so that no call waits for a database. Each process counts
+its own calls.
 """
 
 import math
@@ -9,10 +9,10 @@ import threading
 from collections import OrderedDict
 from dataclasses import dataclass
 
-# More callers than this at once are forgotten, the longest unseen first; a
-# forgotten one begins with a full bucket.
+# The most callers with a bucket. Above it, the caller with the oldest call is
+# forgotten and begins with a full bucket.
 CALLERS = 10_000
-# Seconds between two lines in the log about the same caller.
+# Seconds between two log lines about the same caller.
 LOG_EVERY = 60.0
 
 
@@ -24,11 +24,10 @@ class _Bucket:
 
 
 class Buckets:
-    """One bucket per caller: it holds ``size`` tokens at most and gets ``rate``
-    back each second.
+    """One bucket per caller, with at most ``size`` tokens; ``rate`` tokens come back per second.
 
-    A bucket may owe up to ``size`` tokens: what a call costs is known only when
-    it is over. ``now`` is in seconds, of a clock that never goes back.
+    A bucket can owe up to ``size`` tokens, because the cost of a call is known only
+    after it. ``now`` is in seconds of a monotonic clock.
     """
 
     def __init__(self, callers: int = CALLERS) -> None:
@@ -43,8 +42,7 @@ class Buckets:
         return len(self._buckets)
 
     def take(self, caller: bytes, *, rate: float, size: float, now: float) -> float:
-        """Take one token. Return 0, or, if there is none to take, the seconds
-        until there is."""
+        """Take one token. Return 0, or the seconds until there is one."""
         with self._lock:
             bucket = self._filled(caller, rate, size, now)
             if bucket.tokens < 1:
@@ -53,7 +51,7 @@ class Buckets:
             return 0
 
     def charge(self, caller: bytes, tokens: float, *, rate: float, size: float, now: float) -> None:
-        """Take tokens that were used already; give some back if below 0."""
+        """Take tokens for a cost that is known now, or give tokens back if below 0."""
         with self._lock:
             bucket = self._filled(caller, rate, size, now)
             bucket.tokens = min(max(bucket.tokens - tokens, -size), size)
@@ -64,8 +62,7 @@ class Buckets:
             self._buckets.pop(caller, None)
 
     def worth_a_line(self, caller: bytes, *, now: float) -> bool:
-        """Whether nothing was logged about this caller within ``LOG_EVERY``;
-        from now on something was."""
+        """Return whether to log about this caller: at most once in ``LOG_EVERY`` seconds."""
         with self._lock:
             bucket = self._buckets.get(caller)
             if bucket is None or bucket.logged_at > now - LOG_EVERY:

@@ -1,4 +1,4 @@
-"""Who calls, and what their credential is good for."""
+"""Describe the caller of a request and the scopes of its credential."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 class Scope(StrEnum):
-    """What a credential is good for. ``admin`` includes the others."""
+    """What a credential allows. ``admin`` includes the other scopes."""
 
     READ = "read"
     BORROW = "borrow"
@@ -19,7 +19,7 @@ class Scope(StrEnum):
 
 
 class Kind(StrEnum):
-    """By what a caller is known."""
+    """How a caller was identified."""
 
     ANONYMOUS = "anonymous"
     SESSION = "session"  # signed in with a browser
@@ -30,13 +30,13 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who a request comes from.
+    """The caller of a request.
 
-    ``name`` is the one their leases are held under; a team's token and an
-    anonymous caller have none. ``teams`` are those that the credential itself
-    vouches for: a team token's team, the groups in a JWT; a person's other teams
-    are in the table of members. ``user`` is the account whose permissions limit
-    an administrator's credential. ``credential`` names it in logs.
+    ``name`` is the user of its leases; a team's token and an anonymous caller have
+    none. ``teams`` are those that the credential asserts: the team of a token, the
+    groups of a JWT. A user's other teams are in the table of members. ``user`` is the
+    account whose permissions limit an administrator's credential. ``credential``
+    names the credential in logs.
     """
 
     kind: Kind
@@ -47,25 +47,25 @@ class Caller:
     credential: str = ""
 
     def has(self, scope: Scope) -> bool:
-        """Whether the credential is good for calls that need this scope."""
+        """Return whether the credential has this scope."""
         return scope in self.scopes or Scope.ADMIN in self.scopes
 
     def is_admin(self, permission: str) -> bool:
-        """Whether this is an administrator with this permission of Django's.
+        """Return whether this is an administrator with this Django permission.
 
-        A credential that belongs to no account isn't limited by one.
+        A credential without an account needs only the scope.
         """
         return Scope.ADMIN in self.scopes and (self.user is None or self.user.has_perm(permission))
 
     @property
     def acts_for_all(self) -> bool:
-        """Whether this borrows and returns for everybody: a superuser, or a
-        credential with the scope ``admin`` that belongs to no account."""
+        """Return whether the caller may borrow and return for everybody: a superuser, or a
+        credential with the scope ``admin`` and without an account."""
         return Scope.ADMIN in self.scopes and (self.user is None or self.user.is_superuser)
 
     @property
     def of_team(self) -> str | None:
-        """The team whose token this is, and which is all that it is for; else None."""
+        """Return the team of a team's token, or None."""
         if self.kind != Kind.TOKEN or self.name or not self.teams or self.acts_for_all:
             return None
         (team,) = self.teams

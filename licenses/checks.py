@@ -1,4 +1,4 @@
-"""What ``manage.py check --deploy`` says of this server's own settings."""
+"""Check this server's settings, for ``manage.py check --deploy``."""
 
 from pathlib import Path
 from typing import Any
@@ -15,26 +15,26 @@ OPEN = (
 )
 
 OPEN_TO_NETWORK = (
-    "LICENSE_AUTH is open, and BIND is an address that other machines reach. Set LICENSE_AUTH=required or "
-    "BIND=127.0.0.1:8000, or LICENSE_OPEN_TO_NETWORK=true if everyone may borrow and return any seat."
+    "LICENSE_AUTH is open, and other machines can reach BIND. Set LICENSE_AUTH=required or "
+    "BIND=127.0.0.1:8000, or LICENSE_OPEN_TO_NETWORK=true to let everybody borrow and return any seat."
 )
-# docker-compose.yml has it, and so has everyone.
+# docker-compose.yml publishes it.
 DEMO_KEY = "demo-only-this-key-is-public-set-SECRET_KEY-to-your-own"
-PUBLIC_KEY = "SECRET_KEY is the public one of docker-compose.yml: anyone can sign in as anyone. Set one of your own."
+PUBLIC_KEY = "SECRET_KEY is the public one of docker-compose.yml, so anyone can sign in as any user. Set your own."
 READABLE = (
-    "Other accounts of this machine can read %s, which has sessions and hashes of passwords. Run chmod 600 on it."
+    "Other accounts of this machine can read %s, which contains sessions and password hashes. Run chmod 600 on it."
 )
 
 
 @register(Tags.security, deploy=True)
 def auth_is_required(**options: Any) -> list[CheckMessage]:
-    """Warn of a server that asks nobody who they are."""
+    """Warn of a server without authentication."""
     return [Warning(OPEN, id="licenses.W001")] if settings.LICENSE_AUTH == "open" else []
 
 
 @register(Tags.security, deploy=True)
 def key_is_secret(**options: Any) -> list[CheckMessage]:
-    """Warn of a key that everyone knows."""
+    """Warn of a public key."""
     return [Warning(PUBLIC_KEY, id="licenses.W002")] if settings.SECRET_KEY == DEMO_KEY else []
 
 
@@ -53,14 +53,13 @@ def readable_databases() -> list[Path]:
 
 
 UNLIMITED = (
-    "PostgreSQL sets no %s for this server: a stuck client could hold a tool's lock for as long as it likes. Behind a "
-    "pooler the limits have to be the role's or the database's (docs/howto/scaling.md)."
+    "PostgreSQL has no %s for this server, so a stuck client could hold a tool's lock without end. Behind a "
+    "pooler, set the limit on the role or the database (docs/howto/scaling.md)."
 )
 
 
 def unlimited() -> list[str]:
-    """The time limits that PostgreSQL's sessions of this server ought to have, and
-    don't. Asks the database."""
+    """Return the time limits that this server's sessions in PostgreSQL lack. Asks the database."""
     if connection.vendor != "postgresql":
         return []
     wanted = ["idle_in_transaction_session_timeout", "lock_timeout"]

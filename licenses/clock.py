@@ -1,4 +1,4 @@
-"""The database's time, which alone decides what has expired."""
+"""Read the database's clock. Only this clock decides what has expired."""
 
 from datetime import UTC, datetime
 
@@ -7,11 +7,10 @@ from django.utils import timezone
 
 
 def database_now() -> datetime:
-    """The time at the database, now.
+    """Return the current time of the database.
 
-    Asked for under a lock it is not stale by the wait for the lock, as
-    ``now()``, the time at which the transaction began, would be. SQLite runs
-    in the server's own process: its clock is ours.
+    This is not the start of the transaction, as ``now()`` is, so that after a wait for
+    a lock it is not stale. For SQLite it is this machine's clock.
     """
     if connection.vendor != "postgresql":
         return timezone.now()
@@ -22,7 +21,7 @@ def database_now() -> datetime:
 
 
 def is_in_calendar(moment: datetime) -> bool:
-    """Return whether the moment is in the years 1 to 9999 in UTC too, and not only where it was written."""
+    """Return whether the moment is in the years 1 to 9999 in UTC."""
     try:
         moment.replace(tzinfo=moment.tzinfo or UTC).astimezone(UTC)
     except OverflowError:

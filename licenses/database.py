@@ -1,4 +1,4 @@
-"""What is wrong with the database: for the log, for callers and for the terminal."""
+"""Explain faults of the database: for the log, for callers and for the terminal."""
 
 import shutil
 import sqlite3
@@ -13,14 +13,14 @@ from .errors import Busy, NotMigrated, ReadOnly, Refusal, StorageFull
 
 
 class Fault(Enum):
-    """Why the database can't be used. Its value is the advice, if there is one."""
+    """Why the database can't be used. The value is advice, or empty."""
 
     AWAY = ""
     CREDENTIALS = (
-        "Check the password in DATABASE_URL. A container of PostgreSQL takes POSTGRES_PASSWORD only for a new volume."
+        "Check the password in DATABASE_URL. A PostgreSQL container uses POSTGRES_PASSWORD only for a new volume."
     )
     NOT_MIGRATED = "Run `python manage.py migrate`."
-    READ_ONLY = "It takes no changes."
+    READ_ONLY = "It is read-only."
     FULL = "Its disk is full."
     FORBIDDEN = "The role in DATABASE_URL lacks a privilege."
 
@@ -36,9 +36,9 @@ BY_SQLSTATE = {
 }
 # https://www.sqlite.org/rescode.html, without the extension of a code.
 BY_SQLITE_NAME = {"SQLITE_READONLY": Fault.READ_ONLY, "SQLITE_FULL": Fault.FULL, "SQLITE_NOTADB": Fault.AWAY}
-# What the files beside an SQLite database grow by at once, in bytes.
+# Bytes by which the other files of an SQLite database grow.
 SQLITE_ROOM = 64 * 1024
-# A refused connection has no code, and SQLite has one for every mistake in SQL.
+# A refused connection has no code, and SQLite has the same code for all mistakes in SQL.
 BY_TEXT = {
     "password authentication failed": Fault.CREDENTIALS,
     "no such table": Fault.NOT_MIGRATED,
@@ -47,7 +47,7 @@ BY_TEXT = {
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
-    """Yield the error and what caused it."""
+    """Yield the error and its causes."""
     found: BaseException | None = error
     while found is not None:
         yield found
@@ -55,14 +55,16 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
 
 
 def _sqlite_has_no_room() -> bool:
-    """Return whether the disk of the SQLite database is full. Its shared memory and its
-    log then fail with an I/O error."""
+    """Return whether the disk of the SQLite database is full.
+
+    Then its shared memory and its log fail with an I/O error.
+    """
     folder = Path(connection.settings_dict["NAME"]).absolute().parent
     return folder.is_dir() and shutil.disk_usage(folder).free < SQLITE_ROOM
 
 
 def fault(error: BaseException) -> Fault | None:
-    """Return why the database can't be used; None for a defect of this program."""
+    """Return why the database can't be used, or None for a defect of this program."""
     for link in _chain(error):
         if (known := BY_SQLSTATE.get(getattr(link, "sqlstate", None) or "")) is not None:
             return known
@@ -81,10 +83,10 @@ def fault(error: BaseException) -> Fault | None:
 
 
 def reason(error: BaseException) -> str:
-    """Return what is wrong in one line, for administrators: it names hosts and roles."""
+    """Return the fault in one line for administrators. It names hosts and roles."""
     known = fault(error)
-    # Only the first line of what a statement ended with is about it; of several
-    # hosts each has a line. Lines that begin with a tab are libpq's guesses.
+    # For a statement only the first line matters; for several hosts each has a line.
+    # Lines that begin with a tab are guesses of libpq.
     lines = [line for line in str(error).splitlines() if line.strip() and not line.startswith("\t")]
     if "All failures were:" in str(error):
         lines = [line.removeprefix("- ") for line in lines if line.startswith("- ")]
@@ -96,8 +98,7 @@ def reason(error: BaseException) -> str:
 
 
 def refusal(error: DatabaseError | InterfaceError) -> Refusal:
-    """Return what callers are answered. Nothing was changed, unless the connection
-    broke in the commit."""
+    """Return the refusal for callers. Nothing was changed, unless the connection broke in the commit."""
     kinds: dict[Fault | None, type[NotMigrated | ReadOnly | StorageFull]] = {
         Fault.NOT_MIGRATED: NotMigrated,
         Fault.READ_ONLY: ReadOnly,

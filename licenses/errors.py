@@ -1,7 +1,7 @@
-"""What the domain refuses, each with a stable code that clients may rely on.
+"""Define the refusals of the domain, each with a stable code for clients.
 
-The codes are part of the API and of the metrics' ``reason`` label: add, never
-rename.
+The codes are part of the API and of the label ``reason`` of metrics: add codes,
+do not rename them.
 """
 
 import math
@@ -10,18 +10,18 @@ from typing import Any, ClassVar, Self
 
 
 class Refusal(Exception):
-    """A request that was understood and is not granted.
+    """A valid request that is refused.
 
-    ``facts`` are the numbers behind the refusal, for the client's program, and
-    are JSON; ``tool`` is the tool that stood in the way, if one did;
-    ``retry_after`` is in seconds, where trying again makes sense.
+    ``facts`` are the numbers of the refusal in JSON, for programs. ``tool`` is the
+    tool that caused it, if one did. ``retry_after`` is in seconds, if a retry can
+    help.
     """
 
     code: str
     title: str
-    # Whether somebody was denied a seat, as opposed to asking for nonsense.
+    # Whether it denies a seat, and is not about a wrong request.
     denial: ClassVar[bool] = False
-    # Whether other people's returns would help, so that waiting makes sense.
+    # Whether waiting helps, because other users return seats.
     passes: bool = False
     retry_after: int | None = None
 
@@ -37,7 +37,7 @@ class Refusal(Exception):
 
     @classmethod
     def again(cls, detail: str, facts: dict[str, Any]) -> Self:
-        """The same refusal once more, from what was kept of it."""
+        """Return a repeated refusal from its stored detail and facts."""
         refusal = cls.__new__(cls)
         Refusal.__init__(refusal, detail, **facts)
         return refusal
@@ -77,8 +77,8 @@ class TtlTooLong(Refusal):
     def __init__(self, *, tool: str, asked: timedelta, maximum: timedelta) -> None:
         longest = maximum.total_seconds()
         super().__init__(
-            f"The longest lease of {tool} without a heartbeat is {longest:g} seconds. "
-            f"Ask for at most that, and renew the lease while you work.",
+            f"A lease of {tool} can last at most {longest:g} seconds without a heartbeat. "
+            f"Send a smaller ttl_seconds, and renew the lease while you work.",
             tool=tool,
             ttl_seconds=asked.total_seconds(),
             max_ttl_seconds=longest,
@@ -111,7 +111,7 @@ class TooManyKeys(Refusal):
 
 
 class LeaseEnded(Refusal):
-    """A lease that is over. Its code is the reason it ended with."""
+    """The lease has ended. Its code is the reason."""
 
     title = "Lease has ended"
     WHY: ClassVar[dict[str, str]] = {
@@ -137,10 +137,10 @@ class LeaseEnded(Refusal):
 
 
 class Shortage(Refusal):
-    """Too few seats: for now, or whatever comes back.
+    """Too few seats, for now or for good.
 
-    ``short_by`` seats have to come back out of the ``out`` that are, for this
-    one to be had; with ``ever`` False that can't happen.
+    ``short_by`` of the ``out`` borrowed seats must come back before this borrow is
+    possible. ``ever`` is False if even all of them are not enough.
     """
 
     denial = True
@@ -303,7 +303,7 @@ class NotIncluded(Refusal):
 
 
 class NotAMember(Refusal):
-    """Also for a team that does not exist, so that callers can't find out which teams do."""
+    """The user is not in the team. Also for unknown teams, so that callers can't find out which exist."""
 
     code = "not_a_member"
     title = "Not a member of this team"
@@ -313,7 +313,7 @@ class NotAMember(Refusal):
 
 
 class QueueEnded(Refusal):
-    """A wait that is over without a seat."""
+    """The wait ended without a seat."""
 
     def __init__(self, *, tool: str) -> None:
         super().__init__(self.why.format(tool=tool), tool=tool)
@@ -414,7 +414,7 @@ class Expired(Refusal):
 
 
 class OverReserved(Refusal):
-    """More seats would be reserved than there are."""
+    """More seats would be reserved than the capacity."""
 
     code = "over_reserved"
     title = "More seats reserved than the capacity"
@@ -429,8 +429,7 @@ class OverReserved(Refusal):
 
 
 class Busy(Refusal):
-    """The database could not do it in time; nothing was changed, or, if the
-    connection broke in the commit, it is not known."""
+    """The database was too slow. Nothing was changed, unless the connection broke in the commit."""
 
     code = "busy"
     title = "Server is busy"
@@ -441,7 +440,7 @@ class Busy(Refusal):
 
 
 class Overloaded(Refusal):
-    """More is asked of the server than it can do; nothing was changed."""
+    """The server has too many requests. Nothing was changed."""
 
     code = "overloaded"
     title = "Server is overloaded"
@@ -452,7 +451,7 @@ class Overloaded(Refusal):
 
 
 class StorageFull(Refusal):
-    """The database's disk is full; nothing was changed."""
+    """The disk of the database is full. Nothing was changed."""
 
     code = "storage_full"
     title = "Server's disk is full"
@@ -463,7 +462,7 @@ class StorageFull(Refusal):
 
 
 class NotMigrated(Refusal):
-    """The database lacks what this version needs; nothing was changed."""
+    """The database lacks migrations of this version. Nothing was changed."""
 
     code = "not_migrated"
     title = "Server's database is not migrated"
@@ -474,7 +473,7 @@ class NotMigrated(Refusal):
 
 
 class ReadOnly(Refusal):
-    """The database is a standby, which takes no changes; nothing was changed."""
+    """The database is a read-only standby. Nothing was changed."""
 
     code = "read_only"
     title = "Server is read-only"
@@ -485,7 +484,7 @@ class ReadOnly(Refusal):
 
 
 class ProviderAway(Refusal):
-    """The sign-in provider can't be asked, and what it said before is too old."""
+    """The sign-in provider does not answer, and its cached keys are too old."""
 
     code = "provider_away"
     title = "Sign-in provider can't be reached"
@@ -509,19 +508,17 @@ class TooManyFailures(Refusal):
 
 
 class RateLimited(Refusal):
-    """One caller asks for more than its share."""
+    """One caller sends more calls than its limit."""
 
     code = "rate_limited"
     title = "Too many calls"
 
     def __init__(self, *, wait: int) -> None:
         self.retry_after = max(wait, 1)
-        super().__init__(
-            f"This caller sends too many calls, or calls that take too long. Try again in {self.retry_after} s."
-        )
+        super().__init__(f"You send too many calls, or calls that take too long. Try again in {self.retry_after} s.")
 
 
-# What a borrow may be refused with, all of it kept under an idempotency key.
+# The refusals of a borrow, which are stored under its idempotency key.
 BORROW_REFUSALS: dict[str, type[Refusal]] = {
     refusal.code: refusal
     for refusal in (
@@ -543,7 +540,7 @@ BORROW_REFUSALS: dict[str, type[Refusal]] = {
         TooManyTickets,
     )
 }
-# The reasons a borrow can fail with, for metrics that start at 0.
+# The reasons why a borrow can fail, for metrics that start at 0.
 BORROW_FAILURE_REASONS = (
     *(code for code in BORROW_REFUSALS if code != UnknownTool.code),
     Busy.code,

@@ -1,4 +1,4 @@
-"""What browsers are told about every answer."""
+"""Add security headers to every answer."""
 
 from collections.abc import Callable
 from urllib.parse import urlsplit
@@ -8,17 +8,18 @@ from django.http import HttpRequest, HttpResponseBase
 
 from licenses.api.problems import is_api_path
 
-# Pages of libraries, and those in the admin's dress.
+# Pages of libraries, and pages in the style of the admin.
 OF_LIBRARIES = ("/admin/", "/api/", "/signin/", "/oidc/")
-# Those of them that have scripts and styles in their text: the browsable API
-# and Swagger UI.
+# Pages of these with inline scripts and styles: the browsable API and Swagger UI.
 WITH_INLINE = ("/api/v1/", "/api/docs/")
 
 
 def content_security_policy(path: str) -> str:
-    """Everything from this server alone, no page in a frame, and forms to
-    nobody but this server and the provider, where a sign-out ends. Our own pages
-    may load no more than they do."""
+    """Return the Content-Security-Policy of a path.
+
+    Load only from this server, no frames, and forms only to this server and the
+    provider, where a sign-out ends. Our own pages may load only what they need.
+    """
     forms = ["'self'"]
     if settings.LICENSE_OIDC_ISSUER:
         issuer = urlsplit(settings.LICENSE_OIDC_ISSUER)
@@ -43,7 +44,7 @@ def content_security_policy(path: str) -> str:
     return "; ".join([*sources, "base-uri 'none'", "frame-ancestors 'none'", f"form-action {' '.join(forms)}"])
 
 
-# What no page here needs of the machine that shows it.
+# No page needs these features of the browser.
 PERMISSIONS_POLICY = ", ".join(
     f"{feature}=()"
     for feature in (
@@ -68,8 +69,7 @@ PERMISSIONS_POLICY = ", ".join(
 
 
 class HeadersMiddleware:
-    """Adds the policies for contents and for the browser's machine, and keeps answers
-    of the API, which are for their caller only, out of caches."""
+    """Add the policies for content and browser features, and keep answers of the API out of caches."""
 
     def __init__(self, get_response: Callable[[HttpRequest], HttpResponseBase]) -> None:
         self.get_response = get_response

@@ -12,19 +12,24 @@ import os
 import platform
 from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
+from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 from django.db import DatabaseError, InterfaceError
 from django.utils import timezone
-from django_prometheus.middleware import Metrics as HttpMetrics
+from django_prometheus.conf import NAMESPACE, PROMETHEUS_LATENCY_BUCKETS
+from django_prometheus.middleware import Metrics
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import Metric
+from prometheus_client.metrics import MetricWrapperBase
 from prometheus_client.multiprocess import MultiProcessCollector
-from prometheus_client.registry import Collector
 
+from . import metric_text
 from .errors import BORROW_FAILURE_REASONS, UnknownTool
 from .leases import snapshot, sql
 from .leases.snapshot import TeamSeats
+from .metric_text import Counters, Family, labels
 from .models import EndReason, Sweep, Ticket, TicketState, Tool
 from .names import UNKNOWN_TOOL_LABEL
 from .policy import State
@@ -59,10 +64,87 @@ REQUESTS_IN_FLIGHT = Gauge(
     multiprocess_mode="livesum",
 )
 
+# What counts one kind of answer: requests, answers, answers of this status, seconds.
+Counts = tuple[Counter, Counter, Counter, Histogram]
+
+
+class HttpMetrics(Metrics):
+    """Those of django-prometheus' metrics of HTTP that a dashboard, an alert or a page of the docs uses.
+
+    Each of the others would cost every request a microsecond or two.
+    """
+
+    def register(self) -> None:
+        """Make the metrics, under the library's names."""
+
+        def counter(name: str, documentation: str, *labels: str) -> Counter:
+            made: Counter = self.register_metric(Counter, name, documentation, labels, namespace=NAMESPACE)
+            return made
+
+        self.requests_by_view_transport_method = counter(
+            "django_http_requests_total_by_view_transport_method",
+            "Count of requests by view, transport, method.",
+            "view",
+            "transport",
+            "method",
+        )
+        self.responses_by_status = counter(
+            "django_http_responses_total_by_status", "Count of responses by status.", "status"
+        )
+        self.responses_by_status_view_method = counter(
+            "django_http_responses_total_by_status_view_method",
+            "Count of responses by status, view, method.",
+            "status",
+            "view",
+            "method",
+        )
+        self.exceptions_by_type = counter(
+            "django_http_exceptions_total_by_type", "Count of exceptions by object type.", "type"
+        )
+        self.exceptions_by_view = counter(
+            "django_http_exceptions_total_by_view", "Count of exceptions by view.", "view"
+        )
+        self.requests_latency_by_view_method: Histogram = self.register_metric(
+            Histogram,
+            "django_http_requests_latency_seconds_by_view_method",
+            "Histogram of request processing time labelled by view.",
+            ["view", "method"],
+            buckets=PROMETHEUS_LATENCY_BUCKETS,
+            namespace=NAMESPACE,
+        )
+        # By transport, status, view and method. All come from closed sets, and so do these.
+        self._counts: dict[tuple[str, int, str, str], Counts] = {}
+
+    def answered(self, *, transport: str, status: int, view: str, method: str, seconds: float) -> None:
+        """Count an answer that took ``seconds``. The labels come from closed sets."""
+        kind = (transport, status, view, method)
+        counts = self._counts.get(kind) or self._of_kind(*kind)
+        for counter in counts[:3]:
+            counter.inc()
+        counts[3].observe(seconds)
+
+    def _of_kind(self, transport: str, status: int, view: str, method: str) -> Counts:
+        counts = self._counts[transport, status, view, method] = (
+            self.requests_by_view_transport_method.labels(view, transport, method),
+            self.responses_by_status_view_method.labels(str(status), view, method),
+            self.responses_by_status.labels(str(status)),
+            self.requests_latency_by_view_method.labels(view, method),
+        )
+        return counts
+
+    def failed(self, *, view: str, error: Exception) -> None:
+        """Count a defect that a view raised."""
+        self.exceptions_by_type.labels(type(error).__name__).inc()
+        self.exceptions_by_view.labels(view).inc()
+
+
 # The calls that the objective of availability is about, and how they can fail
 # by the server's fault (monitoring/prometheus/rules/slo.yml).
 VIEWS_WITH_AN_OBJECTIVE = ("borrow", "return")
 SERVER_FAILURES = ("500", "503")
+STATES = [str(state) for state in State]
+# The tool's counts of leases that ended, by the reason.
+RETURNS = [f"{reason}_total" for reason in EndReason.values]
 
 # Names that were once found in the table. A name from a client is a label only
 # if it is here, so that nobody can add series by asking for tools that don't exist.
@@ -114,15 +196,15 @@ def wait_ended(name: str, ticket: Ticket) -> None:
         WAIT_DURATION.labels(tool).observe((ticket.closed_at - ticket.created_at).total_seconds())
 
 
-class SharedCounters(MultiProcessCollector):
-    """What all workers count, read from their files.
+class SharedGauges(MultiProcessCollector):
+    """What all workers are busy with, read from their files.
 
     A file is empty between its creation and its first byte, and stays so if the
     worker dies there; the library would fail on it, at every scrape.
     """
 
     def collect(self) -> Iterable[Metric]:
-        files = [str(path) for path in Path(self._path).glob("*.db") if _size(path)]
+        files = [str(path) for path in Path(self._path).glob("gauge_*.db") if _size(path)]
         metrics: Iterable[Metric] = self.merge(files, accumulate=True)  # type: ignore[no-untyped-call]
         return metrics
 
@@ -135,7 +217,7 @@ def _size(path: Path) -> int:
         return 0
 
 
-class Levels(Collector):
+class Levels:
     """The state of the tools now, as read for this scrape; None is a database
     that doesn't answer, and gives no levels rather than old ones."""
 
@@ -147,25 +229,21 @@ class Levels(Collector):
         self.swept_at = swept_at
         self.version = version
 
-    def collect(self) -> Iterator[Metric]:
-        yield GaugeMetricFamily(
-            "licenseserver_database_up", "1 if the database answered this scrape.", value=self.tools is not None
-        )
+    def collect(self) -> Iterator[Family]:
+        """Yield the metrics; without tools they have no series."""
+        yield _single("licenseserver_database_up", "1 if the database answered this scrape.", self.tools is not None)
         yield from self._seats(self.tools or [])
         yield from self._teams()
         if self.swept_at is not None:
-            yield GaugeMetricFamily(
+            yield _single(
                 "licenseserver_sweeper_last_run_timestamp_seconds",
                 "When expire_leases was last done.",
-                value=self.swept_at.timestamp(),
+                self.swept_at.timestamp(),
             )
-        build = GaugeMetricFamily(
-            "licenseserver_build_info", "What is running; always 1.", labels=["version", "python"]
-        )
-        build.add_metric([self.version, platform.python_version()], 1)
-        yield build
+        build = {"version": self.version, "python": platform.python_version()}
+        yield _single("licenseserver_build_info", "What is running; always 1.", 1, build)
 
-    def _seats(self, tools: list[Tool]) -> Iterator[Metric]:
+    def _seats(self, tools: list[Tool]) -> Iterator[Family]:
         now = timezone.now()
         levels: list[tuple[str, str, Callable[[Tool], float]]] = [
             ("licenses_total", "Seats bought.", lambda tool: tool.capacity),
@@ -189,80 +267,137 @@ class Levels(Collector):
                 lambda tool: tool.oldest_wait_seconds(now),
             ),
         ]
+        written = [_labels_of(tool.name) for tool in tools]
+        plain = [of_tool.plain for of_tool in written]
         for name, documentation, level in levels:
-            family = GaugeMetricFamily(name, documentation, labels=["tool"])
-            for tool in tools:
-                family.add_metric([tool.name], level(tool))
-            yield family
-        states = GaugeMetricFamily(
-            "license_state", "1 for the state that a tool is in, 0 for the others.", labels=["tool", "state"]
+            yield Family(name, "gauge", documentation, plain, [level(tool) for tool in tools])
+        yield Family(
+            "license_state",
+            "gauge",
+            "1 for the state that a tool is in, 0 for the others.",
+            [state for of_tool in written for state in of_tool.states],
+            [state == tool.state for tool in tools for state in STATES],
         )
-        for tool in tools:
-            for state in State:
-                states.add_metric([tool.name, state], tool.state == state)
-        yield states
-        ends = GaugeMetricFamily(
+        ending = [(of_tool, until) for of_tool, tool in zip(plain, tools, strict=True) if (until := tool.valid_until)]
+        yield Family(
             "license_valid_until_timestamp_seconds",
+            "gauge",
             "When the license ends, for tools whose license does.",
-            labels=["tool"],
+            [of_tool for of_tool, _ in ending],
+            [until.timestamp() for _, until in ending],
         )
-        for tool in tools:
-            if tool.valid_until is not None:
-                ends.add_metric([tool.name], tool.valid_until.timestamp())
-        yield ends
-        returns = CounterMetricFamily("license_returns", "Leases ended, by reason.", labels=["tool", "reason"])
-        for tool in tools:
-            for reason in EndReason.values:
-                returns.add_metric([tool.name, reason], getattr(tool, f"{reason}_total"))
-        yield returns
-        overdrafts = CounterMetricFamily(
-            "license_overdraft_leases", "Leases granted with seats above those bought.", labels=["tool"]
+        yield Family(
+            "license_returns",
+            "counter",
+            "Leases ended, by reason.",
+            [reason for of_tool in written for reason in of_tool.reasons],
+            [getattr(tool, total) for tool in tools for total in RETURNS],
         )
-        for tool in tools:
-            overdrafts.add_metric([tool.name], tool.overdraft_total)
-        yield overdrafts
+        yield Family(
+            "license_overdraft_leases",
+            "counter",
+            "Leases granted with seats above those bought.",
+            plain,
+            [tool.overdraft_total for tool in tools],
+        )
 
-    def _teams(self) -> Iterator[Metric]:
-        families = {
-            "borrowed": GaugeMetricFamily(
-                "license_team_borrowed", "Seats that a team's people have.", labels=["tool", "team"]
-            ),
-            "quota": GaugeMetricFamily("license_team_quota", "The most that they may have.", labels=["tool", "team"]),
-            "reservation": GaugeMetricFamily(
-                "license_team_reservation", "Seats that nobody else can have.", labels=["tool", "team"]
-            ),
-        }
-        for seats in self.teams:
-            for name, family in families.items():
-                level = getattr(seats, name)
-                if level is not None:
-                    family.add_metric([seats.tool, seats.team], level)
-        yield from families.values()
+    def _teams(self) -> Iterator[Family]:
+        for name, documentation in (
+            ("borrowed", "Seats that a team's people have."),
+            ("quota", "The most that they may have."),
+            ("reservation", "Seats that nobody else can have."),
+        ):
+            levels = [(seats, level) for seats in self.teams if (level := getattr(seats, name)) is not None]
+            yield Family(
+                f"license_team_{name}",
+                "gauge",
+                documentation,
+                [labels({"tool": seats.tool, "team": seats.team}) for seats, _ in levels],
+                [level for _, level in levels],
+            )
 
 
-def start_at_zero(tools: Iterable[Tool]) -> None:
-    """Make every series of every tool exist, and those of the objectives, so that
-    the first event is an increase from 0 that ``rate()`` sees."""
+def _single(name: str, documentation: str, value: float, pairs: dict[str, str] | None = None) -> Family:
+    return Family(name, "gauge", documentation, [labels(pairs or {})], [value])
+
+
+class ToolLabels(NamedTuple):
+    """The labels of a tool's series, as they are written."""
+
+    plain: str
+    states: list[str]
+    reasons: list[str]
+
+
+@cache
+def _labels_of(tool: str) -> ToolLabels:
+    return ToolLabels(
+        labels({"tool": tool}),
+        [labels({"tool": tool, "state": state}) for state in STATES],
+        [labels({"tool": tool, "reason": reason}) for reason in EndReason.values],
+    )
+
+
+def beginnings(tools: Iterable[Tool]) -> Iterator[tuple[MetricWrapperBase, dict[str, str]]]:
+    """Yield every series of these tools, and those of the objectives: they exist before
+    their first event, so that it is an increase from 0 that ``rate()`` sees."""
     for tool in tools:
-        know(tool.name)
-        BORROW_ATTEMPTS.labels(tool.name)
-        BORROW_SUCCESS.labels(tool.name)
-        BORROW_DURATION.labels(tool.name)
+        of_tool = {"tool": tool.name}
+        for metric in (BORROW_ATTEMPTS, BORROW_SUCCESS, BORROW_DURATION, BORROW_REPLAYS, WAIT_DURATION):
+            yield metric, of_tool
         for reason in BORROW_FAILURE_REASONS:
-            BORROW_FAILURE.labels(tool.name, reason)
-        BORROW_REPLAYS.labels(tool.name)
-        WAIT_DURATION.labels(tool.name)
+            yield BORROW_FAILURE, of_tool | {"reason": reason}
         for outcome in TicketState.values:
             if outcome != TicketState.WAITING:
-                WAITS.labels(tool.name, outcome)
+                yield WAITS, of_tool | {"outcome": outcome}
     for limit in RATE_LIMITS:
-        RATE_LIMITED.labels(limit)
-    BORROW_ATTEMPTS.labels(UNKNOWN_TOOL_LABEL)
-    BORROW_FAILURE.labels(UNKNOWN_TOOL_LABEL, UnknownTool.code)
+        yield RATE_LIMITED, {"limit": limit}
+    yield BORROW_ATTEMPTS, {"tool": UNKNOWN_TOOL_LABEL}
+    yield BORROW_FAILURE, {"tool": UNKNOWN_TOOL_LABEL, "reason": UnknownTool.code}
     responses = HttpMetrics.get_instance().responses_by_status_view_method
     for view in VIEWS_WITH_AN_OBJECTIVE:
         for status in ("200", *SERVER_FAILURES):
-            responses.labels(status=status, view=view, method="POST")
+            yield responses, {"status": status, "view": view, "method": "POST"}
+
+
+class Page:
+    """The page for Prometheus in one process, with the lines that it had at the last scrape."""
+
+    def __init__(self) -> None:
+        folder = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
+        self.counters = Counters(Path(folder)) if folder else None
+        self.levels = metric_text.Levels()
+        self.begun: set[str] = set()
+
+    def begin(self, tools: list[Tool]) -> None:
+        """Make the series exist that are new since the last scrape."""
+        new = [tool for tool in tools if tool.name not in self.begun]
+        if not new and self.begun:
+            return
+        for metric, pairs in beginnings(new):
+            if self.counters is None:
+                metric.labels(**pairs)
+            else:
+                # Not in this process' file: each worker would write all of them.
+                self.counters.begin(metric, pairs)
+        for tool in new:
+            know(tool.name)
+        self.begun.update(tool.name for tool in new)
+
+    def text(self, levels: Levels) -> bytes:
+        """Return what is counted, by all workers where there are several, and the levels."""
+        self.begin(levels.tools or [])
+        if self.counters is None:
+            return generate_latest(REGISTRY) + self.levels.text(levels.collect()).encode()
+        gauges = CollectorRegistry()
+        SharedGauges(gauges)  # type: ignore[no-untyped-call]
+        return generate_latest(gauges) + (self.counters.text() + self.levels.text(levels.collect())).encode()
+
+
+@cache
+def _page() -> Page:
+    """The page of this process; made after the fork, at the first scrape."""
+    return Page()
 
 
 def exposition(version: str) -> bytes:
@@ -278,11 +413,4 @@ def exposition(version: str) -> bytes:
     except (DatabaseError, InterfaceError):
         # The counters are wanted most while the database is away.
         tools, teams, swept_at = None, [], None
-    start_at_zero(tools or [])
-    levels = CollectorRegistry()
-    levels.register(Levels(tools, teams, swept_at, version))
-    counters: CollectorRegistry = REGISTRY
-    if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
-        counters = CollectorRegistry()
-        SharedCounters(counters)  # type: ignore[no-untyped-call]
-    return generate_latest(counters) + generate_latest(levels)
+    return _page().text(Levels(tools, teams, swept_at, version))

@@ -1,40 +1,39 @@
-"""What a name may be made of: of a tool, a user, a host, a reason."""
+"""Define valid names of tools, users, hosts and reasons."""
 
 import unicodedata
 from typing import TypeGuard
 
-# Control, format (invisible, text direction), lone surrogates, private use,
-# line and paragraph separators: nothing that belongs in a name, and all of it
-# is trouble in a log or on a screen.
+# Control, format (invisible, text direction), lone surrogates, private use, line and
+# paragraph separators: they do not belong in a name and harm a log or a screen.
 UNCLEAN_CATEGORIES = {"Cc", "Cf", "Cs", "Co", "Zl", "Zp"}
 
-# Of tools and teams. The first character may be neither a dot (clients fold
-# "/../" out of a path) nor a dash (a command line would take it for an option).
+# Names of tools and teams. The first character must not be a dot, because clients remove
+# "/../" from a path, or a dash, because a command line reads it as an option.
 TOOL_NAME_PATTERN = r"[a-z0-9_][a-z0-9_.-]{0,63}"
 
-# The metrics' label for every name that isn't a tool's, and so no tool's name.
+# The label in metrics for a name that is not a tool's. A tool can't have it.
 UNKNOWN_TOOL_LABEL = "unknown"
-# The calls under /licenses/, and so no tool's names: /licenses/queue/status could be
-# about the tool as well as about the ticket.
+# The calls under /licenses/. A tool can't have these names: /licenses/queue/status could
+# mean the tool or the ticket.
 CALLS = frozenset({"borrow", "explain", "queue", "renew", "return", "status"})
 RESERVED_TOOL_NAMES = CALLS | {UNKNOWN_TOOL_LABEL}
 
-# Longest name of a user, a host or a project. DNS has no longer one (RFC 1035, 2.3.4),
-# and e-mail addresses, Entra's UPNs and GitHub's "owner/repository" are shorter.
+# Longest name of a user, a host or a project. DNS names (RFC 1035, 2.3.4), e-mail
+# addresses, Entra's UPNs and GitHub's "owner/repository" are not longer.
 NAME_LENGTH = 255
-# Longest name of an account: what Django's table has room for.
+# Longest name of an account: the limit of Django's table.
 ACCOUNT_NAME_LENGTH = 150
-# Short enough for an index, and longer than any name but a few Arabic ligatures get.
+# Short enough for an index, and longer than all names except with a few Arabic ligatures.
 FOLDED_LENGTH = 300
 
 
 def is_clean(text: str) -> bool:
-    """Whether every character can be seen and stays on its line."""
+    """Return whether every character is visible and stays on its line."""
     return not any(unicodedata.category(character) in UNCLEAN_CATEGORIES for character in text)
 
 
 def is_name(text: object) -> TypeGuard[str]:
-    """Whether a user, a host or a project can have this name, as it stands."""
+    """Return whether a user, a host or a project can have exactly this name."""
     return (
         isinstance(text, str)
         and 0 < len(text) <= NAME_LENGTH
@@ -44,6 +43,8 @@ def is_name(text: object) -> TypeGuard[str]:
 
 
 def folded(name: str) -> str:
-    """Return a name without what tells it from others only to a machine: case, and
-    the form of its characters (NFKC). At most ``FOLDED_LENGTH`` characters."""
+    """Return a name without differences that people do not see: case and Unicode form (NFKC).
+
+    At most ``FOLDED_LENGTH`` characters.
+    """
     return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold())[:FOLDED_LENGTH]

@@ -1,11 +1,10 @@
-"""Decisions about seats, pure: numbers and rules in, refusals out.
+"""Decide about seats with pure functions: numbers and rules in, refusals out.
 
-The rules are asked in this order, and a borrow is told the first that stands in
-its way: the tool is *disabled*, its license hasn't *begun* or has *ended*, the
-*ttl* is too long; the subject is *excluded*, or isn't *included*; the *user's
-limit* or the *team's quota* is reached; the seats are *exhausted*, or what is
-left is *reserved*. The lists, quotas and reservations are those that FlexNet's
-EXCLUDE, INCLUDE, MAX and RESERVE lines made known.
+The rules apply in this order, and the first that blocks a borrow is its refusal:
+the tool is *disabled*; its license has *not begun* or has *ended*; the *ttl* is too
+long; the subject is *excluded* or *not included*; the *user limit* or the *team
+quota* is reached; the seats are *exhausted*, or the rest is *reserved*. Lists, quotas
+and reservations correspond to FlexNet's EXCLUDE, INCLUDE, MAX and RESERVE lines.
 """
 
 from collections import Counter
@@ -31,7 +30,7 @@ from .errors import (
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """So many seats of one tool, as part of a borrow."""
+    """A number of seats of one tool, as part of a borrow."""
 
     tool: str
     seats: int = 1
@@ -39,8 +38,7 @@ class Item:
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """For whom seats are asked for. ``team`` is the one that the borrow counts
-    for, if any; ``teams`` are all that the user is in."""
+    """The user, host and project of a borrow. ``team`` is the borrow's team; ``teams`` are all of the user's."""
 
     user: str = ""
     team: str = ""
@@ -49,7 +47,7 @@ class Subject:
     project: str = ""
 
     def names(self) -> Iterator[tuple[str, str]]:
-        """All that a list may know it by, each with its kind."""
+        """Yield each name by which an access rule can match it, with its kind."""
         yield "user", self.user
         for team in sorted(self.teams | {self.team}):
             yield "team", team
@@ -62,8 +60,8 @@ NOBODY = Subject()
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """What a team may have of a tool, and has. A reserved seat that the team
-    doesn't use is *idle*: kept back from all others."""
+    """What a team may have of a tool, and has. A reserved seat that the team does not use is *idle*:
+    other teams can't borrow it."""
 
     quota: int | None = None
     reservation: int = 0
@@ -79,12 +77,12 @@ NO_SHARE = Share()
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """Who may have how much of a tool, beside what the tool itself says.
+    """The quotas, reservations, user limits and access rules of a tool.
 
-    ``shares`` are by team, ``limits`` by user, where a user has one of their
-    own; ``held`` are the seats that users have. Only those are there whom the
-    decision is about. With ``ignores_case`` the names of users and hosts are in
-    lower case, and match in any (``in_any_case``).
+    ``shares`` are by team. ``limits`` are the limits of users with their own; ``held``
+    are the seats of users. They contain only the subjects of the decision. With
+    ``ignores_case`` the names of users and hosts are in lower case and match in any
+    case (``in_any_case``).
     """
 
     include: frozenset[tuple[str, str]] = frozenset()
@@ -95,8 +93,8 @@ class Rules:
     ignores_case: bool = False
 
     def in_any_case(self) -> "Rules":
-        """Return these rules for names of users and hosts in any case: one person has
-        the seats of all spellings, and the lowest of their limits."""
+        """Return these rules for names in any case: all spellings are one user, with the sum of the seats
+        and the lowest limit."""
         limits: dict[str, int] = {}
         for user, seats in self.limits.items():
             limits[user.lower()] = min(seats, limits.get(user.lower(), seats))
@@ -113,7 +111,7 @@ class Rules:
         )
 
     def known(self, subject: Subject) -> Subject:
-        """Return a subject under the names that these rules know it by."""
+        """Return the subject with its names as these rules spell them."""
         if not self.ignores_case:
             return subject
         return replace(subject, user=subject.user.lower(), host=subject.host.lower())
@@ -128,14 +126,14 @@ def _folded(kind: str, name: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """Seats that somebody ahead in the queue waits for."""
+    """Seats that a ticket ahead in the queue waits for."""
 
     seats: int
     subject: Subject = NOBODY
 
 
 class State(StrEnum):
-    """Whether a tool grants seats, or the first reason why it grants none."""
+    """Whether a tool grants seats, or the first reason why not."""
 
     OPEN = "open"
     DISABLED = "disabled"
@@ -144,8 +142,8 @@ class State(StrEnum):
 
 
 def state(*, enabled: bool, valid_from: datetime | None, valid_until: datetime | None, now: datetime) -> State:
-    """Return the state of a tool at ``now``. Its license is valid from
-    ``valid_from`` on and until just before ``valid_until``."""
+    """Return the state of a tool at ``now``. Its license is valid from ``valid_from``, included, to
+    ``valid_until``, excluded."""
     if not enabled:
         return State.DISABLED
     if valid_from is not None and now < valid_from:
@@ -157,11 +155,10 @@ def state(*, enabled: bool, valid_from: datetime | None, valid_until: datetime |
 
 @dataclass(frozen=True, slots=True)
 class Pool:
-    """What a decision needs to know of a tool, read under its lock.
+    """The numbers and rules of a tool for a decision, read under its lock.
 
-    ``reserved`` are the seats reserved for teams, ``kept_back`` those of them
-    that their teams don't use; ``claims`` are those ahead in the queue, the
-    first first.
+    ``reserved`` are the seats reserved for teams, ``kept_back`` those of them that
+    their teams do not use. ``claims`` are the tickets ahead, in the order of the queue.
     """
 
     tool: str
@@ -180,7 +177,7 @@ class Pool:
 
     @property
     def limit(self) -> int:
-        """The most seats that may be out."""
+        """Return the most seats that can be borrowed."""
         return self.capacity + self.overdraft
 
     def state(self, now: datetime) -> State:
@@ -195,9 +192,12 @@ class Pool:
 
 
 class Room:
-    """The seats of a pool while claims are met: ``shared`` is what anybody can
-    have (below 0 where claims want more than there is), ``idle`` what each team
-    has reserved and doesn't use; ``of_team`` and ``of_user`` have or claim."""
+    """The free seats of a pool while seats are set aside for claims.
+
+    ``shared`` seats are for everybody (below 0 if claims want more than there are).
+    ``idle`` are the reserved seats that each team does not use. ``of_team`` and
+    ``of_user`` are the seats that they have or claim.
+    """
 
     def __init__(self, pool: Pool) -> None:
         self.pool = pool
@@ -206,14 +206,16 @@ class Room:
         self.of_team = Counter({team: share.in_use for team, share in pool.rules.shares.items()})
         self.of_user = Counter(dict(pool.rules.held))
         self.claimed = 0
-        # The fewest seats that were refused to a subject: what users and teams have
-        # or claim only grows, so these and more are refused to its next claim too.
+        # The fewest seats that were refused to a subject. Seats and claims only grow, so
+        # its next claim for these or more is refused too.
         self.refused: dict[Subject, int] = {}
 
     def meet(self, claim: Claim) -> None:
-        """Set seats aside for a claim: the team's own reserved ones first. One
-        that the rules would refuse, were all seats free, gets none: it mustn't
-        keep from others what it can't have."""
+        """Set seats aside for a claim, the team's reserved ones first.
+
+        Set none aside if the rules would refuse the claim with all seats free, because
+        it must not block seats that it can't get.
+        """
         if claim.seats >= self.refused.get(claim.subject, claim.seats + 1):
             return
         if next(self.barred(claim.subject, claim.seats), None) is not None:
@@ -229,15 +231,15 @@ class Room:
         self.claimed += claim.seats
 
     def own(self, team: str, seats: int) -> int:
-        """How many of so many seats can be the team's reserved ones."""
+        """Return how many of these seats the team's reservation covers."""
         return min(self.idle[team], seats)
 
     def free(self, team: str) -> int:
-        """How many seats a borrow of this team can have; '' is no team."""
+        """Return the seats that a borrow of this team can have; '' is no team."""
         return min(self.idle[team] + max(self.shared, 0), max(self.pool.limit - self.pool.in_use, 0))
 
     def barred(self, subject: Subject, seats: int) -> Iterator[Refusal]:
-        """Why these seats can't be had, however many are free."""
+        """Yield the refusals that do not depend on free seats."""
         pool, rules = self.pool, self.pool.rules
         known = rules.known(subject)
         names = set(known.names())
@@ -254,7 +256,7 @@ class Room:
 
 
 def room(pool: Pool) -> Room:
-    """What is left of a pool for somebody new, behind all that wait."""
+    """Return the free seats for a new borrow, behind the whole queue."""
     left = Room(pool)
     for claim in pool.claims:
         left.meet(claim)
@@ -264,11 +266,10 @@ def room(pool: Pool) -> Room:
 def refusals(
     pool: Pool, *, seats: int, now: datetime, subject: Subject = NOBODY, ttl: timedelta | None = None
 ) -> Iterator[Refusal]:
-    """All that stands in the way of ``seats`` seats for a subject at ``now``,
-    in the documented order; nothing if they can be had.
+    """Yield every refusal of ``seats`` seats for a subject at ``now``, in the documented order.
 
-    ``ttl`` is what was asked for, None if nothing was. The license is valid
-    from ``valid_from`` on and until just before ``valid_until``.
+    ``ttl`` is the requested one, or None. The license is valid from ``valid_from``,
+    included, to ``valid_until``, excluded.
     """
     if not pool.enabled:
         yield Disabled(tool=pool.tool)
@@ -313,12 +314,12 @@ def refusals(
 def refusal(
     pool: Pool, *, seats: int, now: datetime, subject: Subject = NOBODY, ttl: timedelta | None = None
 ) -> Refusal | None:
-    """The first thing that stands in the way; None if nothing does."""
+    """Return the first refusal, or None if the seats can be granted."""
     return next(refusals(pool, seats=seats, now=now, subject=subject, ttl=ttl), None)
 
 
 def available(pool: Pool, subject: Subject, now: datetime) -> int:
-    """The most seats that a subject could borrow at ``now`` in one call."""
+    """Return the most seats that a subject can borrow at ``now`` in one call."""
     left = room(pool)
     most = [left.free(subject.team)]
     known = pool.rules.known(subject)
@@ -332,11 +333,13 @@ def available(pool: Pool, subject: Subject, now: datetime) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Levels:
-    """The seats that were bought, told apart: they are out (``borrowed``),
-    kept back for teams that don't use them, set aside for those who wait,
-    available to anybody, or ``closed``: nobody can have them, since the tool is not
-    open. More may be out than were bought; ``overdraft_left`` are the seats above
-    the bought ones that anybody could still have."""
+    """The capacity of a tool by use.
+
+    Seats are ``borrowed``, reserved for teams that do not use them, set aside for
+    the queue, available to everybody, or ``closed`` if the tool is not open. More
+    seats than the capacity can be borrowed. ``overdraft_left`` are the seats above the
+    capacity that everybody can still borrow.
+    """
 
     borrowed: int
     reserved_idle: int
@@ -347,8 +350,11 @@ class Levels:
 
 
 def levels(pool: Pool, now: datetime) -> Levels:
-    """Return what the seats of a pool are doing at ``now``. Where the capacity was lowered below
-    the seats reserved, only those that there still are count as kept back."""
+    """Return the levels of a pool at ``now``.
+
+    If the capacity is lower than the reservations, only seats that exist count as
+    reserved.
+    """
     left = room(pool)
     free = max(pool.capacity - pool.in_use, 0)
     own = sum(share.idle for share in pool.rules.shares.values()) - left.idle.total()

@@ -1,7 +1,7 @@
-"""The services that change who may have how much of a tool.
+"""Change quotas, reservations, user limits and access rules of a tool.
 
-They lock the tool, as a borrow does: what a borrow decides by is never half of
-the old rules and half of the new.
+These services lock the tool, as a borrow does, so that no borrow sees half of a
+change.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,8 +19,7 @@ from .models import AccessRule, Allotment, Lease, Team, Tool, UserLimit
 
 @dataclass(frozen=True, slots=True)
 class Allowance:
-    """What a team may have: ``quota`` seats at most (None is no ceiling), and
-    ``reservation`` seats in any case."""
+    """The most seats of a team (``quota``; None is no limit) and its reserved seats (``reservation``)."""
 
     quota: int | None = None
     reservation: int = 0
@@ -28,11 +27,10 @@ class Allowance:
 
 @transaction.atomic
 def allot(*, tool: str, allowances: Mapping[Team, Allowance | None], by: Actor) -> None:
-    """Set what teams may have of a tool, all at once; None is nothing in
-    particular. Takes no seat from anyone.
+    """Set the quotas and reservations of teams for a tool in one transaction.
 
-    Raises UnknownTool, or OverReserved if a reservation grows and all of them
-    together are more than the tool's capacity.
+    None removes those of a team. Active leases do not end. Raises UnknownTool, or
+    OverReserved if a reservation grows and all of them together exceed the capacity.
     """
     locked = _lock(tool)
     grows = False
@@ -50,7 +48,7 @@ def allot(*, tool: str, allowances: Mapping[Team, Allowance | None], by: Actor) 
             mine = Allotment(tool=locked, team=team, in_use=in_use)
         mine.quota, mine.reservation = allowance.quota, allowance.reservation
         with auditing.changing(mine, by=by):
-            # The seats in use aren't ours to write.
+            # Write only these fields: leases change the borrowed seats.
             mine.save(update_fields=["quota", "reservation"] if mine.pk else None)
     _settle(locked)
     if grows and locked.reserved > locked.capacity:
@@ -59,8 +57,10 @@ def allot(*, tool: str, allowances: Mapping[Team, Allowance | None], by: Actor) 
 
 @contextmanager
 def settling(*, tool: str) -> Iterator[Tool]:
-    """Lock a tool while its user limits and access rules change, and let it know of
-    them. One transaction. Raises UnknownTool."""
+    """Lock a tool in one transaction while its user limits and access rules change.
+
+    At the end update what the tool stores about them. Raises UnknownTool.
+    """
     with transaction.atomic():
         locked = _lock(tool)
         yield locked
@@ -68,8 +68,10 @@ def settling(*, tool: str) -> Iterator[Tool]:
 
 
 def add(*, tool: str, rows: Sequence[UserLimit | AccessRule], by: Actor) -> None:
-    """Add user limits or access rules to a tool, all or none. The rows are valid and
-    not there yet. Raises UnknownTool."""
+    """Add user limits or access rules to a tool, all or none. The rows must be valid and new.
+
+    Raises UnknownTool.
+    """
     with settling(tool=tool):
         for row in rows:
             row.save(force_insert=True)
@@ -78,8 +80,10 @@ def add(*, tool: str, rows: Sequence[UserLimit | AccessRule], by: Actor) -> None
 
 @transaction.atomic
 def settle(*, tool: str) -> None:
-    """Let a tool know of its user limits and lists, after they were changed in
-    the caller's transaction. Raises UnknownTool."""
+    """Update what a tool stores about its user limits and access rules.
+
+    Call it in the transaction of the change. Raises UnknownTool.
+    """
     _settle(_lock(tool))
 
 

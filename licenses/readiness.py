@@ -1,6 +1,6 @@
-"""Whether this server can work, and a line in the log whenever that changes.
+"""Check whether this server can work, and log each change of that.
 
-All processes of a server share what was said last, or each of them would say it.
+The processes of a server share the last state, so that only one of them logs a change.
 """
 
 import errno
@@ -23,15 +23,17 @@ from .database import Fault
 
 logger = logging.getLogger(__name__)
 
-# What a change may need at once, in bytes.
+# Bytes that a change may need.
 ROOM = 1024 * 1024
 
 
 @dataclass(frozen=True)
 class Trouble:
-    """Why the server can't do all of its work: ``reason`` is for the log and names
-    hosts and roles; ``detail`` is for anyone. With ``serves`` it answers what
-    changes nothing."""
+    """The reason why the server can't do all of its work.
+
+    ``reason`` is for the log and names hosts and roles. ``detail`` is for everybody.
+    With ``serves`` the server still answers read-only calls.
+    """
 
     reason: str
     detail: str
@@ -39,9 +41,9 @@ class Trouble:
 
 
 class Memory:
-    """What the processes of this server know of each other: a file without a name.
+    """State that the processes of this server share, in a file without a name.
 
-    Record locks (``lockf``) belong to a process, and end with it.
+    Record locks (``lockf``) belong to a process and end with it.
     """
 
     def __init__(self) -> None:
@@ -50,7 +52,7 @@ class Memory:
         Path(path).unlink()
 
     def swap(self, **facts: Any) -> dict[str, Any]:
-        """Set some facts; return all of them as they were before."""
+        """Set facts. Return all facts as they were before."""
         with self._threads:
             fcntl.lockf(self._file, fcntl.LOCK_EX)
             try:
@@ -68,7 +70,7 @@ _memory: Memory | None = None
 
 
 def share() -> None:
-    """Let the processes that are forked from now on share what they know."""
+    """Let processes that are forked after this share their state."""
     global _memory
     _memory = Memory()
 
@@ -83,14 +85,14 @@ def _swap(**facts: Any) -> dict[str, Any]:
 
 
 def disk_is_full() -> None:
-    """Remember that a change failed for want of room, until a trial succeeds."""
+    """Remember that a change failed because the disk was full, until a trial succeeds."""
     _swap(full=True)
 
 
 def check(*, at_start: bool = False) -> Trouble | None:
-    """Ask the database whether the server can work; say so in the log if that is news.
+    """Ask the database whether the server can work. Log a change; at the start only trouble.
 
-    At the start only trouble is news.
+    Return the trouble, or None.
     """
     trouble = _trouble(at_start=at_start)
     said = trouble.reason if trouble else ""
@@ -108,7 +110,7 @@ def _trouble(*, at_start: bool) -> Trouble | None:
         return _asked(at_start=at_start)
     except (DatabaseError, InterfaceError) as error:
         if was_open and not connection.in_atomic_block:
-            # A connection that broke meanwhile says nothing about the next one.
+            # An old connection may have broken. Try a new one.
             connection.close()
             try:
                 return _asked(at_start=at_start)
@@ -118,7 +120,7 @@ def _trouble(*, at_start: bool) -> Trouble | None:
 
 
 def _of_error(error: DatabaseError | InterfaceError) -> Trouble:
-    details = {Fault.FULL: "The database's disk is full.", Fault.READ_ONLY: "The database takes no changes."}
+    details = {Fault.FULL: "The database's disk is full.", Fault.READ_ONLY: "The database is read-only."}
     detail = details.get(database.fault(error) or Fault.AWAY, "The database does not answer.")
     return Trouble(database.reason(error), detail)
 
@@ -127,7 +129,7 @@ def _asked(*, at_start: bool) -> Trouble | None:
     executor = MigrationExecutor(connection)
     if pending := executor.migration_plan(executor.loader.graph.leaf_nodes()):
         first = pending[0][0]
-        missing = f"{len(pending)} migration(s) are pending, the first is {first.app_label}.{first.name}."
+        missing = f"{len(pending)} migration(s) are pending, first {first.app_label}.{first.name}."
         return Trouble(f"{missing} {Fault.NOT_MIGRATED.value}", "Migrations are pending.")
     if (at_start or _swap().get("full")) and not _has_room():
         return Trouble("The database's disk is full.", "The database's disk is full.")
@@ -140,13 +142,13 @@ def _asked(*, at_start: bool) -> Trouble | None:
         path = str(connection.settings_dict["NAME"])
         is_read_only = os.path.exists(path) and not os.access(path, os.W_OK)  # noqa: PTH110 - ":memory:" too
     if is_read_only:
-        detail = "The database takes no changes."
-        return Trouble("The database takes no changes: a standby, or set so.", detail, serves=True)
+        detail = "The database is read-only."
+        return Trouble("The database is read-only: a standby, or set to read-only.", detail, serves=True)
     return None
 
 
 def _has_room() -> bool:
-    """Return whether the database can grow; asked only if in doubt."""
+    """Return whether the database can grow. Called only if that is in doubt."""
     try:
         if connection.vendor == "postgresql":
             with transaction.atomic(), connection.cursor() as cursor:
@@ -161,7 +163,7 @@ def _has_room() -> bool:
                 trial.write(bytes(ROOM))
                 trial.flush()
     except DatabaseError as error:
-        # A role without the right to temporary tables, or a standby, says nothing about room.
+        # A role without the right to temporary tables, or a standby, cannot test this.
         return database.fault(error) is not Fault.FULL
     except OSError as error:
         return error.errno not in {errno.ENOSPC, errno.EDQUOT}

@@ -1,4 +1,4 @@
-"""The services that make and revoke API tokens."""
+"""Create and revoke API tokens."""
 
 from django.db import transaction
 
@@ -9,7 +9,7 @@ from .models import Action, ApiToken
 
 @transaction.atomic
 def issue(token: ApiToken, *, by: Actor) -> str:
-    """Save a new token and return its secret, which is told this once.
+    """Save a new token and return its secret, which cannot be read again.
 
     Raises ValidationError.
     """
@@ -20,7 +20,7 @@ def issue(token: ApiToken, *, by: Actor) -> str:
 
 @transaction.atomic
 def revoke(token: ApiToken, *, by: Actor) -> bool:
-    """Make a token useless from now on; False, and harmless, if it is already."""
+    """Revoke a token. Return False if it was revoked before."""
     if not token.revoke():
         return False
     token.refresh_from_db(fields=["revoked_at"])

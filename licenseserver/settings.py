@@ -164,11 +164,12 @@ INSTALLED_APPS = [
 MIDDLEWARE = [
     "licenses.api.middleware.EventMiddleware",
     "licenses.api.rate_limits.RateLimitMiddleware",
-    "django_prometheus.middleware.PrometheusBeforeMiddleware",
     "licenses.api.middleware.OverloadMiddleware",
     "licenses.api.middleware.StalePlanMiddleware",
     "licenses.api.middleware.ProbeMiddleware",
     "licenses.api.middleware.PlainHttpMiddleware",
+    # From here a call of the API that brings no cookie goes by API_MIDDLEWARE to the last one.
+    "licenses.api.middleware.ForkMiddleware",
     "django.middleware.security.SecurityMiddleware",
     "licenses.headers.HeadersMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
@@ -180,6 +181,11 @@ MIDDLEWARE = [
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
     "licenses.api.middleware.RequestMetricsMiddleware",
+]
+
+API_MIDDLEWARE = [
+    "licenses.api.middleware.CallMiddleware",
+    "licenses.api.middleware.BodyLimitMiddleware",
 ]
 
 ROOT_URLCONF = "licenseserver.urls"
@@ -397,6 +403,7 @@ LOGGING = logs.configuration(LOG_FORMAT, LOG_LEVEL)
 TRACING = environment.tracing()
 if TRACING:
     # After what machines and files need, which no trace is about.
-    MIDDLEWARE.insert(
-        MIDDLEWARE.index("licenses.api.middleware.BodyLimitMiddleware"), "licenseserver.tracing.TracingMiddleware"
-    )
+    for chain in (MIDDLEWARE, API_MIDDLEWARE):
+        chain.insert(
+            chain.index("licenses.api.middleware.BodyLimitMiddleware"), "licenseserver.tracing.TracingMiddleware"
+        )

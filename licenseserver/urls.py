@@ -6,12 +6,13 @@ from django.urls import include, path
 from django.views.generic import RedirectView
 
 urlpatterns = [
+    # First, since programs call it most.
+    path("", include("licenses.api.urls")),
     path("", include("licenses.board.urls")),
     path("admin/", admin.site.urls),
     # What browsers ask for beside a page without an icon of its own.
     path("favicon.ico", RedirectView.as_view(url=static("licenses/board.svg"))),
     path("", include("licenses.signin.urls")),
-    path("", include("licenses.api.urls")),
 ]
 
 handler400 = "licenses.api.problems.bad_request"

@@ -7,6 +7,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+import yaml
 from django.core.exceptions import ValidationError
 from django.core.management import CommandError, call_command
 from django.db import connection
@@ -19,6 +20,7 @@ from licenses.models import Lease, Tool
 from licenses.names import CALLS, RESERVED_TOOL_NAMES
 
 from .conftest import Api
+from .test_hostile_requests import assert_problem
 
 
 def test_tools_are_listed_and_shown(api: Api, make_tool: Callable[..., Tool]) -> None:
@@ -195,6 +197,17 @@ def test_the_schema_is_not_sent_again_to_who_has_it(api: Api) -> None:
     assert (again.status_code, again.content, again["ETag"]) == (304, b"", first["ETag"])
     assert api.client.get("/api/schema/", headers={"If-None-Match": '"another"'}).content == first.content
     assert api.client.get("/api/schema/", headers={"Accept": "application/json"})["ETag"] != first["ETag"]
+
+
+def test_a_link_names_the_format_of_the_schema(api: Api) -> None:
+    def get(query: str) -> Any:
+        return api.client.get(f"/api/schema/?{query}", headers={"Accept": "text/html, */*;q=0.8"})
+
+    assert json.loads(get("format=json").content) == yaml.safe_load(get("format=yaml").content)
+    assert get("format=json")["Content-Disposition"].endswith('.json"')
+    for wrong in ("format=xml", "format="):
+        assert_problem(get(wrong), 400)
+        assert get(wrong).json()["errors"] == {"format": ["Choose one of: json, yaml."]}
 
 
 def test_leases_are_what_the_schema_says(api: Api, make_tool: Callable[..., Tool]) -> None:

@@ -184,7 +184,7 @@ def test_a_seat_whose_lease_is_over_is_free(api: Api, make_tool: MakeTool, pass_
     for path in ("/", "/tools/cad/"):
         shown = text(ana, path)
         assert "0 of 1 borrowed" in shown
-        assert "Nobody has a seat." in shown
+        assert "No leases." in shown
         assert "Yours" not in shown
 
 
@@ -204,7 +204,7 @@ def test_the_queue_is_shown_in_its_order(api: Api, make_tool: MakeTool, pass_tim
     assert places == ["1 zoe of-zoe", "2 ben of-ben", "3 cleo of-cleo", "4 dora of-dora"]
     assert "4 waiting for 4 seats" in text(api.client, "/tools/cad/")
     assert [row[1] for row in rows(api.client) if row[0].isdigit()] == ["zoe", "ben", "cleo"]
-    assert "All 4 in the queue for cad" in text(api.client)
+    assert "All 4 tickets in the queue for cad" in text(api.client)
     # Who has stopped asking no longer waits.
     pass_time(minutes=1)
     assert "Nobody waits." in text(api.client, "/tools/cad/")
@@ -230,7 +230,7 @@ def test_refusals_say_why_and_how_they_ended(api: Api, make_tool: MakeTool, pass
     of_one = {row[0]: row for row in rows(api.client, "/tools/cad/") if "No seat left" in row}
     assert of_one.keys() == {"ben", "cleo"}
     pass_time(hours=24)
-    assert "Nobody was refused in the last 24 hours." in text(api.client)
+    assert "No refusals in the last 24 hours." in text(api.client)
 
 
 def bar(client: Client, path: str = "/") -> list[tuple[str, float, float]]:
@@ -454,7 +454,7 @@ def test_those_who_are_signed_in_see_their_own_seats_first(
         assert re.findall(r'action="/leases/([^/]+)/return/"', page(ben, path)) == [lease]
     assert "ben you" in text(ben)
     assert "ana you" not in text(ben)
-    assert "You wait for 1 seat of cad: place 1" in text(ana)
+    assert "You wait for 1 seat of cad: position 1" in text(ana)
     assert "You wait" not in text(ana, "/tools/sim/")
     assert "1 of cad" not in text(ana, "/tools/sim/")
     assert "/return/" not in page(signed_in("eve"))
@@ -578,7 +578,7 @@ def test_another_site_can_press_no_button(make_tool: MakeTool, api: Api) -> None
     lease = api.borrow("cad", "ben").json()["id"]
     answer = press_return(ben, lease)
     assert answer.status_code == 403
-    assert "To the board" in Reading(answer.content.decode()).text
+    assert "Back to the board" in Reading(answer.content.decode()).text
     assert is_out(lease)
     found = re.search(r'name="csrfmiddlewaretoken" value="(\w+)"', page(ben))
     assert found
@@ -606,7 +606,7 @@ def assert_page_of_error(answer: Any, status: int) -> None:
     assert answer["Content-Type"] == "text/html; charset=utf-8"
     shown = Reading(answer.content.decode()).text
     assert "License board" in shown
-    assert "To the board" in shown
+    assert "Back to the board" in shown
 
 
 @pytest.mark.parametrize(

@@ -158,14 +158,14 @@ def later(page: Page, seconds: int = 16) -> None:
 def test_a_borrow_made_elsewhere_appears_by_itself(sign_in: Callable[..., Page], caller: Caller) -> None:
     page = sign_in("ben")
     cad = page.locator("article", has=page.locator("#tool-cad"))
-    expect(cad).to_contain_text("Nobody has a seat.")
+    expect(cad).to_contain_text("No leases.")
     lease = caller.borrow("cad", "dora", host="ws7")["id"]
     later(page)
     expect(cad.get_by_role("row").filter(has_text="dora")).to_contain_text("ws7")
     expect(cad).to_contain_text("1 of 3 borrowed")
     caller.give_back(lease)
     later(page)
-    expect(cad).to_contain_text("Nobody has a seat.")
+    expect(cad).to_contain_text("No leases.")
 
 
 def test_a_refresh_leaves_the_reader_where_they_are(sign_in: Callable[..., Page], caller: Caller) -> None:
@@ -196,13 +196,13 @@ def test_a_refresh_that_fails_is_said_until_one_succeeds(sign_in: Callable[..., 
     shown = page.locator("#as-of").inner_text()
     page.route("**/", lambda route: route.abort())
     later(page)
-    expect(status).to_contain_text("The board could not be refreshed")
+    expect(status).to_contain_text("The board can't be refreshed")
     assert page.locator("#as-of").inner_text() == shown
     page.unroute("**/")
     page.route("**/", lambda route: route.fulfill(status=503, body="busy"))
     later(page)
     page.wait_for_event("console", lambda message: "503" in message.text)
-    expect(status).to_contain_text("The board could not be refreshed")
+    expect(status).to_contain_text("The board can't be refreshed")
     page.unroute("**/")
     later(page)
     expect(status).to_be_empty()
@@ -238,7 +238,7 @@ def test_refreshing_can_be_paused(sign_in: Callable[..., Page]) -> None:
     expect(page.locator("#period")).to_have_text(", paused")
     assert asked == []
     with page.expect_request("**/"):
-        page.get_by_role("button", name="Go on").click()
+        page.get_by_role("button", name="Resume").click()
 
 
 def test_nothing_moves_away_under_a_pointer_or_a_marked_text(sign_in: Callable[..., Page], caller: Caller) -> None:
@@ -375,7 +375,7 @@ def test_the_admin_is_accessible(sign_in: Callable[..., Page], axe: str, complai
 
 def test_what_is_a_table_stays_one_for_screen_readers_on_a_phone(sign_in: Callable[..., Page]) -> None:
     page = sign_in("ana", "/tools/big/", viewport={"width": 320, "height": 700})
-    table = page.get_by_role("table", name=re.compile("Who has seats of big"))
+    table = page.get_by_role("table", name=re.compile("Leases of big"))
     expect(table.get_by_role("columnheader")).to_have_text(
         ["User", "Host", "Seats", "Team", "Project", "Since", "Until"]
     )

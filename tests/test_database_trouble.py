@@ -284,7 +284,7 @@ def test_a_database_that_takes_no_changes_is_named_at_the_start(
     server.wait_for(server.is_up, "the server")
     # It answers questions, as on a standby.
     (answer,) = {answer.text for answer in ask_often(server)}
-    assert json.loads(answer) == {"status": "ok", "detail": "The database takes no changes."}
+    assert json.loads(answer) == {"status": "ok", "detail": "The database is read-only."}
     assert len(server.lines("Read-only")) == 1
     assert "read-only" in refused(environment, "seed")
 

@@ -4,6 +4,7 @@ import argparse
 import ast
 import json
 import re
+import shlex
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -15,6 +16,7 @@ from django.utils import timezone
 from rest_framework import exceptions
 
 from licenses import errors
+from licenses.api.problems import from_refusal
 from licenses.models import EndReason, Tool
 from licenseserver.logs import JsonFormatter
 
@@ -92,11 +94,80 @@ def codes_of_http() -> set[str]:
     return found
 
 
+def codes_of_the_proxy() -> set[str]:
+    """The codes of the answers that nginx gives by itself."""
+    return set(re.findall(r'"code":"(\w+)"', (ROOT / "deploy" / "nginx" / "nginx.conf").read_text()))
+
+
 def test_every_error_is_documented_and_no_other() -> None:
     # A form of the admin says it, the API has no call that does.
     domain = set(codes_of_the_domain()) - {errors.OverReserved.code}
     assert {"exhausted", "busy"} < domain
-    assert names_in(REFERENCE / "errors.md", column=1) == domain | codes_of_http() | {*EndReason}
+    assert "unavailable" in codes_of_the_proxy()
+    found = domain | codes_of_http() | codes_of_the_proxy() | {*EndReason}
+    assert names_in(REFERENCE / "errors.md", column=1) == found
+
+
+def statuses_of_the_domain(kind: type[errors.Refusal] = errors.Refusal) -> Iterator[tuple[str, int]]:
+    for inner in kind.__subclasses__():
+        if hasattr(inner, "code") and inner is not errors.OverReserved:
+            yield inner.code, from_refusal(inner.again("", {})).status_code
+        yield from statuses_of_the_domain(inner)
+
+
+def test_the_errors_have_the_statuses_that_the_page_says() -> None:
+    rows = re.findall(r"^\| (\d{3}) \| (.*?) \|", (REFERENCE / "errors.md").read_text(), re.MULTILINE)
+    documented = {(code, int(status)) for status, codes in rows for code in re.findall(r"`(\w+)`", codes)}
+    assert ("exhausted", 409) in documented
+    assert not set(statuses_of_the_domain()) - documented
+
+
+# --- Examples ----------------------------------------------------------------
+
+EXAMPLE = re.compile(r"^\$ (curl .*(?:\n .*)*)\n([{\[].*)$", re.MULTILINE)
+UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+MOMENT = re.compile(r"\d{4}-\d\d-\d\dT[\d:.]+Z")
+
+
+def examples_of(page: str) -> list[tuple[list[str], str]]:
+    """The calls of a page, as words, with the JSON that it shows as their answers."""
+    found = EXAMPLE.findall((ROOT / page).read_text())
+    return [(shlex.split(call.replace("\\\n", "")), answer) for call, answer in found]
+
+
+def answer_to(api: Api, words: list[str]) -> str:
+    (url,) = [word for word in words if word.startswith("http://localhost:8000/")]
+    path = url.removeprefix("http://localhost:8000")
+    answer = api.post(path, words[words.index("-d") + 1]) if "-d" in words else api.client.get(path)
+    text: str = answer.content.decode()
+    return text
+
+
+def without_what_differs(text: str) -> str:
+    return MOMENT.sub("MOMENT", UUID.sub("ID", text)).replace(": ", ":").replace(", ", ",")
+
+
+@pytest.mark.parametrize(
+    "page", ["README.md", "docs/quickstart.md", "docs/reference/api.md", "docs/reference/errors.md"]
+)
+def test_the_calls_of_the_documentation_are_answered_as_it_shows(
+    page: str, api: Api, make_tool: Callable[..., Tool]
+) -> None:
+    for name, capacity in {"cad_tool": 5, "simulation": 3, "analysis": 2}.items():
+        make_tool(name, capacity=capacity)
+    if page == "docs/reference/api.md":
+        # Its reader waits for a seat.
+        api.borrow("analysis", seats=2)
+    examples = examples_of(page)
+    assert examples
+    ids: dict[str, str] = {}
+    for words, shown in examples:
+        for old, new in ids.items():
+            words = [word.replace(old, new) for word in words]
+        answered = answer_to(api, words)
+        ids |= zip(UUID.findall(shown), UUID.findall(answered), strict=False)
+        beginning, more, _ = without_what_differs(shown).partition(",...")
+        assert without_what_differs(answered)[: len(beginning) if more else None] == beginning
 
 
 # --- Metrics -----------------------------------------------------------------

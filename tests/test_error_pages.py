@@ -53,7 +53,14 @@ def test_a_page_of_an_error_knows_who_is_signed_in(staff: Client, method: str, p
     answer = getattr(staff, method)(path)
     assert answer.status_code == status
     page = answer.content.decode()
-    for text in ("<bdi>ana</bdi>", 'href="/admin/"', "Sign out", 'href="/api/docs/"', 'href="/">To the board', ICON):
+    for text in (
+        "<bdi>ana</bdi>",
+        'href="/admin/"',
+        "Sign out",
+        'href="/api/docs/"',
+        'href="/">Back to the board',
+        ICON,
+    ):
         assert text in page
 
 

@@ -226,5 +226,5 @@ def test_metrics_answer_no_name_but_the_servers(db: None) -> None:
 
 def test_no_page_may_use_the_machine_of_its_reader(api: Api) -> None:
     for path in ("/", "/signin/", "/admin/login/", "/borrows"):
-        policy = api.client.get(path)["Permissions-Policy"]
+        policy = api.client.get(path, headers={"Accept": "text/html,*/*;q=0.8"})["Permissions-Policy"]
         assert {"camera=()", "microphone=()", "geolocation=()"} <= set(policy.split(", "))

@@ -128,7 +128,6 @@ def test_no_request_can_add_a_series(tmp_path: Path, auth: str) -> None:
         for name, value in pairs:
             labels.setdefault(name, set()).add(value)
     assert labels["method"] <= {*METHODS, "other"}
-    assert labels["charset"] <= {"utf-8", "other"}
     assert labels["transport"] <= {"http", "https"}
     assert labels["tool"] == {"cad_tool", "simulation", "analysis", "unknown"}
     assert all(re.fullmatch(r"[1-5]\d\d", status) for status in labels["status"])

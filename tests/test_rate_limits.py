@@ -101,7 +101,6 @@ PATHS = [
     "/licenses/cad/status",
     "/borrows",
     "/version",
-    "/metrics",
     "/api/schema/",
     "/api/docs/",
     "/api/v1/",
@@ -131,6 +130,20 @@ def test_every_path_is_limited(required: None, path: str, method: str) -> None:
     # One limit for all of them, not one each.
     others = [other for other in PATHS if ask("GET", other).status_code != 429]
     assert others == []
+
+
+def test_a_scraper_behind_the_address_of_a_flood_keeps_its_metrics(settings: Any) -> None:
+    settings.LICENSE_METRICS_PUBLIC = True
+    while get().status_code != 429:
+        pass
+    assert statuses(lambda: get("/metrics"), BURST + 1) == [200] * BURST + [429]
+
+
+def test_a_scraper_with_a_token_keeps_its_metrics(required: None) -> None:
+    while get().status_code != 429:
+        pass
+    scraper = bearer(user="prometheus")
+    assert statuses(lambda: get("/metrics", **scraper), BURST + 1) == [200] * BURST + [429]
 
 
 @pytest.mark.parametrize("path", ["/livez", "/readyz"])

@@ -1,4 +1,4 @@
-"""The Django admin of the server, one file a subject."""
+"""The Django admin of the server, one file per subject."""
 
 from django.contrib import admin
 
@@ -6,7 +6,7 @@ from . import account, audit, denial, identity, lease, rule, team, token, tool, 
 from .deletions import delete_selected
 
 admin.site.site_header = admin.site.site_title = "Floating-license server"
-# The lists are wide, and there is little to navigate.
+# The lists need the width of the page.
 admin.site.enable_nav_sidebar = False
 admin.site.disable_action("delete_selected")
 admin.site.add_action(delete_selected, "delete_selected")

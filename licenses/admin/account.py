@@ -1,5 +1,4 @@
-"""Accounts and groups in the admin: Django's own pages, with what they may do
-recorded, and with what an account's end does to all that acts for it."""
+"""Show accounts and groups in the admin, record their changes, and end what acts for an account."""
 
 from typing import Any
 
@@ -30,19 +29,19 @@ admin.site.unregister([User, Group])
 
 FORCE_LEASES = "licenses.change_lease"
 WHAT_ENDS = (
-    "Deactivating, renaming or deleting an account revokes its tokens, signs it out everywhere and ends its places "
-    "in the queue, for good."
+    "Deactivating, renaming or deleting an account revokes its tokens, ends its sessions and removes its tickets from "
+    "the queues. This can't be undone."
 )
 
 
 class EndForm(forms.Form):
-    """What becomes of the open leases of an account that ends."""
+    """Ask for the open leases of an account that ends."""
 
     force_note = forms.CharField(
         required=False,
         max_length=NOTE_LENGTH,
         label="Force return of its open leases",
-        help_text="The reason for the holder. If empty, the leases go on until they expire.",
+        help_text="The reason, for the holder. Leave it empty to let the leases expire.",
     )
 
     def clean_force_note(self) -> str:
@@ -60,12 +59,12 @@ class AccountForm(UserChangeForm[User], EndForm):
 
 class NewAccountForm(AdminUserCreationForm[User]):
     def clean_username(self) -> str:
-        # Django says itself that a name is taken, and then gives none.
+        # Django reports a taken name itself, and then returns no name.
         return _free(super().clean_username() or self.data["username"])
 
 
 def _free(name: str, account: User | None = None) -> str:
-    """Return a name that an account can have; raises ValidationError."""
+    """Return the name. Raises ValidationError if an account can't have it."""
     if why := accounts.why_not(name, account=account):
         raise ValidationError(why)
     return name
@@ -73,13 +72,16 @@ def _free(name: str, account: User | None = None) -> str:
 
 @admin.register(Group)
 class RoleAdmin(SuperusersOnly, AuditedAdmin[Group], GroupAdmin):
-    """What several accounts may do."""
+    """Edit groups: rights that several accounts share."""
 
 
 @admin.register(User)
 class AccountAdmin(AuditedAdmin[User], UserAdmin[User]):
-    """Superusers do everything here. Others change, deactivate and delete accounts
-    that may no more than they do, and give no rights, names or passwords."""
+    """Edit accounts.
+
+    Superusers may do everything. Others may change, deactivate and delete accounts
+    without rights that they lack themselves; they set no rights, names or passwords.
+    """
 
     form = AccountForm
     add_form = NewAccountForm
@@ -87,7 +89,7 @@ class AccountAdmin(AuditedAdmin[User], UserAdmin[User]):
     rights = ["username", "is_staff", "is_superuser", "groups", "user_permissions", "last_login", "date_joined"]
 
     def has_add_permission(self, request: HttpRequest) -> bool:
-        # Whoever makes an account knows its password, and could act for its name.
+        # The creator of an account knows its password and could act under its name.
         return request.user.is_superuser and super().has_add_permission(request)
 
     def has_change_permission(self, request: HttpRequest, obj: User | None = None) -> bool:
@@ -104,18 +106,18 @@ class AccountAdmin(AuditedAdmin[User], UserAdmin[User]):
             return super().get_fieldsets(request, obj)
         fieldsets = [(title, dict(options)) for title, options in super().get_fieldsets(request, obj)]
         if not request.user.is_superuser:
-            # Nor is the hash of a password theirs to see.
+            # Do not show them the hash of the password either.
             fieldsets[0][1]["fields"] = ("username",)
         ending = ("acting", "force_note") if self._may_force(request, obj) else ("acting",)
         return [*fieldsets, ("When the account ends", {"fields": ending, "description": WHAT_ENDS})]
 
     def get_actions(self, request: HttpRequest) -> dict[str, Any]:
-        # One at a time: its page shows what ends with it.
+        # Delete one account at a time, because its page shows what ends with it.
         return {name: action for name, action in super().get_actions(request).items() if name != "delete_selected"}
 
-    @admin.display(description="acts now by")
+    @admin.display(description="in use now")
     def acting(self, account: User) -> str:
-        """Its open leases and tickets, and its tokens, with links."""
+        """Return the account's open leases, tickets and tokens, with links."""
         held = Lease.objects.active(database_now()).heads().held_by(account.username)
         waiting = Ticket.objects.waiting().filter(user=account.username)
         valid = ApiToken.objects.acting_as(account).filter(revoked_at__isnull=True)
@@ -143,7 +145,7 @@ class AccountAdmin(AuditedAdmin[User], UserAdmin[User]):
             return super().user_change_password(request, id, form_url)
 
     def save_model(self, request: HttpRequest, obj: User, form: Any, change: bool) -> None:
-        # A form has the field, shown or not.
+        # A client can send the field even if the form does not show it.
         note = form.cleaned_data.get("force_note", "") if self._may_force(request, obj) else ""
         ended = accounts.save(obj, by=actor_of(request), force_note=note)
         self._tell(request, obj, ended)
@@ -153,7 +155,7 @@ class AccountAdmin(AuditedAdmin[User], UserAdmin[User]):
     ) -> HttpResponse:
         account = self.get_object(request, object_id)
         if request.method == "POST" and not EndForm(request.POST).is_valid():
-            self.message_user(request, "The reason must be one line; nothing was deleted.", messages.ERROR)
+            self.message_user(request, "The reason must be one line. Nothing was deleted.", messages.ERROR)
             return HttpResponseRedirect(request.get_full_path())
         context = self._ending(request, [account]) if account else {}
         return super().delete_view(request, object_id, (extra_context or {}) | context)
@@ -180,12 +182,12 @@ class AccountAdmin(AuditedAdmin[User], UserAdmin[User]):
         return TemplateResponse(request, "licenses/admin_deactivate.html", context)
 
     def _note(self, request: HttpRequest) -> str:
-        """Return the reason to force leases back, empty where that is not allowed."""
+        """Return the reason of the force return; empty if that is not allowed."""
         form = EndForm(request.POST)
         return form.cleaned_data["force_note"] if form.is_valid() and self._may_force(request) else ""
 
     def _ending(self, request: HttpRequest, chosen: list[User]) -> dict[str, Any]:
-        """Return what a page shows that ends accounts."""
+        """Return the context of a page that ends accounts."""
         names = [account.username for account in chosen]
         leases = Lease.objects.active(database_now()).heads().filter(user__in=names).select_related("tool")
         return {

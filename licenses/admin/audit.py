@@ -1,4 +1,4 @@
-"""The audit in the admin: to be read, and changed by nobody."""
+"""Show the audit in the admin, read-only."""
 
 import json
 
@@ -33,7 +33,7 @@ class AuditAdmin(FactsAdmin):
 
     @admin.display
     def changes(self, record: AuditRecord) -> str:
-        """``capacity: 5 -> 9``."""
+        """Return the changes, such as ``capacity: 5 -> 9``."""
         sides = (record.before, record.after)
         told = {
             name: [json.dumps(values[name], ensure_ascii=False) for values in sides if name in values]

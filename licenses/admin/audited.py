@@ -1,4 +1,4 @@
-"""Pages of the admin whose changes are recorded."""
+"""Record the changes that are made on admin pages."""
 
 from typing import Any, Generic, TypeVar
 
@@ -18,13 +18,15 @@ M = TypeVar("M", bound=Model)
 
 
 def actor_of(request: HttpRequest) -> Actor:
-    """Who uses the admin, for the audit."""
+    """Return the user of the admin, for the audit."""
     return Actor.of_account(request.user.get_username(), request.META)
 
 
 class AuditedAdmin(LabelledInputs, ShortDeletions, ListedLookups, admin.ModelAdmin[M], Generic[M]):
-    """Records what is made, changed and deleted. A subclass that saves rows in
-    another way has to record them there."""
+    """Record what is created, changed and deleted.
+
+    A subclass that saves rows in another way must record them itself.
+    """
 
     def formfield_for_foreignkey(self, db_field: Any, request: HttpRequest, **options: Any) -> Any:
         if db_field.name in self.get_autocomplete_fields(request):
@@ -48,6 +50,6 @@ class AuditedAdmin(LabelledInputs, ShortDeletions, ListedLookups, admin.ModelAdm
         if not self.model._meta.many_to_many:
             super().save_related(request, form, formsets, change)
             return
-        # What a row refers to many of is written after the row.
+        # Django writes many-to-many relations after the row.
         with auditing.changing(form.instance, by=actor_of(request)):
             super().save_related(request, form, formsets, change)

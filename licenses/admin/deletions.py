@@ -1,4 +1,4 @@
-"""What would be deleted, in short: a tool or a team may have thousands of rows."""
+"""Summarize what a deletion deletes: a tool or a team may have thousands of rows."""
 
 from typing import Any
 
@@ -9,17 +9,16 @@ from django.db import router
 from django.db.models import Model, QuerySet
 from django.http import HttpRequest, HttpResponse
 
-# The page that asks for confirmation sends a field for each row, and Django refuses
-# a form of more than 1,000.
+# The confirmation page sends a field for each row, and Django refuses forms with more than 1,000.
 MAX_AT_ONCE = 500
 
 
 class ShortDeletions(admin.ModelAdmin[Any]):
-    """Lists the rows that were chosen, and counts those that depend on them."""
+    """List the selected rows and count the rows that depend on them."""
 
     def get_deleted_objects(self, objs: Any, request: HttpRequest) -> tuple[list[Any], dict[str, int], set[str], Any]:
-        """Return what would be deleted, the number of rows by kind, the kinds that this
-        user may not delete, and what keeps the rows from being deleted."""
+        """Return the rows to delete, their number by kind, the kinds that this user may not
+        delete, and the rows that prevent the deletion."""
         chosen = list(objs)
         collector = NestedObjects(using=router.db_for_write(self.model), origin=chosen)
         collector.collect(chosen)
@@ -50,9 +49,9 @@ def _number(count: int, model: type[Model]) -> str:
 def delete_selected(
     model_admin: admin.ModelAdmin[Any], request: HttpRequest, rows: QuerySet[Any]
 ) -> HttpResponse | None:
-    """Ask for confirmation and delete, at most ``MAX_AT_ONCE`` rows."""
+    """Ask for confirmation and delete at most ``MAX_AT_ONCE`` rows."""
     if (number := rows.count()) > MAX_AT_ONCE:
-        text = f"{number:,} rows are selected. Select at most {MAX_AT_ONCE} at once; nothing was deleted."
+        text = f"{number:,} rows are selected. Select at most {MAX_AT_ONCE}. Nothing was deleted."
         model_admin.message_user(request, text, messages.ERROR)
         return None
     answer: HttpResponse | None = delete_what_is_selected(model_admin, request, rows)

@@ -1,4 +1,4 @@
-"""Denials in the admin: who could not work, and why."""
+"""Show denials in the admin."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ class ResolvedFilter(admin.SimpleListFilter):
     parameter_name = "resolved"
 
     def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
-        return [("yes", "Got a seat after all"), ("no", "Got none")]
+        return [("yes", "Got a seat later"), ("no", "Got no seat")]
 
     def queryset(self, request: HttpRequest, queryset: QuerySet[Denial]) -> QuerySet[Denial]:
         if self.value() in {"yes", "no"}:

@@ -1,4 +1,4 @@
-"""Rows that are facts: to be read in the admin, and changed by nobody there."""
+"""Show rows in the admin, read-only."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Filters that several lists of the admin have."""
+"""Filters for several lists of the admin."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -13,14 +13,13 @@ from django.http import HttpRequest
 
 
 class TypedFilter(admin.SimpleListFilter):
-    """One value of the field ``parameter_name``, typed in: there may be
-    thousands, too many to list."""
+    """Filter by one typed value of the field ``parameter_name``, which has too many values to list."""
 
     parameter_name: str
     template = "admin/licenses/typed_filter.html"
 
     def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
-        # Django hides a filter that has none.
+        # Django hides a filter without choices.
         return [("", "")]
 
     def choices(self, changelist: ChangeList) -> Iterator[Any]:
@@ -40,7 +39,7 @@ class TypedFilter(admin.SimpleListFilter):
 
 
 class NamedValues(admin.AllValuesFieldListFilter):
-    """All values of a field; the empty one has a name too."""
+    """Filter by a value of a field. The empty value has a name too."""
 
     def choices(self, changelist: ChangeList) -> Iterator[Any]:
         """Yield the choices of the filter."""

@@ -1,5 +1,4 @@
-"""Who is who: here an administrator links an account that was there before to a
-person at the provider, and releases a name for somebody else."""
+"""Link an existing account to a user of the provider, and release retired names."""
 
 from typing import Any
 
@@ -21,7 +20,7 @@ class IdentityAdmin(SuperusersOnly, AuditedAdmin[Identity]):
 
 
 class NamesAdmin(SuperusersOnly, AuditedAdmin[Any]):
-    """Names that the server keeps from others; to delete one is to release it."""
+    """Names that the server reserves. Delete one to release it."""
 
     search_fields = ["name", "subject"]
 

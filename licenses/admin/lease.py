@@ -1,4 +1,4 @@
-"""Leases in the admin: facts to read, and one thing to do: take a seat back."""
+"""Show leases in the admin, and force-return them."""
 
 from typing import Any
 
@@ -71,7 +71,7 @@ class LeaseAdmin(ListedLookups):
 
     @admin.display(description="id")
     def short_id(self, lease: Lease) -> str:
-        # Enough to tell rows apart; the whole of it would push the end out of sight.
+        # The whole id would need too much width.
         return str(lease.pk)[:8]
 
     def has_add_permission(self, request: HttpRequest) -> bool:
@@ -95,7 +95,7 @@ class LeaseAdmin(ListedLookups):
         return super().changeform_view(request, object_id, form_url, (extra_context or {}) | without_buttons)
 
     def save_model(self, request: HttpRequest, obj: Lease, form: Any, change: bool) -> None:
-        """Nothing: the row was read a while ago, and may have ended since."""
+        """Save nothing: the lease may have ended since the form was read."""
 
     @admin.action(description="Force return", permissions=["change"])
     def force_return(self, request: HttpRequest, leases: QuerySet[Lease]) -> None:
@@ -103,7 +103,7 @@ class LeaseAdmin(ListedLookups):
         if not (0 < len(note) <= NOTE_LENGTH and is_clean(note)):
             self.message_user(
                 request,
-                f"A force return needs a reason, at most {NOTE_LENGTH} characters on one line; nothing was returned.",
+                f"Give a reason: one line, at most {NOTE_LENGTH} characters. Nothing was returned.",
                 messages.ERROR,
             )
             return

@@ -1,6 +1,6 @@
-"""Many rows at once: pasted as text, one a line.
+"""Add many rows from pasted text, one row per line.
 
-All are added, or none if one of them can't be.
+All rows are added, or none if one is wrong.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -20,12 +20,12 @@ from .audited import AuditedAdmin
 from .widgets import SearchedSelect
 
 MAX_LINES = 2000
-# Of the lines that are wrong, how many the page names.
-MAX_TOLD = 20
+# The most wrong lines that the page lists.
+MAX_LISTED = 20
 
 
 class LinesForm(forms.Form):
-    """Of what, and the lines."""
+    """Ask for the parent and the lines."""
 
     lines = forms.CharField(widget=forms.Textarea(attrs={"rows": 20, "cols": 80}), strip=True)
 
@@ -43,7 +43,7 @@ class LinesForm(forms.Form):
         if not self.errors:
             lines = [line.strip() for line in cleaned["lines"].splitlines()]
             if len(lines) > MAX_LINES:
-                raise ValidationError(f"{len(lines):,} lines are too many; add at most {MAX_LINES:,} at once.")
+                raise ValidationError(f"Add at most {MAX_LINES:,} lines at once, not {len(lines):,}.")
             cleaned["rows"] = self._parsed(cleaned[self.rows.parent], lines)
         return cleaned
 
@@ -54,37 +54,41 @@ class LinesForm(forms.Form):
             try:
                 if line:
                     row = parse(line)
-                    # What the rows refer to is there: the form has looked.
+                    # The form checked already that the related rows exist.
                     row.clean_fields(exclude={field.name for field in row._meta.fields if field.is_relation})
                     row.clean()
                     rows.append(row)
             except ValidationError as error:
                 wrong.append(f"Line {number}: {' '.join(error.messages)}")
         if wrong:
-            more = [f"And {len(wrong) - MAX_TOLD} more lines."] if len(wrong) > MAX_TOLD else []
-            raise ValidationError([*wrong[:MAX_TOLD], *more])
+            more = [f"And {len(wrong) - MAX_LISTED} more lines."] if len(wrong) > MAX_LISTED else []
+            raise ValidationError([*wrong[:MAX_LISTED], *more])
         return rows
 
 
 class LinesAdmin(AuditedAdmin[Any]):
-    """A list whose rows belong to a ``parent``, the name of a field, and are added
-    one by one or by the line. ``line_help`` says what is on a line."""
+    """A list whose rows belong to ``parent``, a field, and can be added as lines.
+
+    ``line_help`` describes a line.
+    """
 
     parent: str
     line_help: str
     change_list_template = "admin/licenses/list_with_lines.html"
 
     def parser(self, parent: Any) -> Callable[[str], Model]:
-        """Return what makes a row of a line, unsaved, and raises ValidationError."""
+        """Return a function that makes an unsaved row of a line, or raises ValidationError."""
         raise NotImplementedError
 
     def add_rows(self, request: HttpRequest, parent: Any, rows: Iterable[Any]) -> tuple[int, int]:
-        """Save those of these rows that are not there yet; return the number of these,
-        and of those that are. Raises ValidationError. Part of a transaction."""
+        """Save the new ones of these rows. Return the numbers of new and of known rows.
+
+        Raises ValidationError. Part of the caller's transaction.
+        """
         raise NotImplementedError
 
     def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> list[str]:
-        # A row that moves is another row.
+        # A row cannot move to another parent.
         return [*self.readonly_fields, *([self.parent] if obj else [])]
 
     def get_urls(self) -> list[Any]:
@@ -111,7 +115,7 @@ class LinesAdmin(AuditedAdmin[Any]):
             except ValidationError as error:
                 form.add_error(None, error)
             else:
-                text = f"{added:,} added to {parent}." + (f" {known:,} were there already." if known else "")
+                text = f"{added:,} added to {parent}." + (f" {known:,} existed already." if known else "")
                 self.message_user(request, text, messages.SUCCESS)
                 return HttpResponseRedirect(list_of(self.model, self.parent, parent))
         context = self.admin_site.each_context(request) | {
@@ -124,14 +128,16 @@ class LinesAdmin(AuditedAdmin[Any]):
 
 
 def list_of(model: type[Model], parent: str, row: Model) -> str:
-    """Return the address of the list of a parent's rows."""
+    """Return the address of the list with the rows of a parent."""
     opts = model._meta
     return reverse(f"admin:{opts.app_label}_{opts.model_name}_changelist") + f"?{parent}__id__exact={row.pk}"
 
 
 def link_to(model: type[Model], parent: str, row: Model, *, none: str) -> str:
-    """Return a link to a parent's rows, with their number; ``none`` says what it means
-    that there is none."""
+    """Return a link to the rows of a parent, with their number.
+
+    ``none`` says what no rows mean.
+    """
     opts = model._meta
     count = model._default_manager.filter(**{parent: row}).count()
     names = opts.verbose_name if count == 1 else opts.verbose_name_plural

@@ -1,4 +1,4 @@
-"""What an address or a form may ask of a list."""
+"""Limit the lookups that an address or a form can ask of a list."""
 
 from typing import Any
 
@@ -13,25 +13,25 @@ from django.utils.dateparse import parse_datetime
 from licenses.clock import is_in_calendar
 from licenses.names import is_clean
 
-# What Django's filters put behind a field's name; nothing, for one that lists all values.
+# The suffixes that Django's filters add to the name of a field; empty if a filter lists all values.
 OF_FILTERS = {"", "exact", "in", "isnull", "isempty", "gte", "lt"}
 OF_HIERARCHY = {"year", "month", "day"}
 
 
 class ListedLookups(admin.ModelAdmin[Any]):
-    """Takes the lookups of ``list_filter`` and ``date_hierarchy`` only.
+    """Accept only the lookups of ``list_filter`` and ``date_hierarchy``.
 
-    Django takes any lookup of the model's own fields: a regular expression that
-    keeps a worker busy for minutes, or a hash compared letter by letter.
+    Django accepts any lookup of the model's own fields, such as a regular expression
+    that keeps a worker busy for minutes, or a hash compared letter by letter.
     """
 
     def lookup_allowed(self, lookup: str, value: str, request: HttpRequest) -> bool:
-        """Return whether a filter of this list sends such a lookup."""
+        """Return whether a filter of this list sends this lookup."""
         fields = []
         for item in self.get_list_filter(request):
             if isinstance(item, type) and issubclass(item, admin.SimpleListFilter):
                 if lookup == item.parameter_name:
-                    # It looks at the value itself.
+                    # This filter checks its value.
                     return True
             elif isinstance(item, (list, tuple)):
                 fields.append(str(item[0]))
@@ -41,40 +41,40 @@ class ListedLookups(admin.ModelAdmin[Any]):
         if any(_behind(field, lookup) in OF_FILTERS for field in compared):
             return is_clean(value) and _is_possible(value)
         if self.date_hierarchy and _behind(self.date_hierarchy, lookup) in OF_HIERARCHY:
-            # Django adds a year to the last one.
+            # Django adds a year, so 9999 would fail.
             return value.isdecimal() and len(value) <= 4 and int(value) < 9999
         return False
 
     def response_action(
         self, request: HttpRequest, queryset: QuerySet[Any], *args: Any, **options: Any
     ) -> HttpResponse | None:
-        """Do an action, or say that what is selected can't be a row."""
+        """Do an action. Report a selected value that cannot be a row."""
         try:
             for key in request.POST.getlist(ACTION_CHECKBOX_NAME):
                 self.opts.pk.run_validators(self.opts.pk.to_python(key))
         except ValidationError:
-            self.message_user(request, "There is no such row; nothing was done.", messages.ERROR)
+            self.message_user(request, "There is no such row. Nothing was changed.", messages.ERROR)
             return HttpResponseRedirect(request.get_full_path())
         answer: HttpResponse | None = super().response_action(request, queryset, *args, **options)
         return answer
 
     def _key_of(self, field: str) -> str:
-        """Return what a filter compares of a relation: its key (``tool__id``)."""
+        """Return the key that a filter compares for a relation, such as ``tool__id``."""
         target = getattr(get_fields_from_path(self.model, field)[-1], "target_field", None)
         return f"{field}__{target.name}" if target else field
 
 
 def _behind(field: str, lookup: str) -> str | None:
-    """Return the part of the lookup behind the field's name; None if it is of another field."""
+    """Return the part of the lookup after the field's name; None if it is for another field."""
     if lookup == field:
         return ""
     return lookup.removeprefix(f"{field}__") if lookup.startswith(f"{field}__") else None
 
 
 def _is_possible(value: str) -> bool:
-    """Return whether the value, if it is a time, is one that a database can compare."""
+    """Return False for a time that a database cannot compare."""
     try:
         moment = parse_datetime(value)
     except ValueError:
-        return True  # Django says so.
+        return True  # Django reports it.
     return moment is None or is_in_calendar(moment)

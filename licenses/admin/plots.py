@@ -1,7 +1,4 @@
-"""Plots as the admin's pages draw them: SVG, so that they need no script and no network.
-
-Pure: numbers in, coordinates out.
-"""
+"""Compute the plots of admin pages: coordinates for SVG, which needs no script and no network."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -17,7 +14,7 @@ HEATS = 10
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """A line across the plot, or a word below it."""
+    """A line across the plot, or a label below it."""
 
     at: float
     label: str
@@ -25,8 +22,7 @@ class Mark:
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """One period: its high-water mark, with its mean within. ``full`` if all
-    seats were out for some of its time."""
+    """One period: its high-water mark and mean. ``full`` if no seat was free for some time."""
 
     x: float
     width: float
@@ -40,7 +36,7 @@ class Bar:
 
 @dataclass(frozen=True, slots=True)
 class Plot:
-    """Bars under the line of the capacity."""
+    """Bars, and the line of the capacity."""
 
     bars: Sequence[Bar]
     capacity: str
@@ -54,7 +50,7 @@ class Plot:
 
 
 def plot(found: Sequence[Utilisation]) -> Plot:
-    """The use of one tool, period by period."""
+    """Plot the use of one tool by period."""
     top = max([1, *(max(row.capacity, row.peak) for row in found)])
     step = (WIDTH - LEFT - RIGHT) / max(len(found), 1)
 
@@ -94,7 +90,7 @@ def _name(start: datetime | date) -> str:
 
 
 def _round_levels(top: int) -> Iterator[int]:
-    """Up to six whole numbers from 0 to the top."""
+    """Yield at most six whole numbers from 0 to the top."""
     step = 1
     for step in (factor * 10**power for power in range(8) for factor in (1, 2, 5)):
         if top / step <= 5:
@@ -104,7 +100,7 @@ def _round_levels(top: int) -> Iterator[int]:
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One hour of the week; ``heat`` from 0, nothing, to 10, all seats."""
+    """One hour of the week. ``heat`` is from 0, no seats, to 10, all seats."""
 
     p95: int
     heat: int
@@ -112,7 +108,7 @@ class Cell:
 
 
 def heat_map(hours: Sequence[HourOfWeek], capacity: int) -> list[tuple[str, list[Cell]]]:
-    """The week, a weekday a row: how high the use goes, as a share of the capacity."""
+    """Return the use in each hour as a share of the capacity, one row per weekday."""
     return [
         (
             weekday,

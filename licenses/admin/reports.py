@@ -1,4 +1,4 @@
-"""Reports in the admin: all tools at a glance, and one in depth."""
+"""Show reports in the admin: of all tools, and of one tool."""
 
 import re
 from dataclasses import dataclass
@@ -22,17 +22,17 @@ from licenses.names import TOOL_NAME_PATTERN
 from . import plots
 
 VIEW_LEASES = "licenses.view_lease"
-# Above that a plot's bars stand too close.
+# With more bars a plot is too dense.
 MAX_BARS = 124
-# Rows of a list of who used most; the whole of it is in the CSV.
+# Rows of a list of the largest users. The CSV has all.
 MOST = 15
-# Borrows that a page may replay: a second or two of work.
+# The most borrows that a page replays. This takes 1 to 2 seconds.
 MAX_DEMANDS = 50_000
 MAX_CAPACITIES = 6
 
 
 class SpanForm(forms.Form):
-    """Which days, and whose."""
+    """Ask for the days and the time zone."""
 
     since = forms.DateField(required=False, widget=forms.DateInput(attrs={"type": "date"}))
     until = forms.DateField(required=False, widget=forms.DateInput(attrs={"type": "date"}))
@@ -54,13 +54,13 @@ class SpanForm(forms.Form):
         return cleaned
 
     def span(self) -> Span:
-        """The days that are asked for, or the usual ones."""
+        """Return the days of the form, or the default."""
         span: Span = self.cleaned_data["span"] if self.is_valid() else Span.between(None, None)
         return span
 
 
 class ToolSpanForm(SpanForm):
-    """And which numbers of seats to try."""
+    """Ask also for the capacities to try."""
 
     capacity = forms.CharField(
         required=False,
@@ -81,7 +81,7 @@ class ToolSpanForm(SpanForm):
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """One tool's time."""
+    """The figures of one tool."""
 
     tool: Tool
     capacity: int
@@ -93,13 +93,13 @@ class Summary:
 
 
 def require_reader(request: HttpRequest) -> None:
-    """Raise PermissionDenied for those who may not see leases either."""
+    """Raise PermissionDenied for a user who may not view leases."""
     if not getattr(request.user, "has_perm", lambda permission: False)(VIEW_LEASES):
         raise PermissionDenied
 
 
 def overview(request: HttpRequest) -> HttpResponse:
-    """All tools: how full they were, what that cost, and who got nothing."""
+    """Show the use, cost and refusals of all tools."""
     require_reader(request)
     form = SpanForm(request.GET)
     span = form.span()
@@ -140,8 +140,7 @@ def _summary(
 
 
 def one_tool(request: HttpRequest, name: str) -> HttpResponse:
-    """One tool: its use day by day, by hour of the week and by whom, what was
-    refused, and what other numbers of seats would have done."""
+    """Show one tool: use by day, hour of the week and user, refusals, and other capacities."""
     require_reader(request)
     tool = Tool.objects.filter(name=name).first() if re.fullmatch(TOOL_NAME_PATTERN, name) else None
     if tool is None:

@@ -1,4 +1,4 @@
-"""Nobody gives away more than they have: who may touch what gives rights."""
+"""Protect the rows that give rights, so that nobody can give rights that they lack."""
 
 from typing import Any
 
@@ -10,8 +10,7 @@ from .lookups import ListedLookups
 
 
 def is_within_own(request: HttpRequest, account: User) -> bool:
-    """Return whether an account has no right that whoever sent the request lacks,
-    active or not."""
+    """Return whether the sender of the request has every right of the account, active or not."""
     if request.user.is_superuser or account.is_superuser:
         return request.user.is_superuser
     granted = Permission.objects.filter(Q(user=account) | Q(group__user=account))
@@ -20,8 +19,7 @@ def is_within_own(request: HttpRequest, account: User) -> bool:
 
 
 class SuperusersOnly(ListedLookups):
-    """Rows that give rights, or say whose they are. Whoever may view them can look;
-    only superusers change them."""
+    """Rows that give rights. Only superusers can change them."""
 
     def has_add_permission(self, request: HttpRequest) -> bool:
         return request.user.is_superuser and super().has_add_permission(request)

@@ -1,5 +1,4 @@
-"""Who may have how much of a tool, in the admin: quotas and reservations of teams,
-limits of users, access rules."""
+"""Edit quotas, reservations, user limits and access rules in the admin."""
 
 import re
 from collections.abc import Callable, Iterable
@@ -23,13 +22,12 @@ from .lines import LinesAdmin
 
 class AllotmentForm(ModelForm[Allotment]):
     def clean(self) -> dict[str, Any]:
-        """Refuse to reserve more than there is. What was reserved before the capacity
-        was lowered may stay."""
+        """Refuse to reserve more than the capacity. Keep reservations from before the capacity was lowered."""
         cleaned = super().clean() or {}
         tool = cleaned.get("tool") or (self.instance.tool if self.instance.pk else None)
         if self.errors or tool is None:
             return cleaned
-        # Others may reserve too: not before this is saved.
+        # The lock keeps out other reservations until this one is saved.
         locked = Tool.objects.locked([tool.name]).get()
         others = locked.allotments.exclude(pk=self.instance.pk)
         reserved = cleaned["reservation"] + others.aggregate(seats=Sum("reservation", default=0))["seats"]
@@ -68,12 +66,12 @@ class AllotmentAdmin(AuditedAdmin[Allotment]):
 
 
 def _lock_tools_of(rows: QuerySet[Any]) -> None:
-    """Lock the tools of these rows, in the one order that every caller uses."""
+    """Lock the tools of these rows, in the order that every caller uses."""
     list(Tool.objects.locked(rows.order_by().values_list("tool__name", flat=True).distinct()))
 
 
 class RuleAdmin(LinesAdmin):
-    """Rows that a tool has to know of when it decides about a borrow."""
+    """Rows that a tool needs when it decides about a borrow."""
 
     parent = "tool"
     list_select_related = ["tool"]
@@ -106,13 +104,13 @@ class UserLimitAdmin(RuleAdmin):
     list_display = ["user", "tool", "seats"]
     list_filter = [("tool", admin.RelatedOnlyFieldListFilter)]
     search_fields = ["user", "tool__name"]
-    line_help = "A user and a number of seats on each line, as in: ana 2."
+    line_help = "Write a user and a number of seats on each line, for example: ana 2."
 
     def parser(self, parent: Tool) -> Callable[[str], UserLimit]:
         def parse(line: str) -> UserLimit:
             found = re.fullmatch(r"(.*\S)[\s,;]+([0-9]{1,9})", line)
             if found is None:
-                raise ValidationError("Write a user and a number of seats, as in: ana 2.")
+                raise ValidationError("Write a user and a number of seats, for example: ana 2.")
             return UserLimit(tool=parent, user=found[1].rstrip(",; \t"), seats=int(found[2]))
 
         return parse
@@ -129,7 +127,7 @@ class UserLimitAdmin(RuleAdmin):
             elif limit == row.seats:
                 there += 1
             else:
-                raise ValidationError(f"{row.user}: has a limit of {limit} already, not {row.seats}.")
+                raise ValidationError(f"{row.user} already has a limit of {limit}, not {row.seats}.")
         if new:
             rationing.add(tool=parent.name, rows=list(new.values()), by=actor_of(request))
         return len(new), there
@@ -144,8 +142,8 @@ class AccessRuleAdmin(RuleAdmin):
     search_fields = ["name", "team__name", "tool__name"]
     autocomplete_fields = ["tool", "team"]
     line_help = (
-        "An effect, a kind and a name on each line, as in: include user ana. "
-        "Effects are include and exclude; kinds are user, team, host and project."
+        "Write an effect, a kind and a name on each line, for example: include user ana. "
+        "Effects are include and exclude. Kinds are user, team, host and project."
     )
 
     def parser(self, parent: Tool) -> Callable[[str], AccessRule]:
@@ -154,7 +152,7 @@ class AccessRuleAdmin(RuleAdmin):
         def parse(line: str) -> AccessRule:
             words = line.split(None, 2)
             if len(words) < 3 or words[0].lower() not in Effect.values or words[1].lower() not in SubjectKind.values:
-                raise ValidationError("Write an effect, a kind and a name, as in: include user ana.")
+                raise ValidationError("Write an effect, a kind and a name, for example: include user ana.")
             effect, kind, name = words[0].lower(), words[1].lower(), words[2]
             if kind == SubjectKind.TEAM and name not in teams:
                 raise ValidationError(f"There is no team {name}.")

@@ -1,4 +1,4 @@
-"""Teams and their members in the admin."""
+"""Edit teams and their members in the admin."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -21,7 +21,7 @@ class TeamAdmin(AuditedAdmin[Team]):
     search_fields = ["name", "display_name", "members__user"]
 
     def get_readonly_fields(self, request: HttpRequest, obj: Team | None = None) -> list[str]:
-        # The provider's groups and people's scripts know a team by its name.
+        # Groups of the provider and scripts use the name, so it does not change.
         return ["name", "members", "quotas_and_reservations"] if obj else []
 
     def get_fields(self, request: HttpRequest, obj: Team | None = None) -> list[Any]:
@@ -29,11 +29,11 @@ class TeamAdmin(AuditedAdmin[Team]):
 
     @admin.display
     def members(self, team: Team) -> str:
-        return link_to(TeamMember, "team", team, none="nobody is in this team")
+        return link_to(TeamMember, "team", team, none="no members")
 
     @admin.display
     def quotas_and_reservations(self, team: Team) -> str:
-        return link_to(Allotment, "team", team, none="no ceiling, and no seats of its own")
+        return link_to(Allotment, "team", team, none="no quotas, no reservations")
 
 
 @admin.register(TeamMember)
@@ -46,10 +46,10 @@ class TeamMemberAdmin(LinesAdmin):
     list_select_related = ["team"]
     search_fields = ["user", "team__name"]
     autocomplete_fields = ["team"]
-    line_help = "The name of a user on each line."
+    line_help = "Write the name of a user on each line."
 
     def save_model(self, request: HttpRequest, obj: TeamMember, form: Any, change: bool) -> None:
-        # Who was put into a team by hand stays, whatever the provider says.
+        # A member who was added by hand stays, whatever the provider says.
         obj.source = MemberSource.MANUAL
         with transaction.atomic():
             Team.objects.filter(pk=obj.team_id).lock()

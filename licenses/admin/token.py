@@ -1,4 +1,4 @@
-"""API tokens in the admin: made here, shown once, revoked here."""
+"""Create and revoke API tokens in the admin."""
 
 from typing import Any
 
@@ -37,7 +37,7 @@ class ApiTokenAdmin(LabelledInputs, ListedLookups):
     actions = ["revoke"]
 
     def has_change_permission(self, request: HttpRequest, obj: ApiToken | None = None) -> bool:
-        # A token is what it was made as; a new one is made in its place.
+        # A token does not change. Create a new one instead.
         return False
 
     def has_delete_permission(self, request: HttpRequest, obj: ApiToken | None = None) -> bool:
@@ -47,7 +47,7 @@ class ApiTokenAdmin(LabelledInputs, ListedLookups):
         return request.user.has_perm("licenses.change_apitoken")
 
     def get_exclude(self, request: HttpRequest, obj: ApiToken | None = None) -> list[str]:
-        # Nobody gives away more than they have; a team's token acts for others too.
+        # Nobody can give rights that they lack, and a team's token acts for other users.
         return [] if request.user.is_superuser or obj else ["may_administer", "team"]
 
     def formfield_for_dbfield(self, db_field: Any, request: HttpRequest, **kwargs: Any) -> Any:
@@ -62,7 +62,7 @@ class ApiTokenAdmin(LabelledInputs, ListedLookups):
         request.secret_of_token = tokens.issue(obj, by=actor_of(request))  # type: ignore[attr-defined]
 
     def response_add(self, request: HttpRequest, obj: ApiToken, post_url_continue: str | None = None) -> HttpResponse:
-        # Rendered at once: a redirect would have to keep the secret somewhere.
+        # Show the page now: a redirect would have to store the secret.
         context = self.admin_site.each_context(request) | {
             "title": "API token",
             "opts": self.opts,

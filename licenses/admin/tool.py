@@ -1,4 +1,4 @@
-"""Tools in the admin."""
+"""Edit tools in the admin."""
 
 from typing import Any
 
@@ -26,7 +26,7 @@ def _levels(tool: Tool) -> Levels:
 
 
 class CapacityForm(ModelForm[Tool]):
-    """A row of the list, where a capacity is changed in its place."""
+    """A row of the list, with its capacity as a field."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
@@ -37,7 +37,7 @@ class CapacityForm(ModelForm[Tool]):
 
 
 class ToolList(ChangeList):
-    """The list of tools, with the levels of all of a page read at once."""
+    """The list of tools. It reads the levels of a page in one query."""
 
     def get_results(self, request: HttpRequest) -> None:
         super().get_results(request)
@@ -81,12 +81,11 @@ class ToolAdmin(AuditedAdmin[Tool]):
         return Tool.objects.with_levels().order_by("name")
 
     def get_readonly_fields(self, request: HttpRequest, obj: Tool | None = None) -> list[str]:
-        # Clients ask for a tool by its name, and waiting tickets remember it. A tool
-        # that isn't there yet has no seats out.
+        # Clients and tickets use the name, so it does not change. A new tool has no borrowed seats.
         return [*self.readonly_fields, "name"] if obj else []
 
     def get_fields(self, request: HttpRequest, obj: Tool | None = None) -> list[Any]:
-        # Django would put what is read-only last, and with it the name.
+        # Django would put the read-only name last.
         return ["name", *(field for field in super().get_fields(request, obj) if field != "name")]
 
     def get_changelist_form(self, request: HttpRequest, **options: Any) -> Any:
@@ -102,11 +101,11 @@ class ToolAdmin(AuditedAdmin[Tool]):
 
     @admin.display
     def quotas_and_reservations(self, tool: Tool) -> str:
-        return link_to(Allotment, "tool", tool, none="every team may have all seats")
+        return link_to(Allotment, "tool", tool, none="no limits for teams")
 
     @admin.display
     def user_limits(self, tool: Tool) -> str:
-        return link_to(UserLimit, "tool", tool, none="the tool's own limit, if any, is that of every user")
+        return link_to(UserLimit, "tool", tool, none="the tool's user limit applies to every user")
 
     @admin.display
     def access_rules(self, tool: Tool) -> str:
@@ -151,8 +150,7 @@ class ToolAdmin(AuditedAdmin[Tool]):
         if not change:
             super().save_model(request, obj, form, change)
         elif form.changed_data:
-            # The form was read a while ago: writing the whole row would put
-            # back the number of seats that were out then.
+            # Save only these fields: the whole row has the old number of borrowed seats.
             with auditing.changing(obj, by=actor_of(request)):
                 obj.save(update_fields=form.changed_data)
             if "valid_until" in form.changed_data:
@@ -160,13 +158,13 @@ class ToolAdmin(AuditedAdmin[Tool]):
         if obj.reserved > obj.capacity:
             self.message_user(
                 request,
-                f"{obj.reserved} seats of {obj} are reserved, more than its capacity of {obj.capacity}: "
-                "only these teams can borrow, until no seat is left.",
+                f"{obj.reserved} seats of {obj} are reserved, more than its capacity of {obj.capacity}. "
+                "Only these teams can borrow.",
                 messages.WARNING,
             )
 
     def has_delete_permission(self, request: HttpRequest, obj: Tool | None = None) -> bool:
-        # A tool with history stays; switch it off instead.
+        # Keep a tool with history. Disable it instead.
         return super().has_delete_permission(request, obj) and (obj is None or not obj.leases.exists())
 
     def get_actions(self, request: HttpRequest) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The queue in the admin."""
+"""Show the queue in the admin."""
 
 from django.contrib import admin
 

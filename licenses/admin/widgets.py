@@ -1,4 +1,4 @@
-"""Fields of the admin's forms."""
+"""Fields of admin forms."""
 
 from typing import Any
 
@@ -8,18 +8,18 @@ from django.http import HttpRequest
 
 
 class SearchedSelect(AutocompleteSelect):
-    """A row of another table, searched for while one types.
+    """Select a row of another table with a search.
 
-    Django's own fails on a value that can't be a key, in an address or a form.
+    Django's widget fails on a value that cannot be a key.
     """
 
     def optgroups(self, name: str, value: Any, attr: Any = None) -> Any:
-        """Return the choices that are chosen."""
+        """Return the selected choices."""
         return super().optgroups(name, [key for key in value if str(key).isdecimal() and len(str(key)) < 19], attr)
 
 
 class LabelledInputs(admin.ModelAdmin[Any]):
-    """Gives both inputs of a time a label of their own."""
+    """Give both inputs of a time their own label."""
 
     def formfield_for_dbfield(self, db_field: Any, request: HttpRequest, **options: Any) -> Any:
         field = super().formfield_for_dbfield(db_field, request, **options)

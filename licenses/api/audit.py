@@ -1,4 +1,4 @@
-"""The audit over the API: who changed what, for administrators."""
+"""Show the audit records over the API, to administrators."""
 
 from typing import Any
 
@@ -16,8 +16,8 @@ from .views import StablePagination, TextFilter, within_calendar
 class AuditSerializer(serializers.ModelSerializer[AuditRecord]):
     """One change."""
 
-    before = serializers.SerializerMethodField(help_text="The changed fields before. Durations are in seconds.")
-    after = serializers.SerializerMethodField(help_text="The changed fields after.")
+    before = serializers.SerializerMethodField(help_text="The fields before the change. Durations are in seconds.")
+    after = serializers.SerializerMethodField(help_text="The fields after the change.")
 
     class Meta:
         model = AuditRecord
@@ -48,7 +48,7 @@ class AuditSerializer(serializers.ModelSerializer[AuditRecord]):
 
 
 class AuditFilter(django_filters.FilterSet):
-    """Filters of the audit; times are ISO 8601."""
+    """Filter audit records. Times are ISO 8601."""
 
     actor = TextFilter(max_length=255)
     actor_kind = django_filters.ChoiceFilter(choices=ActorKind.choices)
@@ -72,7 +72,7 @@ class AuditPagination(StablePagination):
 
 
 class AuditViewSet(StrictQuery, viewsets.ReadOnlyModelViewSet[AuditRecord]):
-    """Who changed what, when, from where: the latest first. For administrators."""
+    """Show changes and who made them, the latest first. For administrators."""
 
     queryset = AuditRecord.objects.order_by("-recorded_at", "-id")
     serializer_class = AuditSerializer

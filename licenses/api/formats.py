@@ -1,4 +1,4 @@
-"""Formats of strings that the OpenAPI schema names: the rules that no pattern can state."""
+"""Define the string formats of the OpenAPI schema, for rules that a pattern cannot state."""
 
 from typing import Any
 
@@ -6,11 +6,11 @@ from licenses.names import TOOL_NAME_PATTERN
 
 MEANINGS = {
     "text": "characters on one line, none of them a control or an invisible character (Unicode categories Cc, Cf, "
-    "Cs, Co, Zl and Zp). White space around the text is removed; where a text must not be empty, something is left.",
+    "Cs, Co, Zl and Zp). White space around the text is removed. A required text must have another character.",
     "tool-name": "the name of a tool, as `GET /api/v1/tools/` lists them.",
     "team-name": "the name of a team.",
-    "time-zone": "a name of the IANA time zone database, as `Europe/Berlin`.",
-    "cursor": "a place in a list, as it stands in the `next` or `previous` of a page.",
+    "time-zone": "a name of the IANA time zone database, such as `Europe/Berlin`.",
+    "cursor": "a position in a list, copied from `next` or `previous` of a page.",
 }
 
 TEXT: dict[str, Any] = {"type": "string", "format": "text"}
@@ -22,7 +22,7 @@ IDEMPOTENCY_KEY: dict[str, Any] = {"type": "string", "pattern": "^[!-~]{1,255}$"
 
 
 def listed(*words: str, at_most: int | None = None) -> dict[str, Any]:
-    """Return the schema of a string that lists words (regular expressions) with commas between them."""
+    """Return the schema of a string of words (regular expressions) separated by commas."""
     word = f"({'|'.join(words)})"
     more = "*" if at_most is None else f"{{0,{at_most - 1}}}"
     return {"type": "string", "pattern": f"^{word}(,{word}){more}$"}

@@ -12,11 +12,13 @@ from typing import Any, ClassVar
 from django.conf import settings
 from django.contrib.auth.models import User
 from django.core.exceptions import MiddlewareNotUsed
+from django.core.handlers.exception import convert_exception_to_response
 from django.db import connection
 from django.http import HttpRequest, HttpResponse, HttpResponseBase
 from django.http.request import split_domain_port, validate_host
+from django.middleware.common import CommonMiddleware
 from django.template.loader import render_to_string
-from django_prometheus.middleware import PrometheusAfterMiddleware
+from django.utils.module_loading import import_string
 from gunicorn.http.errors import ParseException
 
 from licenses import metrics
@@ -90,16 +92,35 @@ def _method_not_allowed() -> HttpResponseBase:
     )
 
 
-class RequestMetricsMiddleware(PrometheusAfterMiddleware):
-    """Counts requests as django-prometheus does, with labels from closed sets only."""
+class RequestMetricsMiddleware:
+    """Counts requests by view, with labels from closed sets only."""
 
-    def label_metric(self, metric: Any, request: HttpRequest, response: Any = None, **labels: str) -> Any:
-        """Return the metric with these labels. The library takes the request's method as it is."""
-        if "method" in labels:
-            labels["method"] = request.method if request.method in METHODS else "other"
-        if labels.get("charset", "utf-8").lower() != "utf-8":
-            labels["charset"] = "other"
-        return super().label_metric(metric, request, response, **labels)
+    UNNAMED = "<unnamed view>"
+
+    def __init__(self, get_response: Callable[[HttpRequest], HttpResponseBase]) -> None:
+        self.get_response = get_response
+        self.metrics = metrics.HttpMetrics.get_instance()
+
+    def __call__(self, request: HttpRequest) -> HttpResponseBase:
+        start = time.perf_counter()
+        response = self.get_response(request)
+        self.metrics.answered(
+            transport="https" if request.is_secure() else "http",
+            status=response.status_code,
+            view=self._view(request),
+            # EventMiddleware let through only those that are known.
+            method=str(request.method),
+            seconds=time.perf_counter() - start,
+        )
+        return response
+
+    def process_exception(self, request: HttpRequest, exception: Exception) -> None:
+        """Count a defect; Django answers it."""
+        self.metrics.failed(view=self._view(request), error=exception)
+
+    def _view(self, request: HttpRequest) -> str:
+        match = request.resolver_match
+        return match.view_name or self.UNNAMED if match else self.UNNAMED
 
 
 def _level(request: HttpRequest, status: int) -> int:
@@ -205,6 +226,74 @@ class PlainHttpMiddleware:
                     detail=f"Use https:// for this server.{revoke}",
                 )
         return self.get_response(request)
+
+
+class ForkMiddleware:
+    """Takes calls of the API that bring no cookie past what pages need: sessions, CSRF, messages and the like.
+
+    They pass ``settings.API_MIDDLEWARE`` instead, and then what every request passes last. A
+    call with a cookie may be a page's: it has a session, and needs the CSRF token.
+    """
+
+    def __init__(self, get_response: Callable[[HttpRequest], HttpResponseBase]) -> None:
+        self.of_pages = get_response
+        handler = _handler_of(RequestMetricsMiddleware, get_response)
+        for path in reversed(settings.API_MIDDLEWARE):
+            handler = convert_exception_to_response(import_string(path)(handler))
+        self.of_calls: Callable[[HttpRequest], HttpResponseBase] = handler
+
+    def __call__(self, request: HttpRequest) -> HttpResponseBase:
+        return (self.of_calls if is_call(request) else self.of_pages)(request)
+
+
+def is_call(request: HttpRequest) -> bool:
+    """Return whether this is a program's call of the API, and no browser's."""
+    headers = request.META
+    return (
+        is_api_path(request.path_info)
+        and not headers.get("HTTP_COOKIE")
+        and "text/html" not in headers.get("HTTP_ACCEPT", "")
+    )
+
+
+def _handler_of(middleware: type, chain: Any) -> Any:
+    """Return where Django's chain enters this middleware. Each of its handlers wraps a
+    middleware, which has the next one."""
+    while not isinstance(chain.__wrapped__, middleware):
+        chain = chain.__wrapped__.get_response
+    return chain
+
+
+class CallMiddleware(CommonMiddleware):
+    """What CommonMiddleware and SecurityMiddleware do for pages, as far as a program's call
+    needs it: a check of the host, a redirect to the address with a slash, and headers."""
+
+    def __init__(self, get_response: Callable[[HttpRequest], HttpResponseBase]) -> None:
+        super().__init__(get_response)
+        self.respond = get_response
+        self.headers = {
+            "X-Content-Type-Options": "nosniff",
+            "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+            # It is for its caller only.
+            "Cache-Control": "no-store",
+        }
+        self.secure_headers = dict(self.headers)
+        if settings.SECURE_HSTS_SECONDS:
+            include = "; includeSubDomains" if settings.SECURE_HSTS_INCLUDE_SUBDOMAINS else ""
+            preload = "; preload" if settings.SECURE_HSTS_PRELOAD else ""
+            self.secure_headers["Strict-Transport-Security"] = (
+                f"max-age={settings.SECURE_HSTS_SECONDS}{include}{preload}"
+            )
+
+    def __call__(self, request: HttpRequest) -> HttpResponseBase:
+        # It raises DisallowedHost.
+        request.get_host()
+        response = self.respond(request)
+        if response.status_code == 404:
+            response = self.process_response(request, response)
+        for name, value in (self.secure_headers if request.is_secure() else self.headers).items():
+            response.headers.setdefault(name, value)
+        return response
 
 
 class StalePlanMiddleware:

@@ -1,4 +1,4 @@
-"""JSON as the API takes it: one object, every key once, no NaN."""
+"""Parse JSON for the API: one object, each key once, no NaN."""
 
 import json
 from collections.abc import Mapping
@@ -11,18 +11,19 @@ from rest_framework.parsers import JSONParser
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     result = dict(pairs)
     if len(result) != len(pairs):
-        raise ParseError("A key stands twice in the JSON object.")
+        raise ParseError("A JSON object has the same key twice.")
     return result
 
 
 def _no_constant(name: str) -> Any:
-    raise ParseError(f"{name} is no JSON.")
+    raise ParseError(f"{name} is not JSON.")
 
 
 class StrictJSONParser(JSONParser):
-    """Refuses what the standard leaves open and two readers take differently
-    (repeated keys), what only Python accepts (NaN, Infinity), and nesting
-    deep enough to exhaust the stack."""
+    """Refuse JSON that parsers read differently.
+
+    Repeated keys, NaN and Infinity, and nesting deep enough to exhaust the stack.
+    """
 
     def parse(
         self,

@@ -1,6 +1,6 @@
-"""What a caller may do. Views ask here and nowhere else.
+"""Decide what a caller may do. Views ask only this module.
 
-Where ``LICENSE_AUTH`` is ``open``, everybody may do everything but administer.
+With ``LICENSE_AUTH=open`` everybody may do everything except administer.
 """
 
 from typing import Any
@@ -21,10 +21,10 @@ from licenses.visibility import EVERYBODY, LeaseNames, Names
 
 from .authentication import caller_of
 
-# Django's permission to change other people's leases.
+# Django's permission to change leases of other users.
 CHANGE_LEASES = "licenses.change_lease"
 VIEW_AUDIT = "licenses.view_auditrecord"
-# Those to look at other people's, as the admin's pages need them too.
+# Django's permissions to view leases of other users; the admin needs them too.
 VIEW_LEASES = "licenses.view_lease"
 VIEW_DENIALS = "licenses.view_denial"
 VIEW_MEMBERS = "licenses.view_teammember"
@@ -36,7 +36,7 @@ class NotForOthers(PermissionDenied):
 
 
 def may(caller: Caller, scope: Scope) -> bool:
-    """Whether a caller may do what needs this scope."""
+    """Return whether a caller has this scope."""
     return (settings.LICENSE_AUTH == "open" and scope != Scope.ADMIN) or caller.has(scope)
 
 
@@ -46,9 +46,12 @@ class FromAnotherSite(PermissionDenied):
 
 
 def require_own_page(request: Request) -> None:
-    """Raise FromAnotherSite for a change that another site's page sent through somebody's
-    browser, with no credential or with the password that the browser keeps. A session
-    has its CSRF token, and no page makes a browser send a token in a header."""
+    """Raise FromAnotherSite for a change that a page of another site sent through a browser.
+
+    This concerns requests without a credential, or with the password that the
+    browser keeps. A session has its CSRF token, and a page cannot make a browser
+    send a token in a header.
+    """
     origin = request.META.get("HTTP_ORIGIN")
     if origin is None or caller_of(request).kind not in {Kind.ANONYMOUS, Kind.PASSWORD}:
         return
@@ -62,8 +65,8 @@ def require_own_page(request: Request) -> None:
 
 
 class HasScope(BasePermission):
-    """Every call needs a scope: ``read`` to look, ``borrow`` to change, or the
-    one that the view's ``scopes`` names for its action."""
+    """Require a scope: ``read`` to look, ``borrow`` to change, or the one that the view's
+    ``scopes`` names for its action."""
 
     def has_permission(self, request: Request, view: Any) -> bool:
         require_own_page(request)
@@ -73,66 +76,71 @@ class HasScope(BasePermission):
 
 
 class MayScrape(HasScope):
-    """Prometheus: whoever may look, and everybody if so configured."""
+    """Let a caller with scope ``read`` scrape, or everybody if configured."""
 
     def has_permission(self, request: Request, view: Any) -> bool:
         return settings.LICENSE_METRICS_PUBLIC or super().has_permission(request, view)
 
 
 class MayChangeLeases(BasePermission):
-    """Administrators who may change other people's leases."""
+    """Let administrators with the permission change leases of other users."""
 
     def has_permission(self, request: Request, view: Any) -> bool:
         return caller_of(request).is_admin(CHANGE_LEASES)
 
 
 class MayReadAudit(BasePermission):
-    """Administrators who may read who changed what."""
+    """Let administrators with the permission read the audit."""
 
     def has_permission(self, request: Request, view: Any) -> bool:
         return caller_of(request).is_admin(VIEW_AUDIT)
 
 
 class MayReadDenials(BasePermission):
-    """Those who may see the denials of anybody: administrators all, people their
-    own, a team's token those that count for its team."""
+    """Let administrators read all denials, users their own, and a team's token its team's."""
 
     def has_permission(self, request: Request, view: Any) -> bool:
         return not names_on_denials(caller_of(request)).none
 
 
 def may_act_for(caller: Caller, user: str) -> bool:
-    """Whether a caller may borrow, renew, wait and return in this user's name:
-    people in their own, a team's token in its members' unless their account is
-    deactivated, superusers and the scope ``admin`` in all. Staff who may change leases end those of others by force
-    return only."""
+    """Return whether a caller may borrow, renew, wait and return for this user.
+
+    Users may for themselves, a team's token for members whose account is not
+    deactivated, superusers and the scope ``admin`` for all. Staff with the
+    permission to change leases can only force-return leases of others.
+    """
     if settings.LICENSE_AUTH == "open" or caller.name == user or caller.acts_for_all:
         return True
     if caller.of_team is None:
         return False
-    # By the name that was sent and by the member's, which may differ in case.
+    # Check both the name that was sent and the member's, because they may differ in case.
     deactivated = User.objects.filter(username__in=[OuterRef("user"), user], is_active=False)
     members = TeamMember.objects.of_users([user]).filter(team__name=caller.of_team)
     return members.exclude(Exists(deactivated)).exists()
 
 
 def require_may_act_for(caller: Caller, user: str) -> None:
-    """Raise NotForOthers, whether or not there is such a user."""
+    """Raise NotForOthers, also if there is no such user."""
     if not may_act_for(caller, user):
         raise NotForOthers
 
 
 def require_may_ask_about(caller: Caller, user: str) -> None:
-    """Raise NotForOthers unless the caller may know what this user could borrow,
-    which tells whose member they are; whether or not there is such a user."""
+    """Raise NotForOthers unless the caller may see what this user could borrow.
+
+    The answer would reveal the user's teams. Raise also if there is no such user.
+    """
     if not (may_act_for(caller, user) or caller.is_admin(CHANGE_LEASES) or caller.is_admin(VIEW_MEMBERS)):
         raise NotForOthers
 
 
 def names_on_board(caller: Caller) -> Names:
-    """Whose names a caller sees of those who hold and want seats now, or were
-    refused one on the day: by LICENSE_SHOW_HOLDERS. Administrators see all,
-    people their own, and a team's token those of its team, and no others."""
+    """Return the names that a caller sees on today's leases, tickets and denials.
+
+    LICENSE_SHOW_HOLDERS decides. Administrators see all names. If names are
+    hidden, users see only their own, and a team's token only those of its team.
+    """
     if caller.is_admin(VIEW_LEASES) or caller.is_admin(CHANGE_LEASES):
         return EVERYBODY
     if caller.of_team is not None:
@@ -146,9 +154,11 @@ def names_on_board(caller: Caller) -> Names:
 
 
 def names_of_past(caller: Caller, *permissions: str) -> Names:
-    """Whose names a caller sees of those who held or were refused seats at any
-    time. That says how somebody works, and so takes one of these permissions,
-    whatever LICENSE_SHOW_HOLDERS says."""
+    """Return the names that a caller sees on past leases and denials.
+
+    They show how a person works, so all names need one of these permissions,
+    whatever LICENSE_SHOW_HOLDERS is.
+    """
     if any(caller.is_admin(permission) for permission in permissions):
         return EVERYBODY
     if caller.of_team is not None:
@@ -157,24 +167,25 @@ def names_of_past(caller: Caller, *permissions: str) -> Names:
 
 
 def names_on_leases(caller: Caller) -> LeaseNames:
-    """Whose names a caller sees in the list of all leases."""
+    """Return the names that a caller sees in the list of leases."""
     return LeaseNames(active=names_on_board(caller), ended=names_of_past(caller, VIEW_LEASES, CHANGE_LEASES))
 
 
 def names_on_denials(caller: Caller) -> Names:
-    """Whose denials a caller sees in the list of all."""
+    """Return the names whose denials a caller sees in the list."""
     return names_of_past(caller, VIEW_DENIALS)
 
 
 def rows_for(caller: Caller, leases: QuerySet[Lease]) -> QuerySet[Lease]:
-    """Those of the leases that a caller sees at all, with a name or without: a
-    team's token only those that count for its team."""
+    """Return the leases that a caller sees, with or without names: a team's token only its team's."""
     return leases if caller.of_team is None else leases.filter(team__name=caller.of_team)
 
 
 def team_for(caller: Caller, team: str | None) -> str | None:
-    """The team that a borrow counts for, if the caller names one: a team's token
-    is good only for its own. Raises NotForOthers."""
+    """Return the team that a borrow names; with a team's token, its team.
+
+    Raises NotForOthers if a team's token names another team.
+    """
     if caller.of_team is None:
         return team
     if team not in (None, caller.of_team):
@@ -183,8 +194,10 @@ def team_for(caller: Caller, team: str | None) -> str | None:
 
 
 def actor_for(request: Request, user: str) -> Actor | None:
-    """Who acts for this user; None if that is the user, or somebody unknown, as
-    ``LICENSE_AUTH=open`` allows."""
+    """Return the caller if it acts for this user.
+
+    None if the caller is the user, or is unknown because of ``LICENSE_AUTH=open``.
+    """
     caller = caller_of(request)
     if caller.kind == Kind.ANONYMOUS or caller.name == user:
         return None
@@ -192,14 +205,14 @@ def actor_for(request: Request, user: str) -> Actor | None:
 
 
 def require_own(request: Request, rows: QuerySet[Any], unknown: type[Refusal], **which: Any) -> Actor | None:
-    """Return who acts for the user of that one of the rows (``actor_for``).
+    """Find one of the rows and return the caller if it acts for the row's user.
 
-    Raise ``unknown`` unless the caller may act for that user, and, with a team's
-    token, unless the row counts for that team.
+    Raise ``unknown`` unless the caller may act for that user and, with a team's
+    token, the row counts for that team. See ``actor_for``.
     """
     caller = caller_of(request)
     if caller.kind == Kind.ANONYMOUS:
-        # Somebody who came this far: the server is open.
+        # An unknown caller gets here only if the server is open.
         return None
     columns = ["user"] if caller.of_team is None else ["user", "team__name"]
     found = rows.filter(**which).values_list(*columns).first()

@@ -1,4 +1,4 @@
-"""Problem documents (RFC 9457): the one form of every error of the API."""
+"""Write every error of the API as a problem document (RFC 9457)."""
 
 import json
 import logging
@@ -69,16 +69,18 @@ TITLES = {
 
 
 def is_api_path(path: str) -> bool:
-    """Whether errors at this path are for a program rather than a person."""
+    """Return whether a program reads the errors of this path, and not a person."""
     return path.startswith(("/licenses/", "/borrows", "/api/"))
 
 
 def problem(
     *, status: int, code: str, title: str, detail: str, headers: dict[str, str] | None = None, **facts: Any
 ) -> HttpResponse:
-    """A problem document as a response; ``facts`` become members of it. One that is
-    the server's fault has the id by which its log knows the request; a refusal is
-    the same to the letter when it is repeated."""
+    """Return a problem document as a response. ``facts`` become its members.
+
+    A server error has the id of its request in the log. A refusal has not, so that
+    a repeated refusal is identical.
+    """
     logs.note(code=code)
     body = {"type": "about:blank", "title": title, "status": status, "code": code, "detail": detail} | facts
     if status >= 500 and (event := logs.current()):
@@ -87,13 +89,13 @@ def problem(
 
 
 def note_database_failure(refusal: Refusal) -> None:
-    """Log why the database made a service refuse, if it did."""
+    """Log the database's error if it caused the refusal."""
     if isinstance(error := refusal.__cause__, (DatabaseError, InterfaceError)):
         logger.warning("Answered %s: %s", refusal.code, database.reason(error))
 
 
 def from_refusal(refusal: Refusal) -> HttpResponse:
-    """The problem document of a refusal of the domain."""
+    """Return the problem document of a refusal."""
     headers = {"Retry-After": str(refusal.retry_after)} if refusal.retry_after else None
     note_database_failure(refusal)
     if isinstance(refusal, StorageFull):
@@ -111,8 +113,10 @@ def from_refusal(refusal: Refusal) -> HttpResponse:
 
 
 def handle_exception(error: Exception, context: dict[str, Any]) -> Response | HttpResponse | None:
-    """DRF's exception handler: refusals, DRF's own errors, and a database
-    that is away; anything else is a defect and is left to Django."""
+    """Handle an exception for DRF: refusals, DRF's own errors, a database that is away.
+
+    Return None for anything else: it is a defect, which Django reports.
+    """
     if isinstance(error, Refusal):
         return from_refusal(error)
     if isinstance(error, (DatabaseError, InterfaceError)):
@@ -155,7 +159,7 @@ def handle_exception(error: Exception, context: dict[str, Any]) -> Response | Ht
 
 
 def _is_person(request: Request) -> bool:
-    """Whether it is a browser that asks for a page."""
+    """Return whether a browser asks for a page."""
     return request.method == "GET" and "text/html" in request.META.get("HTTP_ACCEPT", "")
 
 
@@ -167,7 +171,7 @@ def _sentences(detail: Any, field: str = "") -> list[str]:
     return [f"{field}: {detail}" if field and field != "non_field_errors" else str(detail)]
 
 
-# Django's own handlers, for what fails outside a DRF view.
+# Handlers of Django, for failures outside a DRF view.
 
 
 def bad_request(request: HttpRequest, exception: Exception) -> HttpResponse:
@@ -179,7 +183,7 @@ def bad_request(request: HttpRequest, exception: Exception) -> HttpResponse:
 
 
 def _unknown_host(request: HttpRequest) -> HttpResponse:
-    """Say which name the server was called by, and where the names are listed."""
+    """Name the host that was called and the setting that lists the allowed ones."""
     raw = request.META.get("HTTP_HOST") or request.META["SERVER_NAME"]
     host = re.sub(r":[0-9]*$", "", raw)[:255]
     detail = f'"{host}" is not in ALLOWED_HOSTS.'

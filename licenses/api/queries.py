@@ -1,11 +1,12 @@
-"""Query parameters: one that a call doesn't know is refused, as an unknown field is.
+"""Refuse unknown query parameters.
 
-A client that sends one believes in an effect that it hasn't.
+A client that sends one expects an effect that it would not have.
 """
 
 from typing import Any
 
 from rest_framework.exceptions import ValidationError
+from rest_framework.negotiation import DefaultContentNegotiation
 from rest_framework.pagination import CursorPagination
 from rest_framework.request import Request
 
@@ -13,19 +14,19 @@ from . import formats
 
 
 class StrictQuery:
-    """A view that takes the parameters of its filters and pages, and no others.
+    """Refuse parameters that neither the view's filters nor its pages know.
 
-    ``known_by_serializer`` are the actions whose own serializer refuses the others.
+    ``known_by_serializer`` are the actions whose serializer does this instead.
     """
 
     known_by_serializer: frozenset[str | None] = frozenset()
     query_names: frozenset[str] = frozenset()
 
     def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
-        """Refuse the query after the credential and the rights are checked."""
+        """Check the query after the credential and the rights."""
         super().initial(request, *args, **kwargs)  # type: ignore[misc]
         if not hasattr(self, str(request.method).lower()):
-            # DRF answers that there is no such method.
+            # DRF refuses this method.
             return
         if twice := [name for name, values in request.query_params.lists() if len(values) > 1]:
             raise ValidationError({name: ["Give this parameter only once."] for name in twice})
@@ -41,8 +42,17 @@ class StrictQuery:
             raise ValidationError(wrong)
 
 
+class FormatNegotiation(DefaultContentNegotiation):
+    """Accept ``?format=csv`` in links instead of ``Accept: text/csv``. The view refuses unknown formats."""
+
+    def select_renderer(self, request: Request, renderers: Any, format_suffix: str | None = None) -> Any:
+        wanted = request.query_params.get("format")
+        known = {renderer.format for renderer in renderers}
+        return super().select_renderer(request, renderers, wanted if wanted in known else format_suffix)
+
+
 class Pages(CursorPagination):
-    """Pages that stay put while rows come and go."""
+    """Paginate by cursor: pages stay stable while rows are added and removed."""
 
     page_size = 50
     page_size_query_param = "page_size"
@@ -56,7 +66,7 @@ class Pages(CursorPagination):
         return [parameter | {"schema": schemas[parameter["name"]]} for parameter in parameters]
 
     def get_paginated_response_schema(self, schema: dict[str, Any]) -> dict[str, Any]:
-        """Return how a page looks, for the OpenAPI schema."""
+        """Return the form of a page, for the OpenAPI schema."""
         link = {
             "type": "string",
             "nullable": True,
@@ -67,8 +77,7 @@ class Pages(CursorPagination):
         return {"type": "object", "required": list(pages), "properties": pages}
 
     def get_page_size(self, request: Request) -> int | None:
-        """Return the rows of a page; raises ValidationError for a number out of range,
-        which DRF would ignore."""
+        """Return the number of rows of a page. Raises ValidationError if it is out of range."""
         text = request.query_params.get(self.page_size_query_param)
         if text is None:
             return self.page_size

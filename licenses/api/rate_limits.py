@@ -1,9 +1,10 @@
-"""No caller takes the server from the others: how many calls each may make.
+"""Limit the calls of each caller, so that all get their share of the server.
 
-A caller is known by its credential once that was found good, and before by its
-address. A call counts as one, and as one more for each ``WORTH`` seconds that it
-works. Renewals and returns count apart, so that whoever asks too much else can
-still keep and give back seats.
+A caller is known by its credential after it was found valid, and before by its
+address. A call counts as one, and as one more for each ``WORTH`` seconds of its
+work. Renewals and returns have their own limit, so that a caller with too many
+other calls can still keep and return seats. So have scrapes of the metrics: they
+show a flood, also one from the address of the scraper.
 """
 
 import hashlib
@@ -29,33 +30,34 @@ from .problems import from_refusal, is_api_path
 
 logger = logging.getLogger(__name__)
 
-# Seconds of work that one call stands for.
+# Seconds of work that count as one call.
 WORTH = 0.004
 WAITING = 0.5
 UNLIMITED = 1e12
 EXEMPT = {"/livez", "/readyz"}
-# What keeps or gives back seats.
+METRICS = "/metrics"
+# Calls that keep or return seats.
 KEEPING = re.compile(
     r"POST (/licenses/(renew|return)|/api/v1/leases/[^/]+/renew/|/leases/[^/]+/return/)|DELETE /licenses/queue/[^/]+"
 )
-# Calls that wait for locks, most of all for those of other calls: half of the
-# time counts.
+# Calls that wait for locks of other calls: only half of their time counts.
 LOCKING = re.compile(r"/licenses/(borrow|renew|return|queue/[^/]*)|/api/v1/leases/[^/]+/[^/]+/|/leases/[^/]+/return/")
 PAGE = (
     "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width'>"
     "<title>Too many calls</title><h1>Too many calls</h1><p>{detail}</p>"
 )
 
-# Callers by credential, and addresses; each with what keeps seats apart.
+# Buckets of credentials and of addresses, each for calls that keep seats and for others;
+# those of addresses for scrapes too.
 credentials = Buckets()
 addresses = Buckets()
-# So that no credential is in memory, and nobody can choose a bucket's key.
+# Hash the credentials: none stays in memory, and nobody can choose the key of a bucket.
 _KEY = os.urandom(32)
 
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """A bucket of one caller: ``setting`` calls a second, 0 for no limit."""
+    """Limit one caller to ``setting`` calls per second; 0 is no limit."""
 
     name: str
     buckets: Buckets
@@ -71,17 +73,16 @@ class Limit:
         return self.rate * settings.LICENSE_RATE_BURST
 
     def take(self) -> float:
-        """Count one call. Return 0, or, if it is too many, for how many seconds to wait."""
+        """Count one call. Return 0, or the seconds to wait if it is one too many."""
         return self.buckets.take(self.caller, rate=self.rate, size=self.size, now=time.monotonic())
 
     def charge(self, calls: float) -> None:
-        """Count more calls; fewer if below 0."""
+        """Count more calls, or fewer if below 0."""
         self.buckets.charge(self.caller, calls, rate=self.rate, size=self.size, now=time.monotonic())
 
 
 class RateLimitMiddleware:
-    """Answers 429 to a caller that asks for too much, before anything is read,
-    logged or looked up."""
+    """Answer 429 to a caller over its limit, before anything is read, logged or looked up."""
 
     def __init__(self, get_response: Callable[[HttpRequest], HttpResponseBase]) -> None:
         self.get_response = get_response
@@ -101,7 +102,7 @@ class RateLimitMiddleware:
         work = (time.perf_counter() - start) * (WAITING if LOCKING.fullmatch(path) else 1)
         cost = max(work / WORTH, 1)
         if known and mine is not None and response.status_code == 401:
-            # It was good once, and is not any more.
+            # The credential was valid before, but no longer.
             mine.buckets.forget(mine.caller)
             theirs.charge(cost)
         elif not known and mine is not None and _is_somebody(request):
@@ -126,15 +127,17 @@ def _of_address(request: HttpRequest, keeping: bool) -> Limit:
     network = network_of(client_address(request.META)).encode()
     if keeping:
         return Limit("heartbeats", addresses, b"k" + network, settings.LICENSE_RATE_HEARTBEATS)
+    if request.path_info == METRICS:
+        network = b"m" + network
     return Limit("address", addresses, network, settings.LICENSE_RATE_PER_ADDRESS)
 
 
 def _is_somebody(request: HttpRequest) -> bool:
-    """Whether the credential of an answered request was found good."""
+    """Return whether the credential of an answered request was found valid."""
     caller = getattr(request, "auth", None)
     if isinstance(caller, Caller):
         return caller.kind != Kind.ANONYMOUS
-    # Of a page. Not request.user itself, which would ask the database.
+    # For pages. request.user itself would ask the database.
     return isinstance(getattr(request, "_cached_user", None), User)
 
 

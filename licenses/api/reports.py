@@ -1,4 +1,4 @@
-"""Reports over the API: what was used, by whom, and what was refused."""
+"""Serve reports over the API: use, its cost, refusals."""
 
 import io
 from collections.abc import Callable, Mapping
@@ -8,7 +8,6 @@ from zoneinfo import ZoneInfo
 from drf_spectacular.drainage import set_override
 from drf_spectacular.utils import OpenApiResponse, extend_schema, extend_schema_field
 from rest_framework import serializers
-from rest_framework.negotiation import DefaultContentNegotiation
 from rest_framework.renderers import BaseRenderer, BrowsableAPIRenderer, JSONRenderer
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -24,7 +23,7 @@ from licenses.models.tool import MAX_CAPACITY
 from . import formats
 from .authentication import caller_of
 from .permissions import CHANGE_LEASES, VIEW_LEASES, names_of_past
-from .queries import StrictQuery
+from .queries import FormatNegotiation, StrictQuery
 from .serializers import StrictSerializer, TeamNameField, ToolNameField
 from .views import problem_response
 
@@ -32,7 +31,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 MAX_ROWS = 20_000
 MAX_CAPACITIES = 10
-# Borrows that one call may replay: some seconds' work.
+# The most borrows that one call replays. This takes some seconds.
 MAX_DEMANDS = 100_000
 FORMATS = ("json", "csv")
 
@@ -45,17 +44,8 @@ class CsvRenderer(BaseRenderer):
     def render(self, data: Any, media_type: str | None = None, context: Mapping[str, Any] | None = None) -> str:
         stream = io.StringIO()
         data["table"].write_csv(stream)
-        # By the byte order mark Excel knows that it is UTF-8.
+        # Excel needs the byte order mark to read UTF-8.
         return "\ufeff" + stream.getvalue()
-
-
-class ReportNegotiation(DefaultContentNegotiation):
-    """``?format=csv`` in a link does what ``Accept: text/csv`` does."""
-
-    def select_renderer(self, request: Request, renderers: Any, format_suffix: str | None = None) -> Any:
-        wanted = request.query_params.get("format")
-        # What is no format is told so by the query's serializer.
-        return super().select_renderer(request, renderers, wanted if wanted in FORMATS else format_suffix)
 
 
 # --- Queries ----------------------------------------------------------------
@@ -71,7 +61,7 @@ class ZoneField(serializers.Field[ZoneInfo, str, str, Any]):
 
 
 class ListedField(serializers.CharField):
-    """Words of a list, with commas between them."""
+    """Words of a list, separated by commas."""
 
     def __init__(self, *, among: tuple[str, ...], **options: Any) -> None:
         super().__init__(
@@ -106,7 +96,7 @@ class SpanQuery(StrictSerializer):
     """The days of a report. Default: the last 30."""
 
     since = serializers.DateField(required=False, help_text="The first day.")
-    until = serializers.DateField(required=False, help_text="The last day, included. Default: today.")
+    until = serializers.DateField(required=False, help_text="The last day. Default: today.")
     tz = ZoneField(
         required=False, help_text="The time zone of days, months and hours, for example Europe/Berlin. Default: UTC."
     )
@@ -164,21 +154,21 @@ class UtilisationRow(serializers.Serializer[Any]):
     peak = serializers.IntegerField(help_text="The high-water mark: the most seats that were out at once.")
     mean = serializers.FloatField(help_text="Mean of the borrowed seats over the period.")
     utilisation = serializers.FloatField(allow_null=True, help_text="The mean as a share of the capacity.")
-    full_seconds = serializers.FloatField(required=False, help_text="How long no seat was free; absent for teams.")
+    full_seconds = serializers.FloatField(required=False, help_text="The time without a free seat; absent for teams.")
 
 
 class HourOfWeekRow(serializers.Serializer[Any]):
     weekday = serializers.CharField()
     hour = serializers.IntegerField()
-    hours = serializers.IntegerField(help_text="The number of such hours.")
+    hours = serializers.IntegerField(help_text="The number of these hours.")
     highest = serializers.IntegerField(help_text="The highest of their high-water marks.")
-    p95 = serializers.IntegerField(help_text="95 % of the hours did not exceed this.")
+    p95 = serializers.IntegerField(help_text="The most seats in 95 % of these hours.")
     mean = serializers.FloatField(help_text="The mean of their high-water marks.")
 
 
 class UsageRow(serializers.Serializer[Any]):
     month = serializers.DateField(required=False, help_text="Its first day.")
-    vendor = serializers.CharField(required=False, help_text="The tool's vendor; empty where none is known.")
+    vendor = serializers.CharField(required=False, help_text="The tool's vendor; empty if unknown.")
     tool = serializers.CharField(required=False)
     team = serializers.CharField(required=False, allow_null=True)
     project = serializers.CharField(required=False)
@@ -198,18 +188,18 @@ class DenialsRow(serializers.Serializer[Any]):
     true_denials = serializers.IntegerField(help_text="Episodes that ended without a seat.")
     attempts = serializers.IntegerField()
     people = serializers.IntegerField(
-        allow_null=True, help_text="Users with an episode, each once; null where names were deleted."
+        allow_null=True, help_text="The number of different users with an episode; null if names were deleted."
     )
 
 
 class WhatIfRow(serializers.Serializer[Any]):
     capacity = serializers.IntegerField()
     demands = serializers.IntegerField()
-    refused = serializers.IntegerField(help_text="Without a queue: demands that would be refused.")
-    too_big = serializers.IntegerField(help_text="Demands for more seats than this capacity.")
-    waited = serializers.IntegerField(help_text="With a queue: demands that would wait.")
-    unserved = serializers.IntegerField(help_text="Of these, how many would still wait at the end.")
-    median_wait_seconds = serializers.FloatField(help_text="Of those who waited.")
+    refused = serializers.IntegerField(help_text="Borrows that are refused without a queue.")
+    too_big = serializers.IntegerField(help_text="Borrows of more seats than this capacity.")
+    waited = serializers.IntegerField(help_text="Borrows that wait with a queue.")
+    unserved = serializers.IntegerField(help_text="Those that still wait at the end.")
+    median_wait_seconds = serializers.FloatField(help_text="Of the borrows that wait.")
     p95_wait_seconds = serializers.FloatField()
     longest_wait_seconds = serializers.FloatField()
     longest_queue = serializers.IntegerField()
@@ -242,8 +232,8 @@ class WhatIfAnswer(SpanAnswer):
         help_text="Leases that ended before this day were deleted, so the replay is incomplete before it.",
     )
     demands = serializers.IntegerField(help_text="Borrows in the period, granted or refused.")
-    unmet = serializers.IntegerField(help_text="Of these, how many got no seat.")
-    assumed_hold_seconds = serializers.FloatField(help_text="How long the replay lets those hold a seat.")
+    unmet = serializers.IntegerField(help_text="Those that got no seat.")
+    assumed_hold_seconds = serializers.FloatField(help_text="The time that the replay lets them hold a seat.")
     rows = WhatIfRow(many=True)
 
 
@@ -251,7 +241,7 @@ class WhatIfAnswer(SpanAnswer):
 
 
 def find_tool(name: str) -> Tool:
-    """The tool of this name; raises UnknownTool."""
+    """Return the tool of this name. Raises UnknownTool."""
     tool = Tool.objects.filter(name=name).first()
     if tool is None:
         raise UnknownTool
@@ -259,7 +249,7 @@ def find_tool(name: str) -> Tool:
 
 
 def find_team(name: str) -> Team:
-    """The team of this name; raises ValidationError."""
+    """Return the team of this name. Raises ValidationError."""
     team = Team.objects.filter(name=name).first()
     if team is None:
         raise serializers.ValidationError({"team": "There is no such team."})
@@ -267,12 +257,12 @@ def find_team(name: str) -> Team:
 
 
 class ReportView(StrictQuery, APIView):
-    """One report: a query in, a table out, as JSON or CSV."""
+    """Answer a query with a table, as JSON or CSV."""
 
     known_by_serializer = frozenset({None})
 
     renderer_classes = [JSONRenderer, CsvRenderer, BrowsableAPIRenderer]
-    content_negotiation_class = ReportNegotiation
+    content_negotiation_class = FormatNegotiation
     query: ClassVar[type[SpanQuery]]
 
     def get(self, request: Request) -> Response:
@@ -287,7 +277,7 @@ class ReportView(StrictQuery, APIView):
         return Response({"since": span.first, "until": span.last, **more, "rows": table.rows})
 
     def check_query(self, request: Request, query: dict[str, Any]) -> None:
-        """Raise PermissionDenied for what this caller may not ask."""
+        """Raise PermissionDenied if the caller may not ask this."""
 
     def report(self, query: dict[str, Any], span: Span) -> tuple[Table, dict[str, Any]]:
         """Return the table and the other fields of the answer."""
@@ -295,7 +285,7 @@ class ReportView(StrictQuery, APIView):
 
 
 def describe(query: type[SpanQuery], answer: type[SpanAnswer]) -> Callable[[F], F]:
-    """How the schema has a report."""
+    """Describe a report in the schema."""
     responses = {
         (200, "application/json"): answer,
         (200, "text/csv"): OpenApiResponse(bytes, description="The rows, with a header."),
@@ -311,8 +301,10 @@ class Utilisation(ReportView):
 
     @describe(UtilisationQuery, UtilisationAnswer)
     def get(self, request: Request) -> Response:
-        """High-water mark, mean and time without a free seat, by the hour, day
-        or month; of all tools, or of one, or of one team's use of them."""
+        """Report high-water marks, means and time without a free seat by hour, day or month.
+
+        For all tools or one tool, for all users or one team.
+        """
         return super().get(request)
 
     def report(self, query: dict[str, Any], span: Span) -> tuple[Table, dict[str, Any]]:
@@ -332,7 +324,7 @@ class HoursOfWeek(ReportView):
 
     @describe(HoursOfWeekQuery, HoursOfWeekAnswer)
     def get(self, request: Request) -> Response:
-        """How high a tool's use goes in each of the 168 hours of the week."""
+        """Report the use of a tool in each of the 168 hours of the week."""
         return super().get(request)
 
     def report(self, query: dict[str, Any], span: Span) -> tuple[Table, dict[str, Any]]:
@@ -344,8 +336,10 @@ class Usage(ReportView):
 
     @describe(UsageQuery, UsageAnswer)
     def get(self, request: Request) -> Response:
-        """Seat-hours and their cost by month, vendor, tool, team and project; and by
-        user, for those who may view leases."""
+        """Report seat-hours and their cost by month, vendor, tool, team, project or user.
+
+        By user needs the permission to view leases.
+        """
         return super().get(request)
 
     def check_query(self, request: Request, query: dict[str, Any]) -> None:
@@ -364,8 +358,10 @@ class Denials(ReportView):
 
     @describe(DenialsQuery, DenialsAnswer)
     def get(self, request: Request) -> Response:
-        """Who could not work, counted: episodes, and those that ended without a
-        seat. An episode counts on the day on which it ended."""
+        """Count refusals: episodes, and those that ended without a seat.
+
+        An episode counts on the day of its end.
+        """
         return super().get(request)
 
     def report(self, query: dict[str, Any], span: Span) -> tuple[Table, dict[str, Any]]:
@@ -377,8 +373,10 @@ class WhatIf(ReportView):
 
     @describe(WhatIfQuery, WhatIfAnswer)
     def get(self, request: Request) -> Response:
-        """What would have become of the recorded demand with other numbers of
-        seats: how many would have been refused or waited, and how long."""
+        """Replay the recorded borrows with other capacities.
+
+        Shows the borrows that would be refused or wait, and their waits.
+        """
         return super().get(request)
 
     def report(self, query: dict[str, Any], span: Span) -> tuple[Table, dict[str, Any]]:

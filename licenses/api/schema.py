@@ -1,4 +1,4 @@
-"""The OpenAPI schema, and how it describes the credentials."""
+"""Write the OpenAPI schema and describe the credentials in it."""
 
 import hashlib
 import re
@@ -12,23 +12,27 @@ from django.utils.cache import get_conditional_response
 from drf_spectacular.extensions import OpenApiAuthenticationExtension, OpenApiSerializerFieldExtension
 from drf_spectacular.utils import extend_schema
 from drf_spectacular.views import SpectacularAPIView
+from rest_framework.exceptions import ValidationError
 from rest_framework.request import Request
 
 from . import formats
 from .problems import CONTENT_TYPE
-from .queries import StrictQuery
+from .queries import FormatNegotiation, StrictQuery
 
 _writing = threading.Lock()
 
 
 class SchemaView(StrictQuery, SpectacularAPIView):
-    """The OpenAPI schema. It is the same for every caller, and takes a tenth of a
-    second to write: each process writes it once."""
+    """Serve the OpenAPI schema. Each process writes it once, because that takes 0.1 s."""
 
     query_names = frozenset({"format"})
+    content_negotiation_class = FormatNegotiation
 
     @extend_schema(exclude=True)
     def get(self, request: Request, *args: Any, **kwargs: Any) -> HttpResponseBase:
+        known = sorted({renderer.format for renderer in self.renderer_classes})
+        if request.query_params.get("format", known[0]) not in known:
+            raise ValidationError({"format": [f"Choose one of: {', '.join(known)}."]})
         renderer = request.accepted_renderer
         with _writing:
             text, tag = _written(renderer.media_type)
@@ -47,7 +51,7 @@ class SchemaView(StrictQuery, SpectacularAPIView):
 
 @cache
 def _written(media_type: str) -> tuple[bytes, str]:
-    """The schema in one of the view's formats, and its entity tag."""
+    """Return the schema in one of the view's formats, and its entity tag."""
     renderer = next(found for found in SchemaView.renderer_classes if found.media_type == media_type)
     schema = SchemaView.generator_class().get_schema(request=None, public=True)  # type: ignore[no-untyped-call]
     text = renderer().render(schema, renderer_context={})
@@ -58,29 +62,29 @@ def _written(media_type: str) -> tuple[bytes, str]:
 # --- What every call has ------------------------------------------------------
 
 PROBLEM = {"schema": {"$ref": "#/components/schemas/Problem"}}
-# What can become of any call, whatever it is about.
+# Responses of every call.
 ANYWHERE = {
-    "400": "`invalid`: a field or a query parameter is wrong, or there is no such one",
-    "401": "`not_authenticated`, `invalid_credential`: no credential, or one that is not good",
-    "403": "`permission_denied`: the credential is not good for this",
+    "400": "`invalid`: a field or a query parameter is wrong or unknown",
+    "401": "`not_authenticated`, `invalid_credential`: the credential is missing or not valid",
+    "403": "`permission_denied`: the credential does not allow this",
     "429": "`rate_limited`, `too_many_failures`: wait `Retry-After` seconds",
     "503": "`busy`, `read_only`, `provider_away`: try again after `Retry-After` seconds",
 }
 TAGS = {
-    "status": "How many seats there are, and for whom.",
-    "borrowing": "Take seats, keep them and give them back.",
+    "status": "See the seats of each tool.",
+    "borrowing": "Borrow, renew and return seats.",
     "queue": "Wait for seats.",
-    "leases": "Who has seats, and who had.",
-    "tools": "What seats are lent of.",
-    "denials": "Who was refused a seat.",
-    "reports": "What the tools were used for.",
-    "audit": "Who changed what.",
+    "leases": "See current and past leases.",
+    "tools": "See and change tools.",
+    "denials": "See refused borrows.",
+    "reports": "See how tools were used.",
+    "audit": "See changes and who made them.",
 }
 
 
-# What drf-spectacular adds to a format for a field that may be blank.
+# drf-spectacular adds this to the format of a field that may be blank.
 EMPTY = {"type": "string", "maxLength": 0}
-# What a borrow wants is said in one of three ways; null says nothing.
+# A borrow names its seats in one of three fields; null is the same as no field.
 ABSENT = {"nullable": True, "enum": [None]}
 NO_TOOL = {"tool": ABSENT | {"type": "string"}, "seats": ABSENT | {"type": "integer"}}
 NO_ITEMS = {"items": ABSENT | {"type": "array", "items": {}}}
@@ -103,7 +107,7 @@ WANTED = [
 
 
 def _tag(path: str) -> str:
-    """The subject of a path."""
+    """Return the subject of a path."""
     if path.startswith("/api/v1/"):
         return path.split("/")[3]
     if path == "/borrows":
@@ -113,7 +117,7 @@ def _tag(path: str) -> str:
     return "status" if path.endswith("/status") else "borrowing"
 
 
-# What can be done with a lease, and with a place in the queue.
+# Calls for a lease and for a ticket.
 LINKS: dict[str, dict[str, Any]] = {
     "Granted": {
         "renew": {"operationId": "licenses_renew_create", "requestBody": {"id": "$response.body#/id"}},
@@ -145,7 +149,7 @@ def complete(result: dict[str, Any], **_: Any) -> dict[str, Any]:
                 if parameter["in"] == "path" and parameter["name"] in ("name", "tool"):
                     parameter["schema"] = formats.TOOL_NAME
                 elif in_pages and parameter["name"] != "page_size":
-                    # An empty filter filters nothing.
+                    # An empty filter has no effect.
                     parameter["allowEmptyValue"] = True
             text = " ".join(operation.get("description", "").split())
             operation["summary"] = re.split("[.;:] ", text, maxsplit=1)[0].rstrip(".")
@@ -153,7 +157,7 @@ def complete(result: dict[str, Any], **_: Any) -> dict[str, Any]:
             for status, description in ANYWHERE.items():
                 responses.setdefault(status, {"description": description})
             if "{" in path or in_pages:
-                responses.setdefault("404", {"description": "`not_found`: there is no such thing"})
+                responses.setdefault("404", {"description": "`not_found`: there is no such row"})
             if "requestBody" in operation:
                 operation["requestBody"]["required"] = True
                 responses.setdefault("413", {"description": "`too_large`: the body is over the limit"})
@@ -167,11 +171,11 @@ def complete(result: dict[str, Any], **_: Any) -> dict[str, Any]:
             operation["responses"] = dict(sorted(responses.items()))
     for name, schema in result["components"]["schemas"].items():
         if name.endswith("Request"):
-            # A field that there isn't is refused.
+            # Unknown fields are refused.
             schema["additionalProperties"] = False
             for field in schema["properties"].values():
                 if EMPTY in field.get("oneOf", ()):
-                    # The format `text` allows an empty one, where there is no other rule.
+                    # The format `text` allows the empty string already.
                     field |= field.pop("oneOf")[0]
     result["components"]["schemas"]["BorrowRequestRequest"]["anyOf"] = WANTED
     result["info"]["description"] += "\n\nFormats of strings:\n" + "".join(

@@ -1,4 +1,4 @@
-"""What the API takes and gives. No rule of the domain is decided here."""
+"""Read requests and write answers of the API. No rule of the domain is here."""
 
 import unicodedata
 import uuid
@@ -27,26 +27,26 @@ MAX_WAIT_SECONDS = 7 * 24 * 3600
 
 
 def clean_text(value: str) -> str:
-    """The text in NFC; raises ValidationError for invisible characters."""
+    """Return the text in NFC. Raises ValidationError for invisible characters."""
     if not is_clean(value):
         raise serializers.ValidationError("Control and invisible characters are not allowed.")
     return unicodedata.normalize("NFC", value)
 
 
 class CleanTextField(serializers.CharField):
-    """A short text on one line; a JSON string, nothing that looks like one."""
+    """A short text on one line. Only a JSON string is accepted."""
 
     schema: ClassVar[dict[str, Any]] = formats.TEXT
 
     def to_internal_value(self, data: Any) -> str:
         if not isinstance(data, str):
             self.fail("invalid")
-        # The text is measured as it came: normalising makes none longer than DRF's limit allows.
+        # DRF checks the length before normalizing, which makes no text too long.
         return clean_text(super().to_internal_value(data))
 
     def run_validation(self, data: Any = serializers.empty) -> Any:
         if isinstance(data, str):
-            # Before DRF's own checks, whose messages for these are obscure.
+            # Check before DRF, because its messages for these are unclear.
             clean_text(data)
         return super().run_validation(data)
 
@@ -60,7 +60,7 @@ class TeamNameField(CleanTextField):
 
 
 class StrictIntegerField(serializers.IntegerField):
-    """A JSON number without a fraction; neither a string nor true."""
+    """A JSON number without a fraction, not a string and not true."""
 
     def to_internal_value(self, data: Any) -> int:
         if not isinstance(data, int) or isinstance(data, bool):
@@ -69,7 +69,7 @@ class StrictIntegerField(serializers.IntegerField):
 
 
 class StrictUUIDField(serializers.UUIDField):
-    """A UUID in a JSON string; DRF itself would also take a number."""
+    """A UUID in a JSON string. DRF would also accept a number."""
 
     def to_internal_value(self, data: Any) -> uuid.UUID:
         if not isinstance(data, str):
@@ -78,33 +78,32 @@ class StrictUUIDField(serializers.UUIDField):
 
 
 class StrictSerializer(serializers.Serializer[Any]):
-    """Refuses fields that it doesn't know: a client that sends one believes in
-    an effect that it hasn't."""
+    """Refuse unknown fields: a client that sends one expects an effect that it would not have."""
 
     @classmethod
     def validated(cls, data: Any) -> dict[str, Any]:
-        """The data as this serializer takes it; raises ValidationError.
+        """Return the validated data. Raises ValidationError.
 
-        By an instance that is made once: to copy all fields for each request, as
-        DRF does, takes longer than to check them. Validation keeps no state in it.
+        One instance serves all requests, because DRF copies all fields for each
+        instance, which takes longer than the validation. Validation keeps no state.
         """
         result: dict[str, Any] = _shared(cls).run_validation(data)
         return result
 
     def to_internal_value(self, data: Any) -> Any:
-        # What is no object is told so by DRF.
+        # DRF refuses anything but an object.
         if isinstance(data, dict) and (unknown := data.keys() - self.fields.keys()):
             raise serializers.ValidationError({name: ["There is no such field."] for name in sorted(unknown)})
         return super().to_internal_value(data)
 
 
 class StrictBody(StrictSerializer):
-    """The body of a call: where a field is optional, null says the same as its absence."""
+    """The body of a call. In an optional field null means the same as no field."""
 
     def get_fields(self) -> dict[str, Any]:
         fields = super().get_fields()
         for field in fields.values():
-            # For the schema: null never comes as far as the field.
+            # Only for the schema: null does not reach the field.
             field.allow_null = not field.required
         return fields
 
@@ -145,15 +144,15 @@ class ItemsField(serializers.ListField):
 
 
 class BorrowRequest(StrictBody):
-    """Name the seats with one of ``tool``, ``items`` or ``alternatives``."""
+    """Name the seats with one of ``tool``, ``items`` and ``alternatives``."""
 
-    user = CleanTextField(required=False, max_length=NAME_LENGTH, help_text="Who borrows. Default: the caller.")
+    user = CleanTextField(required=False, max_length=NAME_LENGTH, help_text="The user. Default: the caller.")
     team = TeamNameField(
         required=False,
         max_length=64,
-        help_text="The team of the user that the lease counts for. Default: the server chooses.",
+        help_text="The user's team for this lease. Default: the server chooses.",
     )
-    project = CleanTextField(default="", max_length=NAME_LENGTH, allow_blank=True, help_text="The project that pays.")
+    project = CleanTextField(default="", max_length=NAME_LENGTH, allow_blank=True, help_text="The project.")
     host = CleanTextField(default="", max_length=NAME_LENGTH, allow_blank=True)
     tool = ToolNameField(required=False, max_length=64)
     seats = StrictIntegerField(
@@ -176,13 +175,13 @@ class BorrowRequest(StrictBody):
         required=False,
         min_value=int(MIN_TTL.total_seconds()),
         max_value=int(MAX_TTL.total_seconds()),
-        help_text="Free the seats this long after the last heartbeat. Default: the tool's default.",
+        help_text="Free the seats this time after the last heartbeat. Default: the tool's default.",
     )
     wait_seconds = StrictIntegerField(
         default=0,
         min_value=0,
         max_value=MAX_WAIT_SECONDS,
-        help_text="Wait in the queue at most this long if no seat is free.",
+        help_text="If no seat is free, wait in the queue for at most this time.",
     )
 
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
@@ -192,15 +191,16 @@ class BorrowRequest(StrictBody):
         if len(wanted) > 1:
             raise serializers.ValidationError({wanted[1]: [f"Send this field or {wanted[0]}, not both."]})
         if "seats" in attrs and "tool" not in attrs:
-            raise serializers.ValidationError({"seats": ["Put seats into each item: this field goes with tool only."]})
+            raise serializers.ValidationError(
+                {"seats": ["Use this field only with tool. Otherwise give seats in each item."]}
+            )
         return attrs
 
 
 def asked_for(body: Any, *, caller: str) -> requests.BorrowRequest:
-    """The body of a borrow as the service takes it; raises ValidationError.
+    """Read the body of a borrow. Raises ValidationError.
 
-    ``caller`` is the name that somebody calls under, '' for none: who has one
-    needn't repeat it.
+    ``caller`` is the caller's name, the default of the user; '' for none.
     """
     data = BorrowRequest.validated(body)
     user = data.get("user", caller)
@@ -223,7 +223,7 @@ def asked_for(body: Any, *, caller: str) -> requests.BorrowRequest:
 
 
 class IdempotencyKey(serializers.Serializer[Any]):
-    """The header of the same name."""
+    """The header Idempotency-Key."""
 
     key = serializers.RegexField(
         r"^[!-~]{1,255}\Z", trim_whitespace=False, error_messages={"invalid": "1 to 255 visible ASCII characters."}
@@ -246,13 +246,15 @@ class ReturnAnswer(serializers.Serializer[Any]):
 
 
 class SeatsSerializer(serializers.Serializer[Any]):
-    """A tool's seats now. ``borrowed``, ``reserved_idle``, ``set_aside`` and
-    ``available`` add up to the capacity, unless the tool is overdrawn or not open:
-    then nothing is available."""
+    """The seats of a tool now.
 
-    borrowed = serializers.IntegerField(source="levels.borrowed", help_text="Seats that are out.")
+    ``borrowed``, ``reserved_idle``, ``set_aside`` and ``available`` add up to the
+    capacity, unless the tool is overdrawn or not open. Then ``available`` is 0.
+    """
+
+    borrowed = serializers.IntegerField(source="levels.borrowed", help_text="Borrowed seats.")
     available = serializers.IntegerField(
-        source="levels.available", help_text="Seats that anybody can borrow; 0 unless `state` is open."
+        source="levels.available", help_text="Seats that every user can borrow; 0 unless `state` is open."
     )
     reserved_idle = serializers.IntegerField(
         source="levels.reserved_idle", help_text="Free seats that are reserved for teams."
@@ -260,27 +262,25 @@ class SeatsSerializer(serializers.Serializer[Any]):
     set_aside = serializers.IntegerField(
         source="levels.set_aside", help_text="Free seats that are set aside for the queue."
     )
-    overdraft = serializers.IntegerField(help_text="Seats that may be borrowed above the capacity.")
+    overdraft = serializers.IntegerField(help_text="Seats that can be borrowed above the capacity.")
     overdrawn = serializers.IntegerField(help_text="Seats that are borrowed above the capacity.")
     state = serializers.ChoiceField(choices=[*State], help_text="`open`, or the first reason why no seats are granted.")
 
 
 class ToolStatus(SeatsSerializer):
-    """A tool's seats now."""
+    """The seats of a tool now."""
 
     tool = serializers.CharField(source="name", help_text="The tool's name.")
     display_name = serializers.CharField()
     total = serializers.IntegerField(source="capacity", help_text="The capacity: seats bought.")
     queued = serializers.IntegerField(help_text="Requests in the queue.")
-    oldest_wait_seconds = serializers.SerializerMethodField(help_text="How long the oldest of them has waited.")
+    oldest_wait_seconds = serializers.SerializerMethodField(help_text="The wait of the oldest of them.")
     enabled = serializers.BooleanField()
-    valid_from = serializers.DateTimeField(allow_null=True, help_text="Nothing is granted before; null = no limit.")
-    valid_until = serializers.DateTimeField(
-        allow_null=True, help_text="Nothing is granted from then on; null = no limit."
-    )
+    valid_from = serializers.DateTimeField(allow_null=True, help_text="The start of the license; null = none.")
+    valid_until = serializers.DateTimeField(allow_null=True, help_text="The end of the license; null = none.")
 
     def get_fields(self) -> dict[str, Any]:
-        # What it is about comes first.
+        # Put the tool first.
         fields = super().get_fields()
         return {name: fields[name] for name in ("tool", "display_name", "total")} | fields
 
@@ -289,16 +289,16 @@ class ToolStatus(SeatsSerializer):
 
 
 class StatusQuery(StrictSerializer):
-    user = CleanTextField(required=False, max_length=NAME_LENGTH, help_text="Also what this user could borrow.")
-    team = TeamNameField(required=False, max_length=64, help_text="Also what could be borrowed for this team.")
+    user = CleanTextField(required=False, max_length=NAME_LENGTH, help_text="Also count the seats for this user.")
+    team = TeamNameField(required=False, max_length=64, help_text="Also count the seats for this team.")
 
 
 class ToolStatusForYou(ToolStatus):
-    """A tool's seats now, also for one user or team."""
+    """The seats of a tool now, also for one user or team."""
 
     available_to_you = serializers.IntegerField(
         required=False,
-        help_text="The most seats that this user and team could borrow in one call; absent if the query names neither.",
+        help_text="Seats that this user and team can borrow in one call; absent if the query names neither.",
     )
 
 
@@ -307,13 +307,13 @@ class ExplanationSerializer(serializers.Serializer[Any]):
 
     granted = serializers.BooleanField(help_text="Whether the borrow would get its seats.")
     alternative = serializers.IntegerField(allow_null=True, help_text="The alternative that it would get, from 0.")
-    team = serializers.CharField(allow_null=True, help_text="The team that the lease would count for.")
+    team = serializers.CharField(allow_null=True, help_text="The team of the lease.")
     reasons = serializers.ListField(
         child=serializers.DictField(),
-        help_text="Everything that blocks the alternatives before it: code, detail for people, numbers.",
+        help_text="Each rule that blocks an alternative before it: code, text, numbers.",
     )
     expected_seconds = serializers.IntegerField(
-        allow_null=True, help_text="When to expect seats, from how long leases lasted recently; null if unknown."
+        allow_null=True, help_text="Expected time until seats are free, estimated from recent leases; null if unknown."
     )
     reasons_omitted = serializers.IntegerField(help_text="The number of reasons that are not listed.")
 
@@ -338,18 +338,18 @@ class LeaseItem(serializers.ModelSerializer[Lease]):
 
 
 class LeaseSerializer(serializers.ModelSerializer[Lease]):
-    """A borrow, by its head, at the database's time ``now`` of the context;
-    ``leases`` there are its leases, if they are at hand. ``names`` there says on
-    which leases their people are shown; without, it is the caller's own.
+    """A lease at the database's time ``now`` of the context, by its first row.
 
-    ``tool``, ``seats`` and ``fence`` are those of its first item. The fields are
-    for the schema; the answers are written out, since DRF's way takes several
-    times as long, in every borrow.
+    ``leases`` of the context are its rows, if the view has them. ``names`` of the
+    context selects the leases that show names; without it the lease is the
+    caller's own. ``tool``, ``seats`` and ``fence`` are those of the first item.
+    The fields are only for the schema: DRF's way to write an answer takes several
+    times as long.
     """
 
     tool = serializers.CharField()
-    user = serializers.CharField(help_text="Empty where LICENSE_SHOW_HOLDERS hides it, with the host and the like.")
-    team = serializers.CharField(allow_null=True, help_text="The team that the lease counts for.")
+    user = serializers.CharField(help_text="Empty if LICENSE_SHOW_HOLDERS hides names.")
+    team = serializers.CharField(allow_null=True, help_text="The team of the lease.")
     end_reason = serializers.ChoiceField(choices=["", *EndReason.values], help_text="Empty while the lease is active.")
     heartbeat_seconds = serializers.FloatField(
         allow_null=True, help_text="Renew the lease this often; null if it does not expire."
@@ -401,7 +401,7 @@ class LeaseSerializer(serializers.ModelSerializer[Lease]):
             "overdraft_seats": lease.overdraft_seats,
             "borrowed_at": lease.borrowed_at,
             "expires_at": lease.expires_at,
-            # A third: two heartbeats may get lost before the lease ends.
+            # A third of the ttl, so that two heartbeats can get lost.
             "heartbeat_seconds": round(lease.ttl.total_seconds() / 3, 3) if lease.ttl is not None else None,
             "server_time": now,
             "fence": lease.fence,
@@ -419,14 +419,14 @@ class LeaseSerializer(serializers.ModelSerializer[Lease]):
 
 
 class LeaseRecordSerializer(LeaseSerializer):
-    """A lease as part of the history, with what it came to so far."""
+    """A lease in the history, with its seat-hours and cost until now."""
 
-    seat_hours = serializers.FloatField(help_text="Of all its items.")
+    seat_hours = serializers.FloatField(help_text="The sum of its items.")
     cost = serializers.DecimalField(
         max_digits=None,
         decimal_places=2,
         allow_null=True,
-        help_text="Of those items whose tools have a price, at today's prices; null if none has.",
+        help_text="The sum of the items with a price, at today's prices; null if no tool has one.",
     )
 
     class Meta(LeaseSerializer.Meta):
@@ -446,7 +446,7 @@ class LeaseRecordSerializer(LeaseSerializer):
 class GrantedSerializer(LeaseSerializer):
     """A lease as the answer to a borrow."""
 
-    alternative = serializers.IntegerField(help_text="Which of the alternatives it is, from 0.")
+    alternative = serializers.IntegerField(help_text="The number of the alternative, from 0.")
 
     class Meta(LeaseSerializer.Meta):
         fields = [*LeaseSerializer.Meta.fields, "alternative"]
@@ -457,16 +457,16 @@ class GrantedSerializer(LeaseSerializer):
 
 
 class WaitingSerializer(serializers.Serializer[Waiting]):
-    """A place in the queue."""
+    """A ticket and its position in the queue."""
 
     ticket = serializers.UUIDField(source="ticket.id")
     position = serializers.IntegerField(help_text="1 is the next.")
     eta_seconds = serializers.SerializerMethodField(
-        help_text="Expected wait, from how long leases lasted recently; null if unknown."
+        help_text="Expected wait, estimated from recent leases; null if unknown."
     )
     poll_after = serializers.SerializerMethodField(
-        help_text="Poll again in this many seconds. The server drops a ticket that is not polled for twice as long, "
-        "and for at least 20 seconds."
+        help_text="Poll again after this number of seconds. The server drops a ticket without a poll for twice "
+        "that time, at least 20 seconds."
     )
     deadline = serializers.DateTimeField(source="ticket.deadline")
 
@@ -502,7 +502,7 @@ class DenialSerializer(serializers.ModelSerializer[Denial]):
 
 
 class ToolSerializer(SeatsSerializer, serializers.ModelSerializer[Tool]):
-    default_ttl_seconds = serializers.SerializerMethodField(help_text="Null: leases last until they're returned.")
+    default_ttl_seconds = serializers.SerializerMethodField(help_text="Null: leases last until they are returned.")
     max_ttl_seconds = serializers.SerializerMethodField(help_text="Null: no limit.")
 
     class Meta:
@@ -538,8 +538,10 @@ class ToolSerializer(SeatsSerializer, serializers.ModelSerializer[Tool]):
 
 
 class Problem(serializers.Serializer[Any]):
-    """RFC 9457. ``code`` is stable; ``detail`` is for people; more members
-    carry the numbers."""
+    """A problem document (RFC 9457).
+
+    ``code`` is stable. ``detail`` is for people. Other members have the numbers.
+    """
 
     type = serializers.CharField()
     title = serializers.CharField()

@@ -1,4 +1,4 @@
-"""Addresses of the API. The /licenses/ calls have no trailing slash: clients exist."""
+"""Addresses of the API. The /licenses/ calls have no trailing slash, because clients call them so."""
 
 from django.urls import include, path
 from drf_spectacular.views import SpectacularSwaggerView
@@ -21,14 +21,13 @@ router.register("denials", views.DenialViewSet)
 router.register("audit", audit.AuditViewSet)
 
 urlpatterns = [
-    # The names are the label `view` of the metrics of HTTP.
+    # The names are values of the label `view` of the HTTP metrics.
     path("licenses/status", views.LicensesViewSet.as_view({"get": "status"}), name="status"),
     path("licenses/borrow", views.LicensesViewSet.as_view({"post": "borrow"}), name="borrow"),
     path("licenses/explain", views.LicensesViewSet.as_view({"post": "explain"}), name="explain"),
     path("licenses/renew", views.LicensesViewSet.as_view({"post": "renew"}), name="renew"),
     path("licenses/return", views.LicensesViewSet.as_view({"post": "give_back"}), name="return"),
-    # Before the queue: "status" is no ticket, but queue may be a tool from before that
-    # name was reserved.
+    # This stands before the queue: a tool may be called "queue" since before that name was reserved.
     path("licenses/<str:tool>/status", views.LicensesViewSet.as_view({"get": "tool_status"}), name="tool-status"),
     path(
         "licenses/queue/<str:ticket>",

@@ -1,1 +1,1 @@
-"""The board: who holds which seats, who waits, who was refused; for people with a browser."""
+"""The board: web pages that show leases, queues and refusals."""

@@ -1,8 +1,7 @@
-"""What the board shows, read from the database.
+"""Read the data of the board from the database.
 
-In a number of statements that doesn't grow with the tools, the leases or the
-people, and of each list no more rows than are shown. ``now`` is the database's
-time.
+The number of queries does not grow with tools, leases or users, and each list
+reads only the rows that are shown. ``now`` is the database's time.
 """
 
 from collections import defaultdict
@@ -27,19 +26,19 @@ SOON = timedelta(days=30)
 
 @dataclass(frozen=True, slots=True)
 class Listed(Generic[R]):
-    """The first rows of a list, and how long it is."""
+    """The first rows of a list, and the number of all its rows."""
 
     rows: Sequence[R] = ()
     total: int = 0
 
     @property
     def more(self) -> int:
-        """How many aren't among the rows."""
+        """Return the number of rows that are left out."""
         return self.total - len(self.rows)
 
 
 class Condition(StrEnum):
-    """What somebody who wants a seat of a tool should know first."""
+    """A fact about a tool that a user should see first."""
 
     SWITCHED_OFF = "switched_off"
     NOT_STARTED = "not_started"
@@ -54,8 +53,7 @@ GRANTS_NOTHING = {Condition.SWITCHED_OFF, Condition.NOT_STARTED, Condition.ENDED
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A tool with its levels as it is shown; with those who hold and want its
-    seats, as far as they stand beside it."""
+    """A tool with its levels, and with the leases and tickets that the page shows."""
 
     tool: Tool
     conditions: Sequence[Condition]
@@ -64,13 +62,13 @@ class Entry:
 
     @property
     def grants(self) -> bool:
-        """Whether a seat that is free can be had."""
+        """Return whether the tool grants free seats."""
         return not GRANTS_NOTHING.intersection(self.conditions)
 
 
 @dataclass(frozen=True, slots=True)
 class Totals:
-    """All tools together."""
+    """The sums of all tools."""
 
     tools: int
     capacity: int
@@ -80,12 +78,12 @@ class Totals:
 
 
 def entries(now: datetime) -> list[Entry]:
-    """All tools, by name."""
+    """Return all tools, sorted by name."""
     return [_entry(tool, now) for tool in snapshot.with_levels(sql.tools_with_levels())]
 
 
 def entry(name: str, now: datetime) -> Entry | None:
-    """The tool of this name."""
+    """Return the tool of this name, or None."""
     found = snapshot.with_levels(sql.tools_with_levels(name))
     return _entry(found[0], now) if found else None
 
@@ -108,7 +106,7 @@ def _entry(tool: Tool, now: datetime) -> Entry:
 
 
 def totals(entries: Sequence[Entry]) -> Totals:
-    """What these tools come to."""
+    """Return the sums of these tools."""
     return Totals(
         tools=len(entries),
         capacity=sum(entry.tool.capacity for entry in entries),
@@ -119,8 +117,8 @@ def totals(entries: Sequence[Entry]) -> Totals:
 
 
 def with_people(entries: Sequence[Entry], now: datetime, *, leases: int, waiting: int) -> list[Entry]:
-    """These tools with the newest of their leases and the heads of their queues,
-    so many of each."""
+    """Return these tools with at most ``leases`` of their newest leases and ``waiting`` of
+    their first tickets each."""
     tools = [entry.tool for entry in entries]
     held = _first_of_each(_leases(tools, now), leases, F("borrowed_at").desc(), F("pk").desc())
     wanted = _first_of_each(_queue(tools, now), waiting, F("ticket").asc())
@@ -132,12 +130,12 @@ def with_people(entries: Sequence[Entry], now: datetime, *, leases: int, waiting
 
 
 def leases(tool: Tool, now: datetime) -> QuerySet[Lease]:
-    """The leases whose seats of a tool are out, the newest first."""
+    """Return the active leases of a tool, the newest first."""
     return _leases([tool], now)
 
 
 def queue(tool: Tool, now: datetime) -> QuerySet[TicketClaim]:
-    """Who waits for a tool, the next first."""
+    """Return the queue of a tool, the next first."""
     return _queue([tool], now)
 
 
@@ -152,7 +150,7 @@ def _queue(tools: Iterable[Tool], now: datetime) -> QuerySet[TicketClaim]:
 
 
 def refusals(now: datetime, limit: int, tool: Tool | None = None) -> list[Denial]:
-    """The latest episodes of refusals, of one tool or of all."""
+    """Return the latest episodes of refusals, of one tool or of all."""
     latest = Denial.objects.filter(last_at__gt=now - RECENT).order_by("-last_at", "-pk")
     if tool is not None:
         latest = latest.filter(tool=tool)
@@ -160,20 +158,21 @@ def refusals(now: datetime, limit: int, tool: Tool | None = None) -> list[Denial
 
 
 def held_by(user: str, now: datetime, tool: Tool | None = None) -> QuerySet[Lease]:
-    """What a user holds, of one tool or of all: a borrow of several tools is one
-    row. The oldest first, so that what they look at stays where it is when they
-    borrow more."""
+    """Return the leases of a user, of one tool or of all, one row per borrow.
+
+    The oldest comes first, so that rows keep their place when the user borrows more.
+    """
     mine = Lease.objects.active(now).heads().held_by(user)
     if tool is not None:
-        # By the borrow, not by the tool, whose leases are many.
+        # Search by the borrow, because a tool has many leases.
         parts = Lease.objects.filter(part_of=OuterRef("pk"), tool=tool)
         mine = mine.filter(Q(tool=tool) | Exists(parts))
     return mine.with_items().order_by("borrowed_at", "pk")
 
 
 def waits_of(user: str, now: datetime, limit: int, tool: Tool | None = None) -> Listed[TicketClaim]:
-    """What a user waits for, of one tool or of all, each with its ``place``
-    in the queue of its tool: 1 is the next."""
+    """Return the user's tickets, of one tool or of all, each with its ``place`` in the queue of the
+    tool: 1 is the next."""
     live = TicketClaim.objects.live(now)
     ahead = live.filter(tool=OuterRef("tool"), ticket__lt=OuterRef("ticket")).order_by().values("tool")
     mine = live.filter(ticket__user=user).select_related("tool", "ticket").order_by("ticket", "tool__name")
@@ -188,12 +187,12 @@ def waits_of(user: str, now: datetime, limit: int, tool: Tool | None = None) -> 
 
 
 def own_lease(user: str, lease_id: UUID) -> Lease | None:
-    """The borrow of this id, over or not, if it is this user's."""
+    """Return the lease of this id, ended or not, if it is this user's."""
     return Lease.objects.heads().held_by(user).with_items().filter(pk=lease_id).first()
 
 
 def _first_of_each(rows: QuerySet[Any], limit: int, *order: OrderBy) -> dict[int, Listed[Any]]:
-    """The first rows of each tool, and how many it has."""
+    """Return the first rows of each tool, and the number of its rows."""
     ranked = rows.annotate(
         rank=Window(RowNumber(), partition_by=F("tool"), order_by=order),
         total=Window(Count("pk"), partition_by=F("tool")),

@@ -1,7 +1,6 @@
-"""The board's pages, and the button that returns one's own seats.
+"""Show the board, and return a user's own seats.
 
-For people with a browser: who they are is told by their session alone. What
-they may do is decided where the API decides it.
+The session identifies the user. The API's permissions decide.
 """
 
 import logging
@@ -47,7 +46,7 @@ Page = Callable[Concatenate[HttpRequest, Caller, P], HttpResponse]
 REFRESH_SECONDS = 15
 TOOLS_A_PAGE = 25
 LEASES_A_PAGE = 50
-# How much of a tool stands on the page of all tools, and how much on its own.
+# Rows of a tool on the page of all tools, and on the tool's page.
 LEASES_OF_EACH, WAITING_OF_EACH, REFUSALS_OF_ALL = 5, 3, 10
 WAITING_OF_ONE, REFUSALS_OF_ONE = 50, 20
 OWN_LEASES = OWN_WAITS = 10
@@ -56,13 +55,11 @@ LONGEST_SEARCH = 64
 
 
 def page(method: str) -> Callable[[Page[P]], Callable[Concatenate[HttpRequest, P], HttpResponse]]:
-    """A page for whoever may look, others are sent to sign in; and the page that
-    says so when the view can't do what it was asked."""
+    """Wrap a page: send users without access to the sign-in, and show refusals as pages."""
     methods, needed = (["GET", "HEAD"], Scope.READ) if method == "GET" else ([method], Scope.BORROW)
 
     def decorate(view: Page[P]) -> Callable[Concatenate[HttpRequest, P], HttpResponse]:
-        # Most of a page are the same few words; what is packed has a length of its
-        # own by chance, so that nobody guesses from it what is in there.
+        # Compress pages. Django adds random bytes, so that the length reveals nothing.
         @gzip_page
         @never_cache
         @wraps(view)
@@ -96,18 +93,18 @@ def page(method: str) -> Callable[[Page[P]], Callable[Concatenate[HttpRequest, P
 
 
 def reader_of(request: HttpRequest) -> Caller:
-    """Who looks at the board."""
+    """Return the caller who reads the board."""
     return caller_of_account(request.user, Kind.SESSION) if request.user.is_authenticated else anonymous()
 
 
 def error(request: HttpRequest, status: int, title: str, detail: str) -> HttpResponse:
-    """A page about what went wrong. Asks no database where that may be what did."""
+    """Return a page about an error. Does not query the database, which may be the cause."""
     context = {"title": title, "detail": detail, "asks_no_database": status >= 500}
     return render(request, "licenses/board/error.html", context, status=status)
 
 
 def refused(request: HttpRequest, refusal: Refusal) -> HttpResponse:
-    """The page of a refusal of the domain."""
+    """Return the page of a refusal."""
     answer = error(request, STATUS[type(refusal)], refusal.title, refusal.detail)
     if refusal.retry_after:
         answer["Retry-After"] = str(refusal.retry_after)
@@ -115,7 +112,7 @@ def refused(request: HttpRequest, refusal: Refusal) -> HttpResponse:
 
 
 def shown(request: HttpRequest, template: str, caller: Caller, context: dict[str, Any]) -> HttpResponse:
-    """A page that refreshes itself; of that, its script asks for the living part alone."""
+    """Return a page that refreshes itself. Its script asks only for the live part."""
     context |= {"reader": caller, "refresh_seconds": REFRESH_SECONDS, "living_part": f"licenses/board/{template}"}
     whole = "X-Refresh" not in request.headers
     answer = render(request, "licenses/board/page.html" if whole else "licenses/board/living.html", context)
@@ -124,8 +121,11 @@ def shown(request: HttpRequest, template: str, caller: Caller, context: dict[str
 
 
 def page_number(request: HttpRequest) -> int:
-    """Which page is asked for; raises BadRequest. One that there isn't, or no
-    more, stands for the last: leases come and go while one turns the pages."""
+    """Return the number of the page. Raises BadRequest.
+
+    A number that is too high stands for the last page, because lists get shorter
+    while a user reads them.
+    """
     text = request.GET.get("page", "1")
     if not re.fullmatch(r"[1-9][0-9]{0,8}", text):
         raise BadRequest("The page must be a whole number from 1.")
@@ -133,7 +133,7 @@ def page_number(request: HttpRequest) -> int:
 
 
 def search_text(request: HttpRequest) -> str:
-    """What tools are looked for; raises BadRequest."""
+    """Return the search for tools. Raises BadRequest."""
     text = request.GET.get("q", "").strip()
     if len(text) > LONGEST_SEARCH or not is_clean(text):
         raise BadRequest(f"A search has at most {LONGEST_SEARCH} characters, on one line.")
@@ -145,7 +145,7 @@ def search_text(request: HttpRequest) -> str:
 
 @page("GET")
 def overview(request: HttpRequest, caller: Caller) -> HttpResponse:
-    """All tools: their seats, who has them, who waits; and the latest refusals."""
+    """Show all tools with their seats, leases and queues, and the latest refusals."""
     number, search, now = page_number(request), search_text(request), database_now()
     entries = reading.entries(now)
     tools = Paginator([entry for entry in entries if matches(entry.tool, search)], TOOLS_A_PAGE).get_page(number)
@@ -166,13 +166,13 @@ def overview(request: HttpRequest, caller: Caller) -> HttpResponse:
 
 
 def matches(tool: Tool, search: str) -> bool:
-    """Whether a tool is one that is looked for, by any of its names."""
+    """Return whether the search matches one of the tool's names."""
     return any(search.lower() in name.lower() for name in (tool.name, tool.display_name, tool.vendor))
 
 
 @page("GET")
 def one_tool(request: HttpRequest, caller: Caller, name: str) -> HttpResponse:
-    """One tool, with all who hold its seats, page by page."""
+    """Show one tool with all its leases, in pages."""
     number, now = page_number(request), database_now()
     entry = reading.entry(name, now) if re.fullmatch(TOOL_NAME_PATTERN, name) else None
     if entry is None:
@@ -193,7 +193,7 @@ def one_tool(request: HttpRequest, caller: Caller, name: str) -> HttpResponse:
 
 @page("GET")
 def yours(request: HttpRequest, caller: Caller) -> HttpResponse:
-    """All that one holds oneself, page by page."""
+    """Show all leases of the reader, in pages."""
     if caller.user is None:
         return redirect_to_login(request.get_full_path())
     number, now = page_number(request), database_now()
@@ -202,7 +202,7 @@ def yours(request: HttpRequest, caller: Caller) -> HttpResponse:
 
 
 def own(caller: Caller, now: datetime, tool: Tool | None = None) -> dict[str, Any]:
-    """What the reader holds and waits for themself."""
+    """Return the reader's leases and tickets."""
     if not caller.name:
         return {"own_leases": Listed(), "own_waits": Listed()}
     leases = Paginator(reading.held_by(caller.name, now, tool), OWN_LEASES).get_page(1)
@@ -217,11 +217,10 @@ def own(caller: Caller, now: datetime, tool: Tool | None = None) -> dict[str, An
 
 @page("POST")
 def give_back(request: HttpRequest, caller: Caller, lease_id: UUID) -> HttpResponse:
-    """Return one's own seats, and nobody else's, whoever else one may act for;
-    harmless if they are back."""
+    """Return a lease of the reader, and of no other user. Harmless if it was returned before."""
     back = request.POST.get("next") or reverse("board")
     if not (is_clean(back) and url_has_allowed_host_and_scheme(back, allowed_hosts=None)):
-        raise BadRequest("The page to go back to must be on this server.")
+        raise BadRequest("The page to return to must be on this server.")
     if caller.user is None:
         return redirect_to_login(back)
     lease = reading.own_lease(caller.name, lease_id)
@@ -238,5 +237,5 @@ def give_back(request: HttpRequest, caller: Caller, lease_id: UUID) -> HttpRespo
 
 
 def what(lease: Lease) -> str:
-    """The seats of a borrow, in words."""
+    """Return the seats of a lease as a text."""
     return ", ".join(f"{part.seats} {'seat' if part.seats == 1 else 'seats'} of {part.tool}" for part in lease.items)

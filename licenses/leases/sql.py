@@ -379,10 +379,8 @@ class Rows:
 
     def run(self, rows: Iterable[models.Model]) -> None:
         """Write these instances."""
-        values = [self.names(row) for row in rows]
-        if self.prepared:
-            values = [self._prepare(list(row)) for row in values]
-        self.write.run(values)
+        values = (self.names(row) for row in rows)
+        self.write.run([self._prepare(list(row)) for row in values] if self.prepared else list(values))
 
     def _prepare(self, values: list[Any]) -> list[Any]:
         for number, field in self.prepared:

@@ -11,7 +11,7 @@ from typing import Any
 
 from django.conf import settings
 from django.contrib.postgres.operations import AddIndexConcurrently
-from django.db import migrations
+from django.db import migrations, models
 from django.db.migrations.operations.base import Operation
 
 
@@ -66,16 +66,32 @@ class WidenText(migrations.AlterField):
     """A CharField with more room, in a migration that isn't atomic: so it holds one
     table at a time, and only for a moment, since PostgreSQL copies no row for it.
 
+    It does rebuild an index with a condition, and reads the whole table for that
+    while nobody can use it. Such an index is dropped first and made again online.
+
     SQLite keeps texts of any length, whatever the column's type says.
     """
 
     def database_forwards(self, app_label: str, schema_editor: Any, from_state: Any, to_state: Any) -> None:
-        if schema_editor.connection.vendor == "postgresql":
-            super().database_forwards(app_label, schema_editor, from_state, to_state)
+        if schema_editor.connection.vendor != "postgresql":
+            return
+        partial = self._partial_indexes(to_state.apps.get_model(app_label, self.model_name))
+        with schema_editor.connection.cursor() as cursor, _patience(cursor):
+            for index in partial:
+                cursor.execute(f'DROP INDEX CONCURRENTLY IF EXISTS "{index.name}"')
+        super().database_forwards(app_label, schema_editor, from_state, to_state)
+        for index in partial:
+            online = AddIndexOnline(self.model_name, index)
+            online.database_forwards(app_label, schema_editor, from_state, to_state)
 
     def database_backwards(self, app_label: str, schema_editor: Any, from_state: Any, to_state: Any) -> None:
         if schema_editor.connection.vendor == "postgresql":
             super().database_backwards(app_label, schema_editor, from_state, to_state)
+
+    def _partial_indexes(self, model: type[models.Model]) -> list[models.Index]:
+        """Return the indexes with a condition that have this field."""
+        partial = [index for index in model._meta.indexes if index.condition is not None]
+        return [index for index in partial if self.name in dict(index.fields_orders)]
 
 
 class LockTables(Operation):

@@ -74,10 +74,9 @@ class ToolQuerySet(models.QuerySet["Tool"]):
 class Tool(models.Model):
     """A pool of seats.
 
-    ``in_use`` and the fields down to ``revoked_total`` are changed under this
-    row's lock, by ``licenses.leasing`` and ``licenses.queueing`` alone. ``in_use`` always equals the seats of the
-    tool's leases that nobody has closed, ``waiting`` the number of open tickets
-    that claim seats of it.
+    ``licenses.leases.ledger`` changes ``in_use`` and what else is counted here, under
+    this row's lock. ``in_use`` always equals the seats of the tool's leases that nobody
+    has closed, ``waiting`` the number of open tickets that claim seats of it.
     """
 
     name = models.CharField(
@@ -134,8 +133,7 @@ class Tool(models.Model):
     has_rules = models.BooleanField(default=False, db_default=False, editable=False)
     last_fence = models.PositiveBigIntegerField(default=0, db_default=0, editable=False)
     waiting = models.PositiveIntegerField(default=0, db_default=0, editable=False)
-    # About when somebody was last denied a seat: whether a borrow needs to look
-    # for an episode that it ends.
+    # Written by the previous version only.
     denied_at = models.DateTimeField(null=True, editable=False)
     # Leases ended, by reason. Counted here and not in a process, since more
     # than the server's processes end leases.
@@ -202,7 +200,7 @@ class Tool(models.Model):
     wanted: int
     oldest_wait: datetime | None
     read_at: datetime
-    # What pools.with_levels() adds.
+    # What leases.snapshot.with_levels() adds.
     levels: Levels
     state: State
 

@@ -1,1 +1,1 @@
-"""How people sign in: with a password of this server, or at a provider."""
+"""Sign users in: with a password of this server, or at a provider."""

@@ -1,4 +1,4 @@
-"""The account of somebody whom the provider vouches for."""
+"""Find or create the account of a user whom the provider has authenticated."""
 
 import logging
 from collections.abc import Mapping
@@ -17,25 +17,24 @@ from .rights import GroupsMissing, Rights, claim, rights_of
 
 logger = logging.getLogger(__name__)
 
-# What staff may do who are no administrators: look, but at the audit, and force returns. The
-# group is made at the first sign-in; the admin may change it.
+# The group of staff who are not administrators. They may view everything except the audit, and
+# force-return leases. The first sign-in creates the group; the admin can change it.
 OPERATORS = "Operators"
 
 
 class SignInRefused(Exception):
-    """Somebody whom the provider vouches for has no account here, and gets
-    none. The message is for them."""
+    """The user gets no account here. The message is for the user."""
 
 
 def account_of(claims: Mapping[str, Any], headers: Mapping[str, Any]) -> User:
-    """The account that belongs to these verified claims, with the rights and
-    teams that their groups give it now; made at the first sign-in.
-    What that changes is recorded, with where they sign in from by ``headers``,
-    WSGI's variables.
+    """Return the account of these verified claims, created at the first sign-in.
 
-    Known only by issuer and subject. An account that has the name already, or one
-    that differs from it in case or form, is somebody else's until an administrator
-    says otherwise: raises SignInRefused.
+    The account gets the rights and teams of the user's groups. The changes are
+    recorded with the address from ``headers``, WSGI variables.
+
+    Issuer and subject identify the user. An existing account with the same name, in
+    any case or Unicode form, belongs to another user until an administrator links
+    it: then this raises SignInRefused.
     """
     try:
         with transaction.atomic():
@@ -51,12 +50,12 @@ def account_of(claims: Mapping[str, Any], headers: Mapping[str, Any]) -> User:
             auditing.membership(changes, by=by)
             return user
     except IntegrityError:
-        # Signed in twice at once for the first time: the other one has it.
+        # Two first sign-ins at once: the other one created the account.
         raise SignInRefused("Your account was just created. Sign in again.") from None
 
 
 def _account_of(claims: Mapping[str, Any]) -> tuple[User, bool]:
-    """The account, locked, and whether it is new."""
+    """Return the account, locked, and whether it is new."""
     issuer, subject = claims["iss"], claims["sub"]
     identities = Identity.objects.select_related("user").select_for_update(no_key=True, of=("user",))
     identity = identities.filter(issuer=issuer, subject=subject).first()
@@ -67,7 +66,7 @@ def _account_of(claims: Mapping[str, Any]) -> tuple[User, bool]:
     name = claim(claims, settings.LICENSE_OIDC_USERNAME_CLAIM)
     if isinstance(name, str) and len(name) > ACCOUNT_NAME_LENGTH:
         raise SignInRefused(f"The sign-in provider sent a name of more than {ACCOUNT_NAME_LENGTH} characters.")
-    # As Django would store it: no two spellings of one name.
+    # Accept a name only as Django would store it, so that it has one spelling.
     if not is_name(name) or User.normalize_username(name) != name:
         raise SignInRefused("The sign-in provider sent no name that can hold a lease.")
     if why := accounts.why_not(name, issuer=issuer, subject=subject):
@@ -79,8 +78,7 @@ def _account_of(claims: Mapping[str, Any]) -> tuple[User, bool]:
 
 
 def _rights_of(user: User, claims: Mapping[str, Any]) -> Rights:
-    """What the groups give; raises SignInRefused, which leaves everything as it is, if
-    not all are known."""
+    """Return the rights of the groups. Raises SignInRefused if not all groups are known; then nothing changes."""
     try:
         return rights_of(claims)
     except GroupsMissing as missing:
@@ -89,7 +87,7 @@ def _rights_of(user: User, claims: Mapping[str, Any]) -> Rights:
 
 
 def _follow_rights(user: User, rights: Rights) -> None:
-    """Give and take what the groups say, where groups are said to mean anything."""
+    """Give and remove rights and teams as the groups say, if groups are configured."""
     if not (settings.LICENSE_OIDC_ADMIN_GROUPS or settings.LICENSE_OIDC_STAFF_GROUPS):
         return
     if (user.is_superuser, user.is_staff) != (rights.admin, rights.staff):

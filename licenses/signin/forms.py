@@ -1,4 +1,4 @@
-"""Sign-in forms that tell who tried too often to wait."""
+"""Sign-in forms that show how long to wait after too many attempts."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from licenses.errors import TooManyFailures
 
 
 class SignInForm(AuthenticationForm):
-    """For everybody."""
+    """The form for all users."""
 
     def clean(self) -> dict[str, Any]:
         try:
@@ -20,4 +20,4 @@ class SignInForm(AuthenticationForm):
 
 
 class AdminSignInForm(SignInForm, AdminAuthenticationForm):
-    """For the admin: staff alone."""
+    """The form of the admin, only for staff."""

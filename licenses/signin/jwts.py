@@ -1,4 +1,4 @@
-"""JSON Web Tokens of the provider: is one genuine, for us, and valid now?"""
+"""Verify JSON Web Tokens of the provider: signature, audience, validity."""
 
 import math
 from typing import Any
@@ -13,35 +13,35 @@ from .provider import provider
 LONGEST_TOKEN = 8 * 1024
 LONGEST_LIFE = 24 * 3600
 TYPES = {"jwt", "at+jwt", "application/at+jwt"}
-# By these a token brings its own key, or says where to find one.
+# With these headers a token brings its own key or says where to find one.
 FOREIGN_KEYS = {"jku", "jwk", "x5u", "x5c", "crit"}
 
 
 class InvalidJwt(Exception):
-    """A token that proves nothing here. The message is for the log."""
+    """A token that is not valid here. The message is for the log."""
 
 
 def verified_claims(token: object, *, audience: str) -> dict[str, Any]:
-    """The claims of a token that the provider signed for this audience and that
-    is valid now, within the leeway.
+    """Return the claims of a token that the provider signed for this audience and that is valid
+    now, within the leeway.
 
     Raises InvalidJwt, or ProviderAway while there is no key to check it with.
     The rules are those of RFC 8725 (best current practices) and RFC 9068.
     """
     if not isinstance(token, str) or len(token) > LONGEST_TOKEN:
-        raise InvalidJwt("no text, or too long")
+        raise InvalidJwt("not a text, or too long")
     try:
         header = jwt.get_unverified_header(token)
         alg, kid = header.get("alg"), header.get("kid")
         if FOREIGN_KEYS & header.keys():
-            raise InvalidJwt("brings a key of its own")
+            raise InvalidJwt("brings its own key")
         if str(header.get("typ", "jwt")).lower() not in TYPES:
-            raise InvalidJwt("is of another type")
+            raise InvalidJwt("has another type")
         if alg not in settings.LICENSE_OIDC_ALGORITHMS or not isinstance(kid, str):
-            raise InvalidJwt("another algorithm, or no key id")
+            raise InvalidJwt("has another algorithm or no key id")
         key = provider().key(kid, alg)
         if key is None:
-            raise InvalidJwt("signed with an unknown key")
+            raise InvalidJwt("is signed with an unknown key")
         claims: dict[str, Any] = jwt.decode(
             token,
             key,
@@ -58,15 +58,15 @@ def verified_claims(token: object, *, audience: str) -> dict[str, Any]:
 
 
 def _check(claims: dict[str, Any], audience: str) -> None:
-    """What PyJWT leaves open; raises InvalidJwt."""
+    """Check what PyJWT does not check. Raises InvalidJwt."""
     for name in ("exp", "iat", "nbf"):
         moment = claims.get(name, 0)
         if isinstance(moment, bool) or not isinstance(moment, int | float) or not math.isfinite(moment):
-            raise InvalidJwt(f"{name} is no number")
+            raise InvalidJwt(f"{name} is not a number")
     if claims["exp"] - claims["iat"] > LONGEST_LIFE:
-        raise InvalidJwt("lives too long")
+        raise InvalidJwt("is valid for too long")
     if isinstance(claims["aud"], list) and len(claims["aud"]) > 1 and claims.get("azp", audience) != audience:
-        # Of a token for several, the one that it was given to.
-        raise InvalidJwt("was given to another party")
+        # Of several audiences, this is the one that received the token.
+        raise InvalidJwt("was issued to another party")
     if not claims["sub"] or len(claims["sub"]) > 255 or not is_clean(claims["sub"]):
-        raise InvalidJwt("sub is nothing to know anybody by")
+        raise InvalidJwt("sub does not identify a user")

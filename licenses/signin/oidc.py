@@ -1,5 +1,8 @@
-"""Sign-in at the provider: authorization code flow with PKCE (S256), state and
-nonce, by mozilla-django-oidc; what it leaves open is checked here."""
+"""Sign users in at the provider with mozilla-django-oidc.
+
+Uses the authorization code flow with PKCE (S256), state and nonce, and checks
+what the library does not check.
+"""
 
 import logging
 import secrets
@@ -30,15 +33,15 @@ logger = logging.getLogger(__name__)
 
 
 def is_configured() -> bool:
-    """Whether people can sign in at a provider."""
+    """Return whether a provider is configured."""
     return bool(settings.LICENSE_OIDC_ISSUER and settings.LICENSE_OIDC_CLIENT_ID)
 
 
 class ProviderBackend(OIDCAuthenticationBackend):
-    """Exchanges a code for claims, and claims for an account.
+    """Exchange a code for claims, and claims for an account.
 
-    Made anew for every request with a session; so it asks the provider for
-    nothing before it is needed.
+    Django creates it for every request with a session, so it calls the provider only
+    when needed.
     """
 
     def __init__(self) -> None:
@@ -54,34 +57,35 @@ class ProviderBackend(OIDCAuthenticationBackend):
         return provider().endpoints.userinfo
 
     def authenticate(self, request: HttpRequest, nonce: str, code_verifier: str) -> User | None:
-        """The account of who comes back from the provider. Takes nothing but
-        what the callback has, so that no password form leads here."""
+        """Return the account of the user who comes back from the provider.
+
+        Accepts only the arguments of the callback, so that no password form leads here.
+        """
         user: User | None = super().authenticate(request, nonce=nonce, code_verifier=code_verifier)
         return user
 
     def get_token(self, payload: dict[str, Any]) -> dict[str, Any]:
-        """What the provider gives for a code; raises requests.RequestException
-        or InvalidJwt."""
+        """Return the provider's tokens for a code. Raises requests.RequestException or InvalidJwt."""
         tokens = super().get_token(payload)
         if not isinstance(tokens, dict):
-            raise InvalidJwt("the provider gave no tokens")
+            raise InvalidJwt("the provider returned no tokens")
         return tokens
 
     def verify_token(self, token: str, **kwargs: Any) -> dict[str, Any]:
-        """The claims of an ID token; raises InvalidJwt."""
+        """Return the claims of an ID token. Raises InvalidJwt."""
         claims = verified_claims(token, audience=settings.LICENSE_OIDC_CLIENT_ID)
         nonce = kwargs.get("nonce")
         if not nonce or not secrets.compare_digest(str(claims.get("nonce")).encode(), nonce.encode()):
-            raise InvalidJwt("was not asked for here")
+            raise InvalidJwt("this server did not request it")
         return claims
 
     def store_tokens(self, access_token: str, id_token: str) -> None:
-        """Keep the ID token for the session that this sign-in begins, if it does."""
+        """Keep the ID token for the session that this sign-in begins."""
         self.request.oidc_id_token = id_token
 
     def get_or_create_user(self, access_token: str, id_token: str, payload: dict[str, Any]) -> User:
-        """The account of these claims, and of what the provider tells besides
-        (OpenID Connect Core 5.3.2: about the same subject)."""
+        """Return the account of these claims and of the userinfo, which must be about the same subject
+        (OpenID Connect Core 5.3.2)."""
         claims = payload
         if self.OIDC_OP_USER_ENDPOINT:
             told = self.get_userinfo(access_token, id_token, payload)
@@ -91,35 +95,34 @@ class ProviderBackend(OIDCAuthenticationBackend):
         return account_of(claims, self.request.META)
 
     def get_user(self, user_id: Any) -> User | None:
-        """The account of a session; none once it is locked."""
+        """Return the account of a session; None if it is deactivated."""
         user: User | None = ModelBackend.get_user(self, user_id)
         return user
 
 
 def refused(request: HttpRequest, why: str, *, status: int = 400) -> HttpResponse:
-    """The page for somebody who could not sign in."""
+    """Return the page of a refused sign-in."""
     context = admin.site.each_context(request) | {"title": "Not signed in", "why": why}
     return render(request, "licenses/signin_refused.html", context, status=status)
 
 
 class PendingSignIns(dict[str, Any]):
-    """Sign-ins that a browser has under way at the provider, in a signed cookie.
+    """Pending sign-ins of a browser at the provider, in a signed cookie.
 
-    Anybody can begin one, so it must cost the database nothing; and it must not
-    touch the session, which would live longer for it. The members are those that
-    mozilla-django-oidc writes to a session.
+    Anybody can begin one, so it must not cost the database anything or extend a
+    session. The entries are those that mozilla-django-oidc writes to a session.
     """
 
-    # As a session's: taken from this host only, and over HTTPS.
+    # As for a session: only from this host, and only over HTTPS.
     COOKIE = "__Host-oidc" if settings.SECURE_SSL else "oidc"
     SALT = "licenses.signin.oidc"
     LIFE = 600
-    # A cookie has room for 4,096 bytes.
+    # A cookie can have 4,096 bytes.
     LONGEST_NEXT = 600
 
     @classmethod
     def of(cls, request: HttpRequest) -> "PendingSignIns":
-        """Return those that the cookie of a request holds, at most ``LIFE`` seconds old."""
+        """Return the pending sign-ins of a request's cookie, at most ``LIFE`` seconds old."""
         try:
             kept = signing.loads(request.COOKIES.get(cls.COOKIE, ""), salt=cls.SALT, max_age=cls.LIFE)
         except signing.BadSignature:
@@ -139,18 +142,18 @@ class PendingSignIns(dict[str, Any]):
             max_age=self.LIFE,
             secure=settings.SESSION_COOKIE_SECURE,
             httponly=True,
-            # The provider sends the browser back by a link.
+            # The browser comes back from the provider through a link.
             samesite="Lax",
         )
 
     def take(self, state: str) -> dict[str, Any] | None:
-        """Return the sign-in that a state belongs to, and forget it: it is good once."""
+        """Return the sign-in of a state and remove it, because it is valid once."""
         found: dict[str, Any] | None = self.get("oidc_states", {}).pop(state, None)
         return found
 
 
 class StartView(views.OIDCAuthenticationRequestView):
-    """Sends the browser to the provider."""
+    """Send the browser to the provider."""
 
     def __init__(self, **kwargs: Any) -> None:
         views.View.__init__(self, **kwargs)
@@ -171,7 +174,7 @@ class StartView(views.OIDCAuthenticationRequestView):
 
     def get(self, request: HttpRequest) -> HttpResponseBase:
         session, pending = request.session, PendingSignIns.of(request)
-        # What the library would write to the session goes to the cookie.
+        # Let the library write to the cookie instead of the session.
         request.session = pending  # type: ignore[assignment]
         try:
             answer: HttpResponseBase = super().get(request)
@@ -182,7 +185,7 @@ class StartView(views.OIDCAuthenticationRequestView):
 
 
 class CallbackView(View):
-    """Takes the browser back from the provider."""
+    """Receive the browser from the provider."""
 
     http_method_names = ["get"]
 
@@ -205,24 +208,26 @@ class CallbackView(View):
     def get(self, request: HttpRequest) -> HttpResponseBase:
         asked = self.pending.take(request.GET.get("state", ""))
         if asked is None or "error" in request.GET:
-            # Anybody can send a browser here: a session that there is goes on.
+            # Anybody can send a browser here, so keep an existing session.
             return self.failed(request)
         user = auth.authenticate(request, nonce=asked["nonce"], code_verifier=asked["code_verifier"])
         if user is None or not user.is_active:
             return self.failed(request)
         auth.login(request, user)
-        # The provider wants it back at the sign-out.
+        # The provider needs it at the sign-out.
         request.session["oidc_id_token"] = request.oidc_id_token  # type: ignore[attr-defined]
         return HttpResponseRedirect(self.pending.get("oidc_login_next") or resolve_url(settings.LOGIN_REDIRECT_URL))
 
     def failed(self, request: HttpRequest) -> HttpResponse:
-        return refused(request, "The sign-in did not succeed. Try again from the beginning.")
+        return refused(request, "The sign-in failed. Start again.")
 
 
 def sign_out_address(request: HttpRequest) -> str | None:
-    """Where to send a browser that signs out, so that the session at the
-    provider ends too (OpenID Connect RP-Initiated Logout); None where it has
-    none, or the provider knows no such thing. Ask before the session ends."""
+    """Return the provider's address that also ends its session (OpenID Connect RP-Initiated Logout).
+
+    None if the user did not sign in there, or the provider does not support it. Call
+    this before the session ends.
+    """
     id_token = request.session.get("oidc_id_token")
     if not id_token or not is_configured():
         return None

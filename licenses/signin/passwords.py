@@ -1,4 +1,4 @@
-"""Passwords that this server keeps."""
+"""Check the passwords of this server's accounts."""
 
 import hmac
 import os
@@ -16,17 +16,17 @@ from licenses.names import ACCOUNT_NAME_LENGTH, is_clean
 
 from . import throttling
 
-# Seconds for which a right password isn't hashed again.
+# Seconds for which a correct password is not hashed again.
 REMEMBERED = 300
 REMEMBERED_AT_MOST = 1000
 
 
 class Verified:
-    """Passwords that were right, for ``REMEMBERED`` seconds, in this process.
+    """Correct passwords of the last ``REMEMBERED`` seconds, in this process.
 
-    Kept as MACs under a key that the process makes up: of the account with the
-    hash that it has in the database, and of the password. So a change of either
-    forgets it, and nothing here is worth stealing.
+    Stored as MACs of the account with its hash in the database and of the password,
+    under a random key of the process. So a change of either invalidates it, and the
+    memory holds no secret.
     """
 
     def __init__(self) -> None:
@@ -39,7 +39,7 @@ class Verified:
             return self._ends.get(mac, 0) > time.monotonic()
 
     def add(self, mac: bytes) -> None:
-        """Remember a password; forget the oldest where there are too many."""
+        """Remember a password. Forget the oldest one if there are too many."""
         with self._lock:
             self._ends[mac] = time.monotonic() + REMEMBERED
             self._ends.move_to_end(mac)
@@ -47,23 +47,21 @@ class Verified:
                 self._ends.popitem(last=False)
 
     def mac(self, user: User, password: str) -> bytes:
-        """What an account and a password are known by here."""
+        """Return the MAC of an account and a password."""
         known = b"\0".join(part.encode("utf-8", "surrogatepass") for part in (str(user.pk), user.password, password))
         return hmac.digest(self._key, known, "sha256")
 
 
 verified = Verified()
-# To hash takes a tenth of a second of a core: one at a time in a process, so that
-# of many calls at once with one password only the first has to.
+# Hashing takes 0.1 s of a core. Hash one at a time per process, so that of many
+# simultaneous calls with one password only the first hashes.
 _hashing = threading.Lock()
 
 
 class PasswordBackend(ModelBackend):
-    """Django's accounts with their passwords, unless they are switched off.
-    Raises TooManyFailures.
+    """Authenticate Django's accounts by password, unless passwords are disabled.
 
-    The one place where passwords are checked: the admin, the sign-in page and
-    HTTP Basic all come by here.
+    The admin, the sign-in page and HTTP Basic all use this. Raises TooManyFailures.
     """
 
     def authenticate(
@@ -71,15 +69,15 @@ class PasswordBackend(ModelBackend):
     ) -> User | None:
         if not settings.LICENSE_LOCAL_PASSWORDS or not username or password is None:
             return None
-        # PostgreSQL takes no NUL; nobody's name has one.
+        # PostgreSQL accepts no NUL, and no name has one.
         if not is_clean(username) or len(username) > ACCOUNT_NAME_LENGTH:
             return None
         if request is None:
-            # Whoever calls without a request is the server itself.
+            # Only the server itself calls this without a request.
             user: User | None = super().authenticate(request, username=username, password=password)
             return user
         throttle = throttling.of_passwords(request.META, username)
-        # First: a remembered password must not tell who guesses that it is right.
+        # Check the throttle first: a remembered password must not reveal to an attacker that it is correct.
         failed_before = throttle.check()
         if (user := self._remembered(username, password)) is None:
             with _hashing:

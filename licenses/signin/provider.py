@@ -1,7 +1,7 @@
-"""The OpenID provider: where its endpoints are, and the keys it signs with.
+"""Read the endpoints and signing keys of the OpenID provider.
 
-Both are documents that it publishes. They are kept in the process, fetched anew
-when they are old, and go on being used for a day when the provider is away.
+Both documents are cached in the process, fetched again when they are old, and
+used for up to a day while the provider is away.
 """
 
 import json
@@ -28,7 +28,7 @@ Clock = Callable[[], float]
 # All in seconds.
 FRESH = 600.0
 USABLE = 24 * 3600.0
-# After a fetch that failed, and after one for a key that nobody knew.
+# After a failed fetch, and after a fetch for an unknown key.
 PAUSE_AFTER_FAILURE = 10.0
 PAUSE_AFTER_RENEWAL = 60.0
 TIMEOUT = 3.0
@@ -39,8 +39,10 @@ KEYS_LIMIT = 100
 
 
 def fetch_json(url: str) -> Any:
-    """The JSON at a URL of the provider's; raises ValueError for anything
-    else, and OSError when it can't be had. Follows no redirect."""
+    """Return the JSON at a URL of the provider. Follows no redirect.
+
+    Raises ValueError if it is not JSON, and OSError if the provider does not answer.
+    """
     start = time.monotonic()
     with requests.get(url, timeout=TIMEOUT, allow_redirects=False, stream=True) as answer:
         if answer.status_code != 200:
@@ -49,15 +51,14 @@ def fetch_json(url: str) -> Any:
         for chunk in answer.iter_content(64 * 1024):
             body += chunk
             if len(body) > SIZE_LIMIT or time.monotonic() - start > LONGEST_FETCH:
-                raise ValueError(f"{url} is too large, or comes too slowly")
+                raise ValueError(f"{url} is too large or too slow")
     return json.loads(body)
 
 
 class Document(Generic[T]):
-    """One published document, never fetched twice at once.
+    """One published document. Only one thread at a time fetches it.
 
-    Who needs it while another thread fetches it goes on with what is there, and
-    waits only where nothing is.
+    Other threads use the cached document meanwhile, and wait only if there is none.
     """
 
     def __init__(self, read: Callable[[], T], *, clock: Clock) -> None:
@@ -68,7 +69,7 @@ class Document(Generic[T]):
         self._read_at = self._failed_at = self._renewed_at = float("-inf")
 
     def get(self) -> T:
-        """The document, at most a day old; raises ProviderAway."""
+        """Return the document, at most a day old. Raises ProviderAway."""
         value, age = self._value, self._clock() - self._read_at
         if value is not None and age < FRESH:
             return value
@@ -82,9 +83,11 @@ class Document(Generic[T]):
         return self._value
 
     def renew(self) -> T:
-        """Return the document as it is now, for something that isn't in the one at
-        hand; but no more than once a minute, whoever asks. Raises ProviderAway, also
-        while another thread fetches it: threads that wait answer nobody else."""
+        """Fetch the document again for an entry that the cached one lacks, at most once a minute.
+
+        Raises ProviderAway, also while another thread fetches it, because a waiting
+        thread answers no requests.
+        """
         if not self._fetching.acquire(blocking=False):
             raise ProviderAway
         try:
@@ -110,7 +113,7 @@ class Document(Generic[T]):
 
 @dataclass(frozen=True, slots=True)
 class Endpoints:
-    """What of the provider's metadata is needed here."""
+    """The part of the provider's metadata that this server needs."""
 
     authorization: str
     token: str
@@ -120,8 +123,7 @@ class Endpoints:
 
 
 class Provider:
-    """The provider with this issuer's address; ``clock`` gives seconds that
-    only grow."""
+    """The provider of this issuer. ``clock`` returns monotonic seconds."""
 
     def __init__(self, issuer: str, *, clock: Clock = time.monotonic) -> None:
         self.issuer = issuer
@@ -130,14 +132,14 @@ class Provider:
 
     @property
     def endpoints(self) -> Endpoints:
-        """Its addresses; raises ProviderAway."""
+        """Return its addresses. Raises ProviderAway."""
         return self._metadata.get()
 
     def key(self, kid: str, alg: str) -> Any | None:
-        """The public key that signs with this algorithm under this id, or None.
+        """Return the public key of this id for this algorithm, or None.
 
-        Raises ProviderAway while no keys are at hand, and for an id that is not
-        among them while another thread fetches them.
+        Raises ProviderAway without any keys, and for an unknown id while another thread
+        fetches the keys.
         """
         found = self._keys.get().get((kid, alg)) or self._keys.renew().get((kid, alg))
         return found.key if found else None
@@ -145,7 +147,7 @@ class Provider:
     def _read_metadata(self) -> Endpoints:
         metadata = fetch_json(self.issuer.rstrip("/") + "/.well-known/openid-configuration")
         if not isinstance(metadata, dict) or metadata.get("issuer") != self.issuer:
-            raise ValueError(f"the metadata of {self.issuer} is another issuer's")
+            raise ValueError(f"the metadata of {self.issuer} belongs to another issuer")
         names = {
             "authorization": "authorization_endpoint",
             "token": "token_endpoint",
@@ -155,7 +157,7 @@ class Provider:
         }
         found = {field: metadata.get(name, "") for field, name in names.items()}
         if not all(url == "" or is_confidential(url) for url in found.values()) or not found["keys"]:
-            raise ValueError(f"the metadata of {self.issuer} lacks an address, or has one that isn't HTTPS")
+            raise ValueError(f"the metadata of {self.issuer} lacks an address or has one without HTTPS")
         return Endpoints(**found)
 
     def _read_keys(self) -> Mapping[tuple[str, str], jwt.PyJWK]:
@@ -169,8 +171,8 @@ class Provider:
         return keys
 
 
-# Which algorithms a kind of key signs with. A key for two would let a token
-# choose; the two RSA families are both as good.
+# The algorithms of each kind of key. A key for several algorithms lets the token
+# choose one, which is safe only for the two RSA families.
 ALGORITHMS: dict[tuple[Any, Any], tuple[str, ...]] = {
     ("RSA", None): ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512"),
     ("EC", "P-256"): ("ES256",),
@@ -181,7 +183,7 @@ ALGORITHMS: dict[tuple[Any, Any], tuple[str, ...]] = {
 
 
 def _public_keys(entry: dict[str, Any]) -> dict[str, jwt.PyJWK]:
-    """A published key by the algorithms it is for; what can't be used is none."""
+    """Return a published key by its algorithms; nothing if it can't be used."""
     keys = {}
     for alg in ALGORITHMS.get((str(entry.get("kty")), entry.get("crv") and str(entry["crv"])), ()):
         if entry.get("alg", alg) == alg:
@@ -198,5 +200,5 @@ def _provider(issuer: str) -> Provider:
 
 
 def provider() -> Provider:
-    """The configured provider, one a process."""
+    """Return the configured provider, one per process."""
     return _provider(settings.LICENSE_OIDC_ISSUER)

@@ -1,4 +1,4 @@
-"""What the provider's groups mean here, by configuration."""
+"""Translate the provider's groups to rights and teams, as configured."""
 
 import re
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ GROUPS_LIMIT = 1000
 
 @dataclass(frozen=True, slots=True)
 class Rights:
-    """What somebody may be, by their groups."""
+    """The rights and teams of a user's groups."""
 
     admin: bool
     staff: bool
@@ -22,13 +22,15 @@ class Rights:
 
 
 class GroupsMissing(Exception):
-    """Claims without all the groups of their subject. To read them as the groups there
-    are would take rights away. The message is for the subject, and for the log."""
+    """The claims do not contain all groups of the user, so reading them would remove rights.
+
+    The message is for the user and for the log.
+    """
 
 
 def claim(claims: Mapping[str, Any], name: str) -> Any:
-    """The claim of this name, or, where there is none, the one that its dots
-    lead to: ``realm_access.roles``."""
+    """Return the claim of this name, or the nested one that its dots lead to, such as
+    ``realm_access.roles``."""
     if name in claims:
         return claims[name]
     found: Any = claims
@@ -38,9 +40,9 @@ def claim(claims: Mapping[str, Any], name: str) -> Any:
 
 
 def groups_of(claims: Mapping[str, Any]) -> list[str]:
-    """The groups in these claims; what isn't a list of names is none.
+    """Return the groups in these claims; none unless they are a list of names.
 
-    Raises GroupsMissing where groups have a meaning here and these aren't all of them.
+    Raises GroupsMissing if groups are configured and the claims do not have all.
     """
     groups = claim(claims, settings.LICENSE_OIDC_GROUPS_CLAIM)
     if isinstance(groups, str):
@@ -48,18 +50,20 @@ def groups_of(claims: Mapping[str, Any]) -> list[str]:
     if not isinstance(groups, list):
         if _are_elsewhere(claims) and _groups_matter():
             raise GroupsMissing(
-                "The sign-in provider left the groups out of the token, since there are too many. "
-                "Let it send only the groups that are assigned to this application."
+                "The sign-in provider did not send your groups, because there are too many. "
+                "Configure it to send only the groups that are assigned to this application."
             )
         return []
     if len(groups) > GROUPS_LIMIT and _groups_matter():
-        raise GroupsMissing(f"The sign-in provider named {len(groups)} groups; {GROUPS_LIMIT} are read at most.")
+        raise GroupsMissing(f"The sign-in provider sent {len(groups)} groups. At most {GROUPS_LIMIT} are read.")
     return [group for group in groups[:GROUPS_LIMIT] if isinstance(group, str)]
 
 
 def _are_elsewhere(claims: Mapping[str, Any]) -> bool:
-    """Whether a token only says where to ask for the groups (OpenID Connect Core 5.6.2;
-    Entra ID does so above 200 groups, or says ``hasgroups``)."""
+    """Return whether the token only refers to the groups (OpenID Connect Core 5.6.2).
+
+    Entra ID does that above 200 groups, or sends ``hasgroups``.
+    """
     elsewhere = claims.get("_claim_names")
     return (isinstance(elsewhere, Mapping) and settings.LICENSE_OIDC_GROUPS_CLAIM in elsewhere) or claims.get(
         "hasgroups"
@@ -76,7 +80,7 @@ def _groups_matter() -> bool:
 
 
 def rights_of(claims: Mapping[str, Any]) -> Rights:
-    """What the groups in these claims give; raises GroupsMissing."""
+    """Return the rights of the groups in these claims. Raises GroupsMissing."""
     groups = groups_of(claims)
     admin = bool(set(groups) & set(settings.LICENSE_OIDC_ADMIN_GROUPS))
     staff = bool(set(groups) & set(settings.LICENSE_OIDC_STAFF_GROUPS))
@@ -84,7 +88,7 @@ def rights_of(claims: Mapping[str, Any]) -> Rights:
 
 
 def _team(group: str) -> str | None:
-    """The team that a group is, if it is one."""
+    """Return the team of a group, or None."""
     if group in settings.LICENSE_OIDC_TEAM_GROUPS:
         return str(settings.LICENSE_OIDC_TEAM_GROUPS[group])
     prefix = settings.LICENSE_OIDC_TEAM_PREFIX

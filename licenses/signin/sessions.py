@@ -1,5 +1,4 @@
-"""Sessions of people who signed in: Django's, with an end that nothing moves and
-with the account that they are of."""
+"""Store Django's sessions with a fixed end and with their account."""
 
 from datetime import timedelta
 from typing import Any
@@ -12,21 +11,21 @@ from django.utils import timezone
 
 from licenses.models import AccountSession
 
-# Expired sessions are deleted so many at a time, and so many times a sweep.
+# The rows per delete of expired sessions, and the deletes per sweep.
 BATCH = 1000
 BATCHES = 100
 
 
 class SessionStore(db.SessionStore):
-    """Django's sessions in the database, that end ``SESSION_COOKIE_AGE`` seconds
-    after the sign-in, whatever is written to them since."""
+    """Django's sessions in the database. They end ``SESSION_COOKIE_AGE`` seconds after the sign-in,
+    whatever is written to them."""
 
     def __setitem__(self, key: str, value: Any) -> None:
         if key != SESSION_KEY:
             super().__setitem__(key, value)
             return
         if SESSION_KEY in self:
-            # Whoever signs in again leaves the old session behind, and who stole it too.
+            # A new sign-in gets a new key, so that a stolen session ends.
             self.cycle_key()
         super().__setitem__(key, value)
         self.set_expiry(timezone.now() + timedelta(seconds=self.get_session_cookie_age()))
@@ -35,7 +34,7 @@ class SessionStore(db.SessionStore):
         stored = self._get_session_from_db()  # type: ignore[attr-defined]
         data: dict[str, Any] = self.decode(stored.session_data) if stored else {}
         if stored and SESSION_KEY in data:
-            # A sign-in at the previous version keeps the end that it has.
+            # A session of the previous version keeps its end.
             data.setdefault("_session_expiry", stored.expire_date.isoformat())
         return data
 
@@ -48,8 +47,10 @@ class SessionStore(db.SessionStore):
 
 
 def delete_expired() -> int:
-    """Delete sessions whose time is over, at most ``BATCHES`` times ``BATCH``, each
-    batch in a transaction of its own; return how many."""
+    """Delete expired sessions, at most ``BATCHES`` times ``BATCH``, each batch in its own transaction.
+
+    Return their number.
+    """
     deleted = 0
     for _ in range(BATCHES):
         with transaction.atomic():

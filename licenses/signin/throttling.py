@@ -1,8 +1,8 @@
-"""Failed credentials slow down who sends them.
+"""Slow down callers that send wrong credentials.
 
-Passwords can be guessed: while too many have failed even the right one is
-refused. Tokens can't be guessed: a good one always passes, and whoever keeps
-sending bad ones is told to wait. Counted in the database, for all workers.
+Passwords can be guessed: after too many failures even the correct one is
+refused. Tokens can't be guessed: a valid one always works, but a caller with
+many invalid ones must wait. The database counts, for all workers.
 """
 
 import logging
@@ -26,16 +26,17 @@ WINDOW = timedelta(minutes=15)
 
 
 class Throttle:
-    """Failures of one kind of credential, under the keys that they count for,
-    each with how many are too many."""
+    """The failures of one kind of credential: the keys that count them, and the limit of each."""
 
     def __init__(self, limits: Mapping[str, int], account: str = "") -> None:
         self.limits = limits
         self.account = account
 
     def check(self) -> bool:
-        """Raise TooManyFailures where there were too many; else say whether there
-        were any. Reads only: who goes on trying costs no writing."""
+        """Raise TooManyFailures after too many failures. Otherwise return whether there were any.
+
+        Only reads, so that repeated attempts cost no writes.
+        """
         now = timezone.now()
         counts = list(FailureCount.objects.filter(key__in=self.limits, since__gt=now - WINDOW))
         for count in counts:
@@ -44,31 +45,37 @@ class Throttle:
         return any(count.failures for count in counts)
 
     def reserve(self) -> None:
-        """Take a place for a failure under each key, before the credential is
-        looked at: of many at once no more are looked at than may fail. Raises
-        TooManyFailures, for a second, where those under way have all places."""
+        """Reserve a failure under each key before the credential is checked.
+
+        So of many simultaneous attempts only as many are checked as may fail. Raises
+        TooManyFailures, for a second, if pending attempts have reserved all.
+        """
         now = timezone.now()
         with transaction.atomic():
-            # In one order, so that two attempts can't wait for each other.
+            # Use one order, so that two attempts can't wait for each other.
             for key, limit in sorted(self.limits.items()):
                 if not FailureCount.objects.reserve(key, limit=limit, now=now, window=WINDOW):
-                    # Those that were reserved before are undone with the transaction.
+                    # The transaction undoes the earlier reservations.
                     raise TooManyFailures(wait=timedelta(0))
 
     def failed(self) -> None:
-        """Count the attempt that was reserved as a failure."""
+        """Count the reserved attempt as a failure."""
         FailureCount.objects.failed(self.limits)
         for count in FailureCount.objects.filter(key__in=self.limits):
             if count.failures == self.limits[count.key]:
-                logger.warning("Too many failed credentials: %s. Further attempts must wait.", self._told(count.key))
+                logger.warning(
+                    "Too many failed credentials: %s. Further attempts must wait.", self._described(count.key)
+                )
 
     def release(self) -> None:
-        """Give the places of the attempt back."""
+        """Release the reserved attempt."""
         FailureCount.objects.release(self.limits)
 
-    def _told(self, key: str) -> str:
-        """Return what the log may say of a key. What was typed as a name is often a
-        password; so a name is told only if it is an account's."""
+    def _described(self, key: str) -> str:
+        """Return the description of a key for the log.
+
+        Users often type a password as a name, so show a name only if it is an account's.
+        """
         if not self.account or key != _account(self.account):
             return key
         known = User.objects.filter(username=self.account).exists()
@@ -76,14 +83,16 @@ class Throttle:
 
 
 def of_bearer(headers: Mapping[str, Any]) -> Throttle:
-    """For tokens that come from one address."""
+    """Return the throttle of tokens from one address."""
     network = network_of(client_address(headers))
     return Throttle({f"bearer {network}": settings.LICENSE_FAILURES_PER_ADDRESS})
 
 
 def of_passwords(headers: Mapping[str, Any], username: str) -> Throttle:
-    """For passwords that come from one address, or are for one account,
-    whether or not there is such an account: that must not show."""
+    """Return the throttle of passwords from one address or for one account.
+
+    It does not reveal whether the account exists.
+    """
     network = network_of(client_address(headers))
     return Throttle(
         {
@@ -95,11 +104,10 @@ def of_passwords(headers: Mapping[str, Any], username: str) -> Throttle:
 
 
 def forget_account(username: str) -> None:
-    """Its password was right: its failures don't count any more."""
+    """Reset the failures of an account after a correct password."""
     FailureCount.objects.forget(_account(username))
 
 
 def _account(username: str) -> str:
-    """Return the key of an account's failures: a keyed hash, so that the table
-    never holds a password that was typed as a name."""
+    """Return the key of an account's failures: a keyed hash, because the name may be a mistyped password."""
     return f"account {salted_hmac('licenses.failures', username, algorithm='sha256').hexdigest()}"

@@ -1,4 +1,4 @@
-"""The pages by which people sign in and out."""
+"""Pages for sign-in and sign-out."""
 
 from typing import Any
 
@@ -17,7 +17,7 @@ from .forms import SignInForm
 
 @method_decorator(never_cache, "dispatch")
 class SignInView(LoginView):
-    """For everybody; the admin's own page lets staff in alone."""
+    """The sign-in page for all users. The admin has its own, only for staff."""
 
     template_name = "licenses/signin.html"
     authentication_form = SignInForm

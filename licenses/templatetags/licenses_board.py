@@ -1,4 +1,4 @@
-"""How the board draws seats and writes times."""
+"""Draw seats and write times on the board."""
 
 from collections.abc import Iterator
 from datetime import datetime, timedelta
@@ -16,16 +16,18 @@ from licenses.visibility import Names
 
 register = template.Library()
 
-# Up to so many seats are drawn one by one.
+# Up to this number, seats are drawn one by one.
 SINGLE_SEATS = 32
-# Patterns that stand in the page.
+# Patterns that the page defines.
 FILLS = {"set-aside": "url(#set-aside)", "reserved": "url(#reserved)"}
 
 
 @register.simple_tag(takes_context=True)
 def signed_in(context: Any) -> Any:
-    """Return the account of whoever looks at the page; None if nobody is signed in, or
-    if it can't be known: a page about an error must not fail too."""
+    """Return the reader's account; None if nobody is signed in or the database does not answer.
+
+    A page about an error must not fail too.
+    """
     request = context.get("request")
     if request is None:
         return None
@@ -38,10 +40,10 @@ def signed_in(context: Any) -> Any:
 
 @register.simple_tag
 def seats(tool: Tool) -> SafeString:
-    """A tool's seats as a bar: those that are out, above the capacity, set aside,
-    reserved, and free. The figures stand beside it, so that nobody needs to see it.
+    """Draw a tool's seats as a bar: borrowed, above the capacity, set aside, reserved, free.
 
-    Drawn by attributes: the policy for contents allows no style in the page.
+    The page has the same numbers as text. The bar uses attributes, because the
+    Content-Security-Policy allows no inline style.
     """
     total = max(tool.capacity, tool.levels.borrowed)
     marks = list(_seat_by_seat(tool) if total <= SINGLE_SEATS else _parts(tool))
@@ -54,7 +56,7 @@ def seats(tool: Tool) -> SafeString:
 
 
 def _parts(tool: Tool) -> Iterator[tuple[str, int, int]]:
-    """Each kind of seats that there is, where it begins and how many it has."""
+    """Yield each kind of seats with its first position and its number."""
     levels, start = tool.levels, 0
     for kind, width in (
         ("borrowed", levels.borrowed - tool.overdrawn),
@@ -80,28 +82,28 @@ def _percent(part: int, total: int) -> str:
 
 @register.simple_tag(takes_context=True)
 def moment(context: Any, value: datetime) -> SafeString:
-    """A time: the hour, with the day unless it is today, and how far away it is."""
+    """Write a time: the hour, the day unless it is today, and the distance from now."""
     now: datetime = context["now"]
     return format_html("{} <span>{}</span>", clock(context, value), distance(value, now))
 
 
 @register.simple_tag(takes_context=True)
 def clock(context: Any, value: datetime) -> SafeString:
-    """A time in UTC; the script makes the reader's own of it."""
+    """Write a time in UTC. The script changes it to local time."""
     form = "%H:%M" if value.date() == context["now"].date() else "%Y-%m-%d %H:%M"
     return format_html('<time datetime="{}">{}</time>', value.isoformat(timespec="seconds"), value.strftime(form))
 
 
 @register.filter("from_now")
 def distance(value: datetime, now: datetime) -> str:
-    """How long ago a time was, or how far ahead it is."""
+    """Return the time since or until a moment as a text."""
     if abs(value - now) < timedelta(minutes=1):
         return "just now" if value <= now else "within a minute"
     return f"{_span(now - value)} ago" if value < now else f"in {_span(value - now)}"
 
 
 def _span(value: timedelta) -> str:
-    """A time of a minute or more in its two largest units; of weeks in days."""
+    """Return a duration of a minute or more in its two largest units; weeks as days."""
     minutes = round(value / timedelta(minutes=1))
     hours, minutes = divmod(minutes, 60)
     days, hours = divmod(hours, 24)
@@ -113,25 +115,25 @@ def _span(value: timedelta) -> str:
 
 @register.filter
 def grouped(number: int) -> str:
-    """A number that one can read: 16,384."""
+    """Write a number with separators, such as 16,384."""
     return f"{number:,}"
 
 
 @register.filter
 def named_among(row: Lease | Ticket | Denial, names: Names) -> bool:
-    """Whether the reader sees whose row it is."""
+    """Return whether the reader sees the name on the row."""
     return names.shown_on(row)
 
 
 @register.filter
 def in_words(code: str) -> str:
-    """Why somebody was refused; a code that isn't known any more as it is."""
+    """Return the reason of a refusal as a text, or an unknown code unchanged."""
     return BORROW_REFUSALS[code].title if code in BORROW_REFUSALS else code
 
 
 @register.simple_tag(takes_context=True)
 def outcome(context: Any, denial: Denial) -> str:
-    """Whether somebody who was refused got a seat after all."""
+    """Return whether the user got a seat after the refusal."""
     if denial.resolved_at is not None:
         after = denial.resolved_at - denial.first_at
         return "Yes, within a minute" if after < timedelta(minutes=1) else f"Yes, after {_span(after)}"

@@ -1,4 +1,4 @@
-"""How the reports write amounts."""
+"""Write amounts in reports."""
 
 from datetime import timedelta
 
@@ -11,13 +11,13 @@ register = template.Library()
 
 @register.filter
 def percent(share: float | None) -> str:
-    """A share as a percentage; nothing where there is none."""
+    """Write a share as a percentage, or nothing for None."""
     return "" if share is None else f"{share:.1%}"
 
 
 @register.filter
 def span(value: timedelta) -> str:
-    """A time as people say it, in its two largest units."""
+    """Write a duration in its two largest units."""
     if not value:
         return "0"
     if value < timedelta(minutes=1):
@@ -32,5 +32,5 @@ def span(value: timedelta) -> str:
 
 @register.filter
 def named(row: Usage, key: str) -> str:
-    """What a row is about; a dash for no team, no project, and for a name that was taken out."""
+    """Return the subject of a row; a dash for no team, no project and a removed name."""
     return row.key[key] or "—"

@@ -8,6 +8,8 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -228,36 +230,80 @@ def test_several_signals_at_once_leave_the_queue_once(shell: Shell) -> None:
     shell("return", held)
 
 
-def test_a_ctrl_c_reaches_the_command_once(shell: Shell) -> None:
-    script = (
-        "import signal, sys\n"
-        "signal.signal(signal.SIGINT, lambda *_: print('interrupted', flush=True))\n"
-        "print('up', flush=True)\n"
-        "sys.stdin.readline()\n"
-    )
+# A command that counts what it gets, until a line comes.
+COUNT_SIGNALS = (
+    "import os, signal, sys\n"
+    # Not by print(): a second signal may come meanwhile.
+    "def count(number, frame): os.write(1, signal.Signals(number).name.encode() + b'\\n')\n"
+    "for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1): signal.signal(number, count)\n"
+    "print('up', flush=True)\n"
+    "sys.stdin.readline()\n"
+)
+
+
+@contextmanager
+def at_a_terminal(shell: Shell) -> Iterator[tuple["subprocess.Popen[str]", int]]:
+    """``license run`` in the foreground of a terminal, and the terminal's other end."""
+    command = shell.command("run", "--tool", "cad_tool", "--", sys.executable, "-E", "-c", COUNT_SIGNALS)
     ours, theirs = pty.openpty()
-    process = subprocess.Popen(
-        [
-            sys.executable,
-            "-c",
-            IN_THE_FOREGROUND,
-            *shell.command("run", "--tool", "cad_tool", "--", sys.executable, "-c", script),
-        ],
+    with subprocess.Popen(
+        [sys.executable, "-E", "-c", IN_THE_FOREGROUND, *command],
         env=shell.environment,
         stdin=theirs,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-    )
-    os.close(theirs)
-    try:
+    ) as process:
+        os.close(theirs)
+        try:
+            yield process, ours
+        finally:
+            os.close(ours)
+            process.kill()
+
+
+def test_a_ctrl_c_reaches_the_command_once(shell: Shell) -> None:
+    with at_a_terminal(shell) as (process, terminal):
         assert line_of(process) == "up"
-        os.write(ours, b"\x03")
-        assert line_of(process) == "interrupted"
-        os.write(ours, b"\n")
+        os.write(terminal, b"\x03")
+        assert line_of(process) == "SIGINT"
+        os.write(terminal, b"\n")
         assert process.communicate(timeout=PATIENCE) == ("", "")
-    finally:
-        os.close(ours)
+    assert (process.returncode, shell.borrowed()) == (0, 0)
+
+
+@pytest.mark.parametrize("others", [[], [signal.SIGTERM, signal.SIGUSR1]], ids=["Ctrl-C", "Ctrl-C and others"])
+def test_signals_while_the_command_is_being_started_reach_it_once(
+    shell: Shell, tmp_path: Path, others: list[signal.Signals]
+) -> None:
+    # As on a busy machine: the command runs long before the client comes back from starting it.
+    go_on, waiting = tmp_path / "go-on", tmp_path / "waiting"
+    os.mkfifo(go_on)
+    os.mkfifo(waiting)
+    (tmp_path / "sitecustomize.py").write_text(
+        "import subprocess\n"
+        "start, wait = subprocess.Popen.__init__, subprocess.Popen.wait\n"
+        "def start_slowly(*arguments, **more):\n"
+        "    start(*arguments, **more)\n"
+        f"    open({str(go_on)!r}).read()\n"
+        "def say_and_wait(*arguments, **more):\n"
+        f"    open({str(waiting)!r}, 'w').close()\n"
+        "    return wait(*arguments, **more)\n"
+        "subprocess.Popen.__init__, subprocess.Popen.wait = start_slowly, say_and_wait\n"
+    )
+    shell.environment["PYTHONPATH"] += f"{os.pathsep}{tmp_path}"
+    with at_a_terminal(shell) as (process, terminal):
+        assert line_of(process) == "up"
+        os.write(terminal, b"\x03")
+        assert line_of(process) == "SIGINT"
+        # What only the client gets, it passes on.
+        for number in others:
+            process.send_signal(number)
+        go_on.write_text("")
+        waiting.read_text()
+        os.write(terminal, b"\n")
+        output, errors = process.communicate(timeout=PATIENCE)
+        assert (sorted(output.split()), errors) == ([number.name for number in others], "")
     assert (process.returncode, shell.borrowed()) == (0, 0)
 
 

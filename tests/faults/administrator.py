@@ -30,7 +30,7 @@ def change(*, what: str, **values: Any) -> bool:
     """Make one change in one transaction; whether anything is different now."""
     from django.db import transaction
 
-    from licenses import auditing, leasing, rationing
+    from licenses import auditing, rationing
     from licenses.auditing import Actor
     from licenses.clock import database_now
     from licenses.models import Allotment, Team, Tool
@@ -49,16 +49,18 @@ def change(*, what: str, **values: Any) -> bool:
             if tool.capacity == values["seats"]:
                 return False
             tool.capacity, field = values["seats"], "capacity"
+            previous = None
         else:
             seconds = values["seconds"]
             if tool.valid_until is None and seconds is None:
                 return False
+            previous = tool.valid_until
             tool.valid_until = None if seconds is None else database_now() + timedelta(seconds=seconds)
             field = "valid_until"
         with auditing.changing(tool, by=by):
             tool.save(update_fields=[field])
         if field == "valid_until":
-            leasing.follow_validity(tool=tool.name)
+            expiry.follow_validity(tool=tool.name, previous=previous)
     return True
 
 

@@ -93,6 +93,8 @@ class Run:
         self._kill_when_lost = kill_when_lost
         self._process: subprocess.Popen[bytes] | None = None
         self._signalled: int | None = None
+        # Signals to pass on that arrived before the process existed.
+        self._unsent: list[int] = []
         self._holding = Holding(client, lease, on_lost=self._lost)
 
     def result(self) -> int:
@@ -107,8 +109,6 @@ class Run:
             self._give_back()
 
     def _run(self) -> int:
-        if self._signalled is not None:
-            return 128 + self._signalled
         lease = self._holding.lease
         variables = {
             "LICENSE_LEASE_ID": lease.id,
@@ -116,27 +116,37 @@ class Run:
             "LICENSE_FENCE": str(lease.fence if lease.fence is not None else ""),
             "LICENSE_EXPIRES_AT": lease.expires_at or "",
         }
+        environment = {**os.environ, **former.in_both_names(variables)}
+        arguments, file = self._command
+        if self._signalled is not None:
+            return 128 + self._signalled
         try:
-            environment = {**os.environ, **former.in_both_names(variables)}
-            arguments, file = self._command
             self._process = subprocess.Popen(arguments, executable=file, env=environment)  # noqa: S603
         except OSError as error:
             self._messages.fail("command", f"{self._command.file or self._command.arguments[0]}: {error.strerror}")
             return EX_NOT_EXECUTABLE
-        # A signal may have arrived before the process existed.
-        if self._signalled is not None:
-            self._signal(self._signalled)
+        # Popen may return long after the command started.
+        for number in self._unsent:
+            platforms.CURRENT.pass_on(self._process, number)
         if self._holding.lost.is_set():
             self._stop()
         return platforms.CURRENT.wait(self._process)
 
     def _pass_on(self, number: int) -> None:
-        self._signalled = number
-        if not platforms.CURRENT.reaches_command(number):
-            self._signal(number)
+        """Pass a signal on, unless the terminal sends it to the command too.
 
-    def _signal(self, number: int) -> None:
-        if self._process is not None:
+        Never send a terminal's Ctrl-C again: many tools quit at once on the second
+        one and lose work. One that arrives just before the command exists is lost;
+        the person presses again. Without a terminal, a signal to the whole process
+        group looks like one to this process: the command gets it twice, because a
+        job that gets no signal at all is worse.
+        """
+        self._signalled = number
+        if platforms.CURRENT.reaches_command(number):
+            return
+        if self._process is None:
+            self._unsent.append(number)
+        else:
             platforms.CURRENT.pass_on(self._process, number)
 
     def _lost(self, reason: str) -> None:

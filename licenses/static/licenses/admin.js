@@ -1,5 +1,5 @@
 "use strict";
-// Name what Select2 makes of a field after the field's label, for screen readers.
+// Give Select2's elements the label of their field, for screen readers.
 const nameFields = () => {
     for (const select of document.querySelectorAll("select.admin-autocomplete")) {
         const label = select.labels[0]?.textContent.replace(":", "").trim() || select.name;

@@ -1,5 +1,5 @@
-// Keeps the board fresh: takes the living part of the page anew from time to
-// time, while somebody can see it. Without this the page reloads as a whole.
+// Refresh the board: load the live part of the page again while the page is
+// visible. Without this script the whole page reloads.
 "use strict";
 
 const freshness = document.getElementById("freshness");
@@ -16,7 +16,7 @@ function living() {
   return document.getElementById("live");
 }
 
-// --- Times: the server writes UTC; people live elsewhere ---------------------
+// --- Times: the server writes UTC, the page shows local time -----------------
 
 const two = (number) => String(number).padStart(2, "0");
 const hour = (time) => `${two(time.getHours())}:${two(time.getMinutes())}`;
@@ -29,7 +29,7 @@ function makeLocal(part) {
   }
 }
 
-function tellTime() {
+function showTime() {
   const element = document.getElementById("as-of");
   element.dateTime = living().dataset.asOf;
   element.textContent = `${hour(asOf)}:${two(asOf.getSeconds())}`;
@@ -47,7 +47,7 @@ async function refresh() {
       signal: AbortSignal.timeout(10000),
     });
     if (answer.redirected) {
-      // Signed out meanwhile: the whole page leads to where one signs in.
+      // The user is signed out: reload the page, which leads to the sign-in.
       location.reload();
       return;
     }
@@ -55,30 +55,30 @@ async function refresh() {
     replace(await answer.text());
     say("");
   } catch {
-    say(`The board could not be refreshed; this is how it was at ${hour(asOf)}. It will be tried again.`);
+    say(`The board can't be refreshed. It shows the state of ${hour(asOf)}. It will try again.`);
   } finally {
     asking = false;
   }
 }
 
-// Told once, not each time that it fails again: it is read aloud.
+// Write a message only once, because screen readers read each change aloud.
 function say(text) {
   if (failure.textContent !== text) failure.textContent = text;
 }
 
 function replace(html) {
   const fresh = new DOMParser().parseFromString(html, "text/html").getElementById("live");
-  if (!fresh) throw new Error("The answer has no living part");
+  if (!fresh) throw new Error("The answer has no live part");
   const focused = living().contains(document.activeElement) ? document.activeElement : null;
   asOf = new Date(fresh.dataset.asOf);
   makeLocal(fresh);
   living().replaceWith(fresh);
-  tellTime();
+  showTime();
   if (focused) (document.getElementById(focused.id) ?? document.getElementById("title")).focus({ preventScroll: true });
 }
 
-// Nothing moves away under a pointer that is about to press, or from under a
-// text that is being marked; but not for ever.
+// Keep the page still under a button that the user is about to press or a text
+// that the user selects, but not for longer than four periods.
 function isInUse() {
   const marked = getSelection();
   return (
@@ -93,20 +93,20 @@ function tick() {
   if (due && !paused && !asking && !document.hidden) refresh();
 }
 
-function tellPeriod() {
+function showPeriod() {
   document.getElementById("period").textContent = paused ? ", paused" : `, refreshed every ${period / 1000} seconds`;
-  pause.textContent = paused ? "Go on" : "Pause";
+  pause.textContent = paused ? "Resume" : "Pause";
 }
 
 pause.hidden = false;
 pause.addEventListener("click", () => {
   paused = !paused;
-  tellPeriod();
+  showPeriod();
   tick();
 });
 document.addEventListener("visibilitychange", tick);
 document.getElementById("zone").textContent = Intl.DateTimeFormat().resolvedOptions().timeZone;
 makeLocal(document);
-tellTime();
-tellPeriod();
+showTime();
+showPeriod();
 setInterval(tick, 1000);
