@@ -86,11 +86,11 @@ faults: $(VENV)/development ## a server under faults, on PostgreSQL and SQLite; 
 	$(FAULTS) $(if $(SEED),--seed $(SEED)) --database sqlite --faults 20 --operations 3000
 	$(FAULTS).overload
 
-faults-long: $(VENV)/development ## the same for hours: at least 500,000 operations and 1,500 faults; SEEDS="1 2 3"
-	$(FAULTS) --faults 64 --operations 22000 --seeds $(or $(SEEDS),$(shell seq 24))
+faults-long: $(VENV)/development ## many runs, JOBS side by side: at least 500,000 operations and 1,500 faults; SEEDS="1 2 3"
+	$(FAULTS) --jobs $(or $(JOBS),3) --faults 96 --operations 32000 --seeds $(or $(SEEDS),$(shell seq 16))
 
 mutants: $(VENV)/development ## does the harness catch servers that are wrong on purpose?
-	$(BIN)/python -m tests.faults.mutants
+	$(FAULTS).mutants --jobs $(or $(JOBS),2)
 
 .PHONY: bench bench-growth
 bench: $(VENV)/development ## does the server reach its goals? 20 minutes (wrk and pgbench are used where present)

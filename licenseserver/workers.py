@@ -16,14 +16,30 @@ def waited() -> float:
 
 
 class Worker(ThreadWorker):
-    """Serves like gunicorn's own. It notes the wait of each request, and ends its
-    connections when it is orphaned.
+    """Serves like gunicorn's own. It notes the wait of each request, gives the address
+    up as soon as it stops, and ends its connections when it is orphaned.
 
-    Without a master, gunicorn 27's worker takes no new connection but serves
-    those that are open as long as their clients go on, for ``graceful_timeout``
-    at most. All that time it holds the address: a new master can't listen there,
-    and new clients wait for nobody.
+    gunicorn 27's worker takes no new connection while it stops, but holds the address
+    until the last of its own is closed, which may take ``graceful_timeout``. New clients
+    wait for nobody, and a new server can't listen there. Without a master it serves
+    those connections as long as their clients go on.
     """
+
+    def set_accept_enabled(self, enabled: bool) -> None:
+        """Start or cease to take connections; when the worker stops, for good."""
+        super().set_accept_enabled(enabled)
+        if not enabled and not self.alive:
+            for listener in self.sockets:
+                self._accept_the_rest(listener)
+                listener.close()
+
+    def _accept_the_rest(self, listener: Any) -> None:
+        """Take those who have connected already: the last worker's close would cut them."""
+        listener.setblocking(False)
+        before = -1
+        while before < self.nr_conns:
+            before = self.nr_conns
+            self.accept(listener)
 
     def enqueue_req(self, conn: Any) -> None:
         """Hand a connection with a request to the threads."""

@@ -258,7 +258,15 @@ def test_every_command_is_documented_with_its_options_and_no_other() -> None:
         assert documented == options(load_command_class("licenses", name).create_parser("manage.py", name)), name
 
 
-# --- Links ---------------------------------------------------------------
+# --- Tests and links ------------------------------------------------------
+
+
+def test_the_tests_that_pages_name_are_there() -> None:
+    code = "".join(path.read_text() for path in (ROOT / "tests").rglob("*.py"))
+    pages = [*ROOT.glob("*.md"), *DOCS.rglob("*.md")]
+    named = {name for page in pages for name in re.findall(r"`(test_\w+)`", page.read_text())}
+    assert len(named) > 50
+    assert {name for name in named if f"def {name}(" not in code} == set()
 
 
 @pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "SECURITY.md", "deploy/chart/README.md"])

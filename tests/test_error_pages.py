@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 from django.contrib.auth.models import User
-from django.db import OperationalError
+from django.db import InterfaceError, OperationalError
 from django.test import Client
 
+from licenses.errors import Busy
 from licenses.leases import snapshot
 from licenses.models import Tool
 
@@ -93,6 +94,28 @@ def test_a_page_about_a_lost_database_asks_it_for_nothing(
     answer = staff.get("/")
     assert answer.status_code == 503
     assert "Sign in" in answer.content.decode()
+
+
+@pytest.mark.parametrize("error", [OperationalError, InterfaceError])
+def test_a_page_of_the_admin_says_that_the_database_is_away(
+    monkeypatch: pytest.MonkeyPatch, error: type[Exception]
+) -> None:
+    def lose_it(*_: Any, **__: Any) -> Any:
+        raise error("the connection is closed")
+
+    admin = Client(raise_request_exception=False)
+    admin.force_login(User.objects.create_superuser("root"))
+    monkeypatch.setattr(Tool.objects, "with_levels", lose_it)
+    answer = admin.get("/admin/licenses/tool/")
+    assert (answer.status_code, answer["Retry-After"]) == (503, str(Busy.retry_after))
+    assert Busy.title in answer.content.decode()
+
+
+def test_a_defect_in_the_admin_is_no_trouble_with_the_database(monkeypatch: pytest.MonkeyPatch) -> None:
+    admin = Client(raise_request_exception=False)
+    admin.force_login(User.objects.create_superuser("root"))
+    monkeypatch.setattr(Tool.objects, "with_levels", fail)
+    assert admin.get("/admin/licenses/tool/").status_code == 500
 
 
 def test_a_wrong_host_has_a_page_too(settings: Any) -> None:

@@ -1,10 +1,13 @@
 """A server stops when it is told to."""
 
+import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 
+import httpx
 import pytest
 
 from .conftest import Server
@@ -29,6 +32,32 @@ def test_a_signal_to_the_master_is_enough(server: Server, number: signal.Signals
     server.process.send_signal(number)
     assert server.process.wait(60) == 0
     assert "SIGKILL" not in server.log.read_text()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_new_callers_are_refused_at_once_while_those_who_called_are_answered(
+    server: Server, number: signal.Signals
+) -> None:
+    """In order, or because the master is gone: nobody waits in vain, and the address is free again."""
+    assert server.process is not None
+    url = httpx.URL(server.url)
+    address = (url.host, url.port or 80)
+    body = json.dumps({"tool": "nothing", "user": "ana"}).encode()
+    head = f"POST /licenses/borrow HTTP/1.1\r\nHost: {url.host}\r\nContent-Length: {len(body)}\r\n"
+    with socket.create_connection(address, timeout=60) as call:
+        call.sendall(f"{head}Content-Type: application/json\r\n\r\n".encode() + body[:5])
+        server.process.send_signal(number)
+        while True:
+            try:
+                socket.create_connection(address, timeout=60).close()
+            except ConnectionRefusedError:
+                break
+        # Somebody else can listen there, though the call is not answered yet.
+        with socket.create_server(address):
+            call.sendall(body[5:])
+            answer = call.makefile("rb").readline()
+        assert answer == b"HTTP/1.1 404 Not Found\r\n"
+    server.process.wait(60)
 
 
 def test_a_server_that_is_still_starting_its_workers_stops_in_order(server: Server) -> None:

@@ -39,9 +39,12 @@ class InvalidCredential(AuthenticationFailed):
     default_detail = "This credential is not valid on this server."
 
 
+ANONYMOUS = {"open": Caller(Kind.ANONYMOUS, scopes=EVERYONE), "required": Caller(Kind.ANONYMOUS)}
+
+
 def anonymous() -> Caller:
     """Somebody without a credential; may do what ``LICENSE_AUTH`` leaves open."""
-    return Caller(Kind.ANONYMOUS, scopes=EVERYONE if settings.LICENSE_AUTH == "open" else frozenset())
+    return ANONYMOUS[settings.LICENSE_AUTH]
 
 
 def caller_of_account(user: User, kind: Kind) -> Caller:

@@ -3,6 +3,7 @@
 import json
 import logging
 import re
+import sys
 from typing import Any
 
 from django.contrib.auth.views import redirect_to_login
@@ -85,7 +86,10 @@ def problem(
     body = {"type": "about:blank", "title": title, "status": status, "code": code, "detail": detail} | facts
     if status >= 500 and (event := logs.current()):
         body["request_id"] = event.request_id
-    return HttpResponse(json.dumps(body), status=status, content_type=CONTENT_TYPE, headers=headers)
+    response = HttpResponse(json.dumps(body), status=status, content_type=CONTENT_TYPE, headers=headers)
+    # Django's own line about it, which configuration() drops unless it is a defect's.
+    response._has_been_logged = status != 500  # type: ignore[attr-defined]
+    return response
 
 
 def note_database_failure(refusal: Refusal) -> None:
@@ -202,6 +206,9 @@ def not_found(request: HttpRequest, exception: Exception) -> HttpResponse:
 
 
 def server_error(request: HttpRequest) -> HttpResponse:
+    error = sys.exception()
+    if isinstance(error, (DatabaseError, InterfaceError)) and database.fault(error) is not None:
+        return _database_away(request, error)
     if not is_api_path(request.path_info):
         return render(request, "500.html", {"asks_no_database": True}, status=500)
     return problem(
@@ -210,3 +217,18 @@ def server_error(request: HttpRequest) -> HttpResponse:
         title="Server error",
         detail="The server failed. Its log has the error under this request_id.",
     )
+
+
+def _database_away(request: HttpRequest, error: DatabaseError | InterfaceError) -> HttpResponse:
+    """Say that it is not a defect, and when to try again: of the admin's pages and of what comes
+    before a view."""
+    refusal = database.refusal(error)
+    refusal.__cause__ = error
+    if is_api_path(request.path_info):
+        return from_refusal(refusal)
+    note_database_failure(refusal)
+    context = {"title": refusal.title, "detail": refusal.detail, "asks_no_database": True}
+    answer = render(request, "licenses/board/error.html", context, status=STATUS[type(refusal)])
+    if refusal.retry_after:
+        answer["Retry-After"] = str(refusal.retry_after)
+    return answer

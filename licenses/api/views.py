@@ -13,6 +13,7 @@ from django.core.exceptions import ValidationError
 from django.db.models.functions import Now
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.urls import reverse
+from django.utils import timezone
 from django.utils.dateparse import parse_datetime
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_safe
@@ -40,8 +41,9 @@ from licenses.names import NAME_LENGTH, TOOL_NAME_PATTERN
 from licenses.visibility import LeaseNames
 from licenseserver import logs
 
-from . import formats
+from . import answers, formats
 from .authentication import caller_of
+from .calls import CallViewSet, answer, body_of
 from .permissions import (
     HasScope,
     MayChangeLeases,
@@ -153,60 +155,58 @@ def note_leases(leases: list[Lease]) -> None:
     logs.note(lease=head.pk, user=head.user, tool=",".join(lease.tool.name for lease in leases))
 
 
-def lease_answer(held: Held) -> Response:
+def lease_answer(request: Request, held: Held) -> HttpResponse:
     note_leases(held.leases)
-    return Response(LeaseSerializer(held.head, context={"now": held.now, "leases": held.leases}).data)
+    return answer(request, answers.lease(held.head, held.leases, now=held.now))
 
 
-def borrow_answer(outcome: Granted | Waiting) -> Response:
+def borrow_answer(request: Request, outcome: Granted | Waiting) -> HttpResponse:
     """200 with the lease, or 202 with the place in the queue."""
     if isinstance(outcome, Granted):
         note_leases(outcome.leases)
-        context = {"now": outcome.now, "leases": outcome.leases, "alternative": outcome.alternative}
-        headers = {"Idempotent-Replayed": "true"} if outcome.replayed else None
-        return Response(GrantedSerializer(outcome.head, context=context).data, headers=headers)
+        data = answers.lease(outcome.head, outcome.leases, now=outcome.now) | {"alternative": outcome.alternative}
+        return answer(request, data, headers={"Idempotent-Replayed": "true"} if outcome.replayed else None)
     logs.note(ticket=outcome.ticket.id)
-    data = WaitingSerializer(outcome).data
+    data = answers.waiting(outcome)
     headers = {"Location": reverse("queue", args=[outcome.ticket.id]), "Retry-After": str(data["poll_after"])}
-    return Response(data, status=202, headers=headers)
+    return answer(request, data, status=202, headers=headers)
 
 
-def status_answer(request: Request, name: str) -> Response:
+def status_answer(request: Request, name: str) -> HttpResponse:
     """The status of a tool; for somebody in particular, if the query says so."""
-    subject = StatusQuery.validated(request.query_params.dict())
+    subject = StatusQuery.validated(request.query_params.dict()) if request.META.get("QUERY_STRING") else {}
     tool = find_tool(name)
-    answer = dict(ToolStatus(tool).data)
+    data = answers.tool_status(tool, now=timezone.now())
     if subject:
         user, caller = subject.get("user", ""), caller_of(request)
         if user:
             require_may_ask_about(caller, user)
-        answer["available_to_you"] = services.available_to(
+        data["available_to_you"] = services.available_to(
             tool=tool, user=user, team=team_for(caller, subject.get("team"))
         )
-    return Response(answer)
+    return answer(request, data)
 
 
 def borrow_request(request: Request, require: Callable[[Caller, str], None]) -> requests.BorrowRequest:
     """The body of a borrow, by somebody who is not refused by ``require``."""
     caller = caller_of(request)
-    asked = asked_for(request.data, caller=caller.name)
+    asked = asked_for(body_of(request), caller=caller.name)
     logs.note(user=asked.user, tool=",".join(sorted(asked.tools())))
     require(caller, asked.user)
     return replace(asked, team=team_for(caller, asked.team), asserted_teams=caller.teams)
 
 
-class LicensesViewSet(StrictQuery, viewsets.ViewSet):
+class LicensesViewSet(CallViewSet):
     """Borrow and return: the calls that clients are written against."""
 
     known_by_serializer = frozenset({"tool_status"})
-
-    renderer_classes = [JSONRenderer]
     scopes = {"explain": Scope.READ}
 
     @extend_schema(responses={200: ToolStatus(many=True)})
-    def status(self, request: Request) -> Response:
+    def status(self, request: Request) -> HttpResponse:
         """The seats of every tool, by name."""
-        return Response(ToolStatus(snapshot.with_levels(sql.tools_with_levels()), many=True).data)
+        tools, now = snapshot.with_levels(sql.tools_with_levels()), timezone.now()
+        return answer(request, [answers.tool_status(tool, now=now) for tool in tools])
 
     @extend_schema(
         parameters=[StatusQuery],
@@ -217,7 +217,7 @@ class LicensesViewSet(StrictQuery, viewsets.ViewSet):
             404: problem_response("`unknown_tool`"),
         },
     )
-    def tool_status(self, request: Request, tool: str) -> Response:
+    def tool_status(self, request: Request, tool: str) -> HttpResponse:
         """The seats of one tool."""
         return status_answer(request, tool)
 
@@ -248,17 +248,14 @@ class LicensesViewSet(StrictQuery, viewsets.ViewSet):
             503: problem_response("`busy`, `read_only`, `storage_full`, `not_migrated`"),
         },
     )
-    def borrow(self, request: Request) -> Response:
+    def borrow(self, request: Request) -> HttpResponse:
         """Take seats of a tool, or of several at once; or wait for them."""
         asked = borrow_request(request, require_may_act_for)
         by = actor_for(request, asked.user)
         retry = None
-        if "Idempotency-Key" in request.headers:
-            header = IdempotencyKey(data={"key": request.headers["Idempotency-Key"]})
-            if not header.is_valid():
-                raise SerializerValidationError({"Idempotency-Key": header.errors["key"]})
-            retry = requests.IdempotencyKey(user=asked.user, by=by, key=header.validated_data["key"])
-        return borrow_answer(services.borrow(asked, key=retry, by=by))
+        if (header := request.META.get("HTTP_IDEMPOTENCY_KEY")) is not None:
+            retry = requests.IdempotencyKey(user=asked.user, by=by, key=IdempotencyKey.of(header))
+        return borrow_answer(request, services.borrow(asked, key=retry, by=by))
 
     @extend_schema(
         request=BorrowRequest,
@@ -286,10 +283,10 @@ class LicensesViewSet(StrictQuery, viewsets.ViewSet):
             503: problem_response("`busy`, `read_only`, `storage_full`, `not_migrated`"),
         },
     )
-    def renew(self, request: Request) -> Response:
+    def renew(self, request: Request) -> HttpResponse:
         """Extend a live lease by its time to live: the heartbeat."""
-        lease_id = LeaseRequest.validated(request.data)["id"]
-        return lease_answer(services.renew(lease_id=lease_id, by=require_own_lease(request, lease_id)))
+        lease_id = LeaseRequest.validated(body_of(request))["id"]
+        return lease_answer(request, services.renew(lease_id=lease_id, by=require_own_lease(request, lease_id)))
 
     @extend_schema(
         request=LeaseRequest,
@@ -301,18 +298,17 @@ class LicensesViewSet(StrictQuery, viewsets.ViewSet):
             503: problem_response("`busy`, `read_only`, `storage_full`, `not_migrated`"),
         },
     )
-    def give_back(self, request: Request) -> Response:
+    def give_back(self, request: Request) -> HttpResponse:
         """Return a lease's seats. Harmless if it is returned already."""
-        lease_id = LeaseRequest.validated(request.data)["id"]
+        lease_id = LeaseRequest.validated(body_of(request))["id"]
         leases = services.give_back(lease_id=lease_id, by=require_own_lease(request, lease_id))
         note_leases(leases)
-        return Response({"status": "ok", "tool": leases[0].tool.name})
+        return answer(request, {"status": "ok", "tool": leases[0].tool.name})
 
 
-class QueueViewSet(StrictQuery, viewsets.ViewSet):
+class QueueViewSet(CallViewSet):
     """Waiting for a seat."""
 
-    renderer_classes = [JSONRenderer]
     # To ask about a ticket is to borrow, once there are seats.
     scopes = {"retrieve": Scope.BORROW}
     ticket = OpenApiParameter("ticket", OpenApiTypes.UUID, OpenApiParameter.PATH)
@@ -327,10 +323,10 @@ class QueueViewSet(StrictQuery, viewsets.ViewSet):
             503: problem_response("`busy`, `read_only`, `storage_full`, `not_migrated`"),
         },
     )
-    def retrieve(self, request: Request, ticket: str) -> Response:
+    def retrieve(self, request: Request, ticket: str) -> HttpResponse:
         """Ask for the seats that a ticket waits for: the lease, or the place in the queue."""
         ticket_id, by = find_own_ticket(request, ticket)
-        return borrow_answer(services.poll(ticket_id=ticket_id, by=by))
+        return borrow_answer(request, services.poll(ticket_id=ticket_id, by=by))
 
     @extend_schema(
         parameters=[ticket],
@@ -412,7 +408,7 @@ class ToolViewSet(StrictQuery, viewsets.ReadOnlyModelViewSet[Tool]):
 
     @extend_schema(responses={200: ToolStatusForYou, 404: problem_response("`unknown_tool`")})
     @action(detail=True)
-    def status(self, request: Request, name: str) -> Response:
+    def status(self, request: Request, name: str) -> HttpResponse:
         """The seats of one tool, as /licenses/{tool}/status gives them."""
         return status_answer(request, name)
 
@@ -522,10 +518,10 @@ class LeaseViewSet(StrictQuery, mixins.ListModelMixin, mixins.RetrieveModelMixin
         },
     )
     @action(detail=True, methods=["post"])
-    def renew(self, request: Request, pk: str) -> Response:
+    def renew(self, request: Request, pk: str) -> HttpResponse:
         """Extend a live lease by its time to live, as /licenses/renew does."""
         lease_id = find_uuid(pk, UnknownLease)
-        return lease_answer(services.renew(lease_id=lease_id, by=require_own_lease(request, lease_id)))
+        return lease_answer(request, services.renew(lease_id=lease_id, by=require_own_lease(request, lease_id)))
 
     @extend_schema(
         request=ForceReturnRequest,

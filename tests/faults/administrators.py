@@ -1,77 +1,87 @@
-"""Administrators at work: they change tools and quotas, and take seats back."""
+"""Administrators at work: in the admin they change tools and quotas, and they take seats back."""
 
-import json
 import random
 import secrets
-import subprocess
-import sys
 import threading
-from pathlib import Path
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import httpx
 
 from .clients import Caller, Shared
 from .history import Operation
-from .site import TOOLS
+from .pages import NotAnswered
+from .site import TOOLS, Site
 
-PAUSE_SECONDS = 0.4
+PAUSE_SECONDS = 0.2
+# Until a license ends that is in use; its leases end with it.
+NOTICE_SECONDS = 0.4
 
 
 class Administrators(threading.Thread):
-    """One change after the other, until the run is over."""
+    """One deed after the other, until the run is over; only those named, if any are."""
 
-    def __init__(self, shared: Shared, code: Path, environment: dict[str, str], token: str, seed: int) -> None:
+    def __init__(self, shared: Shared, site: Site, seed: int, only: tuple[str, ...] = ()) -> None:
         super().__init__(name="admin", daemon=True)
-        self.shared = shared
-        self.caller = Caller(shared, "admin", token)
+        self.shared, self.site = shared, site
+        self.caller = Caller(shared, "admin", site.tokens["admin"])
+        self.pages = site.admin(shared.port)
         self.chance = random.Random(f"{seed}-admin")
         self.failure: BaseException | None = None
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.faults.administrator"],
-            cwd=Path(__file__).resolve().parents[2],
-            env=environment | {"PYTHONPATH": str(code)},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
+        # Pages with a change of unknown outcome: what they show may be old.
+        self._in_doubt: set[str] = set()
+        deeds: list[Callable[[], None]] = [
+            self.change_a_capacity,
+            self.change_a_quota,
+            self.change_a_reservation,
+            self.let_a_license_end,
+            self.switch_a_tool_off,
+            self.force_a_return,
+            self.force_a_return,
+        ]
+        self.deeds = [deed for deed in deeds if not only or deed.__name__ in only]
 
     def run(self) -> None:
         try:
-            while not self.shared.stopping.wait(PAUSE_SECONDS):
-                self.chance.choice(
-                    [self._capacity, self._quota, self._reservation, self._dates, self._force, self._force]
-                )()
+            while self.deeds and not self.shared.stopping.wait(PAUSE_SECONDS):
+                self.chance.choice(self.deeds)()
         except BaseException as error:  # noqa: BLE001 - it is raised again where the thread is joined
             self.failure = error
 
     def stop(self) -> None:
-        """Put the site back as it was, and end the process."""
+        """Put the site back as it was."""
         for name, values in TOOLS.items():
-            self._change(what="capacity", tool=name, seats=values["capacity"])
-        self._change(what="until", tool="dated", seconds=None)
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        self._process.wait(60)
+            changes = {"capacity": str(values["capacity"]), "enabled": "on", "valid_until_0": "", "valid_until_1": ""}
+            for _ in range(20):
+                if self._change(name, **changes):
+                    break
+        self.pages.close()
         self.caller.close()
 
-    def _capacity(self) -> None:
+    def change_a_capacity(self) -> None:
         name = self.chance.choice(["cad", "spare"])
-        self._change(what="capacity", tool=name, seats=TOOLS[name]["capacity"] + self.chance.choice([-2, -1, 0, 1, 2]))
+        self._change(name, capacity=str(TOOLS[name]["capacity"] + self.chance.choice([-2, -1, 0, 1, 2])))
 
-    def _quota(self) -> None:
-        self._change(what="allot", tool="sim", team="red", quota=self.chance.choice([1, 2, 3]), reservation=0)
+    def change_a_quota(self) -> None:
+        self._change("sim for red", quota=self.chance.choice(["1", "2", "3"]))
 
-    def _reservation(self) -> None:
-        self._change(what="allot", tool="sim", team="blue", quota=None, reservation=self.chance.choice([0, 1, 2, 2]))
+    def change_a_reservation(self) -> None:
+        self._change("sim for blue", reservation=self.chance.choice(["0", "1", "2", "2"]))
 
-    def _dates(self) -> None:
+    def let_a_license_end(self) -> None:
         """Let a license end while people work with it, and extend it."""
-        self._change(what="until", tool="dated", seconds=0.2)
+        end = datetime.now(UTC) + timedelta(seconds=NOTICE_SECONDS)
+        self._change("dated", valid_until_0=f"{end:%Y-%m-%d}", valid_until_1=f"{end:%H:%M:%S.%f}")
         self.shared.stopping.wait(0.8)
-        self._change(what="until", tool="dated", seconds=None)
+        self._change("dated", valid_until_0="", valid_until_1="")
 
-    def _force(self) -> None:
+    def switch_a_tool_off(self) -> None:
+        self._change("spare", enabled=None)
+        self.shared.stopping.wait(0.2)
+        self._change("spare", enabled="on")
+
+    def force_a_return(self) -> None:
         """Take a seat back from a holder."""
         others = list(self.shared.newest.values())
         if others:
@@ -79,26 +89,28 @@ class Administrators(threading.Thread):
             path = f"/api/v1/leases/{lease}/force-return/"
             self.caller.call("force", "POST", path, {"reason": "needed elsewhere"}, facts={"lease": lease})
 
-    def _change(self, **change: Any) -> None:
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        start = self.shared.recorder.now()
-        self._process.stdin.write(json.dumps(change) + "\n")
-        self._process.stdin.flush()
-        line = self._process.stdout.readline()
-        answer = json.loads(line) if line else {"error": "the process ended"}
-        known = "changed" in answer
-        self.shared.recorder.write(
-            Operation(
-                "admin",
-                "change",
-                start,
-                self.shared.recorder.now(),
-                200 if known else None,
-                change | {"changed": answer.get("changed", False)},
-                None if known else answer["error"],
-            )
-        )
+    def _change(self, subject: str, **changes: str | None) -> bool:
+        """Change a page's fields, None being a box without its mark; whether that is certain now."""
+        page, start = self.site.pages[subject], self.shared.recorder.now()
+        facts: dict[str, Any] = {"subject": subject, **changes}
+        status: int | None = 302
+        try:
+            before = self.pages.form(page)
+            after = {name: value for name, value in (before | changes).items() if value is not None}
+            facts["changed"] = after != before
+            self.pages.send(page, after)
+        except NotAnswered as error:
+            status, facts["changed"] = error.status, error.is_sent and (error.status is None or error.status >= 500)
+            facts["sent"] = error.is_sent
+        if facts["changed"] and (status != 302 or page in self._in_doubt):
+            # It may have been made, or another one of this page.
+            facts["changed"] = None
+        if status == 302:
+            self._in_doubt.discard(page)
+        elif facts["changed"] is None:
+            self._in_doubt.add(page)
+        self.shared.recorder.write(Operation("admin", "change", start, self.shared.recorder.now(), status, facts))
+        return status == 302
 
 
 def borrowed_in_full(port: int, token: str) -> dict[str, str]:

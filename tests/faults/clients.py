@@ -4,16 +4,18 @@ A client writes down every call. One whose outcome it does not know it sends
 again until it knows, as the documented retry rules ask of it.
 """
 
-import http.client
+import contextlib
 import json
 import random
+import socket
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from io import BufferedReader
 from typing import Any
 
 from .history import Operation, Recorder
-from .site import TEAMS
+from .site import TEAMS, WITH_ONE_SEAT
 
 # Longer than every limit of the server's own, so that its answer is seen.
 TIMEOUT_SECONDS = 40
@@ -36,13 +38,18 @@ class Shared:
     newest: dict[str, str] = field(default_factory=dict)
 
 
+class Cut(Exception):
+    """The answer did not come, or not whole."""
+
+
 class Caller:
     """A connection of one caller, and the record of its calls."""
 
     def __init__(self, shared: Shared, name: str, token: str) -> None:
         self.shared, self.name = shared, name
-        self._headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
-        self._connection: http.client.HTTPConnection | None = None
+        self._headers = f"Host: 127.0.0.1\r\nAuthorization: Bearer {token}\r\nContent-Type: application/json\r\n"
+        self._connection: socket.socket | None = None
+        self._answers: BufferedReader | None = None
 
     def call(
         self,
@@ -55,23 +62,12 @@ class Caller:
         facts: dict[str, Any] | None = None,
     ) -> Operation:
         """Send one request and record what came of it."""
-        headers = self._headers | ({"Idempotency-Key": key} if key else {})
         start = self.shared.recorder.now()
         status, answer, replayed = None, None, False
         try:
-            if self._connection is None:
-                self._connection = http.client.HTTPConnection("127.0.0.1", self.shared.port, timeout=TIMEOUT_SECONDS)
-            payload = None if body is None else json.dumps(body).encode()
-            self._connection.request(method, path, payload, headers)
-            response = self._connection.getresponse()
-            text = response.read()
-            status, replayed = response.status, response.headers.get("Idempotent-Replayed") == "true"
+            status, replayed, text = self._exchange(method, path, body, key)
             answer = json.loads(text) if text else None
-            if response.headers.get("Connection", "").lower() == "close":
-                self.close()
-        except (OSError, http.client.HTTPException, ValueError):
-            # A cut answer is none, whatever part of it came.
-            status, answer = None, None
+        except (OSError, Cut):
             self.close()
         done = Operation(
             self.name,
@@ -84,25 +80,58 @@ class Caller:
             replayed,
         )
         self.shared.recorder.write(done)
+        if done.is_unknown:
+            # Or those who call in vain would keep the server from coming back.
+            self.shared.stopping.wait(PAUSE_AFTER_FAILURE_SECONDS)
         return done
 
+    def _exchange(self, method: str, path: str, body: Any, key: str | None) -> tuple[int, bool, bytes]:
+        """The status of the answer, whether it is a replay, and its body. Raises Cut or OSError.
+
+        Not http.client: it takes headers that break off for whole ones.
+        """
+        content = b"" if body is None else json.dumps(body).encode()
+        head = f"{method} {path} HTTP/1.1\r\n{self._headers}Content-Length: {len(content)}\r\n"
+        if key:
+            head += f"Idempotency-Key: {key}\r\n"
+        if self._connection is None or self._answers is None:
+            self._connection = socket.create_connection(("127.0.0.1", self.shared.port), TIMEOUT_SECONDS)
+            self._connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            self._answers = self._connection.makefile("rb")
+        self._connection.sendall(head.encode() + b"\r\n" + content)
+        lines = []
+        while (line := self._answers.readline()) != b"\r\n":
+            if not line.endswith(b"\r\n"):
+                raise Cut
+            lines.append(line)
+        headers = dict(line.rstrip().lower().split(b": ", 1) for line in lines[1:])
+        length = int(headers.get(b"content-length", 0))
+        text = self._answers.read(length)
+        if len(text) < length:
+            raise Cut
+        if headers.get(b"connection") == b"close":
+            self.close()
+        return int(lines[0].split()[1]), headers.get(b"idempotent-replayed") == b"true", text
+
     def close(self) -> None:
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
+        for part in (self._answers, self._connection):
+            if part is not None:
+                with contextlib.suppress(OSError):
+                    part.close()
+        self._answers = self._connection = None
 
 
 class Client(threading.Thread):
-    """One person: picks deeds at random until the run is over."""
+    """One person: picks deeds at random until the run is over; only those named, if any are."""
 
-    def __init__(self, shared: Shared, number: int, token: str, seed: int) -> None:
+    def __init__(self, shared: Shared, number: int, token: str, seed: int, only: tuple[str, ...] = ()) -> None:
         super().__init__(name=f"user{number}", daemon=True)
-        self.shared, self.number = shared, number
+        self.shared = shared
         self.caller = Caller(shared, self.name, token)
         self.chance = random.Random(f"{seed}-{number}")
         self.borrows = 0
         self.failure: BaseException | None = None
-        self.deeds: list[tuple[Callable[[], None], int]] = [
+        deeds: list[tuple[Callable[[], None], float]] = [
             (self.work, 30),
             (self.work_twice_as_polite, 8),
             (self.retry_with_a_key, 24),
@@ -113,17 +142,21 @@ class Client(threading.Thread):
             (self.renew_while_working, 8),
             (self.oversleep, 4),
             (self.abandon, 4),
-            (self.wait_for_the_single_seat, 10),
-            (self.give_up_waiting, 4),
-            (self.stop_asking, 1),
+            # Few, or everybody would stand in the queues all the time.
+            (self.wait_for_the_one_seat, 4),
+            (self.give_up_waiting, 3),
+            (self.stop_asking, 0.3),
             (self.work_for_a_team, 24),
             (self.work_on_what_ends, 6),
             (self.touch_what_is_not_mine, 4),
         ]
+        self.deeds = [(deed, weight) for deed, weight in deeds if not only or deed.__name__ in only]
 
     def run(self) -> None:
         deeds, weights = zip(*self.deeds, strict=True)
         try:
+            # Not all at once.
+            self._sleep(self.chance.random())
             while not self.shared.stopping.is_set():
                 self.chance.choices(deeds, weights)[0]()
         except BaseException as error:  # noqa: BLE001 - it is raised again where the thread is joined
@@ -174,7 +207,7 @@ class Client(threading.Thread):
         self._use({"items": [{"tool": tool} for tool in tools]})
 
     def take_what_there_is(self) -> None:
-        sets = [[{"tool": tool}] for tool in self.chance.sample(["single", "duo", "cad"], 2)]
+        sets = [[{"tool": tool}] for tool in self.chance.sample(["single", "solo", "duo", "cad"], 2)]
         self._use({"alternatives": sets})
 
     def renew_while_working(self) -> None:
@@ -201,15 +234,15 @@ class Client(threading.Thread):
         """Vanish without a return, as a client that crashed."""
         self._borrow({"tool": self.chance.choice(["cad", "duo"]), "ttl_seconds": self.chance.choice([1, 2])})
 
-    def wait_for_the_single_seat(self) -> None:
-        self._wait({"tool": "single"}, polls=200)
+    def wait_for_the_one_seat(self) -> None:
+        self._wait({"tool": self.chance.choice(WITH_ONE_SEAT)}, polls=200)
 
     def give_up_waiting(self) -> None:
-        self._wait({"tool": "single"}, polls=self.chance.randint(1, 3))
+        self._wait({"tool": self.chance.choice(WITH_ONE_SEAT)}, polls=self.chance.randint(1, 3))
 
     def stop_asking(self) -> None:
         """Take a place in the queue and vanish."""
-        self._ask(self._request({"tool": "single", "wait_seconds": 3}), None)
+        self._ask(self._request({"tool": self.chance.choice(WITH_ONE_SEAT), "wait_seconds": 1}), None)
 
     def work_for_a_team(self) -> None:
         body: dict[str, Any] = {"tool": "sim", "seats": self.chance.choice([1, 1, 2, 3])}
@@ -252,13 +285,12 @@ class Client(threading.Thread):
         body = self._request(wanted)
         operation = self._ask(body, key)
         while key is not None and operation.is_unknown and not self.shared.stopping.is_set():
-            self._sleep(PAUSE_AFTER_FAILURE_SECONDS)
             operation = self._ask(body, key)
         if operation.status == 200:
             self.shared.newest[self.name] = operation.answer["id"]
             lease: dict[str, Any] = operation.answer
             return lease
-        self._sleep(PAUSE_AFTER_FAILURE_SECONDS if operation.is_unknown else PAUSE_SECONDS)
+        self._sleep(PAUSE_SECONDS)
         return None
 
     def _use(self, wanted: dict[str, Any]) -> None:
@@ -267,8 +299,10 @@ class Client(threading.Thread):
             self._hold()
             self._give_back(lease)
 
-    def _hold(self) -> None:
-        self._sleep(self.chance.choice([0.0, 0.01, 0.03, 0.2]))
+    def _hold(self, longest: float = 1.0) -> None:
+        """Work; now and then for much longer than a call takes, so that two who hold one
+        seat would see each other."""
+        self._sleep(min(self.chance.choice([0.0, 0.01, 0.03, 0.2, 1.0]), longest))
 
     def _renew(self, lease: dict[str, Any], **facts: float) -> Operation:
         return self.caller.call(
@@ -281,13 +315,12 @@ class Client(threading.Thread):
             done = self.caller.call("return", "POST", "/licenses/return", {"id": lease["id"]}, facts=facts)
             if not done.is_unknown or self.shared.stopping.is_set():
                 return
-            self._sleep(PAUSE_AFTER_FAILURE_SECONDS)
 
     def _wait(self, wanted: dict[str, Any], *, polls: int) -> None:
         """Stand in the queue; leave it after so many polls without a seat."""
         operation = self._ask(self._request({**wanted, "wait_seconds": WAIT_SECONDS}), None)
         if operation.status == 200:
-            self._hold()
+            self._hold(0.1)
             self._give_back(operation.answer)
         if operation.status != 202:
             return
@@ -295,10 +328,10 @@ class Client(threading.Thread):
         for _ in range(polls):
             if self.shared.stopping.is_set():
                 return
-            self._sleep(self.chance.choice([0.02, 0.1, 0.2]))
+            self._sleep(self.chance.choice([0.05, 0.1, 0.3]))
             polled = self.caller.call("poll", "GET", f"/licenses/queue/{ticket}", facts={"ticket": ticket})
             if polled.status == 200:
-                self._hold()
+                self._hold(0.1)
                 self._give_back(polled.answer)
             if polled.status in {200, 404, 410}:
                 return

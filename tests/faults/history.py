@@ -4,7 +4,7 @@ import json
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,9 @@ class Operation:
         return self.status is None or self.status >= 500
 
 
+NAMES = [field.name for field in fields(Operation)]
+
+
 class Recorder:
     """Writes operations to a file as they end, from many threads."""
 
@@ -52,19 +55,31 @@ class Recorder:
 
     def write(self, operation: Operation) -> None:
         """Add one operation."""
-        line = json.dumps(asdict(operation))
+        line = json.dumps({name: getattr(operation, name) for name in NAMES})
         with self._lock:
             self._file.write(line + "\n")
             self.count += not operation.is_unknown
             if operation.kind in {"borrow", "return"} and operation.status in {200, 202, 409}:
                 self.last_success = max(self.last_success, operation.start)
 
+    def flush(self) -> int:
+        """Let others read what was written, and return how many bytes that is."""
+        with self._lock:
+            self._file.flush()
+            return self._file.tell()
+
     def close(self) -> None:
         self._file.close()
 
 
-def read(path: Path) -> Iterator[Operation]:
-    """Yield the operations of a file in the order in which they ended."""
+def read(path: Path, size: int | None = None) -> Iterator[Operation]:
+    """Yield the operations of a file in the order in which they ended; of its first
+    ``size`` bytes, if that is given."""
+    read = 0
     with path.open(encoding="utf-8") as lines:
         for line in lines:
+            # JSON is written in ASCII: a character is a byte.
+            read += len(line)
+            if size is not None and read > size:
+                return
             yield Operation(**json.loads(line))

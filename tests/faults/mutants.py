@@ -1,33 +1,48 @@
 """Servers that are wrong on purpose: the harness must catch each of them.
 
 ``python -m tests.faults.mutants [NAME ...]`` copies the server's code, makes one
-mistake in it, and runs the harness on it. A mutant that no rule finds makes it
-exit with 1. Each is text to find and text to put in its place, so that a mutant
-whose place has moved fails instead of testing nothing.
+mistake in it, and runs the harness on it until the first broken promise. A mutant
+that no rule finds makes it exit with 1. Each is text to find and text to put in its
+place, so that a mutant whose place has moved fails instead of testing nothing.
 """
 
+import argparse
 import shutil
 import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from .run import Plan, run
+from .jobs import side_by_side
+from .run import Plan
+from .site import CLIENTS
 from .stack import ROOT
 
 CODE = ("licenses", "licenseserver", "manage.py")
 
+# The files that most mistakes are made in.
+BATCH = "licenses/leases/batch.py"
+DECISIONS = "licenses/leases/decisions.py"
+LEDGER = "licenses/leases/ledger.py"
+SNAPSHOT = "licenses/leases/snapshot.py"
+SQL = "licenses/leases/sql.py"
+SETTINGS = "licenseserver/settings.py"
+
 
 @dataclass(frozen=True)
 class Mutant:
-    """One mistake: replacements by file, and the faults that bring it to light."""
+    """One mistake: replacements by file, and the deeds and faults that bring it to light."""
 
     name: str
     changes: tuple[tuple[str, str, str], ...]
+    deeds: tuple[str, ...]
     kinds: tuple[str, ...] = ("kill_sweeper",)
     faults: int = 2
-    operations: int = 3_000
+    operations: int = 4_000
+    clients: int = CLIENTS
 
+
+BORROWS = ("work", "retry_with_a_key", "send_a_key_at_once")
 
 MUTANTS = [
     Mutant(
@@ -35,93 +50,92 @@ MUTANTS = [
         (
             (
                 "licenses/models/tool.py",
-                "return self.select_for_update(no_key=True).filter(name__in",
-                "return self.filter(name__in",
+                "return self.select_for_update(no_key=True, skip_locked=skip_locked).order_by",
+                "return self.order_by",
             ),
         ),
+        deeds=BORROWS,
     ),
     Mutant(
         "repeatable read",
         (
-            ("licenseserver/settings.py", "IsolationLevel.READ_COMMITTED", "IsolationLevel.REPEATABLE_READ"),
+            (SETTINGS, "IsolationLevel.READ_COMMITTED", "IsolationLevel.REPEATABLE_READ"),
             # Tried again, it would be slow and right: the tool's row is always written.
-            ("licenses/leasing.py", "TRIES = 3\n", "TRIES = 1\n"),
+            (BATCH, "TRIES = 3\n", "TRIES = 1\n"),
         ),
+        deeds=BORROWS,
     ),
-    Mutant("key ignored", (("licenses/leasing.py", "    if retry is None:\n", "    if True:\n"),)),
+    Mutant(
+        "key ignored",
+        ((DECISIONS, "    if key is None:\n        return _new(", "    if True:\n        return _new("),),
+        deeds=("retry_with_a_key", "send_a_key_at_once", "reuse_a_key"),
+    ),
     Mutant(
         "refusals not kept",
         (
             (
-                "licenses/leasing.py",
-                "    _keep(kept, outcome)\n",
-                "    if isinstance(outcome, Refusal):\n        kept.delete()\n    else:\n        _keep(kept, outcome)\n",
+                DECISIONS,
+                "    ledger.keep(_kept(key, request, outcome))\n",
+                "    if not isinstance(outcome, Refusal):\n        ledger.keep(_kept(key, request, outcome))\n",
             ),
         ),
+        deeds=("send_a_key_at_once", "work"),
     ),
     Mutant(
         "counter in another transaction",
         (
+            (LEDGER, 'COUNTED = (\n    "in_use",\n', "COUNTED = (\n"),
             (
-                "licenses/statements.py",
-                '"UPDATE licenses_tool SET in_use = %s, kept_back = %s, overdraft_total = %s, last_fence = %s'
-                ' WHERE id = %s",\n            [tool.in_use, tool.kept_back, tool.overdraft_total, tool.last_fence, tool.pk],',
-                '"UPDATE licenses_tool SET last_fence = %s WHERE id = %s",\n            [tool.last_fence, tool.pk],',
-            ),
-            (
-                "licenses/statements.py",
-                "def write_end(",
-                "def _later(tool: Tool) -> None:\n"
-                "    from django.db import transaction\n"
-                "    values = [tool.in_use, tool.kept_back, tool.overdraft_total, tool.pk]\n"
-                "    sql = 'UPDATE licenses_tool SET in_use = %s, kept_back = %s, overdraft_total = %s WHERE id = %s'\n"
-                "    transaction.on_commit(lambda: connection.cursor().execute(sql, values))\n\n\n"
-                "def write_end(",
-            ),
-            (
-                "licenses/leasing.py",
-                "statements.write_lease(lease, tool=tool, rationed=share is not None)",
-                "statements.write_lease(lease, tool=tool, rationed=share is not None)\n        statements._later(tool)",
+                LEDGER,
+                "            sql.update(Tool, *COUNTED).run(self._tools.values())\n",
+                "            sql.update(Tool, *COUNTED).run(self._tools.values())\n"
+                "            from django.db import transaction\n"
+                "            tools = list(self._tools.values())\n"
+                '            transaction.on_commit(lambda: sql.update(Tool, "in_use").run(tools))\n',
             ),
         ),
+        deeds=BORROWS,
     ),
     Mutant(
         "unguarded return",
-        (("licenses/leasing.py", "        if lease.ended_at is not None:\n            continue\n", ""),),
+        (
+            (
+                DECISIONS,
+                "        if lease.ended_at is None:\n            ledger.end(lease, reason,",
+                "        if True:\n            ledger.end(lease, reason,",
+            ),
+        ),
+        deeds=("work_twice_as_polite",),
     ),
     Mutant(
         "the server's clock",
-        (
-            (
-                "licenses/statements.py",
-                "    return tools, [Team(pk=pk, name=name) for pk, name in teams or ()], now",
-                "    return tools, [Team(pk=pk, name=name) for pk, name in teams or ()], timezone.now()",
-            ),
-        ),
+        ((SQL, "            now: datetime = self.cursor.fetchone()[0]\n", "            now = timezone.now()\n"),),
+        deeds=BORROWS,
         kinds=("shift_clock",),
     ),
     Mutant(
         "a late heartbeat revives",
         (
-            ("licenses/leasing.py", "    if any(lease.is_over(now) for lease in leases):\n", "    if False:\n"),
-            ("licenses/leasing.py", "for lease in leases]).active(Now())", "for lease in leases]).open()"),
+            (
+                DECISIONS,
+                "    if any(lease.is_over(now) for lease in leases):\n",
+                "    if any(lease.ended_at is not None for lease in leases):\n",
+            ),
         ),
+        deeds=("oversleep",),
+        # There are seats enough, so that nobody closes a lease because it is overdue.
+        clients=5,
     ),
     Mutant(
         "the queue ignores order",
-        (
-            (
-                "licenses/pools.py",
-                "live = live.filter(ticket__lt=ahead_of.number)",
-                "live = live.none()",
-            ),
-        ),
+        ((SNAPSHOT, "if ahead_of is None or place.ticket < ahead_of.number]", "if ahead_of is None]"),),
+        deeds=("wait_for_the_one_seat",),
     ),
     Mutant(
         "quota read before the lock",
         (
             (
-                "licenses/pools.py",
+                SNAPSHOT,
                 '    allotments = Allotment.objects.filter(tool__in=tools, team__name__in=teams).select_related("team")\n',
                 "    key = (tuple(tool.pk for tool in tools), tuple(sorted(teams)))\n"
                 "    from time import monotonic\n"
@@ -131,47 +145,68 @@ MUTANTS = [
                 "    allotments = _early[key][1]\n",
             ),
             (
-                "licenses/pools.py",
+                SNAPSHOT,
                 "    if not overdue_is_out:\n        allotments",
                 "    if False:\n        allotments",
             ),
-            ("licenses/pools.py", "Claims = dict[int", "_early: dict = {}\nClaims = dict[int"),
+            (SNAPSHOT, "class Place(NamedTuple):", "_early: dict = {}\n\n\nclass Place(NamedTuple):"),
         ),
+        deeds=("work_for_a_team",),
     ),
     Mutant(
-        "answers swapped",
+        "batch answers swapped",
         (
             (
-                "licenses/leasing.py",
-                "    if replayed:\n        metrics",
-                "    _previous.append(outcome)\n"
-                "    if len(_previous) > 1:\n"
-                "        outcome = _previous.pop(0)\n"
-                "    if replayed:\n        metrics",
+                BATCH,
+                "    for entry, answer, refusal in decided:\n",
+                "    swapped = [one for one in decided if isinstance(one[0].request, Borrow)]\n"
+                "    others = [one for one in decided if not isinstance(one[0].request, Borrow)]\n"
+                "    answers = [one[1:] for one in swapped[1:] + swapped[:1]]\n"
+                "    decided = others + [(one[0], *got) for one, got in zip(swapped, answers)]\n"
+                "    for entry, answer, refusal in decided:\n",
             ),
-            ("licenses/leasing.py", "TRIES = 3\n", "TRIES = 3\n_previous: list = []\n"),
         ),
+        deeds=BORROWS,
+    ),
+    Mutant(
+        "a batch forgets its own grants",
+        (
+            (
+                SNAPSHOT,
+                "        self.now = now\n        self.tools = {tool.name: tool for tool in tools}\n",
+                "        self.now = now\n        self.tools = {tool.name: tool for tool in tools}\n"
+                "        self.before = {tool.pk: tool.in_use for tool in self.tools.values()}\n",
+            ),
+            (
+                SNAPSHOT,
+                "return _pool(tool, tool.in_use, tool.kept_back,",
+                "return _pool(tool, self.before[tool.pk], tool.kept_back,",
+            ),
+        ),
+        deeds=BORROWS,
     ),
     Mutant(
         "fence reused",
-        (("licenses/leasing.py", "tool.last_fence += 1", "tool.last_fence += tool.in_use == 0"),),
+        ((LEDGER, "tool.last_fence += 1", "tool.last_fence += tool.in_use == 0"),),
+        deeds=BORROWS,
     ),
     Mutant(
         "commits that a crash loses",
-        (("licenseserver/settings.py", "-c lock_timeout=3s", "-c lock_timeout=3s -c synchronous_commit=off"),),
+        ((SETTINGS, "-c lock_timeout=3s", "-c lock_timeout=3s -c synchronous_commit=off"),),
+        deeds=BORROWS,
         kinds=("crash_database",),
-        faults=10,
+        faults=20,
     ),
     Mutant(
         "a force return without a record",
         (
             (
-                "licenses/leasing.py",
-                "    _record_end(by, Action.FORCE_RETURNED, leases, ended, note)\n",
-                "",
+                DECISIONS,
+                "    if by is not None and own:\n",
+                "    if by is not None and own and reason != EndReason.FORCED:\n",
             ),
         ),
-        operations=4_000,
+        deeds=("work", "force_a_return"),
     ),
     Mutant(
         "everybody's leases are everybody's",
@@ -182,32 +217,46 @@ MUTANTS = [
                 "    if found is None:\n        raise unknown\n",
             ),
         ),
+        deeds=("work", "touch_what_is_not_mine"),
     ),
 ]
 
 
 def main() -> None:
     """Run the named mutants, or all; exit 1 if one is not caught."""
-    wanted = sys.argv[1:]
+    parser = argparse.ArgumentParser(prog="python -m tests.faults.mutants", description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help="of a mutant; all if absent")
+    parser.add_argument("--jobs", type=int, default=2, help="so many at once; 2")
+    options = parser.parse_args()
+    chosen = [mutant for mutant in MUTANTS if not options.names or mutant.name in options.names]
     survivors = []
-    for mutant in MUTANTS:
-        if wanted and mutant.name not in wanted:
-            continue
-        with tempfile.TemporaryDirectory(prefix="mutant-", ignore_cleanup_errors=True) as folder:
-            code = make(mutant, Path(folder) / "code")
-            plan = Plan(
-                1, faults=mutant.faults, operations=mutant.operations, kinds=mutant.kinds, code=code, quick=True
-            )
-            try:
-                verdict = run(plan, Path(folder) / "run")
-                rules = sorted({sentence.partition(":")[0] for sentence in verdict.violations})
-            except Exception as error:  # noqa: BLE001 - it broke the server beyond use
-                rules = [f"the run failed: {type(error).__name__}"]
-        print(f"{mutant.name}: {', '.join(rules) or 'NOT CAUGHT'}", flush=True)
-        if not rules:
-            survivors.append(mutant.name)
-    print(f"{len(survivors)} not caught")
+    with (
+        tempfile.TemporaryDirectory(prefix="mutants-", ignore_cleanup_errors=True) as folder,
+        side_by_side("postgres", options.jobs) as run_all,
+    ):
+        plans = [_plan(mutant, Path(folder) / f"{number}-code") for number, mutant in enumerate(chosen)]
+        for verdict in run_all((plan, Path(folder) / str(number)) for number, plan in enumerate(plans)):
+            mutant = chosen[int(verdict.folder.name)]
+            rules = sorted({sentence.partition(":")[0] for sentence in verdict.violations})
+            caught = ", ".join(rules) or f"NOT CAUGHT {verdict.failure}".rstrip()
+            print(f"{mutant.name}: {caught}; {verdict.operations} operations, {verdict.seconds:.0f} s", flush=True)
+            if not rules:
+                survivors.append(mutant.name)
+    print(f"{len(chosen) - len(survivors)} of {len(chosen)} caught")
     sys.exit(1 if survivors else 0)
+
+
+def _plan(mutant: Mutant, code: Path) -> Plan:
+    return Plan(
+        1,
+        faults=mutant.faults,
+        operations=mutant.operations,
+        kinds=mutant.kinds,
+        deeds=mutant.deeds,
+        clients=mutant.clients,
+        code=make(mutant, code),
+        quick=True,
+    )
 
 
 def make(mutant: Mutant, folder: Path) -> Path:

@@ -4,20 +4,22 @@ The numbers are those of the table of faults in docs/reliability.md.
 """
 
 import contextlib
+import json
 import os
 import random
 import signal
 import sqlite3
 import subprocess
-import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import psycopg
 
-from .proxy import Proxy, Weather
+from . import rows
+from .history import Recorder
+from .proxy import CALM, Proxy, Weather
 from .stack import MAX_CONNECTIONS, Api, Postgres, Sqlite, Sweeper
 
 
@@ -30,10 +32,13 @@ class Target:
     sweepers: list[Sweeper]
     proxy: Proxy
     chance: random.Random
-    stopping: threading.Event
+    recorder: Recorder
+    folder: Path
+    # Backups that were taken: how much of the history each must have, and its rows.
+    backups: list[tuple[int, Path]] = field(default_factory=list)
 
     def wait(self, seconds: float) -> None:
-        self.stopping.wait(seconds)
+        time.sleep(seconds)
 
     @property
     def postgres(self) -> Postgres:
@@ -93,6 +98,11 @@ def reload(target: Target) -> None:
     target.wait(1.5)
 
 
+def stop_server(target: Target) -> None:
+    """Stop the whole server under load, as an operator does (SIGTERM), and start it again."""
+    target.api.restart()
+
+
 def kill_sweeper(target: Target) -> None:
     """Kill one of two sweepers in the middle of its work, and start it again."""
     sweeper = target.chance.choice(target.sweepers)
@@ -120,6 +130,16 @@ def faketime() -> Path | None:
     return next(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"), None)
 
 
+def back_up(target: Target) -> None:
+    """Take a backup while everybody works, and restore it beside; its rows are checked in the end."""
+    acknowledged = target.recorder.flush()
+    folder = target.folder / f"backup-{len(target.backups) + 1}"
+    with target.database.restored(folder) as copy:
+        found = rows.read(copy)
+    (folder / "rows.json").write_text(json.dumps(found))
+    target.backups.append((acknowledged, folder / "rows.json"))
+
+
 # --- Network
 
 
@@ -127,14 +147,14 @@ def cut_connections(target: Target) -> None:
     """Cut connections before, within and after messages."""
     target.proxy.weather = Weather(cut=0.15)
     target.wait(2)
-    target.proxy.weather = Weather()
+    target.proxy.weather = CALM
 
 
 def delay_and_repeat(target: Target) -> None:
     """Delay messages, and let keyed borrows arrive twice."""
     target.proxy.weather = Weather(delay_seconds=0.6, repeat=0.5)
     target.wait(2)
-    target.proxy.weather = Weather()
+    target.proxy.weather = CALM
 
 
 # --- PostgreSQL
@@ -182,7 +202,7 @@ def lock_in_another_order(target: Target) -> None:
     """Lock two tools against the server's order again and again, so that PostgreSQL
     has to end one of those who wait for each other."""
     end = time.monotonic() + 2
-    while time.monotonic() < end and not target.stopping.is_set():
+    while time.monotonic() < end:
         with target.postgres.session() as connection, contextlib.suppress(psycopg.Error), connection.transaction():
             connection.execute("SELECT 1 FROM licenses_tool WHERE name = 'duo' FOR UPDATE")
             target.wait(0.1)
@@ -228,7 +248,9 @@ EVERYWHERE: dict[str, Nemesis] = {
     "kill_master": kill_master,
     "stop_worker": stop_worker,
     "reload": reload,
+    "stop_server": stop_server,
     "kill_sweeper": kill_sweeper,
+    "back_up": back_up,
     "cut_connections": cut_connections,
     "delay_and_repeat": delay_and_repeat,
 }
@@ -254,7 +276,3 @@ def small_file_system(folder: Path) -> bool:
         return False
     done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", str(folder)], capture_output=True)
     return done.returncode == 0
-
-
-def unmount(folder: Path) -> None:
-    subprocess.run(["umount", str(folder)], capture_output=True, check=False)

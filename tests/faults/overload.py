@@ -26,9 +26,8 @@ from pathlib import Path
 
 import httpx
 
-from .run import Plan, _database
-from .site import set_up
-from .stack import ROOT, Api, environment, free_port, migrate
+from . import template
+from .stack import ROOT, Api, environment, free_port
 
 MEASURED_SECONDS = 4.0
 OVERLOAD_SECONDS = 10.0
@@ -192,14 +191,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.faults.overload", description=__doc__)
     parser.add_argument("--database", choices=["postgres", "sqlite"], default="postgres")
     options = parser.parse_args()
-    folder = Path(tempfile.mkdtemp(prefix="overload-"))
     bad: list[str] = []
     with ExitStack() as closing:
-        database = closing.enter_context(_database(Plan(0, options.database), folder))
-        port = free_port()
+        folder = Path(
+            closing.enter_context(tempfile.TemporaryDirectory(prefix="overload-", ignore_cleanup_errors=True))
+        )
+        (folder / "template").mkdir()
+        made = template.make(options.database, folder / "template")
+        database = closing.enter_context(made.copied(folder))
+        site, port = made.site, free_port()
         variables = environment(database, port) | {"LICENSE_LONGEST_WAIT": "2"}
-        migrate(ROOT, variables)
-        site = set_up(ROOT, variables)
         api = Api(ROOT, folder, variables, port)
         closing.callback(api.stop)
         api.start()
@@ -235,7 +236,6 @@ def main() -> None:
                 bad.append("stalled connections held a good request up")
         else:
             print("nginx is not installed: stalled connections were not tried")
-    shutil.rmtree(folder, ignore_errors=True)
     for sentence in bad:
         print(f"VIOLATION {sentence}")
     sys.exit(1 if bad else 0)

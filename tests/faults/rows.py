@@ -5,6 +5,7 @@ fault there cannot hide here.
 """
 
 import json
+import sqlite3
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
@@ -45,8 +46,10 @@ DOCUMENTS = {"alternatives", "before", "after"}
 
 
 def read(database: Postgres | Sqlite) -> dict[str, list[Row]]:
-    """Every row that the promises are about, by table."""
+    """Every row that the promises are about, by table, all as of one moment."""
     with database.session() as connection:
+        is_sqlite = isinstance(connection, sqlite3.Connection)
+        connection.execute("BEGIN" if is_sqlite else "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
 
         def ask(query: str) -> list[Row]:
             cursor: Any = connection.execute(query)

@@ -3,14 +3,11 @@
 import json
 import random
 import shutil
-import subprocess
-import sys
-import tempfile
 import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -25,25 +22,30 @@ from .clients import Client, Shared
 from .history import Operation, Recorder
 from .nemeses import Target
 from .proxy import Proxy
-from .site import CLIENTS, LONGEST_TTL, Site, set_up
-from .stack import ROOT, Api, Postgres, Sqlite, Sweeper, environment, free_port, migrate
+from .site import CLIENTS, LONGEST_TTL, Site
+from .stack import ROOT, Api, NotInTime, Postgres, Sqlite, Sweeper, environment, free_port, manage
+from .template import Template
 
 # At the beginning, without a fault: everything must go well.
 CALM_SECONDS = 4.0
 # Between two faults, so that each one's recovery is seen.
 PAUSE_SECONDS = 0.3
-LONGEST_RUN_SECONDS = 1800
+LONGEST_RUN_SECONDS = 3600
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run consists of. ``kinds`` are the faults, all of them if empty."""
+    """What a run consists of. ``kinds`` are the faults, and ``deeds`` what clients and
+    administrators do; all if empty. A ``quick`` run ends with its first broken promise."""
 
     seed: int
     database: str = "postgres"
     faults: int = 64
     operations: int = 10_000
     kinds: tuple[str, ...] = ()
+    deeds: tuple[str, ...] = ()
+    clients: int = CLIENTS
+    # Where the server's code is.
     code: Path = ROOT
     quick: bool = False
 
@@ -62,28 +64,28 @@ class Verdict:
     missing: list[str] = field(default_factory=list)
     slowest_recovery: float = 0.0
     cuts: int = 0
+    # Why the run itself broke off.
+    failure: str = ""
 
     @property
     def is_good(self) -> bool:
-        return not self.violations and not self.missing
+        return not (self.violations or self.missing or self.failure)
 
 
-def run(plan: Plan, folder: Path | None = None) -> Verdict:
-    """Carry out a plan; the folder keeps the history, the rows and the server's log."""
-    folder = folder or Path(tempfile.mkdtemp(prefix=f"faults-{plan.seed}-"))
-    folder.mkdir(parents=True, exist_ok=True)
+def run(plan: Plan, template: Template, folder: Path) -> Verdict:
+    """Carry out a plan; the new folder keeps the history, the rows and the server's log."""
+    folder.mkdir(parents=True)
     verdict = Verdict(plan, folder)
     started = time.monotonic()
     with ExitStack() as closing:
-        database = closing.enter_context(_database(plan, folder))
-        port = free_port()
+        database = closing.enter_context(template.copied(folder))
+        site, port = template.site, free_port()
         variables = environment(database, port)
-        migrate(plan.code, variables)
-        site = set_up(plan.code, variables)
         api = Api(plan.code, folder, variables, port)
         closing.callback(api.stop)
         api.start()
         recorder = Recorder(folder / "history.jsonl")
+        closing.callback(recorder.close)
         proxy = Proxy(port, plan.seed)
         proxy.start()
         closing.callback(proxy.stop)
@@ -91,31 +93,21 @@ def run(plan: Plan, folder: Path | None = None) -> Verdict:
         for sweeper in sweepers:
             closing.callback(sweeper.stop)
         shared = Shared(proxy.port, recorder)
-        target = Target(api, database, sweepers, proxy, random.Random(f"{plan.seed}-faults"), shared.stopping)
+        target = Target(api, database, sweepers, proxy, random.Random(f"{plan.seed}-faults"), recorder, folder)
         watch = _Watch(database, shared.stopping)
         watch.start()
-        left_over = _work(plan, site, shared, target, verdict)
-        missing = _everybody_gone(api.port, site)
-        metrics = _metrics(api.port)
-        for sweeper in sweepers:
-            sweeper.stop()
-        _tidy(plan.code, variables)
-        api.stop()
-        left_over += [f"process {pid} is left over" for pid in api.leftovers()]
-        left_over += watch.findings(database)
-        recorder.write(
-            Operation("run", "final", recorder.now(), recorder.now(), 200, {"missing": missing, "left_over": left_over})
-        )
-        recorder.close()
-        final = rows.read(database)
-        (folder / "rows.json").write_text(json.dumps(final))
-        evidence = Evidence(list(history.read(recorder.path)), final, metrics)
-        verdict.violations = checker.violations(evidence)
-        verdict.happened = checker.what_happened(evidence)
-        verdict.missing = [] if plan.quick else checker.missing(evidence)
-        verdict.operations = recorder.count
-        verdict.slowest_recovery = max((seconds for _, seconds in checker.recoveries(evidence)), default=0.0)
-        verdict.cuts = proxy.cuts
+        unfinished = _work(plan, site, shared, target, verdict)
+        verdict.operations, verdict.cuts = recorder.count, proxy.cuts
+        if not verdict.violations:
+            _see_off(plan, site, target, watch, unfinished)
+            recorder.close()
+            final, metrics = rows.read(database), _saved_metrics(folder)
+            (folder / "rows.json").write_text(json.dumps(final))
+            evidence = Evidence(list(history.read(recorder.path)), final, metrics)
+            verdict.violations = checker.violations(evidence)
+            verdict.happened = checker.what_happened(evidence)
+            verdict.missing = [] if plan.quick else checker.missing(evidence)
+            verdict.slowest_recovery = max((seconds for _, seconds in checker.recoveries(evidence)), default=0.0)
         if verdict.violations:
             _dump(database, folder)
     verdict.seconds = time.monotonic() - started
@@ -123,9 +115,13 @@ def run(plan: Plan, folder: Path | None = None) -> Verdict:
 
 
 def _work(plan: Plan, site: Site, shared: Shared, target: Target, verdict: Verdict) -> list[str]:
-    """Let everybody work while faults happen; the threads that did not end."""
-    administrators = Administrators(shared, plan.code, target.api.environment, site.tokens["admin"], plan.seed)
-    clients = [Client(shared, number, site.tokens[f"user{number}"], plan.seed) for number in range(CLIENTS)]
+    """Let everybody work while faults happen; what did not come to its end. A quick plan
+    ends with its first broken promise, which the verdict has then."""
+    recorder, unfinished = shared.recorder, []
+    administrators = Administrators(shared, site, plan.seed, plan.deeds)
+    clients = [
+        Client(shared, number, site.tokens[f"user{number}"], plan.seed, plan.deeds) for number in range(plan.clients)
+    ]
     everybody: list[Client | Administrators] = [*clients, administrators]
     for thread in everybody:
         thread.start()
@@ -133,29 +129,67 @@ def _work(plan: Plan, site: Site, shared: Shared, target: Target, verdict: Verdi
     schedule = _schedule(plan, target)
     try:
         time.sleep(CALM_SECONDS)
-        shared.recorder.write(Operation("run", "calm", 0, shared.recorder.now(), 200))
-        while verdict.faults.total() < plan.faults or shared.recorder.count < plan.operations:
+        recorder.write(Operation("run", "calm", 0, recorder.now(), 200))
+        while verdict.faults.total() < plan.faults or recorder.count < plan.operations:
             if time.monotonic() > deadline:
-                return [f"the run did not end within {LONGEST_RUN_SECONDS} s"]
+                unfinished.append(f"the run did not end within {LONGEST_RUN_SECONDS} s")
+                break
+            if plan.quick and (found := _broken_so_far(target)):
+                verdict.violations = found
+                break
             if verdict.faults.total() < plan.faults:
                 name, nemesis = next(schedule)
-                start = shared.recorder.now()
+                start = recorder.now()
                 nemesis(target)
-                end = shared.recorder.now()
-                shared.recorder.write(Operation("run", "fault", start, end, 200, {"name": name}))
+                end = recorder.now()
+                recorder.write(Operation("run", "fault", start, end, 200, {"name": name}))
                 verdict.faults[name] += 1
                 _wait_for_success(shared, end)
             time.sleep(PAUSE_SECONDS)
+    except NotInTime as error:
+        unfinished.append(str(error))
     finally:
         shared.stopping.set()
-        target.api.wait_until_ready()
         for thread in everybody:
             thread.join(60)
-        administrators.stop()
-    for thread in everybody:
-        if thread.failure is not None:
-            raise RuntimeError(f"{thread.name} failed") from thread.failure
-    return [f"{thread.name} did not end" for thread in clients if thread.is_alive()]
+    unfinished += [f"{thread.name} did not end" for thread in everybody if thread.is_alive()]
+    unfinished += [f"{thread.name} failed: {thread.failure!r}" for thread in everybody if thread.failure]
+    if not verdict.violations:
+        try:
+            target.api.wait_until_ready()
+            administrators.stop()
+        except NotInTime as error:
+            unfinished.append(str(error))
+    return unfinished
+
+
+def _broken_so_far(target: Target) -> list[str]:
+    acknowledged = target.recorder.flush()
+    found = rows.read(target.database)
+    return checker.violations_so_far(Evidence(list(history.read(target.recorder.path, acknowledged)), found))
+
+
+def _see_off(plan: Plan, site: Site, target: Target, watch: "_Watch", unfinished: list[str]) -> None:
+    """Wait until every seat is back, stop everything, and record what was left and what backups held."""
+    api, recorder = target.api, target.recorder
+    missing: dict[str, str] = {}
+    try:
+        missing = _everybody_gone(api.port, site)
+        (target.folder / "metrics.txt").write_text(httpx.get(f"http://127.0.0.1:{api.port}/metrics", timeout=30).text)
+        unfinished += ["a sweeper ended" for sweeper in target.sweepers if sweeper.process.poll() is not None]
+        for sweeper in target.sweepers:
+            sweeper.stop()
+        manage(plan.code, api.environment, "expire_leases")
+    except (NotInTime, httpx.TransportError, RuntimeError) as error:
+        unfinished.append(str(error))
+    api.stop()
+    left_over = [f"process {pid} is left over" for pid in api.leftovers()] + watch.findings(target.database)
+    for acknowledged, path in target.backups:
+        known = list(history.read(recorder.path, acknowledged))
+        broken = checker.violations_so_far(Evidence(known, json.loads(path.read_text())))
+        recorder.write(Operation("run", "backup", recorder.now(), recorder.now(), 200, {"broken": broken}))
+    facts = {"missing": missing, "left_over": left_over, "unfinished": unfinished}
+    recorder.write(Operation("run", "final", recorder.now(), recorder.now(), 200, facts))
 
 
 def _schedule(plan: Plan, target: Target) -> Iterator[tuple[str, nemeses.Nemesis]]:
@@ -186,17 +220,11 @@ def _everybody_gone(port: int, site: Site) -> dict[str, str]:
         time.sleep(0.5)
 
 
-def _metrics(port: int) -> dict[str, float]:
-    lines = httpx.get(f"http://127.0.0.1:{port}/metrics", timeout=30).text.splitlines()
+def _saved_metrics(folder: Path) -> dict[str, float]:
+    file = folder / "metrics.txt"
+    lines = file.read_text().splitlines() if file.exists() else []
     pairs = (line.rsplit(" ", 1) for line in lines if line and not line.startswith("#"))
     return {series: float(value) for series, value in pairs}
-
-
-def _tidy(code: Path, variables: dict[str, str]) -> None:
-    command = [sys.executable, "manage.py", "expire_leases"]
-    done = subprocess.run(command, cwd=code, env=variables, capture_output=True, text=True)
-    if done.returncode:
-        raise RuntimeError(f"the sweeper failed in the end:\n{done.stdout}{done.stderr}")
 
 
 class _Watch(threading.Thread):
@@ -236,26 +264,6 @@ class _Watch(threading.Thread):
             if row and row[0]:
                 found.append(f"{row[0]} sessions of the server are still open")
         return found
-
-
-@contextmanager
-def _database(plan: Plan, folder: Path) -> Iterator[Postgres | Sqlite]:
-    if plan.database == "postgres":
-        database = Postgres.created(folder)
-        try:
-            database.prepare()
-            yield database
-        finally:
-            database.stop()
-        return
-    disk = folder / "disk"
-    disk.mkdir()
-    is_small = nemeses.small_file_system(disk)
-    try:
-        yield Sqlite(disk / "licenses.db")
-    finally:
-        if is_small:
-            nemeses.unmount(disk)
 
 
 def _dump(database: Postgres | Sqlite, folder: Path) -> None:

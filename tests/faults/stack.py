@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,12 +19,19 @@ from typing import Protocol
 import httpx
 import psycopg
 
+from benchmarks import clusters
 from benchmarks.clusters import Cluster
 
 ROOT = Path(__file__).resolve().parents[2]
 WORKERS = 4
 # PostgreSQL's limit on sessions: enough for four workers, sweepers and the harness.
 MAX_CONNECTIONS = 40
+# What an orderly stop may take: graceful_timeout and what comes after it.
+STOP_SECONDS = 30
+
+
+class NotInTime(Exception):
+    """The server did not start or stop in the time that it may take."""
 
 
 class Database(Protocol):
@@ -42,18 +49,27 @@ class Postgres:
     """A PostgreSQL of the harness's own, with durable commits."""
 
     cluster: Cluster
+    name: str = clusters.DATABASE
 
     @classmethod
     def created(cls, folder: Path) -> "Postgres":
         return cls(
             Cluster.created(
-                folder / "postgres",
+                folder,
                 f"max_connections = {MAX_CONNECTIONS}",
                 "superuser_reserved_connections = 5",
                 # After a crash, without a look at every file of the cluster.
                 "recovery_init_sync_method = syncfs",
             )
         )
+
+    @classmethod
+    def copied(cls, template: Path, folder: Path) -> "Postgres":
+        """A running copy of a stopped one."""
+        cluster = Cluster(clusters.own_folder(folder))
+        subprocess.run(["cp", "-a", str(template / "data"), str(folder)], check=True)
+        cluster.start()
+        return cls(cluster)
 
     @property
     def variables(self) -> dict[str, str]:
@@ -63,7 +79,8 @@ class Postgres:
     @contextmanager
     def session(self) -> Iterator[psycopg.Connection]:
         """A superuser's session in autocommit mode."""
-        with psycopg.connect(self.cluster.url, autocommit=True, connect_timeout=5) as connection:
+        url = self.cluster.url_of(self.name)
+        with psycopg.connect(url, autocommit=True, connect_timeout=5) as connection:
             yield connection
 
     def prepare(self) -> None:
@@ -72,6 +89,21 @@ class Postgres:
             connection.execute("CREATE ROLE licenses LOGIN")
             connection.execute("ALTER DATABASE licenses OWNER TO licenses")
             connection.execute("ALTER SCHEMA public OWNER TO licenses")
+
+    @contextmanager
+    def restored(self, folder: Path) -> Iterator["Postgres"]:
+        """A copy of the database, restored from a dump that is taken now as docs/howto/backup.md says."""
+        dump = clusters.own_folder(folder) / "licenses.dump"
+        clusters.run("pg_dump", "--format=custom", f"--file={dump}", self.cluster.url_of(self.name))
+        copy = Postgres(self.cluster, "restored")
+        with self.session() as connection:
+            connection.execute(f"CREATE DATABASE {copy.name}")
+        clusters.run(
+            "pg_restore", "--no-owner", "--exit-on-error", f"--dbname={self.cluster.url_of(copy.name)}", str(dump)
+        )
+        yield copy
+        with self.session() as connection:
+            connection.execute(f"DROP DATABASE {copy.name} WITH (FORCE)")
 
     def crash(self) -> None:
         """End it without a checkpoint, as a power cut does, and start it again."""
@@ -99,6 +131,13 @@ class Sqlite:
     def session(self) -> Iterator[sqlite3.Connection]:
         with contextlib.closing(sqlite3.connect(self.path, isolation_level=None, timeout=30)) as connection:
             yield connection
+
+    @contextmanager
+    def restored(self, folder: Path) -> Iterator["Sqlite"]:
+        """A copy of the database from a backup that is taken now, by the server's own command."""
+        folder.mkdir()
+        manage(ROOT, environment(self, free_port()), "backup", str(folder / "copy.db"))
+        yield Sqlite(folder / "copy.db")
 
     def stop(self) -> None:
         """There is no process to stop."""
@@ -143,6 +182,16 @@ class Api:
             if master.poll() is None:
                 os.kill(master.pid, signal.SIGKILL)
 
+    def restart(self) -> None:
+        """End it in order; the supervisor starts another. Raises NotInTime."""
+        if self.process is not None:
+            self.process.terminate()
+            try:
+                self.process.wait(STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                raise NotInTime(f"the server did not stop within {STOP_SECONDS} s") from None
+        self.wait_until_ready()
+
     def workers(self) -> list[int]:
         """The process ids of the workers that live."""
         if self.process is None:
@@ -178,7 +227,7 @@ class Api:
         deadline = time.monotonic() + seconds
         while not self.is_ready():
             if time.monotonic() > deadline:
-                raise RuntimeError(f"the server is not ready:\n{self.log.read_text()[-1000:]}")
+                raise NotInTime(f"the server is not ready after {seconds:.0f} s: {self.log.read_text()[-1000:]}")
             time.sleep(0.05)
 
     @property
@@ -260,11 +309,13 @@ def environment(database: Database, port: int) -> dict[str, str]:
     )
 
 
-def migrate(code: Path, variables: dict[str, str]) -> None:
-    command = [sys.executable, "manage.py", "migrate", "--verbosity", "0"]
-    done = subprocess.run(command, cwd=code, env=variables, capture_output=True, text=True)
+def manage(code: Path, variables: Mapping[str, str], *arguments: str) -> None:
+    """Run a management command to its end; raises RuntimeError with what it said."""
+    done = subprocess.run(
+        [sys.executable, "manage.py", *arguments], cwd=code, env=variables, capture_output=True, text=True
+    )
     if done.returncode:
-        raise RuntimeError(f"the migration failed:\n{done.stdout}{done.stderr}")
+        raise RuntimeError(f"manage.py {arguments[0]} failed:\n{done.stdout}{done.stderr}")
 
 
 def free_port() -> int:

@@ -13,6 +13,8 @@ from .history import Operation
 
 START = 1_700_000_000.0
 Rows = dict[str, list[dict[str, Any]]]
+# What is known when everybody is gone.
+FINE: dict[str, Any] = {"missing": {}, "left_over": [], "unfinished": []}
 
 
 def moment(seconds: float) -> str:
@@ -27,7 +29,11 @@ def tool(number: int, name: str, **values: Any) -> dict[str, Any]:
         + [f"{reason}_total" for reason in ("returned", "expired", "forced", "revoked")],
         0,
     )
-    return {"id": number, "name": name, "capacity": 1, "user_limit": None, "valid_until": None} | zeros | values
+    return (
+        {"id": number, "name": name, "capacity": 1, "enabled": True, "user_limit": None, "valid_until": None}
+        | zeros
+        | values
+    )
 
 
 def lease(number: int, fence: int, start: float, end: float | None, **values: Any) -> dict[str, Any]:
@@ -80,10 +86,10 @@ def good() -> tuple[list[Operation], Rows]:
             "ana", "renew", 40, 40.1, 200, {"lease": f"{2:032x}"}, {"id": f"{2:032x}", "expires_at": moment(100)}
         ),
         Operation("ben", "trespass", 41, 41.1, 404, {"lease": f"{2:032x}"}),
-        Operation("admin", "change", 50, 50.1, 200, {"changed": True}),
+        Operation("admin", "change", 50, 50.1, 302, {"changed": True}),
         Operation("run", "calm", 0, 8, 200),
         Operation("run", "fault", 9, 9.5, 200, {"name": "kill_worker"}),
-        Operation("run", "final", 200, 200, 200, {"missing": {}, "left_over": []}),
+        Operation("run", "final", 200, 200, 200, FINE),
     ]
     rows: Rows = {
         "tools": [
@@ -281,6 +287,21 @@ WRONG: dict[str, tuple[str, Break]] = {
             },
         ),
     ),
+    "a lease was granted while the tool was switched off": (
+        "s10_no_grant_outside_the_license",
+        put_row(
+            "audit",
+            {
+                "id": 2,
+                "recorded_at": START + 22,
+                "action": "changed",
+                "subject_kind": "tool",
+                "subject": "cad",
+                "before": {"enabled": True},
+                "after": {"enabled": False},
+            },
+        ),
+    ),
     "a fence was given out twice": ("s11_fences_grow", change("leases", 1, fence=1)),
     "a grant was forgotten": ("s12_the_ledger_has_no_gap", change("tools", 0, last_fence=3)),
     "somebody returned another's lease": (
@@ -295,18 +316,29 @@ WRONG: dict[str, tuple[str, Break]] = {
         "s13_nobody_touches_what_is_not_theirs",
         put(Operation("ana", "borrow", 5, 6, 403, {"project": "ana-0", "team": "red"}, {})),
     ),
-    "a force return has no record": ("s14_every_change_is_audited_once", change("leases", 0, end_reason="forced")),
+    "a force return has no record": (
+        "s14_every_force_return_is_audited_once",
+        change("leases", 0, end_reason="forced"),
+    ),
     "a change has no record": (
         "s14_every_change_is_audited_once",
-        put(Operation("admin", "change", 60, 61, 200, {"changed": True})),
+        put(Operation("admin", "change", 60, 61, 302, {"changed": True})),
+    ),
+    "a backup lacks a lease": (
+        "s16_a_backup_keeps_the_promises",
+        put(Operation("run", "backup", 60, 61, 200, {"broken": ["s3: lease 1 is not there"]})),
     ),
     "it took too long to recover": (
         "l1_it_recovers",
         put(Operation("run", "fault", 31, 32, 200, {"name": "crash_database"})),
     ),
+    "a client did not come to its end": (
+        "l2_everybody_finishes",
+        put(Operation("run", "final", 200, 200, 200, FINE | {"unfinished": ["user7 did not end"]})),
+    ),
     "a seat did not come back": (
         "l3_every_seat_comes_back",
-        put(Operation("run", "final", 200, 200, 200, {"missing": {"cad": "1 seats are out"}, "left_over": []})),
+        put(Operation("run", "final", 200, 200, 200, FINE | {"missing": {"cad": "1 seats are out"}})),
     ),
     "a ticket still waits": (
         "l4_every_wait_ends",
@@ -314,7 +346,7 @@ WRONG: dict[str, tuple[str, Break]] = {
     ),
     "a process is left over": (
         "l5_nothing_is_left_over",
-        put(Operation("run", "final", 200, 200, 200, {"missing": {}, "left_over": ["process 7 is left over"]})),
+        put(Operation("run", "final", 200, 200, 200, FINE | {"left_over": ["process 7 is left over"]})),
     ),
 }
 
@@ -329,6 +361,18 @@ def test_a_history_that_is_wrong_is_found_out(rule: str, break_it: Break) -> Non
 
 def test_every_rule_is_broken_by_some_history() -> None:
     assert {rule for rule, _ in WRONG.values()} == {rule.__name__ for rule in checker.RULES}
+
+
+def test_what_is_under_way_is_not_found_wrong() -> None:
+    operations, rows = good()
+    seen = [operation for operation in operations if operation.end < 50 and operation.kind != "fault"]
+    # The second lease is still out, a change has just been recorded, somebody waits.
+    rows["leases"][1].update(ended_at=None, end_reason="")
+    rows["tools"][0].update(in_use=1, expired_total=0)
+    rows["tools"][1].update(waiting=1)
+    rows["tickets"].append(rows["tickets"][0] | {"number": 2, "state": "waiting", "closed_at": None, "lease_id": None})
+    rows["claims"].append({"ticket_id": 2, "tool_id": 2, "seats": 1})
+    assert checker.violations_so_far(Evidence(seen, rows)) == []
 
 
 def test_the_metric_of_seats_out_is_compared_with_the_rows() -> None:
