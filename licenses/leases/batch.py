@@ -193,7 +193,9 @@ class Lane:
             if len(batch) == 1:
                 batch[0].finish(error=error)
             else:
-                logger.warning("A batch of %d requests failed. Each gets a transaction of its own.", len(batch), exc_info=True)
+                logger.warning(
+                    "A batch of %d requests failed. Each gets a transaction of its own.", len(batch), exc_info=True
+                )
                 _decide_one_by_one(batch)
 
 

@@ -7,16 +7,14 @@ from functools import wraps
 from typing import ParamSpec, TypeVar
 
 from django.db import InterfaceError, NotSupportedError, OperationalError, transaction
-from django.db.models import F
 
 from licenses import database
 from licenses.clock import database_now
-from licenses.models import BorrowKey, Lease, Sweep, Ticket, Tool
+from licenses.models import BorrowKey, Lease, Sweep, Ticket
 
-from . import sql
+from . import ledger, sql
 from .batch import submit
 from .decisions import close_overdue
-from .ledger import Ledger
 from .requests import CloseDead, CloseOverdue
 from .snapshot import read
 
@@ -93,7 +91,7 @@ def forget_keys() -> int:
 def skip_fences() -> None:
     """Let every tool go on with fences above all that it ever gave out, after a restore
     forgot the last of them. Raises Busy."""
-    Tool.objects.update(last_fence=F("last_fence") + FENCES_AT_MOST)
+    ledger.skip_fences(FENCES_AT_MOST)
 
 
 @transaction.atomic
@@ -107,11 +105,8 @@ def follow_validity(*, tool: str, previous: datetime | None) -> None:
         snapshot = read([CloseOverdue(tool)])
         locked, now = snapshot.tools[tool], snapshot.now
         until, locked.valid_until = locked.valid_until, previous
-        ledger = Ledger(snapshot)
-        closed = close_overdue(snapshot, ledger, locked)
-        ledger.write()
-    live = Lease.objects.filter(tool=locked).active(now)
-    end = max(until, now) if until is not None else None
-    live.filter(ttl__isnull=True).update(expires_at=end)
-    if end is not None:
-        live.filter(expires_at__gt=end).update(expires_at=end)
+        book = ledger.Ledger(snapshot)
+        closed = close_overdue(snapshot, book, locked)
+        book.write()
+    locked.valid_until = until
+    ledger.end_with_license(locked, now)

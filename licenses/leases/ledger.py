@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
+from django.db.models import F, Sum
+
 from licenses import auditing
 from licenses.auditing import Actor
 from licenses.models import AuditRecord, BorrowKey, EndReason, Lease, Team, Tool
@@ -46,6 +48,39 @@ class _Denied:
     team: int | None
     seats: int
     attempts: int = 0
+
+
+def settle(tool: Tool) -> None:
+    """Count what the quotas, reservations, limits and access rules of a locked tool say,
+    after they were changed in the caller's transaction."""
+    shares = [allotment.share for allotment in tool.allotments.all()]
+    tool.reserved = sum(share.reservation for share in shares)
+    tool.kept_back = sum(share.idle for share in shares)
+    tool.has_rules = bool(shares) or tool.user_limits.exists() or tool.access_rules.exists()
+    tool.save(update_fields=["reserved", "kept_back", "has_rules"])
+
+
+def seats_of_team(tool: Tool, team: Team) -> int:
+    """Return the seats of a locked tool that a team has out, for its new allotment."""
+    open_leases = Lease.objects.open().filter(tool=tool, team=team)
+    seats: int = open_leases.aggregate(seats=Sum("seats", default=0))["seats"]
+    return seats
+
+
+def skip_fences(number: int) -> None:
+    """Let every tool go on with fences that are higher by this number. Part of the
+    caller's transaction."""
+    Tool.objects.update(last_fence=F("last_fence") + number)
+
+
+def end_with_license(tool: Tool, now: datetime) -> None:
+    """Let the live leases of a locked tool end with its license at the latest, and those
+    without a heartbeat exactly then; at ``now`` if it has ended."""
+    live = Lease.objects.filter(tool=tool).active(now)
+    end = max(tool.valid_until, now) if tool.valid_until is not None else None
+    live.filter(ttl__isnull=True).update(expires_at=end)
+    if end is not None:
+        live.filter(expires_at__gt=end).update(expires_at=end)
 
 
 class Ledger:
