@@ -26,6 +26,11 @@ INSTEAD = {
     r"so (?:many|long)(?! (?:as|that)\b)": "the number or the time itself",
     r"alone": "only",
     r"anew": "again",
+    r"artefacts?": "artifact",
+    r"behaviours?": "behavior",
+    r"colours?": "color",
+    r"defence": "defense",
+    r"utilisation": "utilization",
 }
 PATTERN = re.compile("|".join(rf"\b(?P<w{number}>{words})\b" for number, words in enumerate(INSTEAD)), re.IGNORECASE)
 ADVICE = list(INSTEAD.values())

@@ -103,7 +103,16 @@ def test_text_from_outside_comes_into_a_script_by_a_variable() -> None:
 def test_nothing_is_published_that_has_not_passed_every_check() -> None:
     document = read("release")
     assert document["jobs"]["checks"]["uses"].endswith("/ci.yml")
-    assert set(read("ci")["jobs"]) == {"lint", "test", "client", "windows", "stack", "kubernetes", "dependencies"}
+    assert set(read("ci")["jobs"]) == {
+        "lint",
+        "test",
+        "faults",
+        "client",
+        "windows",
+        "stack",
+        "kubernetes",
+        "dependencies",
+    }
     for publishes in ("image", "chart", "notes", "deploy"):
         assert {"checks", "names"} <= needs(publishes)
     # Not even where somebody wishes it: only a push makes a release.
@@ -264,7 +273,7 @@ def test_a_tag_of_the_version_that_all_files_tell_is_released(repository: Path) 
 def test_another_tag_is_refused(repository: Path, tag: str) -> None:
     refused = release(repository, "check", "--tag", tag)
     assert refused.returncode == 1
-    assert "its tag would be v1.2.3" in refused.stderr
+    assert "Its tag must be v1.2.3" in refused.stderr
 
 
 @pytest.mark.parametrize(
@@ -306,9 +315,9 @@ def test_the_notes_are_the_changelogs_section_and_nothing_else(repository: Path)
     ("version", "why"),
     [
         ("9.9.9", "has 0 sections"),
-        ("1.2.1", "lists nothing"),
-        ("1.2.0", "it takes a date"),
-        ("Unreleased", "it takes a date"),
+        ("1.2.1", "no entry for"),
+        ("1.2.0", "Write a date like"),
+        ("Unreleased", "Write a date like"),
         ("1.2", "has 0 sections"),
     ],
 )

@@ -15,9 +15,10 @@ from pathlib import Path
 import httpx
 import pytest
 from django.core.management import call_command
-from django.db import connection
+from django.db import DatabaseError, connection, transaction
 from django.http import HttpRequest, HttpResponse
 from django.test import RequestFactory
+from prometheus_client import REGISTRY
 from prometheus_client.parser import text_string_to_metric_families
 
 from licenses.api.middleware import EventMiddleware
@@ -302,3 +303,28 @@ def test_a_worker_that_died_before_it_counted_anything_spoils_nothing(server: Se
     answer = httpx.get(f"{server.url}/metrics")
     assert answer.status_code == 200
     assert value(parse(answer.text), "license_borrow_attempts_total", tool="cad_tool") == 1
+
+
+def test_statements_are_counted_with_their_time_and_errors(db: None) -> None:
+    labels = {"alias": "default", "vendor": connection.vendor}
+
+    def counted(name: str, **more: str) -> float:
+        return REGISTRY.get_sample_value(name, labels | more) or 0
+
+    def counts() -> list[float]:
+        names = ("execute", "execute_many")
+        return [
+            *(counted(f"django_db_{name}_total") for name in names),
+            counted("django_db_query_duration_seconds_count"),
+        ]
+
+    before = counts()
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT 1")
+        cursor.executemany("UPDATE licenses_tool SET vendor = %s WHERE name = %s", [("a", "cad"), ("b", "cam")])
+    assert [now - then for now, then in zip(counts(), before, strict=True)] == [3, 2, 2]
+    kind = "OperationalError" if connection.vendor == "sqlite" else "UndefinedTable"
+    failed = counted("django_db_errors_total", type=kind)
+    with pytest.raises(DatabaseError), transaction.atomic(), connection.cursor() as cursor:
+        cursor.execute("SELECT 1 FROM nowhere")
+    assert counted("django_db_errors_total", type=kind) == failed + 1

@@ -89,10 +89,10 @@ def test_an_open_lease_is_never_old(api: Api, make_tool: MakeTool, pass_time: Pa
     assert api.give_back(lease).status_code == 200
 
 
-def test_names_are_taken_out_and_sums_stay(past: Tool) -> None:
+def test_names_are_removed_and_sums_stay(past: Tool) -> None:
     before = figures(past)
     answer = forget("--older-than", "5", "--anonymise")
-    assert answer == "names taken out of 4 lease(s), 1 ticket(s), 1 denial(s), and of the usage of 1 day(s)\n"
+    assert answer == "names removed from 4 lease(s), 1 ticket(s), 1 denial(s), and from the usage of 1 day(s)\n"
     old = Lease.objects.filter(ended_at__isnull=False)
     assert set(old.values_list("user", "host", "end_note")) == {("", "", "")}
     assert set(Lease.objects.filter(ended_at__isnull=True).values_list("user", flat=True)) == {"dora", "ben"}
@@ -102,7 +102,7 @@ def test_names_are_taken_out_and_sums_stay(past: Tool) -> None:
     rollups.rebuild()
     assert figures(past) == before
     assert {row.user for row in UsageDay.objects.all()} == {""}
-    assert "of 0 lease(s), 0 ticket(s), 0 denial(s), and of the usage of 0 day(s)" in forget(
+    assert "from 0 lease(s), 0 ticket(s), 0 denial(s), and from the usage of 0 day(s)" in forget(
         "--older-than", "5", "--anonymise"
     )
 

@@ -29,7 +29,7 @@ def capacities() -> dict[str, int]:
 
 def test_the_default_tools_are_created_once() -> None:
     assert "cad_tool: created with capacity 5" in seed()
-    assert "cad_tool: exists with capacity 5, left as it is" in seed()
+    assert "cad_tool: exists with capacity 5, not changed" in seed()
     assert capacities() == {"cad_tool": 5, "simulation": 3, "analysis": 2}
 
 

@@ -35,7 +35,7 @@ def test_a_port_in_use_is_one_line_that_says_what_to_do(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("address", "why"),
-    [("192.0.2.1:8000", "is no address of this machine"), ("unix:/no/such/folder/s", "No such file")],
+    [("192.0.2.1:8000", "is not an address of this machine"), ("unix:/no/such/folder/s", "No such file")],
 )
 def test_an_address_that_cannot_be_had_is_one_line(tmp_path: Path, address: str, why: str) -> None:
     database = {"LICENSE_DB_PATH": str(tmp_path / "licenses.db")}

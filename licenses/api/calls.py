@@ -1,8 +1,8 @@
 """The view sets of the calls that programs make most.
 
-DRF makes its parser, its renderer and the like anew for each request, and asks each of them
-what to do. Here they are made once, and the usual request, JSON in and JSON out, is known by
-its headers; every other goes DRF's way.
+DRF makes a new parser and a new renderer for each request, and asks each of them what to do.
+Here they are made once. The headers identify the usual request, with JSON in and out; DRF
+handles every other request.
 """
 
 from functools import cache

@@ -61,8 +61,12 @@ class EventMiddleware:
         request_id = request.META.get("HTTP_X_REQUEST_ID", "")
         if not logs.REQUEST_ID.fullmatch(request_id):
             request_id = os.urandom(16).hex()
-        with logs.Event(request_id) as event, metrics.REQUESTS_IN_FLIGHT.track_inprogress():
-            response = self.get_response(request) if request.method in METHODS else _method_not_allowed()
+        with logs.Event(request_id) as event:
+            metrics.REQUESTS_IN_FLIGHT.inc()
+            try:
+                response = self.get_response(request) if request.method in METHODS else _method_not_allowed()
+            finally:
+                metrics.REQUESTS_IN_FLIGHT.dec()
             response.headers["X-Request-ID"] = request_id
             # Django adds it further in; answers that are given before have none, and would go out in chunks.
             if isinstance(response, HttpResponse) and "Content-Length" not in response.headers:

@@ -1,8 +1,7 @@
-"""Bring what FlexNet's files ask for into the tables.
+"""Write an import plan to the tables.
 
-Adds and changes, and takes nothing away: a quota that is no longer in the file
-stays until somebody removes it in the admin. Names and what they may have are
-compared by value, so that a second import changes nothing.
+Adds and changes rows, but removes none: a quota that is no longer in the file stays
+until somebody removes it in the admin. A second import changes nothing.
 """
 
 from collections.abc import Iterator
@@ -20,32 +19,31 @@ from .plan import Plan, ToolPlan
 
 
 class _Undone(Exception):
-    """Only to roll back."""
+    """Raised to roll back."""
 
 
 def bring_in(plan: Plan, *, by: Actor, for_real: bool) -> list[str]:
-    """Do what a plan asks for, in one transaction, and tell what changed, a line
-    each. Not ``for_real``, the same is done and undone: what is told is what
-    would be.
+    """Carry out a plan in one transaction. Return a line for each change.
 
-    Raises ValidationError, OverReserved, or IntegrityError if somebody else makes
-    the same rows meanwhile, with nothing changed.
+    If not ``for_real``, make the changes and roll them back, so that the lines show
+    what would change. Raises ValidationError, OverReserved, or IntegrityError if
+    another program creates the same rows; then nothing has changed.
     """
-    told: list[str] = []
+    changes: list[str] = []
     try:
         with transaction.atomic(durable=True):
-            # All at once, in the one order that borrows of several tools use too.
+            # Lock all tools first, in the order that borrows of several tools use.
             list(Tool.objects.locked(plan.tools))
             Team.objects.filter(name__in=plan.teams).lock()
             for name, members in sorted(plan.teams.items()):
-                told += _team(name, members, by, plan.ignores_case)
+                changes += _team(name, members, by, plan.ignores_case)
             for name, wanted in sorted(plan.tools.items()):
-                told += _tool(name, wanted, by)
+                changes += _tool(name, wanted, by)
             if not for_real:
                 raise _Undone
     except _Undone:
         pass
-    return told
+    return changes
 
 
 def _team(name: str, members: set[str], by: Actor, ignores_case: bool) -> Iterator[str]:
@@ -62,7 +60,7 @@ def _team(name: str, members: set[str], by: Actor, ignores_case: bool) -> Iterat
             yield f"team {name}: names of members match in any case"
     known = set(TeamMember.objects.filter(team=team).values_list("user", flat=True))
     for user in sorted(members - known):
-        # By hand, as whoever runs the import vouches for the file.
+        # As a manual member, because the administrator chose the file.
         member = TeamMember(team=team, user=user, source=MemberSource.MANUAL)
         member.full_clean()
         with auditing.changing(member, by=by):
@@ -76,7 +74,7 @@ def _tool(name: str, wanted: ToolPlan, by: Actor) -> Iterator[str]:
     values: dict[str, Any] = {
         "capacity": wanted.capacity,
         "overdraft": wanted.overdraft,
-        # A name that an administrator chose stays: the file has only the daemon's.
+        # Keep an administrator's name: the file has only the name of the daemon.
         "vendor": tool.vendor or wanted.vendor,
         "valid_from": wanted.valid_from,
         "valid_until": wanted.valid_until,
@@ -90,13 +88,13 @@ def _tool(name: str, wanted: ToolPlan, by: Actor) -> Iterator[str]:
     for field, value in changed.items():
         setattr(tool, field, value)
     try:
-        # A name that is reserved by now may be in use from before.
+        # A tool may have a name from before it was reserved.
         tool.full_clean(exclude=["name"] if tool.pk else None)
     except ValidationError as error:
         raise ValidationError([f"{name}: {message}" for message in error.messages]) from None
     if is_new or changed:
         with auditing.changing(tool, by=by):
-            # Only these: the seats in use are not ours to write.
+            # Write only these fields: leases change the borrowed seats.
             tool.save(update_fields=None if is_new else list(changed))
         if "valid_until" in changed and not is_new:
             expiry.follow_validity(tool=name, previous=before["valid_until"])
@@ -110,7 +108,7 @@ def _tool(name: str, wanted: ToolPlan, by: Actor) -> Iterator[str]:
     rationing.settle(tool=name)
     tool.refresh_from_db(fields=["reserved"])
     if "capacity" in changed and tool.reserved > tool.capacity:
-        yield f"{name}: {tool.reserved} seats are reserved, of the {tool.capacity} that there are"
+        yield f"{name}: {tool.reserved} seats are reserved, more than the capacity of {tool.capacity}"
 
 
 def _values(values: dict[str, Any]) -> str:
@@ -132,7 +130,7 @@ def _allotments(tool: Tool, wanted: ToolPlan, by: Actor) -> Iterator[str]:
         )
         if allowance.quota is not None and allowance.reservation > allowance.quota:
             text = f"{tool.name}: team {name} has {allowance.reservation} seats reserved"
-            raise ValidationError(f"{text}, more than the quota of {allowance.quota} would let it use")
+            raise ValidationError(f"{text}, more than its quota of {allowance.quota}")
         if allowance != before:
             allowances[team] = allowance
             quota = "no quota" if allowance.quota is None else f"quota {allowance.quota}"
