@@ -86,7 +86,7 @@ def test_attempts_are_successes_and_failures(api: Api, make_tool: Callable[..., 
     assert value(samples, "license_borrow_failure_total", tool="summed", reason="disabled") == 1
 
 
-def test_failures_of_the_server_are_told_from_denials(api: Api, make_tool: Callable[..., Tool]) -> None:
+def test_failures_of_the_server_are_not_counted_as_denials(api: Api, make_tool: Callable[..., Tool]) -> None:
     make_tool("broken")
     lease = api.borrow("broken").json()
 
@@ -126,7 +126,7 @@ def test_unknown_names_add_no_series(api: Api) -> None:
 
 
 def test_counters_are_there_while_the_database_is_away(tmp_path: Path) -> None:
-    """A process of its own, with a database that is none."""
+    """Run a process with an invalid database file."""
     (tmp_path / "licenses.db").write_text("not a database, but long enough to tell")
     program = (
         "import django; django.setup();"
@@ -230,7 +230,7 @@ def test_the_sweepers_last_run_and_the_end_of_licenses_are_seen(api: Api, make_t
 
 
 def workers_of(server: Server) -> set[int]:
-    """The processes that the server started."""
+    """Return the server's child processes."""
     assert server.process is not None
     children = Path(f"/proc/{server.process.pid}/task/{server.process.pid}/children")
     return {int(pid) for pid in children.read_text().split()}
@@ -238,7 +238,7 @@ def workers_of(server: Server) -> set[int]:
 
 @contextmanager
 def unfinished_request(server: Server) -> Iterator[None]:
-    """A borrow whose sender takes its time with the body, and in the end goes away."""
+    """Send a borrow whose body is slow, and close the connection before its end."""
     url = httpx.URL(server.url)
     with socket.create_connection((url.host, url.port), timeout=30) as connection:
         connection.sendall(
@@ -276,7 +276,7 @@ def test_a_request_is_in_flight_until_it_is_answered_or_fails(server: Server) ->
     wait_for_gauges(server, requests_in_flight=1)
 
 
-def test_a_request_is_counted_down_when_its_worker_is_told_to_stop_at_once(api: Api, rf: RequestFactory) -> None:
+def test_a_request_stops_counting_when_its_worker_stops_at_once(api: Api, rf: RequestFactory) -> None:
     def stopped(_: HttpRequest) -> HttpResponse:
         raise SystemExit
 

@@ -353,7 +353,7 @@ class ToolStatus(SeatsSerializer):
         return {name: fields[name] for name in ("tool", "display_name", "total")} | fields
 
     def get_oldest_wait_seconds(self, tool: Tool) -> float:
-        """For the schema: ``answers.tool_status`` writes the answer."""
+        """Give the schema a type; ``answers.tool_status`` writes the answer."""
         raise NotImplementedError
 
     def to_representation(self, tool: Tool) -> dict[str, Any]:
@@ -513,11 +513,11 @@ class WaitingSerializer(serializers.Serializer[Waiting]):
     deadline = serializers.DateTimeField(source="ticket.deadline")
 
     def get_eta_seconds(self, waiting: Waiting) -> int | None:
-        """For the schema: ``answers.waiting`` writes the answer."""
+        """Give the schema a type; ``answers.waiting`` writes the answer."""
         raise NotImplementedError
 
     def get_poll_after(self, waiting: Waiting) -> int:
-        """For the schema: ``answers.waiting`` writes the answer."""
+        """Give the schema a type; ``answers.waiting`` writes the answer."""
         raise NotImplementedError
 
     def to_representation(self, waiting: Waiting) -> dict[str, Any]:
