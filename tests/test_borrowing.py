@@ -25,7 +25,7 @@ def test_a_borrow_answers_with_the_lease(api: Api, make_tool: MakeTool) -> None:
     assert datetime.fromisoformat(lease["borrowed_at"]).utcoffset() == timedelta(0)
 
 
-def test_the_last_seat_goes_and_the_next_borrow_is_told_why(api: Api, make_tool: MakeTool) -> None:
+def test_a_borrow_after_the_last_seat_gets_a_reason(api: Api, make_tool: MakeTool) -> None:
     make_tool("cad", capacity=2)
     assert [api.borrow().status_code for _ in range(3)] == [200, 200, 409]
     answer = api.borrow()

@@ -170,7 +170,7 @@ def test_a_borrow_closes_only_some_of_many_dead_tickets(api: Api, make_tool: Mak
 # --- Tickets ----------------------------------------------------------------
 
 
-def test_one_user_has_only_so_many_tickets_for_a_tool(api: Api, make_tool: MakeTool, settings: Any) -> None:
+def test_one_user_has_a_limit_of_tickets_for_a_tool(api: Api, make_tool: MakeTool, settings: Any) -> None:
     settings.LICENSE_QUEUE_PER_USER = 3
     for name in ("cad", "sim"):
         make_tool(name)
@@ -188,7 +188,7 @@ def test_one_user_has_only_so_many_tickets_for_a_tool(api: Api, make_tool: MakeT
     assert Denial.objects.get(user="eve", code="too_many_tickets").tool.name == "cad"
 
 
-def test_a_tool_has_only_so_many_tickets(api: Api, make_tool: MakeTool, settings: Any) -> None:
+def test_a_tool_has_a_limit_of_tickets(api: Api, make_tool: MakeTool, settings: Any) -> None:
     settings.LICENSE_QUEUE_PER_TOOL = 3
     make_tool()
     api.borrow(user="ana")
@@ -246,7 +246,7 @@ def no_keys_yet(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(leasing, "_new_keys", Buckets())
 
 
-def test_a_caller_has_only_so_many_new_keys_a_day(
+def test_a_caller_has_a_limit_of_new_keys_per_day(
     api: Api, make_tool: MakeTool, settings: Any, no_keys_yet: None
 ) -> None:
     settings.LICENSE_KEYS_PER_DAY = 3
@@ -264,7 +264,7 @@ def test_a_caller_has_only_so_many_new_keys_a_day(
     assert api.borrow().status_code == 200
 
 
-def test_what_is_kept_of_a_refusal_has_a_bound(api: Api, make_tool: MakeTool) -> None:
+def test_a_stored_refusal_has_a_size_limit(api: Api, make_tool: MakeTool) -> None:
     for number in range(32):
         make_tool(f"tool-{number:02}-with-a-name-of-some-length", capacity=0)
     tools = list(Tool.objects.values_list("name", flat=True))
@@ -287,7 +287,7 @@ def test_what_is_kept_of_a_refusal_has_a_bound(api: Api, make_tool: MakeTool) ->
     assert len(short["reasons"]) + short["reasons_omitted"] == 16 * 32
 
 
-def test_an_explanation_lists_only_so_many_reasons(api: Api, make_tool: MakeTool) -> None:
+def test_an_explanation_has_a_limit_of_reasons(api: Api, make_tool: MakeTool) -> None:
     make_tool(capacity=0)
     answer = api.post("/licenses/explain", {"user": "ana", "alternatives": [[{"tool": "cad"}]] * 16}).json()
     assert (len(answer["reasons"]), answer["reasons_omitted"]) == (16, 0)
@@ -332,7 +332,7 @@ def test_a_user_has_as_many_leases_as_they_like_unless_the_site_says_otherwise(a
     assert [api.borrow().status_code for _ in range(50)] == [200] * 50
 
 
-def test_a_user_has_only_so_many_leases_of_all_tools(
+def test_a_user_has_a_limit_of_leases_of_all_tools(
     api: Api, make_tool: MakeTool, settings: Any, pass_time: PassTime
 ) -> None:
     settings.LICENSE_LEASES_PER_USER = 3

@@ -50,7 +50,7 @@ ERRORS = [
 
 
 @pytest.mark.parametrize(("method", "path", "status"), ERRORS)
-def test_a_page_of_an_error_knows_who_is_signed_in(staff: Client, method: str, path: str, status: int) -> None:
+def test_an_error_page_shows_the_signed_in_account(staff: Client, method: str, path: str, status: int) -> None:
     answer = getattr(staff, method)(path)
     assert answer.status_code == status
     page = answer.content.decode()
@@ -66,7 +66,7 @@ def test_a_page_of_an_error_knows_who_is_signed_in(staff: Client, method: str, p
 
 
 @pytest.mark.parametrize(("method", "path", "status"), [ERRORS[0], ERRORS[5]])
-def test_who_is_not_signed_in_can_sign_in_from_a_page_of_an_error(method: str, path: str, status: int) -> None:
+def test_an_error_page_has_a_link_to_sign_in(method: str, path: str, status: int) -> None:
     answer = getattr(Client(), method)(path)
     assert answer.status_code == status
     page = answer.content.decode()

@@ -86,7 +86,7 @@ def test_attempts_are_successes_and_failures(api: Api, make_tool: Callable[..., 
     assert value(samples, "license_borrow_failure_total", tool="summed", reason="disabled") == 1
 
 
-def test_failures_of_the_server_are_told_from_denials(api: Api, make_tool: Callable[..., Tool]) -> None:
+def test_failures_of_the_server_are_not_counted_as_denials(api: Api, make_tool: Callable[..., Tool]) -> None:
     make_tool("broken")
     lease = api.borrow("broken").json()
 
@@ -276,7 +276,7 @@ def test_a_request_is_in_flight_until_it_is_answered_or_fails(server: Server) ->
     wait_for_gauges(server, requests_in_flight=1)
 
 
-def test_a_request_is_counted_down_when_its_worker_is_told_to_stop_at_once(api: Api, rf: RequestFactory) -> None:
+def test_a_request_stops_counting_when_its_worker_stops_at_once(api: Api, rf: RequestFactory) -> None:
     def stopped(_: HttpRequest) -> HttpResponse:
         raise SystemExit
 
