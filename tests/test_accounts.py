@@ -218,7 +218,7 @@ def test_a_token_that_was_there_before_the_account_ends_with_it_too(admin_client
     assert read_with(tokens[0]) == 401
 
 
-def test_who_a_token_is_of_is_asked_in_one_statement(ana: User, required: None) -> None:
+def test_a_token_is_found_with_one_statement(ana: User, required: None) -> None:
     token = f"Bearer {make_token(user='ana')}"
     read_with(token)
     with CaptureQueriesContext(connection) as queries:
@@ -227,7 +227,7 @@ def test_who_a_token_is_of_is_asked_in_one_statement(ana: User, required: None) 
     assert sum("auth_user" in query["sql"] for query in queries) == 1
 
 
-def test_a_deactivated_account_that_is_back_begins_anew(ana: User, admin_client: Client, required: None) -> None:
+def test_a_reactivated_account_gets_nothing_back(ana: User, admin_client: Client, required: None) -> None:
     deactivate(admin_client, ana)
     ana.refresh_from_db()
     assert change(admin_client, ana, is_active="on").status_code == 302
@@ -297,7 +297,7 @@ def test_a_name_that_was_anothers_is_given_to_nobody_by_accident(
     assert answer.status_code == 302
 
 
-def test_who_was_renamed_can_have_their_name_back(ana: User, admin_client: Client) -> None:
+def test_a_renamed_user_can_have_the_old_name_back(ana: User, admin_client: Client) -> None:
     rename(admin_client, ana)
     ana.refresh_from_db()
     assert change(admin_client, ana, username="ana").status_code == 302
@@ -422,7 +422,7 @@ def test_tokens_are_bound_by_the_upgrade_and_stay_dead_after_a_step_back(tmp_pat
 # --- Who may do it -------------------------------------------------------------
 
 
-def test_who_may_not_force_returns_ends_an_account_and_no_lease(
+def test_without_the_right_to_force_return_ending_an_account_ends_no_lease(
     ana: User, client: Client, api: Api, make_tool: MakeTool
 ) -> None:
     make_tool()

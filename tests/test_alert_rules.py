@@ -330,11 +330,11 @@ def test_alertmanager_takes_its_configuration_and_sorts_by_severity() -> None:
         assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_nobody_is_told_before_somebody_says_whom(alertmanager: dict[str, Any]) -> None:
+def test_no_alert_is_sent_before_a_receiver_is_configured(alertmanager: dict[str, Any]) -> None:
     assert all(set(receiver) == {"name"} for receiver in alertmanager["receivers"])
 
 
-def test_what_is_inhibited_are_alerts_that_there_are(alertmanager: dict[str, Any]) -> None:
+def test_inhibition_rules_name_existing_alerts(alertmanager: dict[str, Any]) -> None:
     for rule in alertmanager["inhibit_rules"]:
         assert "service" in rule["equal"]
         for matcher in [*rule["source_matchers"], *rule["target_matchers"]]:
@@ -355,7 +355,7 @@ def blocks(page: Path, language: str) -> Iterator[str]:
         yield from block.splitlines()
 
 
-def test_every_runbook_is_of_an_alert_and_says_what_one_wants_to_know() -> None:
+def test_every_runbook_belongs_to_an_alert_and_has_all_sections() -> None:
     for page in PAGES:
         for heading, text in re.findall(r"^## (\S+)\n(.*?)(?=^## |\Z)", page.read_text(), re.DOTALL | re.MULTILINE):
             assert heading in ALERT_NAMES

@@ -99,7 +99,7 @@ def watched(webhook: Webhook, tmp_path_factory: pytest.TempPathFactory) -> Itera
         yield Watched(server, stack.enter_context(running_prometheus(folder / "prometheus", server.url, alertmanager)))
 
 
-def test_an_overdraft_is_told_to_who_does_the_tickets(watched: Watched, webhook: Webhook) -> None:
+def test_an_overdraft_alert_goes_to_the_receiver_of_tickets(watched: Watched, webhook: Webhook) -> None:
     watched.server.manage(
         "shell",
         "-c",
@@ -125,9 +125,7 @@ def test_an_overdraft_is_told_to_who_does_the_tickets(watched: Watched, webhook:
     }
 
 
-def test_a_license_that_ends_is_told_at_once_and_so_is_its_renewal(
-    watched: Watched, webhook: Webhook, tmp_path: Path
-) -> None:
+def test_the_end_and_the_renewal_of_a_license_show_at_once(watched: Watched, webhook: Webhook, tmp_path: Path) -> None:
     file = tmp_path / "tools.toml"
 
     def ends_in(time: timedelta) -> None:
@@ -190,7 +188,7 @@ def test_every_rule_is_evaluated_without_an_error(watched: Watched) -> None:
     ],
     ids=lambda value: value["alertname"] if isinstance(value, dict) else "",
 )
-def test_what_follows_from_another_alert_is_not_told(
+def test_an_alert_that_follows_from_another_is_not_sent(
     cause: dict[str, str], follows: list[dict[str, str]], stands: list[dict[str, str]], tmp_path: Path, webhook: Webhook
 ) -> None:
     def with_service(labels: dict[str, str]) -> dict[str, str]:

@@ -191,7 +191,7 @@ def test_the_schema_is_written_once_a_format(api: Api, monkeypatch: pytest.Monke
     assert len(written) == len(formats)
 
 
-def test_the_schema_is_not_sent_again_to_who_has_it(api: Api) -> None:
+def test_the_schema_is_not_sent_again_to_a_client_that_has_it(api: Api) -> None:
     first = api.client.get("/api/schema/")
     again = api.client.get("/api/schema/", headers={"If-None-Match": first["ETag"]})
     assert (again.status_code, again.content, again["ETag"]) == (304, b"", first["ETag"])

@@ -90,7 +90,7 @@ def test_the_address_is_the_clients(admin_client: Client, make_tool: MakeTool, s
     assert records(admin_client)[0]["origin"] == "198.51.100.7"
 
 
-def test_what_is_saved_unchanged_is_no_change(admin_client: Client, make_tool: MakeTool) -> None:
+def test_saving_unchanged_values_is_not_a_change(admin_client: Client, make_tool: MakeTool) -> None:
     set_capacity(admin_client, make_tool("cad", capacity=5), 5)
     manage("seed", "--tool", "cad=5", "--force")
     assert records(admin_client) == []
@@ -632,7 +632,7 @@ def test_the_admin_only_reads_the_audit(admin_client: Client) -> None:
 # --- Many at once -----------------------------------------------------------
 
 
-def test_changes_at_once_are_told_one_after_the_other(server: Server) -> None:
+def test_simultaneous_changes_are_recorded_in_order(server: Server) -> None:
     """Eight administrators change one capacity; each record begins where the
     one before it ended."""
     server.environment |= {"ADMIN_USERNAME": "root", "ADMIN_PASSWORD": "a long pass phrase"}

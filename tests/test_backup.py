@@ -219,7 +219,7 @@ class TestTheCommand:
             call_command("backup", tmp_path / "backup")
         assert (tmp_path / "backup").read_text() == "precious"
 
-    def test_leaves_another_backup_to_the_same_file_alone(self, tmp_path: Path) -> None:
+    def test_a_backup_does_not_touch_another_one_to_the_same_file(self, tmp_path: Path) -> None:
         (tmp_path / "backup.part").write_text("half of it")
         with pytest.raises(CommandError, match="File exists"):
             call_command("backup", tmp_path / "backup")
@@ -242,7 +242,7 @@ class TestTheCommand:
         with pytest.raises(CommandError, match="can't be written"):
             call_command("backup", tmp_path / "nowhere" / "backup")
 
-    def test_the_file_is_whole_and_its_owners_alone(self, tmp_path: Path) -> None:
+    def test_the_file_is_complete_and_private(self, tmp_path: Path) -> None:
         (tmp_path / "server").mkdir()
         with running_server(tmp_path / "server") as server:
             httpx.post(f"{server.url}/licenses/borrow", json={"tool": "cad_tool", "user": "ana"}).raise_for_status()
@@ -252,7 +252,7 @@ class TestTheCommand:
         assert stat.S_IMODE((tmp_path / "backup").stat().st_mode) == 0o600
 
 
-def test_on_postgresql_the_command_names_what_to_use(db: None, tmp_path: Path) -> None:
+def test_on_postgresql_the_command_names_the_programs_to_use(db: None, tmp_path: Path) -> None:
     if connection.vendor != "postgresql":
         pytest.skip("for PostgreSQL")
     with pytest.raises(CommandError, match="PostgreSQL"):
@@ -271,7 +271,7 @@ def test_after_a_restore_no_fence_is_given_out_twice(api: Api, make_tool: Callab
     assert api.status()["borrowed"] == 2
 
 
-def test_after_a_restore_one_is_told_which_leases_never_end(make_tool: Callable[..., Tool]) -> None:
+def test_after_a_restore_the_command_shows_leases_without_an_end(make_tool: Callable[..., Tool]) -> None:
     make_tool(default_ttl=None)
     make_tool("mesher", max_ttl=timedelta(hours=2), default_ttl=timedelta(hours=1))
     told = io.StringIO()

@@ -189,7 +189,7 @@ def test_a_refresh_leaves_the_reader_where_they_are(sign_in: Callable[..., Page]
     expect(page.locator("h1")).to_be_focused()
 
 
-def test_a_refresh_that_fails_is_said_until_one_succeeds(sign_in: Callable[..., Page], complaints: list[str]) -> None:
+def test_a_failed_refresh_is_shown_until_one_succeeds(sign_in: Callable[..., Page], complaints: list[str]) -> None:
     page = sign_in("ben")
     status = page.get_by_role("status")
     expect(status).to_be_empty()
@@ -260,7 +260,7 @@ def test_nothing_moves_away_under_a_pointer_or_a_marked_text(sign_in: Callable[.
     caller.give_back(lease)
 
 
-def test_ones_own_seat_is_returned_by_a_button(sign_in: Callable[..., Page], caller: Caller) -> None:
+def test_a_button_returns_an_own_seat(sign_in: Callable[..., Page], caller: Caller) -> None:
     caller.borrow("cad", "ben", host="ws1")
     caller.borrow("cad", "cleo")
     page = sign_in("ben", "/tools/cad/")
@@ -273,7 +273,7 @@ def test_ones_own_seat_is_returned_by_a_button(sign_in: Callable[..., Page], cal
     caller.give_back(kept["id"])
 
 
-def test_who_is_signed_out_elsewhere_is_led_to_sign_in(sign_in: Callable[..., Page]) -> None:
+def test_a_reader_whose_session_ended_is_sent_to_sign_in(sign_in: Callable[..., Page]) -> None:
     page = sign_in("ben", "/tools/cad/")
     page.context.clear_cookies()
     later(page)
@@ -373,7 +373,7 @@ def test_the_admin_is_accessible(sign_in: Callable[..., Page], axe: str, complai
     complaints.clear()
 
 
-def test_what_is_a_table_stays_one_for_screen_readers_on_a_phone(sign_in: Callable[..., Page]) -> None:
+def test_tables_stay_tables_for_screen_readers_on_a_phone(sign_in: Callable[..., Page]) -> None:
     page = sign_in("ana", "/tools/big/", viewport={"width": 320, "height": 700})
     table = page.get_by_role("table", name=re.compile("Leases of big"))
     expect(table.get_by_role("columnheader")).to_have_text(

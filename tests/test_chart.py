@@ -165,7 +165,7 @@ def test_a_long_name_is_cut_where_it_has_to_be(render: Render) -> None:
         assert all(len(manifest["metadata"]["name"]) <= 63 for manifest in release.of(kind)), kind
 
 
-def test_what_selects_pods_selects_those_of_one_component(release: Release) -> None:
+def test_a_selector_selects_the_pods_of_one_component(release: Release) -> None:
     pods = {component: pod["metadata"]["labels"] for component, pod in release.pods().items()}
     selectors = [
         (manifest, spec.get("matchLabels", spec))
@@ -251,7 +251,7 @@ def test_a_digest_wins_over_a_tag(render: Render) -> None:
     assert render("default", "image.tag=9.9").container("api")["image"].endswith("/licenseserver:9.9")
 
 
-def test_the_image_is_the_server_s_own_version_unless_told() -> None:
+def test_the_image_has_the_version_of_the_server_by_default() -> None:
     about = yaml.safe_load((CHART / "Chart.yaml").read_text())
     assert about["appVersion"] == __version__
 
@@ -269,12 +269,12 @@ def test_every_pod_has_a_policy_for_both_directions(render: Render, values: str)
     assert covered == set(release.pods()) == {"api", "sweeper", "migrate", "test"}
 
 
-def test_nobody_calls_what_only_calls(release: Release) -> None:
+def test_only_the_api_accepts_calls(release: Release) -> None:
     for policy in release.of("NetworkPolicy"):
         assert "ingress" not in policy["spec"] or policy["metadata"]["name"].endswith("-api")
 
 
-def test_who_is_not_named_may_not_call(render: Render) -> None:
+def test_only_the_named_callers_may_call(render: Render) -> None:
     (callers, prometheus) = render("production").one("NetworkPolicy", "-api")["spec"]["ingress"]
     assert callers["ports"] == [{"port": "http", "protocol": "TCP"}]
     traefik, test = callers["from"]
@@ -381,7 +381,7 @@ def test_a_rollout_never_has_fewer_pods_than_before(release: Release) -> None:
 
 @pytest.mark.parametrize("drain", [0, 5, 60])
 @pytest.mark.parametrize("proxy", ["true", "false"])
-def test_there_is_time_to_end_what_is_in_flight(render: Render, drain: int, proxy: str) -> None:
+def test_there_is_time_to_end_pending_requests(render: Render, drain: int, proxy: str) -> None:
     configuration = (ROOT / "licenseserver" / "gunicorn.conf.py").read_text()
     (graceful,) = re.findall(r"^graceful_timeout = (\d+)$", configuration, re.MULTILINE)
     release = render("default", f"drainSeconds={drain}", f"proxy.enabled={proxy}")
@@ -410,7 +410,7 @@ def test_a_new_configuration_of_the_proxy_means_new_pods(render: Render) -> None
     assert checksum() != checksum("proxy.trustedSources={10.0.0.0/8}")
 
 
-def test_the_autoscaler_is_the_only_one_who_counts_pods(render: Render) -> None:
+def test_only_the_autoscaler_sets_the_number_of_pods(render: Render) -> None:
     assert render("default").api()["spec"]["replicas"] == VALUES["api"]["replicas"]
     release = render("everything")
     assert "replicas" not in release.api()["spec"]
@@ -441,7 +441,7 @@ def test_zones_are_a_wish_unless_they_are_asked_for(render: Render) -> None:
     assert spread("zoneSpread=DoNotSchedule") == {"hostname": "ScheduleAnyway", "zone": "DoNotSchedule"}
 
 
-def test_what_a_site_adds_is_where_the_server_s_code_runs(render: Render) -> None:
+def test_volumes_and_variables_of_a_site_are_in_every_pod_of_the_server(render: Render) -> None:
     release = render("everything")
     for component in ("api", "sweeper", "migrate"):
         container = release.container(component)
@@ -580,7 +580,7 @@ def test_the_server_takes_the_environment_that_it_gets(render: Render, values: s
     assert (checked.returncode, checked.stderr) == (0, "")
 
 
-def test_the_sweeper_is_told_what_it_understands(render: Render) -> None:
+def test_the_sweeper_gets_only_options_that_it_has(render: Render) -> None:
     program, manage, name, *arguments = render("everything").container("sweeper")["command"]
     assert (program, manage, name) == ("python", "manage.py", "expire_leases")
     parsed = expire_leases.Command().create_parser("manage.py", name).parse_args(arguments)
@@ -610,7 +610,7 @@ def test_the_metrics_are_free_only_where_nobody_else_gets_at_them(render: Render
         (["proxy.enabled=false"], "false"),
     ],
 )
-def test_forwarded_headers_are_believed_only_behind_somebody_who_sets_them(
+def test_forwarded_headers_are_trusted_only_behind_a_proxy_that_sets_them(
     render: Render, more: list[str], believed: str
 ) -> None:
     assert environment_of(render("default", *more).container("api"))["TRUST_PROXY"] == believed
@@ -632,7 +632,7 @@ def test_compose_and_the_chart_run_the_same_proxy(render: Render) -> None:
     assert compose["services"]["proxy"]["image"] == render("default").container("api", "proxy")["image"]
 
 
-def test_the_proxy_believes_the_sources_that_it_is_told(render: Render) -> None:
+def test_the_proxy_trusts_the_configured_sources(render: Render) -> None:
     site = render("everything").one("ConfigMap", "-proxy")["data"]["site.conf"]
     sources = ["10.42.0.0/16", "2001:db8::/32", "192.0.2.7"]
     assert re.findall(r"set_real_ip_from (\S+);", site) == ["127.0.0.1", *sources]
@@ -932,7 +932,7 @@ def test_the_readme_s_database_is_the_one_that_the_defaults_name() -> None:
             jsonschema.validate(example, SCHEMA)
 
 
-def test_a_tool_s_name_is_what_the_server_takes_for_one() -> None:
+def test_the_schema_and_the_server_accept_the_same_names_of_tools() -> None:
     assert SCHEMA["properties"]["tools"]["propertyNames"]["pattern"] == f"^{TOOL_NAME_PATTERN}$"
 
 
@@ -998,7 +998,7 @@ def test_helm_test_shows_a_token_where_one_is_needed(render: Render, server: Ser
     assert "the seat is returned" in done.stdout
 
 
-def test_helm_test_says_what_to_do_where_its_pod_is_not_believed(render: Render, server: Server) -> None:
+def test_helm_test_says_what_to_do_if_its_pod_is_not_trusted(render: Render, server: Server) -> None:
     server.stop()
     server.environment |= {"SECURE_SSL": "true"}
     server.start()
@@ -1019,5 +1019,5 @@ def test_helm_test_fails_where_nobody_answers(render: Render, server: Server) ->
         (["test.url=https://licenses.example.com"], "https://licenses.example.com"),
     ],
 )
-def test_helm_test_calls_the_service_or_where_it_is_told(render: Render, values: list[str], url: str) -> None:
+def test_helm_test_calls_the_service_or_the_given_address(render: Render, values: list[str], url: str) -> None:
     assert environment_of(render("default", *values).container("test"))["SMOKE_URL"] == url

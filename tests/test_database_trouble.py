@@ -101,7 +101,7 @@ def test_a_command_says_that_its_database_is_not_migrated(command: str, tmp_path
     assert "manage.py migrate" in line
 
 
-def test_a_traceback_is_there_for_who_asks(tmp_path: Path) -> None:
+def test_a_traceback_is_shown_on_request(tmp_path: Path) -> None:
     environment = environment_of(tmp_path, out_of_reach(tmp_path))
     done = run(environment, "seed", "--traceback")
     assert done.returncode not in {0, 2}
@@ -331,7 +331,7 @@ def fill(disk: Path) -> Path:
     return ballast
 
 
-def test_a_full_disk_is_told_to_callers_to_the_log_and_to_probes_until_there_is_room(
+def test_a_full_disk_is_reported_to_callers_in_the_log_and_to_probes(
     small_disk: Path, on_small_disk: dict[str, str], tmp_path: Path, closing: ExitStack
 ) -> None:
     environment = environment_of(tmp_path, on_small_disk)
@@ -379,7 +379,7 @@ def test_a_start_on_a_full_disk_says_so(
 # --- What callers are answered --------------------------------------------------
 
 
-def test_a_missing_table_is_not_told_as_a_busy_server(tmp_path: Path, closing: ExitStack) -> None:
+def test_a_missing_table_is_not_reported_as_a_busy_server(tmp_path: Path, closing: ExitStack) -> None:
     database = closing.enter_context(own_database(tmp_path))
     server = watched(tmp_path, closing, database)
     server.wait_for(server.is_up, "the server")

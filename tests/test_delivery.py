@@ -76,7 +76,7 @@ def test_an_action_is_one_commit_and_its_comment_says_which_version() -> None:
     assert {action for action, pins in commits.items() if len(pins) > 1} == set()
 
 
-def test_nothing_is_allowed_but_what_a_job_asks_for() -> None:
+def test_a_job_has_only_the_permissions_that_it_lists() -> None:
     for workflow in WORKFLOWS:
         assert read(workflow)["permissions"] == {}
     allowed = {name: {right for right, level in job["permissions"].items() if level == "write"} for name, job in jobs()}
@@ -410,7 +410,7 @@ def test_a_license_that_nobody_agreed_to_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["postgresql.yaml", "caller.yaml"])
-def test_what_runs_in_kind_is_what_kubernetes_knows(name: str) -> None:
+def test_the_objects_of_kind_are_valid_for_kubernetes(name: str) -> None:
     manifests = list(yaml.safe_load_all((ROOT / "deploy" / "kind" / name).read_text()))
     assert manifests
     for manifest in manifests:

@@ -199,7 +199,7 @@ def test_changing_the_date_in_the_admin_moves_the_end_of_leases(
     assert api.renew(endless["id"]).json()["code"] == "revoked"
 
 
-def test_tidying_closes_what_is_over_and_nothing_else(api: Api, make_tool: MakeTool, pass_time: PassTime) -> None:
+def test_a_sweep_closes_only_expired_rows(api: Api, make_tool: MakeTool, pass_time: PassTime) -> None:
     make_tool("cad", capacity=3)
     make_tool("sim", capacity=3)
     for tool in ("cad", "cad", "sim"):

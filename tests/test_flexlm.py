@@ -171,7 +171,7 @@ def test_a_line_that_is_not_understood_stops_the_import(tmp_path: Path) -> None:
         ("crash", "GROUP Crash ana\nMAX 5 Mesher GROUP Crash\n", "mesher: team crash has 6 seats reserved"),
     ],
 )
-def test_what_does_not_fit_with_what_is_there_changes_nothing(
+def test_a_conflict_with_existing_rows_changes_nothing(
     tmp_path: Path, make_tool: MakeTool, make_team: MakeTeam, team: str, options: str, why: str
 ) -> None:
     make_tool("mesher", capacity=8)
@@ -185,7 +185,9 @@ def test_what_does_not_fit_with_what_is_there_changes_nothing(
 
 
 @pytest.mark.django_db
-def test_a_capacity_below_the_reservations_is_told(tmp_path: Path, make_tool: MakeTool, make_team: MakeTeam) -> None:
+def test_a_capacity_below_the_reservations_is_reported(
+    tmp_path: Path, make_tool: MakeTool, make_team: MakeTeam
+) -> None:
     make_tool("mesher", capacity=9)
     allot("mesher", make_team("crash"), reservation=9)
     out, _ = run(tmp_path, "--apply", options="")
@@ -226,7 +228,7 @@ def test_names_in_a_file_can_not_write_to_the_terminal(tmp_path: Path) -> None:
 
 
 @pytest.mark.django_db
-def test_a_file_that_is_not_there_is_told(tmp_path: Path) -> None:
+def test_a_missing_file_is_reported(tmp_path: Path) -> None:
     with pytest.raises(CommandError, match="No such file"):
         call_command("import_flexlm", "--license", str(tmp_path / "none.lic"))
 
@@ -263,7 +265,7 @@ def test_a_file_that_is_not_there_is_told(tmp_path: Path) -> None:
         "MAX_OVERDRAFT solver",
     ],
 )
-def test_what_can_not_be_expressed_is_reported(line: str) -> None:
+def test_lines_without_a_counterpart_are_reported(line: str) -> None:
     options = "GROUP Crash ana\nGROUP small ben\nMAX 2 Mesher GROUP small\n" + line
     assert problems(planned(LICENSE, options)) == [4]
 
@@ -298,7 +300,7 @@ def test_a_line_of_the_license_that_makes_no_sense_is_reported(line: str) -> Non
     assert problems(planned("FEATURE g v 1.0 permanent 1 SIGN=0\n" + line)) == [2]
 
 
-def test_names_that_differ_in_case_alone_are_reported() -> None:
+def test_names_that_differ_only_in_case_are_reported() -> None:
     wanted = planned("FEATURE CAD v 1 permanent 1 SIGN=0\nFEATURE cad v 1 permanent 2 SIGN=0")
     assert problems(wanted) == [2]
     assert wanted.tools["cad"].capacity == 1
@@ -349,7 +351,7 @@ def test_a_limit_after_the_one_for_all_has_no_effect_in_flexnet_and_is_reported(
     assert problems(wanted) == [2]
 
 
-def test_people_in_several_groups_are_told_where_a_group_is_limited() -> None:
+def test_members_of_several_groups_are_reported_for_a_limited_group() -> None:
     wanted = planned("FEATURE f v 1 permanent 9 SIGN=0", "GROUP a ana ben\nGROUP b ana\nMAX 2 f GROUP a\n")
     assert [(finding.number, "ana of a" in finding.text) for finding in wanted.of_options] == [(3, True)]
     assert not problems(wanted)
@@ -365,7 +367,7 @@ def test_of_several_feature_lines_flexnet_reads_the_highest_version() -> None:
     assert [finding.number for finding in sorted(wanted.of_license)] == [1, 3, 4, 6]
 
 
-def test_seats_of_different_versions_are_one_pool_and_told() -> None:
+def test_seats_of_different_versions_are_one_pool_and_reported() -> None:
     wanted = planned("INCREMENT f v 1.0 permanent 2 SIGN=0\nINCREMENT f v 2.0 permanent 3 SIGN=0")
     assert wanted.tools["f"].capacity == 5
     assert [finding.number for finding in wanted.of_license if "versions 1.0, 2.0" in finding.text] == [1]
@@ -706,7 +708,7 @@ def test_keywords_are_read_in_any_case_and_numbers_with_zeros() -> None:
     assert wanted.tools["mesh"].user_limits == {"ben": 1}
 
 
-def test_a_year_of_two_digits_is_told() -> None:
+def test_a_year_of_two_digits_is_reported() -> None:
     wanted = planned("FEATURE f v 1 1-jan-27 3 SIGN=0\nFEATURE g v 1 1-jan-00 3 SIGN=0\nFEATURE h v 1 0 3 SIGN=0")
     assert "1-jan-27: FlexNet reads a year of two digits as 19xx, so this is 1927-01-01" in texts(wanted)[1]
     assert [wanted.tools[name].valid_until for name in "gh"] == [None, None]
@@ -740,7 +742,7 @@ def test_a_rule_about_an_uncounted_feature_stops_no_import() -> None:
     assert "viewer: uncounted" in texts(wanted)[1]
 
 
-def test_seats_of_several_pools_are_told() -> None:
+def test_seats_of_several_pools_are_reported() -> None:
     wanted = planned(
         "INCREMENT f v 1 permanent 2 HOSTID=0a1b2c3d4e5f SIGN=0\nINCREMENT f v 1 permanent 3 DUP_GROUP=U SIGN=0"
     )
@@ -775,7 +777,7 @@ def test_the_end_is_a_summary(tmp_path: Path) -> None:
 
 
 @pytest.mark.django_db
-def test_what_many_lines_have_in_common_is_told_once(tmp_path: Path) -> None:
+def test_a_note_about_many_lines_is_shown_once(tmp_path: Path) -> None:
     lines_with_borrow = "".join(f"INCREMENT f{n} v 1 permanent 1 BORROW SIGN=0\n" for n in range(40))
     _, err = run(tmp_path, license=lines_with_borrow, options="")
     assert err.count("BORROW") == 1
@@ -898,7 +900,7 @@ def test_any_text_is_read_and_every_line_accounted_for(license: str, options: st
 
 
 @given(license=texts_of_files, options=texts_of_files)
-def test_what_is_written_reads_as_the_same(license: str, options: str) -> None:
+def test_written_lines_parse_to_the_same_values(license: str, options: str) -> None:
     read, rules = parse_license(license), parse_options(options)
     again = parse_license("\n".join(line for _, line in license_lines(read)))
     rules_again = parse_options("\n".join(line for _, line in options_lines(rules)))
@@ -947,7 +949,7 @@ GROUPS = "GROUP Crash ana ben\nHOST_GROUP farm node1 node2\n"
 
 
 @given(line=feature_lines)
-def test_a_line_of_the_license_makes_a_difference_or_is_told(line: str) -> None:
+def test_a_line_of_the_license_has_an_effect_or_a_finding(line: str) -> None:
     wanted = planned(LICENSE + line)
     number = LICENSE.count("\n") + 1
     told = {finding.number for finding in wanted.of_license}
@@ -957,7 +959,7 @@ def test_a_line_of_the_license_makes_a_difference_or_is_told(line: str) -> None:
 
 
 @given(line=rule_lines)
-def test_a_line_of_the_options_makes_a_difference_or_is_told(line: str) -> None:
+def test_a_line_of_the_options_has_an_effect_or_a_finding(line: str) -> None:
     wanted = planned(LICENSE, GROUPS + line)
     told = {finding.number for finding in wanted.of_options}
     assert 3 in told or wanted.tools != planned(LICENSE, GROUPS).tools
@@ -965,7 +967,7 @@ def test_a_line_of_the_options_makes_a_difference_or_is_told(line: str) -> None:
 
 
 @given(rules=st.lists(rule_lines, max_size=12))
-def test_what_is_planned_keeps_the_tables_rules(rules: list[str]) -> None:
+def test_a_plan_keeps_the_constraints_of_the_tables(rules: list[str]) -> None:
     for tool in planned(LICENSE, GROUPS + "\n".join(rules)).tools.values():
         assert sum(tool.reservations.values()) <= tool.capacity
         assert all(tool.quotas.get(team, seats) >= seats for team, seats in tool.reservations.items())

@@ -87,7 +87,7 @@ def test_hours_are_what_looking_every_minute_shows(found: list[Use], capacity: S
         assert hours.get(start, Hour(start)) == seen
 
 
-def test_one_who_takes_the_seat_that_another_just_returned_makes_no_peak() -> None:
+def test_a_borrow_at_the_moment_of_a_return_makes_no_peak() -> None:
     relay = [Use(MONDAY, MONDAY + timedelta(minutes=5), 1), Use(MONDAY + timedelta(minutes=5), MONDAY + HOUR, 1)]
     assert [hour.peak for hour in by_hour(relay, MONDAY, MONDAY + HOUR)] == [1]
 
@@ -244,7 +244,7 @@ def test_usage_is_seat_hours_and_their_cost(week: Tool) -> None:
     ]
 
 
-def test_a_lease_counts_on_each_day_for_what_of_it_was_that_day(week: Tool) -> None:
+def test_a_lease_counts_on_each_day_for_its_part_of_the_day(week: Tool) -> None:
     rollups.roll_up()
     tuesday = WEEK.first + DAY
     for day, borrows, hours in ((tuesday, 1, 2), (tuesday + DAY, 0, 3)):
@@ -273,7 +273,7 @@ def test_an_episode_counts_when_it_is_over(api: Api, make_tool: MakeTool, pass_t
     assert (row.episodes, row.true_denials) == (1, 1)
 
 
-def test_what_is_out_now_counts_until_now(api: Api, make_tool: MakeTool, pass_time: Callable[..., None]) -> None:
+def test_active_leases_count_until_now(api: Api, make_tool: MakeTool, pass_time: Callable[..., None]) -> None:
     cad = make_tool("cad", capacity=3)
     api.borrow(user="ana", seats=2)
     pass_time(hours=30)

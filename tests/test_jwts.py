@@ -133,7 +133,7 @@ def test_a_name_that_is_anothers_account_is_not_theirs(required: None, issuer: I
     assert_problem(answer_to(issuer.sign()), 401)
 
 
-def test_who_has_an_account_is_known_by_its_name(
+def test_a_jwt_of_a_user_with_an_account_has_its_name(
     required: None, issuer: Issuer, make_tool: Callable[..., Tool]
 ) -> None:
     make_tool()
@@ -145,7 +145,7 @@ def test_who_has_an_account_is_known_by_its_name(
     assert_problem(answer_to(issuer.sign()), 401)
 
 
-def test_a_token_costs_one_query_of_who_it_is(required: None, issuer: Issuer) -> None:
+def test_a_token_costs_one_query(required: None, issuer: Issuer) -> None:
     token = issuer.sign()
     answer_to(token)
     with CaptureQueriesContext(connection) as queries:
@@ -235,7 +235,7 @@ def test_a_provider_that_is_away_is_left_in_peace(provider: Provider, issuer: Is
     assert provider.key("rsa-1", "RS256")
 
 
-def test_many_who_need_keys_at_once_fetch_them_once(provider: Provider, issuer: Issuer) -> None:
+def test_many_threads_that_need_keys_fetch_them_once(provider: Provider, issuer: Issuer) -> None:
     issuer.answer.clear()
     found: list[Any] = []
     threads = [threading.Thread(target=lambda: found.append(provider.key("rsa-1", "RS256"))) for _ in range(16)]

@@ -118,7 +118,7 @@ def test_every_line_of_a_server_s_life_is_one_json_object(server: Server) -> Non
     assert [event["event"] for event in found if "request_id" in event] == ["request"]
 
 
-def test_a_borrow_and_its_return_tell_who_had_what(logging_server: Server, ana: httpx.Client) -> None:
+def test_a_borrow_and_its_return_show_the_holder(logging_server: Server, ana: httpx.Client) -> None:
     borrow = ana.post("/licenses/borrow", json={"tool": "cad_tool"}, headers={"X-Request-ID": "build-4711"})
     lease = borrow.json()["id"]
     event = event_of(logging_server, borrow)
@@ -186,7 +186,7 @@ def test_a_force_return_tells_whose_lease_it_was(
     assert event["caller_kind"] == "token"
 
 
-def test_callers_are_told_apart(
+def test_callers_have_separate_limits(
     logging_server: Server, boss: tuple[str, str], issuer: Issuer, make_secret: Callable[..., str], tmp_path: Path
 ) -> None:
     (tmp_path / "members.csv").write_text("team,user\ncrash,ben\n")
@@ -208,7 +208,7 @@ def test_callers_are_told_apart(
     assert told(headers={"Authorization": "Bearer nonsense"}) == nobody | {"code": "invalid_credential"}
 
 
-def test_pages_tell_who_is_signed_in(logging_server: Server, boss: tuple[str, str]) -> None:
+def test_pages_show_the_signed_in_account(logging_server: Server, boss: tuple[str, str]) -> None:
     with httpx.Client(base_url=logging_server.url) as browser:
         browser.get("/signin/")
         form = {"username": boss[0], "password": boss[1]}
@@ -227,7 +227,7 @@ def test_health_checks_and_scrapes_are_no_events(logging_server: Server) -> None
     assert len(requests(logging_server)) == before
 
 
-def test_what_else_is_logged_meanwhile_has_the_request_s_id(logging_server: Server, issuer: Issuer) -> None:
+def test_every_line_during_a_request_has_its_id(logging_server: Server, issuer: Issuer) -> None:
     late = issuer.sign(issuer.claims(exp=1_000_000_000, iat=999_999_999))
     headers = {"Authorization": f"Bearer {late}", "X-Request-ID": "late"}
     answer = httpx.get(f"{logging_server.url}/borrows", headers=headers)
@@ -283,7 +283,7 @@ def test_a_request_keeps_the_id_it_came_with(logging_server: Server, request_id:
         "eyJhbGciOiJub25lIn0.eyJzdWIiOiJhbmEifQ.c2lnbmF0dXJl",
     ],
 )
-def test_what_is_no_id_is_replaced(logging_server: Server, request_id: str) -> None:
+def test_an_invalid_request_id_is_replaced(logging_server: Server, request_id: str) -> None:
     headers = [(b"X-Request-ID", request_id.encode("latin-1"))]
     answer = httpx.get(f"{logging_server.url}/borrows", headers=headers)
     assert GIVEN_ID.fullmatch(answer.headers["X-Request-ID"])
@@ -475,7 +475,7 @@ def test_no_secret_is_ever_written(tmp_path: Path, issuer: Issuer, written: str)
 # --- Outside requests -------------------------------------------------------
 
 
-def test_the_sweeper_tells_what_it_closed_and_nothing_else(server: Server) -> None:
+def test_the_sweeper_logs_only_rounds_that_closed_something(server: Server) -> None:
     for user, more in [("ana", {"seats": 2}), ("ben", {"wait_seconds": 1})]:
         httpx.post(f"{server.url}/licenses/borrow", json={"tool": "analysis", "user": user} | more)
     sweeper = subprocess.Popen(

@@ -72,9 +72,7 @@ def test_names_are_case_sensitive_otherwise(tmp_path: Path, api: Api, line: str)
 
 
 @pytest.mark.django_db
-def test_what_an_administrator_wrote_in_capitals_matches_too(
-    api: Api, make_tool: MakeTool, make_team: MakeTeam
-) -> None:
+def test_rules_in_capitals_match_too(api: Api, make_tool: MakeTool, make_team: MakeTeam) -> None:
     tool = make_tool("cad", capacity=9, ignores_case=True, has_rules=True, user_limit=3)
     team = make_team("crash", "Ana")
     AccessRule.objects.create(tool=tool, effect="exclude", kind="user", name="EVE")
@@ -92,7 +90,7 @@ def test_what_an_administrator_wrote_in_capitals_matches_too(
 
 
 @pytest.mark.django_db
-def test_those_who_wait_are_known_in_any_case(api: Api, make_tool: MakeTool, make_team: MakeTeam) -> None:
+def test_tickets_match_names_in_any_case(api: Api, make_tool: MakeTool, make_team: MakeTeam) -> None:
     tool = make_tool("cad", capacity=1, ignores_case=True, has_rules=True)
     make_team("crash", "ana")
     Team.objects.update(ignores_case=True)
@@ -106,7 +104,7 @@ def test_those_who_wait_are_known_in_any_case(api: Api, make_tool: MakeTool, mak
 
 
 @pytest.mark.django_db
-def test_what_is_available_to_a_user_counts_all_spellings(api: Api, make_tool: MakeTool) -> None:
+def test_the_available_seats_of_a_user_count_all_spellings(api: Api, make_tool: MakeTool) -> None:
     make_tool("cad", capacity=9, ignores_case=True, user_limit=3)
     api.borrow("cad", "Bob", seats=2)
     assert api.status(user="BOB")["available_to_you"] == 1

@@ -40,7 +40,7 @@ def somebody_writes(server: Server) -> Iterator[None]:
             file.execute("ROLLBACK")
 
 
-def test_what_waited_too_long_is_refused_and_a_heartbeat_is_not(small_server: Server) -> None:
+def test_a_request_that_waited_too_long_is_refused_and_a_heartbeat_is_not(small_server: Server) -> None:
     url = small_server.url
     lease = httpx.post(f"{url}/licenses/borrow", json={"tool": "cad_tool", "user": "ana"}).json()["id"]
     answers: list[httpx.Response] = []

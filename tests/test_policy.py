@@ -150,7 +150,7 @@ def test_a_seat_is_granted_exactly_when_every_promise_allows_it(site: Site, ask:
 
 
 @given(site=sites(waiting=True), ask=asks)
-def test_what_is_available_is_what_is_granted(site: Site, ask: tuple[str, str, int]) -> None:
+def test_the_available_seats_can_be_borrowed(site: Site, ask: tuple[str, str, int]) -> None:
     user, team, _ = ask
     seats = policy.available(site.pool(), Subject(user, team), NOW)
     assert seats == 0 or grants(site, user, team, seats)
@@ -165,7 +165,7 @@ def test_a_newcomer_gets_what_those_who_wait_leave(site: Site, ask: tuple[str, s
 
 @settings(max_examples=1000)
 @given(site=sites(waiting=True), ask=asks)
-def test_nobody_who_could_be_served_is_overtaken(site: Site, ask: tuple[str, str, int]) -> None:
+def test_nobody_overtakes_a_ticket_that_could_get_seats(site: Site, ask: tuple[str, str, int]) -> None:
     """Whoever in the queue could have seats now still can when a newcomer has theirs."""
     if not grants(site, *ask):
         return
@@ -176,7 +176,7 @@ def test_nobody_who_could_be_served_is_overtaken(site: Site, ask: tuple[str, str
 
 
 @given(site=sites(waiting=True))
-def test_the_seats_told_apart_add_up(site: Site) -> None:
+def test_the_levels_add_up_to_the_capacity(site: Site) -> None:
     levels = policy.levels(site.pool(), NOW)
     assert min(levels.available, levels.reserved_idle, levels.set_aside) >= 0
     free = max(site.capacity - levels.borrowed, 0)
@@ -184,7 +184,7 @@ def test_the_seats_told_apart_add_up(site: Site) -> None:
 
 
 @given(site=sites(waiting=True))
-def test_what_is_left_within_the_capacity_and_above_is_what_a_stranger_can_have(site: Site) -> None:
+def test_free_seats_and_overdraft_are_available_to_a_user_without_a_team(site: Site) -> None:
     site = replace(site, limits={}, user_limit=None, include=set(), exclude=set())
     levels = policy.levels(site.pool(), NOW)
     assert levels.available + levels.overdraft_left == policy.available(site.pool(), Subject("stranger"), NOW)
@@ -202,7 +202,7 @@ def test_a_capacity_below_what_is_reserved_is_never_exceeded(
 
 
 @given(reservation=st.integers(1, 5))
-def test_reserved_seats_that_are_left_go_to_who_comes_first(reservation: int) -> None:
+def test_the_remaining_reserved_seats_go_to_the_first_borrow(reservation: int) -> None:
     site = Site(1, 0, {}, {"crash": reservation, "body": reservation}, {}, None, set(), set())
     assert grants(site, "ana", "crash", 1)
     assert grants(site, "ben", "body", 1)

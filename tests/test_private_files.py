@@ -68,7 +68,7 @@ def test_a_folder_that_others_can_write_to_stops_the_start(tmp_path: Path, right
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="Only root can give a folder away.")
-def test_a_folder_of_somebody_else_stops_the_start(tmp_path: Path) -> None:
+def test_a_folder_of_another_account_stops_the_start(tmp_path: Path) -> None:
     folder = tmp_path / "metrics"
     folder.mkdir(mode=0o700)
     os.chown(folder, 65534, 65534)
@@ -186,7 +186,7 @@ def test_the_key_of_make_run_is_private_whatever_the_umask(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("path", "limit"), [("/signin/", 65_536), ("/", 65_536), ("/x", 65_536), ("/admin/login/", 2_621_440)]
 )
-def test_no_page_keeps_what_is_larger_than_its_forms(tmp_path: Path, path: str, limit: int) -> None:
+def test_no_page_accepts_a_body_larger_than_its_forms(tmp_path: Path, path: str, limit: int) -> None:
     temporary = tmp_path / "tmp"
     temporary.mkdir()
     part = b'--x\r\nContent-Disposition: form-data; name="f"; filename="f"\r\n\r\n'

@@ -135,9 +135,7 @@ def test_calls_wait_for_their_turn_at_the_proxy_before_they_are_refused(proxy: i
 
 
 @pytest.mark.parametrize("narrowed", [{"limit_conn connections 1000": "limit_conn connections 3"}])
-def test_one_address_has_only_so_many_calls_under_way(
-    proxy: int, seen: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_one_address_has_a_limit_of_pending_calls(proxy: int, seen: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     held = Event()
     monkeypatch.setattr(Upstream, "held", held)
     with ThreadPoolExecutor(3) as pool:

@@ -8,7 +8,7 @@ from io import StringIO
 import pytest
 from django.core.management import call_command
 
-from licenses import queueing
+from licenses.leases import queue
 from licenses.models import Lease, Ticket, TicketClaim, Tool
 
 from .conftest import Api
@@ -37,7 +37,7 @@ def test_a_free_seat_is_granted_without_a_wait(api: Api, make_tool: MakeTool) ->
     assert api.status()["queued"] == 0
 
 
-def test_who_waits_gets_the_seat_that_comes_back(api: Api, make_tool: MakeTool) -> None:
+def test_a_returned_seat_goes_to_the_queue(api: Api, make_tool: MakeTool) -> None:
     make_tool()
     lease = api.borrow().json()
     ticket = api.wait(user="ben", host="ws1", ttl_seconds=60)
@@ -51,7 +51,7 @@ def test_who_waits_gets_the_seat_that_comes_back(api: Api, make_tool: MakeTool) 
     assert (api.status()["queued"], api.status()["borrowed"]) == (0, 1)
 
 
-def test_an_expired_seat_goes_to_who_waits(api: Api, make_tool: MakeTool, pass_time: PassTime) -> None:
+def test_an_expired_seat_goes_to_the_queue(api: Api, make_tool: MakeTool, pass_time: PassTime) -> None:
     make_tool()
     api.borrow(ttl_seconds=15)
     ticket = api.wait()
@@ -97,7 +97,7 @@ def test_a_big_request_is_not_starved_by_small_ones(api: Api, make_tool: MakeToo
     assert (api.poll(small).status_code, api.poll(big).status_code) == (202, 200)
 
 
-def test_what_the_first_does_not_need_goes_to_the_next(api: Api, make_tool: MakeTool) -> None:
+def test_seats_that_the_first_ticket_does_not_need_go_to_the_next(api: Api, make_tool: MakeTool) -> None:
     make_tool("cad", capacity=3)
     leases = [api.borrow().json() for _ in range(3)]
     first, second = api.wait(user="first"), api.wait(user="second", seats=2)
@@ -107,7 +107,7 @@ def test_what_the_first_does_not_need_goes_to_the_next(api: Api, make_tool: Make
     assert api.poll(first).status_code == 200
 
 
-def test_who_stops_asking_loses_the_place_and_the_next_moves_up(
+def test_a_ticket_without_polls_is_dropped_and_the_next_moves_up(
     api: Api, make_tool: MakeTool, pass_time: PassTime
 ) -> None:
     make_tool()
@@ -194,7 +194,7 @@ def test_a_set_waits_for_all_its_tools(api: Api, make_tool: MakeTool) -> None:
     assert len(api.poll(ticket).json()["items"]) == 2
 
 
-def test_who_would_take_either_gets_what_comes_free_first(api: Api, make_tool: MakeTool) -> None:
+def test_a_ticket_with_alternatives_gets_the_one_that_is_free_first(api: Api, make_tool: MakeTool) -> None:
     make_tool("cad")
     make_tool("sim")
     api.borrow("cad")
@@ -207,7 +207,7 @@ def test_who_would_take_either_gets_what_comes_free_first(api: Api, make_tool: M
     assert (api.status("cad")["queued"], api.status("sim")["queued"]) == (0, 0)
 
 
-def test_the_alternative_is_told_as_it_was_asked_for(api: Api, make_tool: MakeTool) -> None:
+def test_the_answer_has_the_number_of_the_requested_alternative(api: Api, make_tool: MakeTool) -> None:
     make_tool("off", enabled=False)
     make_tool("cad")
     lease = api.borrow("cad").json()
@@ -297,7 +297,7 @@ SECOND = timedelta(seconds=1)
 
 
 def told(position: int, eta: float | None, waited: float) -> timedelta:
-    return queueing.poll_after(
+    return queue.poll_after(
         position=position, eta=None if eta is None else eta * SECOND, waited=timedelta(seconds=waited)
     )
 
@@ -326,7 +326,9 @@ def test_a_thousand_waiters_cost_less_than_20_requests_a_second(seats: int, held
     assert rate < 20
 
 
-def test_a_waiter_far_behind_has_the_time_that_it_was_told(api: Api, make_tool: MakeTool, pass_time: PassTime) -> None:
+def test_a_ticket_far_behind_lives_for_twice_its_poll_interval(
+    api: Api, make_tool: MakeTool, pass_time: PassTime
+) -> None:
     make_tool()
     api.borrow()
     for number in range(29):

@@ -60,7 +60,7 @@ def test_a_team_has_no_more_than_its_quota(api: Api, make_tool: MakeTool, make_t
     assert_counters_equal_rows()
 
 
-def test_reserved_seats_are_for_the_team_alone(api: Api, make_tool: MakeTool, make_team: MakeTeam) -> None:
+def test_reserved_seats_are_only_for_the_team(api: Api, make_tool: MakeTool, make_team: MakeTeam) -> None:
     make_tool(capacity=3)
     allot("cad", make_team("crash", "ana"), reservation=2)
     assert api.borrow(user="eve").status_code == 200
@@ -170,7 +170,7 @@ def test_a_user_has_no_more_than_the_limit(api: Api, make_tool: MakeTool) -> Non
     assert (refused["code"], refused["limit"], refused["borrowed"]) == ("user_limit", 2, 2)
 
 
-def test_who_is_excluded_gets_nothing(api: Api, make_tool: MakeTool, make_team: MakeTeam) -> None:
+def test_an_excluded_user_gets_nothing(api: Api, make_tool: MakeTool, make_team: MakeTeam) -> None:
     tool = make_tool(capacity=9)
     make_team("interns", "ben")
     make_team("crash", "ben")
@@ -207,9 +207,7 @@ def test_of_several_teams_the_one_that_can_have_it_is_taken(api: Api, make_tool:
 # --- The queue --------------------------------------------------------------
 
 
-def test_who_waits_for_their_own_quota_stands_in_nobodys_way(
-    api: Api, make_tool: MakeTool, make_team: MakeTeam
-) -> None:
+def test_a_ticket_that_waits_for_its_quota_blocks_nobody(api: Api, make_tool: MakeTool, make_team: MakeTeam) -> None:
     make_tool(capacity=3)
     allot("cad", make_team("crash", "ana", "ben"), quota=1)
     lease = api.borrow(user="ana").json()
@@ -250,7 +248,9 @@ def test_a_waiter_of_the_team_comes_before_a_newcomer_of_the_team(
     assert (granted["team"], granted["project"]) == ("crash", "hood")
 
 
-def test_what_waiting_does_not_cure_is_refused_at_once(api: Api, make_tool: MakeTool, make_team: MakeTeam) -> None:
+def test_a_refusal_that_waiting_does_not_change_comes_at_once(
+    api: Api, make_tool: MakeTool, make_team: MakeTeam
+) -> None:
     tool = make_tool(capacity=5, user_limit=2)
     exclude(tool, "user", "eve")
     allot("cad", make_team("crash", "ana"), quota=1)

@@ -160,7 +160,7 @@ def test_each_credential_has_a_limit_of_its_own_wherever_it_is_used(required: No
     assert statuses(lambda: get(address=f"192.0.2.{BURST}", **ben), BURST + 1) == [200] * BURST + [429]
 
 
-def test_who_has_a_credential_uses_nothing_of_the_address_they_share(required: None) -> None:
+def test_a_caller_with_a_credential_does_not_use_the_limit_of_the_address(required: None) -> None:
     """An office behind one address: many people, each with a limit of their own."""
     for number in range(2 * BURST):
         header = bearer(user=f"user-{number}")

@@ -206,7 +206,7 @@ def test_what_if(api: Api, monday: Tool) -> None:
     assert today["capacity"] == 2
 
 
-def test_the_last_30_days_if_nothing_is_said(api: Api, monday: Tool) -> None:
+def test_a_report_has_the_last_30_days_by_default(api: Api, monday: Tool) -> None:
     answer = get(api, "usage")
     until = datetime.fromisoformat(answer["until"])
     assert until - datetime.fromisoformat(answer["since"]) == timedelta(days=29)
@@ -242,7 +242,7 @@ SIGNS = "=+-@\N{FULLWIDTH EQUALS SIGN}\N{FULLWIDTH PLUS SIGN}\N{FULLWIDTH HYPHEN
 @pytest.mark.parametrize("separator", [",", ";", "|"])
 @pytest.mark.parametrize("sign", SIGNS)
 @pytest.mark.parametrize("form", ["{0}1+1", " {0}1+1", "x{1}{0}1+1", "x{1} {0}1+1", 'x{1}"{0}1+1"', 'x"{1}""{0}1+1'])
-def test_no_spreadsheet_calculates_what_somebody_called_a_project(
+def test_no_spreadsheet_calculates_the_name_of_a_project(
     api: Api, monday: Tool, form: str, sign: str, separator: str
 ) -> None:
     """Whatever separator the reader's country has, and in whichever column the name is."""
@@ -287,7 +287,7 @@ def test_no_spreadsheet_calculates_what_somebody_called_a_project(
         "what-if?tool=cad&capacity=1,2,3,4,5,6,7,8,9,10,11",
     ],
 )
-def test_what_makes_no_sense_is_told_so(api: Api, monday: Tool, query: str) -> None:
+def test_invalid_values_are_reported(api: Api, monday: Tool, query: str) -> None:
     assert refused(api, query)["code"] == "invalid"
 
 
@@ -348,6 +348,6 @@ def test_the_command_tells_the_same(api: Api, monday: Tool) -> None:
         ["what-if", "--tool", "cad", "--capacity", "-1"],
     ],
 )
-def test_the_command_refuses_what_makes_no_sense(monday: Tool, arguments: list[str]) -> None:
+def test_the_command_refuses_invalid_arguments(monday: Tool, arguments: list[str]) -> None:
     with pytest.raises(CommandError):
         report(*arguments)

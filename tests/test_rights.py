@@ -195,7 +195,7 @@ def test_for_a_superuser_every_attack_is_a_change(world: dict[str, User], client
     }
 
 
-def test_a_clerk_looks_after_accounts_that_may_no_more(world: dict[str, User], client: Client) -> None:
+def test_a_clerk_edits_only_accounts_without_more_rights(world: dict[str, User], client: Client) -> None:
     clerk, ana = world["clerk"], world["ana"]
     clerk.user_permissions.set(Permission.objects.filter(codename__in=["change_user", "view_user"]))
     client.force_login(clerk)

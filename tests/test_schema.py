@@ -51,7 +51,7 @@ def test_every_error_is_declared_as_a_problem_document(schema: dict[str, Any]) -
                 assert list(response["content"]) == ["application/problem+json"], (name, status)
 
 
-def test_what_a_bad_id_and_an_unknown_field_end_with_is_declared(schema: dict[str, Any]) -> None:
+def test_the_schema_declares_the_refusals_of_wrong_ids_and_unknown_fields(schema: dict[str, Any]) -> None:
     for name, operation in operations(schema):
         cursors = [found for found in operation.get("parameters", []) if found["name"] == "cursor"]
         assert ("{" in name or bool(cursors)) <= ("404" in operation["responses"]), name

@@ -66,7 +66,7 @@ def is_signed_in(browser: Client) -> bool:
     return browser.get("/licenses/status").status_code == 200
 
 
-def test_a_person_comes_back_signed_in(provider: Issuer, browser: Client) -> None:
+def test_a_user_comes_back_from_the_provider_signed_in(provider: Issuer, browser: Client) -> None:
     asked = begin(browser, "/api/v1/leases/")
     assert asked["response_type"] == "code"
     assert asked["code_challenge_method"] == "S256"
@@ -94,7 +94,7 @@ def test_a_sign_in_begins_a_session_of_its_own(provider: Issuer, browser: Client
     assert not is_signed_in(Client(headers={"Cookie": f"sessionid={before}"}))
 
 
-def test_who_only_goes_to_the_provider_leaves_nothing_here(provider: Issuer, browser: Client) -> None:
+def test_a_started_sign_in_stores_nothing(provider: Issuer, browser: Client) -> None:
     for _ in range(10):
         begin(browser, "/api/docs/")
         begin(Client())
@@ -214,7 +214,7 @@ def test_groups_of_the_userinfo_stand_in_for_those_the_token_lacks(provider: Iss
     assert User.objects.get().is_superuser
 
 
-def test_what_groups_give_and_take_is_on_record(provider: Issuer, browser: Client, settings: Any) -> None:
+def test_changes_by_groups_are_recorded(provider: Issuer, browser: Client, settings: Any) -> None:
     settings.TRUSTED_PROXIES = 1
     browser.defaults["HTTP_X_FORWARDED_FOR"] = "198.51.100.7"
     ben = ("sign_in", "ben", "198.51.100.7")
@@ -237,7 +237,7 @@ def test_what_groups_give_and_take_is_on_record(provider: Issuer, browser: Clien
     ]
 
 
-def test_who_may_only_look_around_does_not_see_the_audit(provider: Issuer, browser: Client) -> None:
+def test_staff_of_the_provider_do_not_see_the_audit(provider: Issuer, browser: Client) -> None:
     sign_in(browser, provider, groups=["license staff"])
     assert browser.get("/admin/licenses/tool/").status_code == 200
     assert browser.get("/admin/licenses/auditrecord/").status_code == 403
@@ -266,7 +266,7 @@ def test_groups_may_come_from_the_userinfo(provider: Issuer, browser: Client) ->
     assert User.objects.get().username == "ben"
 
 
-def test_who_signs_in_again_is_the_same_whatever_their_name(provider: Issuer, browser: Client) -> None:
+def test_a_user_with_a_new_name_gets_the_same_account(provider: Issuer, browser: Client) -> None:
     sign_in(browser, provider)
     sign_in(browser, provider, preferred_username="benjamin", email="admin@example.com")
     assert User.objects.get().username == "ben"
@@ -420,7 +420,7 @@ def test_a_password_form_leads_to_no_provider(provider: Issuer, browser: Client)
     assert not is_signed_in(browser)
 
 
-def test_the_sign_in_pages_offer_what_there_is(provider: Issuer, browser: Client, settings: Any) -> None:
+def test_the_sign_in_pages_offer_the_configured_ways(provider: Issuer, browser: Client, settings: Any) -> None:
     for page in ("/signin/?next=/api/docs/", "/admin/login/?next=/admin/"):
         shown = browser.get(page).content.decode()
         assert "/oidc/authenticate/?next=%2Fa" in shown

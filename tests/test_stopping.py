@@ -35,7 +35,7 @@ def test_a_signal_to_the_master_is_enough(server: Server, number: signal.Signals
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-def test_new_callers_are_refused_at_once_while_those_who_called_are_answered(
+def test_a_stopping_server_refuses_new_connections_and_answers_open_ones(
     server: Server, number: signal.Signals
 ) -> None:
     """In order, or because the master is gone: nobody waits in vain, and the address is free again."""

@@ -27,7 +27,7 @@ def test_a_lease_records_team_and_project(api: Api, make_tool: MakeTool, make_te
     assert Lease.objects.get().team == Team.objects.get()
 
 
-def test_who_is_in_one_team_need_not_say_so(api: Api, make_tool: MakeTool, make_team: MakeTeam) -> None:
+def test_a_member_of_one_team_need_not_name_it(api: Api, make_tool: MakeTool, make_team: MakeTeam) -> None:
     make_tool(capacity=5)
     make_team("crash", "ana")
     assert api.borrow(user="ana").json()["team"] == "crash"

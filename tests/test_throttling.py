@@ -61,7 +61,7 @@ def test_after_too_many_wrong_passwords_the_right_one_has_to_wait(ben: User, pas
     assert password("ben", PASSWORD) == 200
 
 
-def test_a_right_password_forgets_the_wrong_ones_before_it(ben: User) -> None:
+def test_a_correct_password_resets_the_failures(ben: User) -> None:
     for _ in range(2):
         assert [password("ben", word) for word in ("wrong", "wrong", PASSWORD)] == [401, 401, 200]
 
@@ -83,7 +83,7 @@ def test_a_network_of_the_new_protocol_is_one_address(ben: User) -> None:
     assert password("ben", PASSWORD, "2001:db8:0:1::1") == 200
 
 
-def test_a_good_token_passes_where_bad_ones_have_to_wait(db: None) -> None:
+def test_a_valid_token_works_while_invalid_ones_must_wait(db: None) -> None:
     good = f"Bearer {make_token(user='ben')}"
     bad = "Bearer lic_" + "a" * 43
     statuses = [answer_to(bad).status_code for _ in range(8)]
@@ -93,13 +93,13 @@ def test_a_good_token_passes_where_bad_ones_have_to_wait(db: None) -> None:
     assert answer_to(bad, "192.0.2.2").status_code == 401
 
 
-def test_bad_tokens_lock_nobody_out_who_has_a_password(ben: User) -> None:
+def test_wrong_tokens_do_not_lock_out_passwords(ben: User) -> None:
     for _ in range(8):
         answer_to("Bearer lic_" + "a" * 43)
     assert password("ben", PASSWORD) == 200
 
 
-def test_who_goes_on_trying_costs_no_writing(ben: User) -> None:
+def test_repeated_attempts_cost_no_writes(ben: User) -> None:
     bad = "Bearer lic_" + "a" * 43
     for _ in range(8):
         password("ben", "wrong")
@@ -158,7 +158,7 @@ def test_the_right_password_signs_in_by_the_page(ben: User) -> None:
         (1, "[]:80", "192.0.2.1"),
     ],
 )
-def test_an_address_is_believed_from_trusted_proxies_alone(
+def test_a_forwarded_address_is_trusted_only_from_trusted_proxies(
     settings: Any, proxies: int, forwarded: str, address: str
 ) -> None:
     settings.TRUSTED_PROXIES = proxies
@@ -196,7 +196,7 @@ def test_the_table_never_grows_beyond_its_bound(monkeypatch: pytest.MonkeyPatch)
     assert FailureCount.objects.filter(key="key 199").exists()
 
 
-def test_the_window_begins_with_the_first_failure_and_then_anew() -> None:
+def test_the_window_begins_with_the_first_failure_and_then_again() -> None:
     now = timezone.now()
 
     def attempt(after: timedelta) -> bool:
@@ -310,7 +310,7 @@ def test_a_remembered_password_is_hashed_again_after_a_while(
     assert hashed == [PASSWORD] * 2
 
 
-def test_only_so_many_passwords_are_remembered(ben: User, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_number_of_remembered_passwords_has_a_limit(ben: User, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(passwords, "REMEMBERED_AT_MOST", 3)
     verified = passwords.Verified()
     macs = [verified.mac(ben, f"password {number}") for number in range(5)]
@@ -329,7 +329,7 @@ def test_a_remembered_password_costs_two_statements_and_no_writing(ben: User) ->
     assert sum("auth_user" in statement for statement in statements) == 1
 
 
-def test_of_many_guesses_at_once_no_more_are_looked_at_than_may_fail(required_server: Server) -> None:
+def test_of_many_simultaneous_guesses_only_as_many_as_may_fail_are_checked(required_server: Server) -> None:
     """Sixty wrong passwords at once, at four workers."""
     import httpx
 
@@ -343,7 +343,7 @@ def test_of_many_guesses_at_once_no_more_are_looked_at_than_may_fail(required_se
     assert statuses.count(401) == 5
 
 
-def test_what_was_typed_as_a_name_is_kept_nowhere(ben: User, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_password_that_was_typed_as_a_name_is_not_stored(ben: User, caplog: pytest.LogCaptureFixture) -> None:
     """Users often type a password as a name."""
     for number, name in enumerate(("qS3cr3t phrase", "ben")):
         for _ in range(4):

@@ -78,7 +78,7 @@ def test_a_closed_tool_has_no_seat_available_anywhere(
 
 
 @pytest.mark.parametrize("values", OPEN)
-def test_an_open_tool_has_what_a_borrow_would_get(
+def test_an_open_tool_shows_the_seats_that_a_borrow_would_get(
     api: Api, admin_client: Client, make_tool: MakeTool, values: dict[str, Any]
 ) -> None:
     make_tool("cad", capacity=4, **moments(values))

@@ -158,7 +158,7 @@ def test_no_secret_is_in_a_span(tmp_path: Path, collector: Collector) -> None:
         assert not any(secret.encode() in body for body in collector.bodies)
 
 
-def test_what_is_left_is_sent_when_the_server_stops(tmp_path: Path, collector: Collector) -> None:
+def test_remaining_traces_are_sent_when_the_server_stops(tmp_path: Path, collector: Collector) -> None:
     an_hour = "3600000"
     with running_server(
         tmp_path, OTEL_EXPORTER_OTLP_TRACES_ENDPOINT=f"{collector.url}/v1/traces", OTEL_BSP_SCHEDULE_DELAY=an_hour

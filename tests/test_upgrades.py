@@ -198,7 +198,7 @@ def test_nobody_notices_an_upgrade(tmp_path: Path, old: str, new: str | None) ->
 
 
 @pytest.mark.skipif(connection.vendor != "postgresql", reason="a request is held up by a row lock")
-def test_a_server_that_is_told_to_stop_answers_what_it_has_begun(server: Server) -> None:
+def test_a_stopping_server_answers_the_requests_that_it_has_begun(server: Server) -> None:
     answers: list[httpx.Response] = []
     with psycopg.connect(server.environment["DATABASE_URL"]) as lock:
         lock.execute("SELECT * FROM licenses_tool WHERE name = 'cad_tool' FOR UPDATE")
@@ -260,7 +260,7 @@ def test_a_migration_lets_others_pass_while_a_table_is_in_use(unmigrated: dict[s
 
 
 @pytest.mark.skipif(connection.vendor != "postgresql", reason="SQLite makes no index concurrently")
-def test_an_index_that_was_left_half_made_is_made_anew(unmigrated: dict[str, str]) -> None:
+def test_an_unfinished_index_is_created_again(unmigrated: dict[str, str]) -> None:
     with psycopg.connect(unmigrated["DATABASE_URL"]) as rows:
         rows.execute("CREATE INDEX lease_by_end ON licenses_lease (id)")
         # As PostgreSQL leaves it when CREATE INDEX CONCURRENTLY is interrupted.

@@ -91,7 +91,7 @@ def test_a_seat_more_spares_waits() -> None:
     assert (three.refused, three.waited, three.longest_wait) == (0, 0, timedelta(0))
 
 
-def test_who_still_waits_at_the_end_is_counted() -> None:
+def test_tickets_that_still_wait_at_the_end_are_counted() -> None:
     told = outcome([wanted(0, held=600), wanted(30)], 1, NOON + 60 * MINUTE)
     assert (told.waited, told.unserved, told.longest_wait) == (1, 1, 30 * MINUTE)
 
@@ -107,7 +107,7 @@ def held(tool: Tool, start: datetime, minutes: int, **values: object) -> Lease:
 SPAN = Span(NOON.date(), NOON.date())
 
 
-def test_the_demand_is_what_was_borrowed_and_what_was_refused(make_tool: MakeTool) -> None:
+def test_the_demand_is_borrows_and_refusals(make_tool: MakeTool) -> None:
     cad, sim = make_tool("cad", capacity=1), make_tool("sim")
     held(cad, NOON - timedelta(days=1), 24 * 60 + 30)
     got_it = held(cad, NOON + 30 * MINUTE, 60, user="ben")
@@ -137,7 +137,7 @@ def test_the_demand_is_what_was_borrowed_and_what_was_refused(make_tool: MakeToo
     assert (two.refused, two.waited) == (1, 1)
 
 
-def test_who_stood_in_the_queue_wanted_it_since_then(api: Api, make_tool: MakeTool, pass_time: PassTime) -> None:
+def test_a_wait_in_the_queue_counts_from_its_beginning(api: Api, make_tool: MakeTool, pass_time: PassTime) -> None:
     cad = make_tool("cad")
     lease = api.borrow(user="ana").json()["id"]
     ticket = api.wait(user="ben")
@@ -153,7 +153,7 @@ def test_who_stood_in_the_queue_wanted_it_since_then(api: Api, make_tool: MakeTo
     assert waits[0] > timedelta(seconds=9)
 
 
-def test_what_is_still_out_is_held_until_now_at_least(api: Api, make_tool: MakeTool, pass_time: PassTime) -> None:
+def test_active_leases_are_held_at_least_until_now(api: Api, make_tool: MakeTool, pass_time: PassTime) -> None:
     cad = make_tool("cad", capacity=2)
     api.borrow(user="ana", ttl_seconds=7200)
     pass_time(hours=1)

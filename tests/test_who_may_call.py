@@ -124,7 +124,7 @@ def test_a_call_is_for_those_it_is_meant_for(
         assert answer["WWW-Authenticate"] == 'Bearer realm="licenses"'
 
 
-def test_what_another_has_looks_like_what_is_not_there(ana: dict[str, Any]) -> None:
+def test_a_lease_of_another_user_looks_like_a_missing_one(ana: dict[str, Any]) -> None:
     nothing = "00000000-0000-4000-8000-000000000000"
     ben = api_of(user="ben")
     assert ben.give_back(ana["id"]).content == ben.give_back(nothing).content
@@ -140,7 +140,7 @@ def test_a_refused_borrow_does_not_tell_whether_there_is_such_a_user(ana: dict[s
     assert refused.content == ben.borrow("sim", "never heard of").content
 
 
-def test_who_has_a_name_needs_not_repeat_it(required: None, make_tool: MakeTool) -> None:
+def test_a_caller_with_a_name_need_not_send_it(required: None, make_tool: MakeTool) -> None:
     make_tool()
     ben = api_of(user="ben")
     lease = ben.post("/licenses/borrow", {"tool": "cad"}).json()
@@ -150,7 +150,7 @@ def test_who_has_a_name_needs_not_repeat_it(required: None, make_tool: MakeTool)
     assert (nobody.status_code, nobody.json()["errors"]["user"]) == (400, ["This field is required."])
 
 
-def test_a_team_token_acts_for_its_own_team_alone(required: None, make_tool: MakeTool) -> None:
+def test_a_team_token_acts_only_for_its_own_team(required: None, make_tool: MakeTool) -> None:
     make_tool(capacity=3)
     crash, noise = api_of(team="crash"), api_of(team="noise")
     TeamMember.objects.create(team=Team.objects.get(name="crash"), user="ana")

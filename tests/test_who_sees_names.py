@@ -156,7 +156,7 @@ def test_a_refusal_names_nobody_else(zora: dict[str, Any], settings: Any, settin
         assert [trace for trace in TRACES if trace in answer.content.decode()] == []
 
 
-def test_one_sees_the_names_of_all_ones_teams(zora: dict[str, Any], settings: Any, make_team: MakeTeam) -> None:
+def test_a_member_sees_the_names_of_all_own_teams(zora: dict[str, Any], settings: Any, make_team: MakeTeam) -> None:
     settings.LICENSE_SHOW_HOLDERS = "team"
     make_team("crash", "PLAIN")
     client = client_of("plain", settings)
@@ -165,7 +165,7 @@ def test_one_sees_the_names_of_all_ones_teams(zora: dict[str, Any], settings: An
     assert sight(client, "/borrows") == "shown"
 
 
-def test_who_may_only_change_leases_sees_nobodys_denials(zora: dict[str, Any], settings: Any) -> None:
+def test_the_right_to_change_leases_shows_no_denials(zora: dict[str, Any], settings: Any) -> None:
     client = client_of("plain", settings)
     user = User.objects.get(username="plain")
     user.is_staff = True
@@ -175,7 +175,7 @@ def test_who_may_only_change_leases_sees_nobodys_denials(zora: dict[str, Any], s
     assert sight(client, "/api/v1/denials/") == "hidden"
 
 
-def test_nobody_reads_names_whom_retention_took_out(zora: dict[str, Any], settings: Any) -> None:
+def test_nobody_reads_names_that_retention_removed(zora: dict[str, Any], settings: Any) -> None:
     """An empty name is not the name of a caller without one."""
     settings.LICENSE_SHOW_HOLDERS = "nobody"
     Denial.objects.update(user="", host="ws-417")
@@ -220,7 +220,7 @@ def test_a_report_by_user_says_what_it_needs(zora: dict[str, Any], settings: Any
     ],
 )
 @pytest.mark.parametrize("query", ["user=zora", "user=zora&team=crash"])
-def test_what_another_could_borrow_is_for_those_who_may_know(
+def test_the_available_seats_of_another_user_need_a_permission(
     zora: dict[str, Any], settings: Any, role: str, status: int, query: str
 ) -> None:
     client = client_of(role, settings)
@@ -229,7 +229,7 @@ def test_what_another_could_borrow_is_for_those_who_may_know(
 
 
 @pytest.mark.parametrize("role", ["plain", "mate", "other_team_token", "read_token"])
-def test_the_status_does_not_tell_who_is_in_which_team(zora: dict[str, Any], settings: Any, role: str) -> None:
+def test_the_status_does_not_reveal_the_members_of_teams(zora: dict[str, Any], settings: Any, role: str) -> None:
     client = client_of(role, settings)
     answers = {
         (answer.status_code, answer.content)

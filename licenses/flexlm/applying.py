@@ -10,8 +10,9 @@ from typing import Any
 from django.core.exceptions import ValidationError
 from django.db import IntegrityError, transaction
 
-from licenses import auditing, leasing, rationing
+from licenses import auditing, rationing
 from licenses.auditing import Actor
+from licenses.leases import expiry
 from licenses.models import AccessRule, Allotment, MemberSource, Team, TeamMember, Tool, UserLimit
 
 from .plan import Plan, ToolPlan
@@ -106,7 +107,7 @@ def _tool(tool: Tool, wanted: ToolPlan, by: Actor, with_constraints: bool) -> It
             # Write only these fields: leases change the borrowed seats.
             tool.save(update_fields=None if is_new else list(changed))
         if "valid_until" in changed and not is_new:
-            leasing.follow_validity(tool=name)
+            expiry.follow_validity(tool=name, previous=before["valid_until"])
     if is_new:
         yield f"{name}: new, {_values(values)}"
     for field, value in {} if is_new else changed.items():

@@ -121,7 +121,7 @@ def test_a_launcher_is_found_by_its_name_and_gets_its_arguments_unchanged(caller
     assert (code, output.strip(), errors) == (0, dumped(arguments), "")
 
 
-def test_a_launchers_exit_code_is_ours(caller: Caller) -> None:
+def test_the_client_exits_with_the_code_of_the_launcher(caller: Caller) -> None:
     caller.launcher("tool", "raise SystemExit(7)")
     assert caller.run("run", "--tool", "cad_tool", "--", "tool")[0] == 7
     assert caller.run("run", "--tool", "cad_tool", "--", "no-such-tool")[0] == 127

@@ -136,7 +136,7 @@ def test_a_batch_file_is_run_by_the_systems_cmd(file: str) -> None:
 
 
 @pytest.mark.parametrize("argument", ['"&calc&"', "%PATH%", "a\nb", "a\rb", "a\0b"])
-def test_what_a_batch_file_would_get_changed_is_refused(argument: str) -> None:
+def test_arguments_that_a_batch_file_would_change_are_refused(argument: str) -> None:
     with pytest.raises(Unsafe, match="batch file"):
         Windows(SYSTEM).command(["run", "fine", argument], r"C:\CAD\run.bat")
     with pytest.raises(Unsafe, match="rename"):
