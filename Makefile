@@ -20,7 +20,7 @@ $(VENV)/development: requirements/tests.txt $(VENV)/runtime
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/tests.txt
 	@touch $@
 
-# For the chart: Helm, and a policy checker with an environment of its own.
+# For the chart: Helm, and a policy checker in its own environment.
 $(BIN)/helm: scripts/fetch_helm.py | $(VENV)/runtime
 	$(BIN)/python scripts/fetch_helm.py $@
 
@@ -29,13 +29,13 @@ $(VENV)/checkov/bin/checkov: requirements/policy.txt
 	$(VENV)/checkov/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/policy.txt
 	@touch $@
 
-# What a release is made and examined with, apart from what it consists of.
+# The tools that make and check a release; they are not part of it.
 $(VENV)/release/bin/pip-audit: requirements/release.txt
 	$(PYTHON) -m venv --clear $(VENV)/release
 	$(VENV)/release/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/release.txt
 	@touch $@
 
-# The site's generator, in an environment of its own too.
+# The site's generator, also in its own environment.
 $(VENV)/docs/bin/sphinx-build: requirements/docs.txt
 	$(PYTHON) -m venv --clear $(VENV)/docs
 	$(VENV)/docs/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/docs.txt
@@ -65,44 +65,44 @@ admin: $(VENV)/runtime .secret_key ## create an administrator (asks for a passwo
 ##@ Test
 
 .PHONY: test test-sqlite test-postgres
-test: test-sqlite test-postgres ## the whole suite, on SQLite and on PostgreSQL
+test: test-sqlite test-postgres ## run the whole suite, on SQLite and on PostgreSQL
 
-test-sqlite: $(VENV)/development $(BIN)/helm ## the suite on SQLite
+test-sqlite: $(VENV)/development $(BIN)/helm ## run the suite on SQLite
 	TEST_DATABASE=sqlite $(BIN)/python -m pytest
 
-test-postgres: $(VENV)/development $(BIN)/helm ## the suite on PostgreSQL: DATABASE_URL's, or one that it starts itself
+test-postgres: $(VENV)/development $(BIN)/helm ## run the suite on PostgreSQL: the one in DATABASE_URL, or one that it starts itself
 	TEST_DATABASE=postgres $(BIN)/python -m pytest
 
 .PHONY: test-client
-test-client: $(VENV)/development ## the client's tests, with CLIENT_PYTHON as its Python (3.9 or later)
+test-client: $(VENV)/development ## run the client's tests, with CLIENT_PYTHON as its Python (3.9 or later)
 	$${CLIENT_PYTHON:-$(PYTHON)} -m venv --clear $(VENV)/client
 	$(VENV)/client/bin/python -m pip install --quiet --disable-pip-version-check ./client
 	CLIENT_PYTHON=$(CURDIR)/$(VENV)/client/bin/python TEST_DATABASE=sqlite $(BIN)/python -m pytest tests/client
 
 .PHONY: faults faults-long mutants
 FAULTS := $(BIN)/python -m tests.faults
-faults: $(VENV)/development ## a server under faults, on PostgreSQL and SQLite; SEED=n repeats a schedule
+faults: $(VENV)/development ## test a server under faults, on PostgreSQL and SQLite; SEED=n repeats a schedule
 	$(FAULTS) $(if $(SEED),--seed $(SEED))
 	$(FAULTS) $(if $(SEED),--seed $(SEED)) --database sqlite --faults 20 --operations 3000
 	$(FAULTS).overload
 
-faults-long: $(VENV)/development ## many runs, JOBS side by side: at least 500,000 operations and 1,500 faults; SEEDS="1 2 3"
+faults-long: $(VENV)/development ## test it in many runs, JOBS at the same time: at least 500,000 operations and 1,500 faults; SEEDS="1 2 3"
 	$(FAULTS) --jobs $(or $(JOBS),3) --faults 96 --operations 32000 --seeds $(or $(SEEDS),$(shell seq 16))
 
-mutants: $(VENV)/development ## does the harness catch servers that are wrong on purpose?
+mutants: $(VENV)/development ## check that these tests find the defect in servers that are wrong on purpose
 	$(FAULTS).mutants --jobs $(or $(JOBS),2)
 
 .PHONY: bench bench-growth
-bench: $(VENV)/development ## does the server reach its goals? 20 minutes (wrk and pgbench are used where present)
+bench: $(VENV)/development ## measure whether the server reaches its goals: 20 minutes (uses wrk and pgbench if they are installed)
 	$(BIN)/python -m benchmarks
 
-bench-growth: $(VENV)/development ## what more connections, tools, leases, teams and waiters cost: 15 minutes
+bench-growth: $(VENV)/development ## measure the cost of more connections, tools, leases, teams and waiting requests: 15 minutes
 	$(BIN)/python -m benchmarks.growth
 
 ##@ Check
 
 .PHONY: lint
-lint: $(VENV)/development $(BIN)/helm $(VENV)/checkov/bin/checkov docs ## style, types, architecture, deployment checks
+lint: $(VENV)/development $(BIN)/helm $(VENV)/checkov/bin/checkov docs ## check style, types, architecture and deployment files
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	PYTHONPATH=client/src $(BIN)/lint-imports
@@ -125,11 +125,11 @@ lint: $(VENV)/development $(BIN)/helm $(VENV)/checkov/bin/checkov docs ## style,
 	$(BIN)/python scripts/third_party_licenses.py --check
 	$(BIN)/python scripts/release.py check
 
-# Straight from the files with the hashes: nothing is resolved or installed. A
-# package may be in two of them, so they are asked one by one. What PyPI has not
-# heard of is a failure, or an index that answers nothing would look like health.
+# Reads the files with the hashes; resolves and installs nothing. A package can be in
+# two files, so it checks one file at a time. A package that PyPI does not know is a
+# failure: otherwise an index without answers would look healthy.
 .PHONY: audit
-audit: $(VENV)/release/bin/pip-audit ## are there known vulnerabilities in what is pinned? (asks PyPI)
+audit: $(VENV)/release/bin/pip-audit ## check the pinned packages for known vulnerabilities (asks PyPI)
 	for file in requirements.txt requirements/*.txt; do \
 	  $(VENV)/release/bin/pip-audit --strict --require-hashes --disable-pip --progress-spinner off --requirement $$file || exit 1; \
 	done
@@ -141,14 +141,14 @@ docs: $(VENV)/docs/bin/sphinx-build ## build the documentation as a site: dist/d
 	$(VENV)/docs/bin/sphinx-build --quiet --fail-on-warning --keep-going -d dist/.doctrees docs dist/docs
 
 .PHONY: screenshots
-screenshots: $(VENV)/development ## take the pictures of the documentation anew, from a running server (needs Chromium)
+screenshots: $(VENV)/development ## take the documentation's pictures again, from a running server (needs Chromium)
 	$(BIN)/python scripts/screenshots.py
 
 ##@ Release
 
 # Of an environment like the image's: without pip, and without what tests need.
 .PHONY: sbom
-sbom: $(VENV)/release/bin/pip-audit ## list what the server consists of: dist/sbom.cdx.json (CycloneDX)
+sbom: $(VENV)/release/bin/pip-audit ## list the server's packages: dist/sbom.cdx.json (CycloneDX)
 	$(PYTHON) -m venv --clear --without-pip $(VENV)/image
 	$(PYTHON) -m pip --python $(VENV)/image/bin/python install --quiet --disable-pip-version-check \
 	  --require-hashes --only-binary :all: --requirement requirements.txt --requirement requirements/tracing.txt
@@ -165,11 +165,11 @@ client: $(VENV)/release/bin/pip-audit ## build the client's wheel: dist/
 ##@ Dependencies
 
 .PHONY: third-party
-third-party: $(VENV)/development ## list the dependencies' licenses anew
+third-party: $(VENV)/development ## list the dependencies' licenses again
 	$(BIN)/python scripts/third_party_licenses.py
 
 .PHONY: lock
-lock: $(VENV)/development ## pin the dependencies anew, with hashes
+lock: $(VENV)/development ## pin the dependencies again, with hashes
 	$(BIN)/uv pip compile --quiet --universal --generate-hashes --python-version 3.11 \
 	  --custom-compile-command "make lock" pyproject.toml --output-file requirements.txt
 	$(BIN)/uv pip compile --quiet --universal --generate-hashes --python-version 3.11 \

@@ -6,15 +6,15 @@ import sys
 
 
 def main() -> None:
-    """Run one management command; a wrong setting, or a database that can't be used, ends it
-    with one line and exit code 2."""
+    """Run a management command. A wrong setting or an unusable database ends it with one line and exit
+    code 2."""
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "licenseserver.settings")
     from licenseserver import logs
     from licenseserver.environment import settings_or_exit
 
     settings_or_exit()
     sys.excepthook = logs.uncaught
-    # The server's workers share their counters there; a command has none to share.
+    # A command has no counters to share with the server's workers.
     os.environ.pop("PROMETHEUS_MULTIPROC_DIR", None)
     from django.core.management import execute_from_command_line
     from django.db import DatabaseError, InterfaceError

@@ -104,7 +104,8 @@ class Bench:
         found = load.run(running.url, workload, connections=connections, seconds=seconds or self.seconds)
         spent = stack.cpu_seconds(running.master) - before
         if found.wrong or not found.requests:
-            self.wrong.append(f"{name}: {found.wrong} of {found.requests} requests were not answered as they should")
+            answers = ", ".join(f"{count} x {answer}" for answer, count in found.wrong.items())
+            self.wrong.append(f"{name}: of {found.requests} requests, these should not be: {answers or 'none at all'}")
         self.wrong += [f"{name}: {line}" for line in rows.disagreements(running.database)]
         measured = Round(found.rate, found.p50, found.p99, 1000 * spent / max(found.requests, 1))
         self.details.setdefault(name, []).append(measured)

@@ -36,7 +36,7 @@ def serving(folder: Path, tool: str, capacity: int) -> Iterator[stack.Stack]:
     with stack.running([*command, *listen, "benchmarks.demo:application"], environment, folder / "demo.log") as server:
         url = f"http://127.0.0.1:{port}"
         stack.wait_until_ready(url, server, f"/licenses/{tool}/status")
-        yield stack.Stack(url, str(path), 1, server.pid)
+        yield stack.Stack(url, str(path), server.pid)
 
 
 def prepare(database: sqlite3.Connection, tool: str, capacity: int) -> None:

@@ -80,7 +80,9 @@ def sqlite(bench: Bench) -> list[Row]:
             found = load.run(theirs.url, HOT, connections=16, seconds=bench.seconds)
             spent = stack.cpu_seconds(theirs.master) - before
             if found.wrong:
-                sys.stderr.write(f"The demo's stand-in failed {found.wrong} of {found.requests} requests.\n")
+                sys.stderr.write(
+                    f"The demo's stand-in failed {sum(found.wrong.values())} of {found.requests} requests.\n"
+                )
             measured = Round(found.rate, found.p50, found.p99, 1000 * spent / max(found.requests, 1))
             bench.details.setdefault("demo, SQLite", []).append(measured)
             return measured
@@ -175,7 +177,7 @@ def metrics(bench: Bench) -> list[Row]:
         bench.load("1,000 tools", running, Workload("borrow", tuple(MANY_TOOLS)), 16)
         connections = [
             http.client.HTTPConnection(urllib.parse.urlsplit(running.url).netloc, timeout=60)
-            for _ in range(2 * running.workers)
+            for _ in range(2 * len(running.workers))
         ]
         scrapes = [_scrape(connection) for _ in range(4) for connection in connections]
         size = scrapes[-1][1]
@@ -190,7 +192,7 @@ def memory(bench: Bench) -> list[Row]:
     """What each worker has in memory after it worked."""
     for workload in (MANY, STATUS, REFUSED):
         bench.load("before memory", bench.plain, workload, 64)
-    found = [stack.memory_of(pid) for pid in stack.workers_of(bench.plain.master)]
+    found = [stack.memory_of(pid) for pid in bench.plain.workers]
     return [
         Row(Goal("memory of a worker (RSS, with what it shares)", "<=", 90, "MB"), tuple(one.rss for one in found)),
         Row(Goal("memory of a worker (PSS, its part of what is shared)", unit="MB"), tuple(one.pss for one in found)),
@@ -241,7 +243,7 @@ def made(bench: Bench, file: str, *, pause: float = 0.1) -> Iterator[stack.Stack
     with stack.running(command, environment, bench.folder / "make.log") as make:
         url = f"http://127.0.0.1:{port}"
         stack.wait_until_ready(url, make, pause=pause)
-        yield stack.Stack(url, file, master=make.pid)
+        yield stack.Stack(url, file, make.pid)
 
 
 def tokens(database: str) -> tuple[tuple[str, str], ...]:

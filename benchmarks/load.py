@@ -38,13 +38,13 @@ class Workload:
 @dataclass(frozen=True)
 class Measured:
     """One round: requests a second, latencies in milliseconds, how many requests there
-    were, and how many got another answer than was right."""
+    were, and what went wrong: how many got which status that is not right, or none."""
 
     rate: float
     p50: float
     p99: float
     requests: int
-    wrong: int
+    wrong: dict[str, int]
 
 
 def run(url: str, workload: Workload, *, connections: int, seconds: float) -> Measured:
@@ -90,14 +90,15 @@ def read(output: str, workload: Workload) -> Measured:
     if rate is None or total is None:
         raise RuntimeError(f"wrk: {output}")
     statuses = Counter({int(code): int(count) for code, count in re.findall(r"^status (\d+) (\d+)$", output, re.M)})
-    wrong = sum(count for code, count in statuses.items() if code not in workload.expected)
+    wrong = {str(code): count for code, count in statuses.items() if code not in workload.expected}
     sockets = re.search(r"Socket errors: connect (\d+), read (\d+), write (\d+), timeout (\d+)", output)
-    wrong += sum(int(number) for number in sockets.groups()) if sockets else 0
+    if sockets:
+        wrong["no answer"] = sum(int(number) for number in sockets.groups())
     return Measured(float(rate[1]), _latency(output, "50"), _latency(output, "99"), int(total[1]), wrong)
 
 
 def _latency(output: str, percentile: str) -> float:
-    match = re.search(rf"^\s+{percentile}%\s+([\d.]+)(us|ms|s|m)$", output, re.M)
+    match = re.search(rf"^\s+{percentile}%\s+([\d.]+)(us|ms|s|m) *$", output, re.M)
     if match is None:
         return float("nan")
     return float(match[1]) * {"us": 0.001, "ms": 1, "s": 1000, "m": 60_000}[match[2]]
@@ -108,12 +109,12 @@ def _own(url: str, workload: Workload, connections: int, seconds: float) -> Meas
     with context.Pool(1) as pool:
         latencies, wrong, took = pool.apply(_clients, (url, workload, connections, seconds))
     cuts = statistics.quantiles(latencies, n=100)
-    return Measured(len(latencies) / took, 1000 * cuts[49], 1000 * cuts[98], len(latencies), wrong)
+    return Measured(len(latencies) / took, 1000 * cuts[49], 1000 * cuts[98], len(latencies), dict(wrong))
 
 
-def _clients(url: str, workload: Workload, connections: int, seconds: float) -> tuple[list[float], int, float]:
+def _clients(url: str, workload: Workload, connections: int, seconds: float) -> tuple[list[float], Counter[str], float]:
     start = time.perf_counter()
-    results: list[tuple[list[float], int]] = []
+    results: list[tuple[list[float], Counter[str]]] = []
 
     def client(number: int) -> None:
         results.append(_client(url, workload, number, start + seconds))
@@ -124,13 +125,14 @@ def _clients(url: str, workload: Workload, connections: int, seconds: float) -> 
     for thread in threads:
         thread.join()
     took = time.perf_counter() - start
-    return [latency for latencies, _ in results for latency in latencies], sum(wrong for _, wrong in results), took
+    wrong = sum((wrong for _, wrong in results), Counter[str]())
+    return [latency for latencies, _ in results for latency in latencies], wrong, took
 
 
-def _client(url: str, workload: Workload, number: int, end: float) -> tuple[list[float], int]:
+def _client(url: str, workload: Workload, number: int, end: float) -> tuple[list[float], Counter[str]]:
     connection = http.client.HTTPConnection(urllib.parse.urlsplit(url).netloc, timeout=60)
     latencies: list[float] = []
-    wrong = 0
+    wrong = Counter[str]()
     key = f"bench-{secrets.token_hex(8)}-"
 
     def ask(method: str, path: str, token: str, body: object = None, **headers: str) -> tuple[int, bytes]:
@@ -158,7 +160,9 @@ def _client(url: str, workload: Workload, number: int, end: float) -> tuple[list
             status, text = ask("POST", "/licenses/borrow", token, {"tool": thing, "user": user}, **more)
             if status == 200:
                 returned, _ = ask("POST", "/licenses/return", token, {"id": json.loads(text)["id"]})
-                wrong += returned != 200
-        wrong += status not in workload.expected
+                if returned != 200:
+                    wrong[str(returned)] += 1
+        if status not in workload.expected:
+            wrong[str(status)] += 1
     connection.close()
     return latencies, wrong

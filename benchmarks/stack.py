@@ -38,8 +38,12 @@ class Stack:
 
     url: str
     database: str
-    workers: int = 0
     master: int = 0
+
+    @property
+    def workers(self) -> list[int]:
+        """The processes that answer; right after the start there may be few yet."""
+        return children_of(self.master)
 
 
 @dataclass
@@ -170,7 +174,7 @@ def serving(
         )
         url = f"http://127.0.0.1:{port}"
         wait_until_ready(url, server, pause=pause)
-        yield Stack(url, database, len(workers_of(server.pid)), server.pid)
+        yield Stack(url, database, server.pid)
 
 
 @contextmanager
@@ -249,14 +253,14 @@ def end(server: "subprocess.Popen[bytes]") -> None:
         server.kill()
 
 
-def workers_of(master: int) -> list[int]:
+def children_of(pid: int) -> list[int]:
     """The processes that this one has started."""
-    return _numbers(Path(f"/proc/{master}/task/{master}/children"))
+    return _numbers(Path(f"/proc/{pid}/task/{pid}/children"))
 
 
 def tree_of(master: int) -> list[int]:
     """This process and all below it."""
-    return [master, *(below for child in workers_of(master) for below in tree_of(child))]
+    return [master, *(below for child in children_of(master) for below in tree_of(child))]
 
 
 def cpu_seconds(master: int) -> float:

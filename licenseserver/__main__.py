@@ -1,4 +1,4 @@
-"""``python -m licenseserver``: serve under gunicorn, with gunicorn.conf.py."""
+"""Serve with gunicorn and gunicorn.conf.py: ``python -m licenseserver``."""
 
 import os
 import sys
@@ -8,10 +8,10 @@ from licenseserver.environment import settings_or_exit
 
 
 def main() -> None:
-    """Serve until told to stop; a wrong setting ends it with one line.
+    """Serve until a signal stops it. A wrong setting ends it with one line.
 
-    The settings come before gunicorn, which reads WEB_CONCURRENCY by itself
-    when it is imported, and answers a wrong one with a traceback.
+    Load the settings before gunicorn, which reads WEB_CONCURRENCY on import and
+    fails with a traceback if it is wrong.
     """
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "licenseserver.settings")
     settings_or_exit()

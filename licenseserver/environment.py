@@ -1,8 +1,7 @@
-"""The one reader of environment variables.
+"""Read environment variables.
 
-Every value is typed and checked when the settings load, so that a wrong one
-stops the start with one line that names the variable instead of surfacing
-later as a strange failure.
+Every value is typed and checked when the settings load, so that a wrong one stops the
+start with one line that names the variable.
 """
 
 import logging
@@ -18,14 +17,13 @@ from django.core.exceptions import ImproperlyConfigured
 
 
 class SettingError(ImproperlyConfigured):
-    """An environment variable is missing or has a value that can't be used."""
+    """An environment variable is missing or has an invalid value."""
 
 
 def settings_or_exit() -> None:
-    """Load the settings; on a wrong value print one line and exit with 2.
+    """Load the settings. On a wrong value print one line and exit with 2.
 
-    For the doors of the program (manage.py, gunicorn), where a traceback
-    would hide the message.
+    For manage.py and gunicorn, where a traceback would hide the message.
     """
     from django.conf import settings
 
@@ -37,17 +35,17 @@ def settings_or_exit() -> None:
 
 
 def text(name: str, default: str | None = None) -> str:
-    """The variable as it is; without a default it must be set and not empty."""
+    """Return the variable unchanged. Without a default it must be set and not empty."""
     value = os.environ.get(name, "")
     if value:
         return value
     if default is None:
-        raise SettingError(f"{name} is not set, and there is no safe default for it.")
+        raise SettingError(f"{name} is not set. It has no safe default.")
     return default
 
 
 def key(name: str, value: str) -> str:
-    """Return a secret that signs: long, and not a few characters over and over."""
+    """Return a secret for signatures. It must be long and not repeat a few characters."""
     if len(value) < 32:
         raise SettingError(f"{name}: a key must have at least 32 characters.")
     if len(set(value)) < 8:
@@ -56,7 +54,7 @@ def key(name: str, value: str) -> str:
 
 
 def boolean(name: str, default: bool) -> bool:
-    """``true`` or ``false`` (also 1/0, yes/no, on/off), in any case."""
+    """Read ``true`` or ``false`` (also 1/0, yes/no, on/off), in any case."""
     value = os.environ.get(name, "").strip().lower()
     if not value:
         return default
@@ -68,7 +66,7 @@ def boolean(name: str, default: bool) -> bool:
 
 
 def integer(name: str, default: int, *, minimum: int, maximum: int) -> int:
-    """A whole number between ``minimum`` and ``maximum``, both allowed."""
+    """Read a whole number from ``minimum`` to ``maximum``, both included."""
     value = os.environ.get(name, "").strip()
     if not value:
         return default
@@ -82,14 +80,14 @@ def integer(name: str, default: int, *, minimum: int, maximum: int) -> int:
 
 
 def limit(name: str, default: int, *, maximum: int) -> int:
-    """A whole number up to ``maximum``; 0 or ``off`` is no limit."""
+    """Read a whole number up to ``maximum``; 0 or ``off`` is no limit."""
     if os.environ.get(name, "").strip().lower() == "off":
         return 0
     return integer(name, default, minimum=0, maximum=maximum)
 
 
 def choice(name: str, default: str, *, among: Collection[str]) -> str:
-    """One of the given words, in any case; returned as it is listed."""
+    """Read one of the given words, in any case. Return it as listed."""
     value = os.environ.get(name, "").strip()
     if not value:
         return default
@@ -100,13 +98,13 @@ def choice(name: str, default: str, *, among: Collection[str]) -> str:
 
 
 def words(name: str, default: str = "") -> list[str]:
-    """A comma-separated list; blanks around the words are dropped."""
+    """Read a comma-separated list. Remove blanks around the words."""
     return [word.strip() for word in (os.environ.get(name) or default).split(",") if word.strip()]
 
 
 def hosts(name: str, default: str) -> list[str]:
-    """A list of host names as requests give them: no scheme, no port. A dot in
-    front takes the names below too, ``*`` is every name."""
+    """Read a list of host names without scheme and port. A leading dot includes the subdomains; ``*`` is
+    every name."""
     found = words(name, default)
     for host in found:
         if not re.fullmatch(r"\*|\.?[\w-]+(\.[\w-]+)*\.?|\[[0-9a-fA-F:.]+\]", host):
@@ -115,18 +113,18 @@ def hosts(name: str, default: str) -> list[str]:
 
 
 def origins(name: str) -> list[str]:
-    """A list of origins, as in ``https://licenses.example.com``: no path."""
+    """Read a list of origins, such as ``https://licenses.example.com``, without a path."""
     found = words(name)
     for origin in found:
         if "@" in origin:
-            raise SettingError(f"{name} must be a list of origins; one of them has a user in front of the host.")
+            raise SettingError(f"{name} must be a list of origins without a user before the host.")
         if not re.fullmatch(r"https?://[^/\s]+", origin):
             raise SettingError(f"{name} must be a list of http:// or https:// and a host name, not {origin!r}.")
     return found
 
 
 def address(name: str, default: str) -> str:
-    """Where to listen: ``host:port`` or ``unix:/path``."""
+    """Read an address to listen on: ``host:port`` or ``unix:/path``."""
     value = text(name, default)
     _, _, port = value.rpartition(":")
     if not re.fullmatch(r"unix:.+|([\w.-]+|\[[0-9a-fA-F:]+\])?:\d{1,5}", value) or (
@@ -137,16 +135,16 @@ def address(name: str, default: str) -> str:
 
 
 def path(name: str) -> str:
-    """Return a path as in ``/licenses``, or '' for the root."""
+    """Read a path such as ``/licenses``, or '' for the root."""
     value = os.environ.get(name, "").rstrip("/")
     if value and not re.fullmatch(r"(/[A-Za-z0-9._~-]+)+", value):
-        raise SettingError(f"{name} must be a path as in /licenses, not {value!r}.")
+        raise SettingError(f"{name} must be a path such as /licenses, not {value!r}.")
     return value
 
 
 def is_local(address: object) -> bool:
-    """Return whether only this machine reaches an address that gunicorn listens on: a
-    host and port, or the path of a socket."""
+    """Return whether only this machine can reach an address of gunicorn: host and port, or a socket's
+    path."""
     if isinstance(address, str):
         return True
     host = address[0] if isinstance(address, tuple) else ""
@@ -157,7 +155,7 @@ def is_local(address: object) -> bool:
 
 
 def pairs(name: str) -> dict[str, str]:
-    """A comma-separated list of ``left=right``; the last ``=`` counts."""
+    """Read a comma-separated list of ``left=right``. The last ``=`` separates."""
     found = {}
     for word in words(name):
         left, separator, right = word.rpartition("=")
@@ -168,8 +166,7 @@ def pairs(name: str) -> dict[str, str]:
 
 
 def is_confidential(address: object) -> bool:
-    """Whether secrets may be sent to this address: HTTPS, or plain HTTP on
-    this machine."""
+    """Return whether secrets may go to this address: HTTPS, or plain HTTP on this machine."""
     if not isinstance(address, str):
         return False
     try:
@@ -181,10 +178,10 @@ def is_confidential(address: object) -> bool:
 
 
 def url(name: str) -> str:
-    """A confidential address without a query; empty if it is not set."""
+    """Read a confidential address without a query; '' if it is not set."""
     value = os.environ.get(name, "").strip()
     if "@" in value:
-        # What is in front of it may be a password.
+        # Do not show the value, because it may contain a password.
         raise SettingError(f"{name} must be an https:// address without a user and a password.")
     if value and (not is_confidential(value) or "?" in value or "#" in value):
         raise SettingError(f"{name} must be an https:// address, not {value!r}.")
@@ -192,9 +189,11 @@ def url(name: str) -> str:
 
 
 def tracing() -> bool:
-    """Whether traces are asked for, by OpenTelemetry's own variables
-    (https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables/):
-    an endpoint is set, and neither the SDK nor the exporter is switched off."""
+    """Return whether OpenTelemetry's variables enable traces.
+
+    An endpoint must be set, and neither the SDK nor the exporter be disabled. See
+    https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables/.
+    """
     both = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
     endpoints = [name for name in both if text(name, "")]
     off = boolean("OTEL_SDK_DISABLED", False)

@@ -1,4 +1,4 @@
-"""gunicorn's settings; ``python -m licenseserver`` starts it with them."""
+"""Settings of gunicorn, which ``python -m licenseserver`` starts."""
 
 import io
 import logging
@@ -11,7 +11,7 @@ import signal
 import sys
 from typing import Any
 
-# gunicorn runs this file by path, which puts its folder, not the project's, first.
+# gunicorn runs this file by path, which puts this folder first instead of the project's.
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "licenseserver.settings")
 
@@ -23,20 +23,22 @@ from gunicorn.glogging import Logger  # noqa: E402
 
 from licenseserver import logs, private  # noqa: E402
 
-# Now, and not when Django starts: what goes wrong until then is an event too.
+# Configure logging now, so that errors before Django's start are events too.
 logging.config.dictConfig(settings.LOGGING)
 logging.captureWarnings(True)
-# No line tells its place in the code, its thread or process: they needn't be
-# found out (https://docs.python.org/3/howto/logging.html#optimization).
+# No line has its source, thread or process, so do not determine them
+# (https://docs.python.org/3/howto/logging.html#optimization).
 logging._srcfile = None
 logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
 sys.excepthook = logs.uncaught
 
 
 class ServerLog(Logger):
-    """gunicorn's own lines, on the way that all others go. Of a request that it
-    can't read or answer they have what is wrong, not what the client sent: that
-    may hold credentials. An address that it can't listen at has one line."""
+    """Send gunicorn's lines through our logging.
+
+    For a request that it can't read, keep the fault and drop the request's text, which may
+    contain credentials. For an address that it can't listen on, log one line.
+    """
 
     cannot_listen = False
 
@@ -47,18 +49,18 @@ class ServerLog(Logger):
 
     def warning(self, msg: Any, *args: Any, **kwargs: Any) -> None:
         if str(msg).startswith("Invalid request from"):
-            # What follows is quoted from the request, as repr() does it.
+            # A quotation of the request follows.
             msg, args = re.split(r"""b?['"]""", str(msg), maxsplit=1)[0].rstrip(": "), ()
         super().warning(msg, *args, **kwargs)
 
     def error(self, msg: Any, *args: Any, **kwargs: Any) -> None:
-        # It tries five times, with two lines each, and has another one at the end.
+        # gunicorn tries five times with two lines each, and logs another one at the end.
         if re.match("(Connection in use|Invalid address|Can't connect to|connection to .* failed)", str(msg)):
             if self.cannot_listen:
                 return
             self.cannot_listen = True
-            why = {"Connection in use": "is in use", "Invalid address": "is no address of this machine"}
-            said = why.get(str(msg).partition(":")[0], f"can't be had ({str(msg).rpartition('failed: ')[2]})")
+            why = {"Connection in use": "is in use", "Invalid address": "is not an address of this machine"}
+            said = why.get(str(msg).partition(":")[0], f"can't be used ({str(msg).rpartition('failed: ')[2]})")
             msg = "BIND: %s %s; trying for 5 s. Stop the server that listens there, or set BIND to another host:port."
             args = (settings.BIND, said)
         super().error(msg, *args, **kwargs)
@@ -72,9 +74,9 @@ loglevel = settings.LOG_LEVEL.lower()
 bind = settings.BIND
 workers = settings.WEB_CONCURRENCY
 
-# Counters live in files that all workers share, one folder a server. What an
-# earlier server left there would come back as counts that never happened, so
-# it is wiped, but only once: a HUP runs this file again in the same process.
+# Counters are in files that all workers share, one folder per server. Files of an
+# earlier server would add wrong counts, so delete them, but only once: a HUP runs this
+# file again in the same process.
 if os.environ.get("LICENSESERVER_METRICS_OWNER") != str(os.getpid()):
     try:
         metrics_dir = private.metrics_folder(os.environ.get("PROMETHEUS_MULTIPROC_DIR"))
@@ -82,39 +84,40 @@ if os.environ.get("LICENSESERVER_METRICS_OWNER") != str(os.getpid()):
         sys.exit(f"licenseserver: PROMETHEUS_MULTIPROC_DIR can't be used: {error}")
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(metrics_dir)
     os.environ["LICENSESERVER_METRICS_OWNER"] = str(os.getpid())
-# The library looks at the folder's variable when it is imported.
+# The library reads the folder's variable on import.
 from licenseserver import metric_files  # noqa: E402
 
 metric_files.install()
 
-# Load once, fork many: workers start fast and share memory.
+# Load the application once, so that workers start fast and share memory.
 preload_app = True
 worker_class = "licenseserver.workers.Worker"
-# More threads a process than this only wait for each other (docs/performance.md).
-threads = 2
+# Requests of many threads share a transaction (docs/performance.md).
+threads = 16
 timeout = 30
 graceful_timeout = 25
 keepalive = 5
-# The heartbeat file of a worker must not wait for a disk.
+# Keep the heartbeat file of a worker in memory, so that it does not wait for a disk.
 worker_tmp_dir = "/dev/shm" if pathlib.Path("/dev/shm").is_dir() else None  # noqa: S108
-# gunicorn would open a control socket in the home directory, which a
-# read-only container doesn't have.
+# A read-only container has no home directory for gunicorn's control socket.
 control_socket_disable = True
 limit_request_line = 4094
 limit_request_fields = 100
 limit_request_field_size = 8190
-# Nothing that a client sends says how or where it connects: not over this machine's
-# own addresses and sockets either, which gunicorn takes for a proxy's. Django reads
-# the one header that TRUST_PROXY is about.
+# Trust no header about the connection. gunicorn would trust local addresses and sockets.
+# Django reads the header of TRUST_PROXY.
 forwarded_allow_ips = ""
 forwarder_headers = ""
 secure_scheme_headers: dict[str, str] = {}
 
 
 def on_starting(server: Any) -> None:
-    """Warn of what is open to others, and of a database that can't be used; seed the
-    default tools where the environment asks for it. A server that is open to all starts
-    on this machine's addresses only, unless the environment asks for more."""
+    """Warn of insecure settings and of a database that can't be used, and seed the default tools if
+    configured.
+
+    A server with LICENSE_AUTH=open starts only on local addresses, unless
+    LICENSE_OPEN_TO_NETWORK is set.
+    """
     from django.core.management import call_command
     from django.db import DatabaseError, InterfaceError, connections
 
@@ -145,7 +148,7 @@ def on_starting(server: Any) -> None:
             if missing := unlimited():
                 server.log.warning(UNLIMITED, ", ".join(missing))
         except DatabaseError:
-            pass  # The next check says so.
+            pass  # The next check reports it.
         finally:
             connections.close_all()
     readiness.share()
@@ -167,16 +170,16 @@ def on_starting(server: Any) -> None:
         connections.close_all()
 
 
-# What the master stops its workers by, and what a terminal sends to all of them.
+# The signals of the master to stop workers, and of a terminal.
 STOPPING = {signal.SIGTERM, signal.SIGQUIT}
 master = os.getpid()
 
 
 def pre_fork(server: Any, worker: Any) -> None:
-    """Keep the signals that stop a worker until it minds them.
+    """Block the signals that stop a worker until it handles them.
 
-    Up to there it has the master's handlers, which would take one and forget it:
-    the worker would be killed after ``graceful_timeout``.
+    Before that it has the master's handlers, which would drop a signal, so that the
+    worker would be killed only after ``graceful_timeout``.
     """
     signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
 
@@ -190,24 +193,22 @@ os.register_at_fork(after_in_parent=forked)
 
 
 def post_worker_init(worker: Any) -> None:
-    """Mind the signals, those that came meanwhile too."""
+    """Handle the signals, also those that arrived meanwhile."""
     signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)
 
 
 def post_fork(server: Any, worker: Any) -> None:
-    """Leave Ctrl-C to the master, which tells the workers to quit.
+    """Leave Ctrl-C to the master, which stops the workers.
 
-    A terminal sends it to every process. A worker that gets both signals at
-    once can lock itself up in gunicorn's handler, and is killed only after
-    ``graceful_timeout``. Blocked, and not just ignored once the worker is
-    ready: gunicorn sets its handler before that.
+    A terminal sends it to every process. A worker that gets both signals at once can
+    deadlock in gunicorn's handler and is killed only after ``graceful_timeout``. Block the
+    signal here, because gunicorn sets its handler before the worker is ready.
     """
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    # gunicorn would refuse what comes without the path, as probes do; wsgi.py takes both.
+    # gunicorn would refuse requests without the path, such as probes. wsgi.py accepts both.
     os.environ.pop("SCRIPT_NAME", None)
-    # In seconds. A thread that has got a tool's lock, for which others wait, may
-    # have to wait for its turn in the interpreter: Python's 5 ms would be longer
-    # than the whole transaction.
+    # In seconds. A thread with a tool's lock may wait for the interpreter while others wait
+    # for the lock. Python's default of 5 ms is longer than the whole transaction.
     sys.setswitchinterval(0.0005)
     from licenses import metrics
 
@@ -232,7 +233,7 @@ def child_exit(server: Any, worker: Any) -> None:
 
 
 def on_exit(server: Any) -> None:
-    """Leave no folder behind that this server made itself."""
+    """Delete the metrics folder if this server created it."""
     folder = pathlib.Path(os.environ["PROMETHEUS_MULTIPROC_DIR"])
     if private.is_own_folder(folder):
         shutil.rmtree(folder, ignore_errors=True)

@@ -1,8 +1,8 @@
-"""Logs: one event a line, as JSON for programs or as text for people.
+"""Write logs: one event per line, as JSON for programs or as text for people.
 
-The standard library's logging with two formatters. Who logs structured facts
-gives them as ``extra={"facts": {...}}``; other extras of a record, such as
-Django's whole request, are never written.
+This uses the standard library's logging with two formatters. Pass structured facts as
+``extra={"facts": {...}}``. Other extras of a record, such as Django's request, are not
+written.
 """
 
 import json
@@ -16,20 +16,17 @@ from functools import lru_cache
 from types import TracebackType
 from typing import Any, Self
 
-# An id that comes with a request is kept if it is one. No dot, no underscore, and
-# longer than a UUID in hexadecimal only: a JWT or an API token, with or without its
-# prefix, must not become an id.
+# A valid id of a request is kept. It has no dot or underscore, and is longer than a UUID
+# only in hexadecimal: a JWT or an API token, with or without its prefix, must not be an id.
 REQUEST_ID = re.compile(r"(?:[A-Za-z0-9-]{1,36}|[0-9a-f-]{37,64})")
 
-# An API token, or a JWT. Nobody logs one on purpose; but they end up in
-# addresses and error messages.
+# An API token or a JWT. They can appear in addresses and error messages.
 SECRETS = re.compile(r"(?i:lic)(?:_[A-Za-z0-9]{20,}|-[A-Za-z0-9]{40,})|eyJ[\w-]+\.[\w-]+\.[\w-]*", re.ASCII)
 
 
 class Event:
-    """The request that is being answered, for as long as its ``with`` lasts.
-    ``ids`` are on every line that is written meanwhile, ``facts`` on the one at
-    its end."""
+    """The current request, inside its ``with`` block. ``ids`` are on every line of the block, ``facts`` on
+    the line at its end."""
 
     __slots__ = ("_token", "facts", "ids", "request_id")
 
@@ -50,19 +47,18 @@ _current: ContextVar[Event | None] = ContextVar("event", default=None)
 
 
 def current() -> Event | None:
-    """The request that is being answered, if one is."""
+    """Return the current request, or None."""
     return _current.get()
 
 
 def note(**facts: Any) -> None:
-    """Put facts on the line that the request being answered will get: text,
-    numbers, ids. Harmless where no request is."""
+    """Add facts to the line of the current request: texts, numbers, ids. Without a request do nothing."""
     if event := _current.get():
         event.facts.update(facts)
 
 
 def redacted(line: str) -> str:
-    """The line without the credentials that are known by their form."""
+    """Return the line without credentials of a known form."""
     lower = line.lower()
     return SECRETS.sub("[redacted]", line) if "lic_" in lower or "lic-" in lower or "eyj" in lower else line
 
@@ -73,14 +69,13 @@ def _second(seconds: int) -> str:
 
 
 def _utc(seconds: float) -> str:
-    """A time in UTC, to the microsecond."""
+    """Return a time in UTC with microseconds."""
     whole = int(seconds)
     return f"{_second(whole)}.{int(1_000_000 * (seconds - whole)):06d}Z"
 
 
 class JsonFormatter(logging.Formatter):
-    """A JSON object a line. ASCII alone, so that nothing in it can end the line
-    or confuse a terminal."""
+    """Write one JSON object per line, in ASCII, so that no text can end the line or control a terminal."""
 
     encode = json.JSONEncoder(default=str, separators=(",", ":")).encode
 
@@ -100,8 +95,8 @@ class JsonFormatter(logging.Formatter):
 
 
 class TextFormatter(logging.Formatter):
-    """A line for people, with colours on a terminal. Only what is ours begins a
-    line: tracebacks are indented, and control characters written out."""
+    """Write a line for people, with colors on a terminal. Tracebacks are indented and control characters
+    escaped, so that only events begin a line."""
 
     COLOURS = {logging.WARNING: "\033[33m", logging.ERROR: "\033[31m", logging.CRITICAL: "\033[31m"}
 
@@ -140,20 +135,18 @@ FORMATTERS: dict[str, type[logging.Formatter]] = {"json": JsonFormatter, "text":
 
 
 class WithTraceback(logging.Filter):
-    """Lets defects pass alone: that a request was answered with an error stands
-    on the request's own line."""
+    """Keep only records with a traceback. The request's own line has its status."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         return bool(record.exc_info)
 
 
 def configuration(form: str, level: str) -> dict[str, Any]:
-    """For ``logging.config.dictConfig``: all to stderr, since stdout is where
-    commands answer.
+    """Return the configuration for ``logging.config.dictConfig``.
 
-    DEBUG is for the server's own loggers, whose lines have no secrets. Others
-    stay at INFO: what libraries write beyond that is SQL with its values, the
-    variables of templates, addresses with their queries.
+    All lines go to stderr, because commands use stdout. Only the server's own loggers may
+    log DEBUG; their lines have no secrets. Other loggers stay at INFO, because libraries
+    log SQL with values, variables of templates, and queries at DEBUG.
     """
     return {
         "version": 1,
@@ -165,18 +158,17 @@ def configuration(form: str, level: str) -> dict[str, Any]:
         "loggers": {
             "licenses": {"level": level},
             "licenseserver": {"level": level},
-            # Without the handlers that Django gives it.
+            # Remove Django's handlers.
             "django": {"handlers": [], "level": "NOTSET"},
             "django.request": {"level": "ERROR", "filters": ["with_traceback"]},
-            # Anybody can send a wrong Host header; that is a 400 like others.
+            # Anybody can send a wrong Host header. The request's line has the 400.
             "django.security.DisallowedHost": {"level": "CRITICAL"},
         },
     }
 
 
 def uncaught(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
-    """For ``sys.excepthook``: what ends the process is an event too. At a
-    terminal a person reads it, as usual."""
+    """Log an exception that ends the process, for ``sys.excepthook``. On a terminal print it as usual."""
     if sys.stderr.isatty() or issubclass(kind, KeyboardInterrupt):
         sys.__excepthook__(kind, error, traceback)
     else:

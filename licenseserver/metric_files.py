@@ -1,9 +1,9 @@
-"""The files that gunicorn's workers count in.
+"""Reserve disk space for the metric files of gunicorn's workers.
 
-prometheus_client writes to a memory map of a sparse file. Where the disk is full,
-the kernel answers the write with SIGBUS, which ends the worker, and the next one
-too. Here a file has its space before it is written to; what finds none is left out.
-Imported after PROMETHEUS_MULTIPROC_DIR is set, which decides how the library counts.
+prometheus_client writes to a memory map of a sparse file. On a full disk the kernel
+answers the write with SIGBUS, which ends each worker. Here a file gets its space before
+a write, and values without space are left out. Import this after
+PROMETHEUS_MULTIPROC_DIR is set, because the library reads it on import.
 """
 
 import errno
@@ -17,20 +17,19 @@ from prometheus_client.mmap_dict import MmapedDict
 
 logger = logging.getLogger(__name__)
 
-# In bytes. A file's sizes are these, doubled, as the library has them.
+# In bytes. Files grow from this size by doubling, as in the library.
 SMALLEST = 64 * 1024
-# All series of 1,000 tools take half of it. Labels come from closed sets, so that no
-# file should get here.
+# All series of 1,000 tools take half of it. Labels have closed sets of values, so no file
+# should get here.
 LARGEST = 16 * 1024 * 1024
-# In seconds, until a full disk is tried again.
+# Seconds until a full disk is tried again.
 PAUSE = 30
 
 
 class ReservedFile(MmapedDict):
-    """Keeps a process' values in a file, as far as there is space for them.
+    """Store the values of a process in a file while there is space.
 
-    The process itself still knows a value that is left out, and the next event
-    writes all of it.
+    The process keeps a value without space in memory, and the next event writes all of it.
     """
 
     _reported = False
@@ -56,7 +55,7 @@ class ReservedFile(MmapedDict):
             super().write_value(key, value, timestamp)  # type: ignore[no-untyped-call]
 
     def _has_space(self, size: int) -> bool:
-        """Return whether the file has so many bytes, after trying to make it so."""
+        """Try to make the file this large. Return whether it is."""
         if self._f is not None and size <= self._capacity:
             return True
         if time.monotonic() < self._full_until:
@@ -69,18 +68,18 @@ class ReservedFile(MmapedDict):
             self._full_until = time.monotonic() + PAUSE
             if not ReservedFile._reported:
                 ReservedFile._reported = True
-                logger.error("No space for metrics: new series are left out of /metrics until there is. (%s)", error)
+                logger.error("No space for metrics: /metrics lacks new series until there is space. (%s)", error)
             return False
         return True
 
 
 def _size(key: str) -> int:
-    """Return the bytes that a value takes at most: the key's length, the key padded, two doubles."""
+    """Return the most bytes of a value: the key's length, the padded key, two doubles."""
     return 4 + len(key.encode()) + 8 + 16
 
 
 def _reserve(filename: str, size: int) -> None:
-    """Make the file large enough, with zeros on the disk. Raise OSError where it can't be, and leave it as it was."""
+    """Extend the file with zeros on the disk. Raises OSError without space, and leaves it unchanged."""
     capacity = SMALLEST
     while capacity < size:
         capacity *= 2
@@ -95,11 +94,11 @@ def _reserve(filename: str, size: int) -> None:
         except OSError:
             file.truncate(before)
             if not before:
-                # The library can't read an empty one.
+                # The library can't read an empty file.
                 path.unlink()
             raise
 
 
 def install() -> None:
-    """Let prometheus_client keep this process' values, and those of its children, in such files."""
+    """Let prometheus_client use these files in this process and its children."""
     values.MmapedDict = ReservedFile  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""Files and folders that only the server's own account may touch."""
+"""Create and check files and folders that only the server's account can use."""
 
 import os
 import re
@@ -6,21 +6,21 @@ import stat
 import tempfile
 from pathlib import Path
 
-# What an earlier server counted, as prometheus_client names its files.
+# The metric files of prometheus_client.
 COUNTERS = re.compile(r"(counter|histogram|summary|gauge_[a-z]+)_\d+\.db")
 OWN_FOLDER = "licenseserver-metrics-"
 
 
 class NotPrivate(Exception):
-    """Others could change what is in a folder."""
+    """Other accounts can change the contents of a folder."""
 
 
 def metrics_folder(given: str | None) -> Path:
-    """Return a folder for this server's counters that nobody else can write to, without old ones.
+    """Return a folder for this server's counters that only its account can write. Delete old counters.
 
-    ``given`` is made if it isn't there; without it the folder is a new one, with a name
-    that nobody can guess. Raises NotPrivate or OSError. Other files in it stay: an
-    SQLite database may well be called something.db too.
+    Create ``given`` if it is missing; without it create a folder with a random name.
+    Raises NotPrivate or OSError. Other files in it stay, such as an SQLite database
+    something.db.
     """
     if not given:
         return Path(tempfile.mkdtemp(prefix=f"{OWN_FOLDER}{os.getpid()}-"))
@@ -31,7 +31,7 @@ def metrics_folder(given: str | None) -> Path:
     if found.st_uid != os.geteuid():
         raise NotPrivate(f"{folder} belongs to user {found.st_uid}, not to this server's user {os.geteuid()}.")
     if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        raise NotPrivate(f"Others can write to {folder}. Take that right away, or name a folder that isn't there yet.")
+        raise NotPrivate(f"Others can write to {folder}. Remove that permission, or name a new folder.")
     for entry in folder.iterdir():
         if COUNTERS.fullmatch(entry.name):
             entry.unlink()
@@ -39,7 +39,7 @@ def metrics_folder(given: str | None) -> Path:
 
 
 def is_own_folder(folder: Path) -> bool:
-    """Return whether this process made the folder itself, in place of a given one."""
+    """Return whether this process created the folder because none was given."""
     return folder.name.startswith(f"{OWN_FOLDER}{os.getpid()}-")
 
 
@@ -55,11 +55,9 @@ def open_to_others(path: Path) -> bool:
 
 
 def create(path: Path) -> None:
-    """Make an empty file that only its owner can read, whatever the umask; raise
-    FileExistsError if it is there.
+    """Create an empty file that only its owner can read, whatever the umask. Raises FileExistsError.
 
-    One that is there is not opened: to close it again would drop all locks that
-    SQLite has on it in this process, and other processes would write meanwhile
-    (https://www.sqlite.org/howtocorrupt.html, 2.2).
+    Do not open an existing one: closing it would drop SQLite's locks of this process,
+    and other processes could write (https://www.sqlite.org/howtocorrupt.html, 2.2).
     """
     os.close(os.open(path, os.O_RDONLY | os.O_CREAT | os.O_EXCL, 0o600))

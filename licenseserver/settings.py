@@ -1,6 +1,6 @@
-"""Settings, all of them: read from the environment, each with a type.
+"""Define all settings. Each comes from a typed environment variable.
 
-The table in docs/reference/settings.md lists every variable; a test compares the two.
+docs/reference/settings.md lists every variable; a test compares the two.
 """
 
 import multiprocessing
@@ -13,8 +13,7 @@ import django_stubs_ext
 from licenseserver import __version__, environment, logs
 from licenseserver.environment import SettingError
 
-# Django's generic classes (ModelAdmin[Tool]) take their parameter only while
-# types are checked; this lets them take it at run time.
+# Let Django's generic classes (ModelAdmin[Tool]) accept their parameter at run time.
 django_stubs_ext.monkeypatch()
 
 BASE_DIR = Path(__file__).resolve().parent.parent
@@ -30,25 +29,25 @@ SECRET_KEY_FALLBACKS = [
 ALLOWED_HOSTS = environment.hosts("ALLOWED_HOSTS", "localhost,127.0.0.1,[::1]")
 CSRF_TRUSTED_ORIGINS = environment.origins("CSRF_TRUSTED_ORIGINS")
 
-# Plain HTTP is for `make run` and compose on one's own machine only.
+# Plain HTTP is only for `make run` and compose on one machine.
 SECURE_SSL = environment.boolean("SECURE_SSL", not DEBUG)
 SECURE_SSL_REDIRECT = SECURE_SSL
 TRUST_PROXY = environment.boolean("TRUST_PROXY", False)
 SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https") if TRUST_PROXY else None
-# How many proxies in front add to X-Forwarded-For; what is further left in it
-# is anybody's.
+# The number of proxies in front that add to X-Forwarded-For. A client can forge the
+# entries before theirs.
 TRUSTED_PROXIES = environment.integer("TRUSTED_PROXIES", int(TRUST_PROXY), minimum=0, maximum=10)
 SECURE_HSTS_SECONDS = 31_536_000 if SECURE_SSL else 0
 SECURE_HSTS_INCLUDE_SUBDOMAINS = SECURE_SSL
 SECURE_HSTS_PRELOAD = SECURE_SSL
 SECURE_CONTENT_TYPE_NOSNIFF = True
 SECURE_REFERRER_POLICY = "same-origin"
-# The path that the server has on its host, "" for all of it.
+# The path of the server on its host, "" for the root.
 SCRIPT_NAME = environment.path("SCRIPT_NAME")
 FORCE_SCRIPT_NAME = SCRIPT_NAME or None
 SESSION_COOKIE_SECURE = SECURE_SSL
-# So named, a browser takes it from this host alone (__Host-, which is for the whole
-# host), and over HTTPS.
+# With this prefix a browser accepts a cookie only over HTTPS and, with __Host-, only from
+# this host and for the whole host.
 COOKIE_PREFIX = ("__Secure-" if SCRIPT_NAME else "__Host-") if SECURE_SSL else ""
 SESSION_COOKIE_NAME = f"{COOKIE_PREFIX}sessionid"
 SESSION_COOKIE_AGE = 8 * 3600
@@ -60,66 +59,66 @@ X_FRAME_OPTIONS = "DENY"
 
 # --- Who may call -----------------------------------------------------------
 
-# `required`: every call needs a credential, but for /livez and /readyz.
-# `open`: everybody may borrow, and return what others have; for trying it out.
+# `required`: every call needs a credential, except /livez and /readyz.
+# `open`: everybody can borrow and return any seat; for demos.
 LICENSE_AUTH = environment.choice("LICENSE_AUTH", "required", among=("required", "open"))
-# Whether `open` is meant for every machine of the network.
+# Whether `open` is allowed on addresses that other machines can reach.
 LICENSE_OPEN_TO_NETWORK = environment.boolean("LICENSE_OPEN_TO_NETWORK", False)
-# Whether /metrics is free even where credentials are required.
+# Whether /metrics needs no credential even if other calls do.
 LICENSE_METRICS_PUBLIC = environment.boolean("LICENSE_METRICS_PUBLIC", False)
-# Who sees who holds what, and who waits: every reader, the members of the team that it
-# counts for, or nobody else. Administrators and the holder always do.
+# Who sees the names on leases and tickets: every reader, the members of the lease's team,
+# or nobody. Administrators and the holder always see them.
 LICENSE_SHOW_HOLDERS = environment.choice("LICENSE_SHOW_HOLDERS", "everyone", among=("everyone", "team", "nobody"))
-# Whether people sign in with passwords that this server keeps.
+# Whether users can sign in with passwords of this server.
 LICENSE_LOCAL_PASSWORDS = environment.boolean("LICENSE_LOCAL_PASSWORDS", True)
 
-# Failed credentials within a quarter of an hour, before the next have to wait.
+# The most failed credentials in 15 minutes before the next ones must wait.
 LICENSE_FAILURES_PER_ADDRESS = environment.integer("LICENSE_FAILURES_PER_ADDRESS", 50, minimum=1, maximum=1_000_000)
 LICENSE_FAILURES_PER_ACCOUNT = environment.integer("LICENSE_FAILURES_PER_ACCOUNT", 5, minimum=1, maximum=1_000_000)
 
-# Calls a second that one caller may make of each worker process, 0 for no limit:
-# with a good credential; from one address without one; and, apart from both,
-# renewals and returns. A burst is so many seconds of that.
+# The most calls per second of one caller to each worker process, 0 for no limit: with a
+# valid credential; from one address without one; and separately for renewals and
+# returns. A burst is this number of seconds of calls.
 LICENSE_RATE_PER_CREDENTIAL = environment.limit("LICENSE_RATE_PER_CREDENTIAL", 50, maximum=1_000_000)
 LICENSE_RATE_PER_ADDRESS = environment.limit("LICENSE_RATE_PER_ADDRESS", 50, maximum=1_000_000)
 LICENSE_RATE_HEARTBEATS = environment.limit("LICENSE_RATE_HEARTBEATS", 50, maximum=1_000_000)
 LICENSE_RATE_BURST = environment.integer("LICENSE_RATE_BURST", 10, minimum=1, maximum=3600)
-# Seconds that a request may wait for a thread before it is refused as one too many.
+# Seconds that a request may wait for a thread before the server refuses it as overload.
 LICENSE_LONGEST_WAIT = environment.integer("LICENSE_LONGEST_WAIT", 2, minimum=1, maximum=60)
 
-# The OpenID provider, by its issuer's address.
+# The address of the OpenID provider (its issuer).
 LICENSE_OIDC_ISSUER = environment.url("LICENSE_OIDC_ISSUER")
 LICENSE_OIDC_ALGORITHMS = environment.words("LICENSE_OIDC_ALGORITHMS", "RS256,ES256")
 for algorithm in LICENSE_OIDC_ALGORITHMS:
-    # With a secret shared, or none, whoever checks could sign as well.
+    # With a shared secret, or none, the verifier could sign too.
     if not re.fullmatch(r"(RS|PS|ES)(256|384|512)|EdDSA", algorithm):
-        raise SettingError(f"LICENSE_OIDC_ALGORITHMS: {algorithm!r} signs with no public key.")
-# How far the provider's clock and ours may be apart, in seconds.
+        raise SettingError(f"LICENSE_OIDC_ALGORITHMS: {algorithm!r} does not use a public key.")
+# The allowed difference between the provider's clock and ours, in seconds.
 LICENSE_OIDC_LEEWAY = environment.integer("LICENSE_OIDC_LEEWAY", 60, minimum=0, maximum=300)
-# The claim that leases are held under, and the one with the groups.
+# The claims with the user name of leases and with the groups.
 LICENSE_OIDC_USERNAME_CLAIM = environment.text("LICENSE_OIDC_USERNAME_CLAIM", "preferred_username")
 LICENSE_OIDC_GROUPS_CLAIM = environment.text("LICENSE_OIDC_GROUPS_CLAIM", "groups")
 LICENSE_OIDC_ADMIN_GROUPS = environment.words("LICENSE_OIDC_ADMIN_GROUPS")
 LICENSE_OIDC_STAFF_GROUPS = environment.words("LICENSE_OIDC_STAFF_GROUPS")
-# Groups that are teams: those that begin so, and those listed as group=team.
+# Groups that are teams: those with this prefix, and those listed as group=team.
 LICENSE_OIDC_TEAM_PREFIX = environment.text("LICENSE_OIDC_TEAM_PREFIX", "")
 LICENSE_OIDC_TEAM_GROUPS = environment.pairs("LICENSE_OIDC_TEAM_GROUPS")
 for team in LICENSE_OIDC_TEAM_GROUPS.values():
     if not re.fullmatch(r"[a-z0-9_][a-z0-9_.-]{0,63}", team):
-        raise SettingError(f"LICENSE_OIDC_TEAM_GROUPS: {team!r} can't be the name of a team.")
+        raise SettingError(f"LICENSE_OIDC_TEAM_GROUPS: {team!r} is not a valid name of a team.")
 
-# Bearer JWTs are taken if they are for this audience; none if it is empty.
+# The audience of accepted bearer JWTs. If empty, no JWT is accepted.
 LICENSE_JWT_AUDIENCE = environment.text("LICENSE_JWT_AUDIENCE", "")
-# The first of these claims that a JWT has is the caller's name.
+# The name of a JWT's caller is the first of these claims that it has.
 LICENSE_JWT_USERNAME_CLAIMS = environment.words("LICENSE_JWT_USERNAME_CLAIMS", LICENSE_OIDC_USERNAME_CLAIM)
-# Scopes of the provider's that begin so limit a JWT to what they name.
+# Scopes of the provider with this prefix limit a JWT.
 LICENSE_JWT_SCOPE_PREFIX = environment.text("LICENSE_JWT_SCOPE_PREFIX", "licenses:")
-# Whether a JWT without such a scope is good for nothing, or for all that its holder may.
+# Whether a JWT without such a scope has no rights, or all rights of its user.
 LICENSE_JWT_SCOPE_REQUIRED = environment.boolean("LICENSE_JWT_SCOPE_REQUIRED", False)
 if LICENSE_JWT_AUDIENCE and not LICENSE_OIDC_ISSUER:
     raise SettingError("LICENSE_JWT_AUDIENCE needs LICENSE_OIDC_ISSUER.")
 
-# Sign-in at the provider, for people; none without a client id.
+# Sign-in at the provider; disabled without a client id.
 LICENSE_OIDC_CLIENT_ID = environment.text("LICENSE_OIDC_CLIENT_ID", "")
 LICENSE_OIDC_CLIENT_SECRET = environment.text("LICENSE_OIDC_CLIENT_SECRET", "")
 LICENSE_OIDC_CLIENT_AUTH = environment.choice("LICENSE_OIDC_CLIENT_AUTH", "basic", among=("basic", "post"))
@@ -128,13 +127,13 @@ if LICENSE_OIDC_CLIENT_ID and not (LICENSE_OIDC_ISSUER and LICENSE_OIDC_CLIENT_S
 if not LICENSE_LOCAL_PASSWORDS and not LICENSE_OIDC_CLIENT_ID:
     raise SettingError("LICENSE_LOCAL_PASSWORDS=false needs LICENSE_OIDC_CLIENT_ID, or nobody could sign in.")
 
-# mozilla-django-oidc's names.
+# Names of mozilla-django-oidc.
 OIDC_RP_SCOPES = environment.text("LICENSE_OIDC_SCOPES", "openid profile")
 OIDC_USE_PKCE = True
 OIDC_PKCE_CODE_CHALLENGE_METHOD = "S256"
 OIDC_TOKEN_USE_BASIC_AUTH = LICENSE_OIDC_CLIENT_AUTH == "basic"
 OIDC_TIMEOUT = 3
-# Sign-ins that a browser may have under way at once; they are kept in its cookie.
+# The most pending sign-ins of a browser; its cookie stores them.
 OIDC_MAX_STATES = 3
 
 AUTHENTICATION_BACKENDS = [
@@ -218,25 +217,26 @@ AUTH_PASSWORD_VALIDATORS = [
 
 # --- Database ---------------------------------------------------------------
 
-# Seconds; 0 is none, for migrations.
+# In seconds; 0 is no limit, for migrations.
 STATEMENT_TIMEOUT = environment.integer("DATABASE_STATEMENT_TIMEOUT", 5, minimum=0, maximum=86_400)
-ENCODE = "In a password, percent-encode the signs of a URL: %2F for /, %23 for #, %3F for ?, %40 for @, %25 for %."
+ENCODE = "In a password, percent-encode special characters: %2F for /, %23 for #, %3F for ?, %40 for @, %25 for %."
 URL_FORM = "postgresql://user:password@host:port/name"
 
 
 def sqlite(path: str) -> dict[str, Any]:
-    """SQLite as a server's database.
+    """Return the settings of an SQLite database.
 
-    IMMEDIATE, because a transaction that reads first and writes later is
-    thrown out with "database is locked" without any wait; WAL, so that reads
-    go on beside the one writer; FULL, so that a committed borrow survives a
-    power cut.
+    IMMEDIATE, because a transaction that reads before it writes would fail with "database
+    is locked" without a wait; WAL, so that reads work during a write; FULL, so that a
+    committed borrow survives a power cut.
     """
     if not Path(path).absolute().parent.is_dir() or Path(path).is_dir():
-        raise SettingError(f"LICENSE_DB_PATH must be a file in a folder that exists, not {path!r}.")
+        raise SettingError(f"LICENSE_DB_PATH must be a file in an existing folder, not {path!r}.")
     return {
         "ENGINE": "licenseserver.sqlite",
         "NAME": path,
+        # In seconds: to open the file and set it up takes longer than a borrow.
+        "CONN_MAX_AGE": 60,
         "OPTIONS": {
             "transaction_mode": "IMMEDIATE",
             "timeout": 20,
@@ -246,14 +246,13 @@ def sqlite(path: str) -> dict[str, Any]:
 
 
 def postgresql(url: str) -> dict[str, Any]:
-    """PostgreSQL from a libpq URL, with the time limits that keep a stuck client
-    from holding a tool's lock: lock < statement < gunicorn's timeout.
+    """Return the settings of a PostgreSQL database from a libpq URL.
 
-    Several hosts are tried in their order, until one has the
-    ``target_session_attrs`` that the URL asks for. A URL with its own
-    ``?options=`` replaces the limits. A pooler that shares connections refuses
-    options, or would drop them unsaid: there the role has to have the limits
-    (licenses/checks.py looks).
+    Sets time limits, so that a stuck client does not hold a tool's lock: lock < statement
+    < gunicorn's timeout. Several hosts are tried in order, until one has the URL's
+    ``target_session_attrs``. ``?options=`` in the URL replaces the limits. A pooler that
+    shares connections refuses or drops options: then set the limits on the role
+    (licenses/checks.py checks them).
     """
     from psycopg import IsolationLevel, ProgrammingError
     from psycopg.conninfo import conninfo_to_dict
@@ -261,49 +260,48 @@ def postgresql(url: str) -> dict[str, Any]:
     try:
         parts: dict[str, Any] = conninfo_to_dict(url)
     except (ProgrammingError, UnicodeDecodeError):
-        # Its message may have a part of the password.
+        # Hide the message, because it may contain a part of the password.
         raise SettingError(f"DATABASE_URL is not a database URL ({URL_FORM}). {ENCODE}") from None
     if "@" in f"{parts.get('host', '')}{parts.get('dbname', '')}":
-        # The password ended early, at a sign that has a meaning in a URL.
+        # The password ended early, at a character with a meaning in a URL.
         raise SettingError(f"DATABASE_URL: {ENCODE}")
     ports = str(parts.get("port", "")).split(",")
     if not url.startswith(("postgresql://", "postgres://")) or not parts.get("dbname"):
         raise SettingError(f"DATABASE_URL must be {URL_FORM}.")
     if not all(port == "" or (port.isdecimal() and 0 < int(port) <= 65_535) for port in ports):
         raise SettingError("DATABASE_URL: a port must be a number from 1 to 65535.")
-    # To plan the statements of a borrow takes PostgreSQL as long as to run them.
+    # Prepare statements, because planning a borrow takes PostgreSQL as long as running it.
     prepared = {"server_side_binding": True, "prepare_threshold": 3} if LICENSE_DB_PREPARE else {}
     limits = (
         f"-c statement_timeout={STATEMENT_TIMEOUT}s -c lock_timeout=3s -c idle_in_transaction_session_timeout=10s "
         "-c default_transaction_isolation=read\\ committed"
     )
     return {
-        "ENGINE": "django_prometheus.db.backends.postgresql",
+        "ENGINE": "licenseserver.postgresql",
         "NAME": parts.pop("dbname"),
         "USER": parts.pop("user", ""),
         "PASSWORD": parts.pop("password", ""),
         "HOST": parts.pop("host", ""),
         "PORT": parts.pop("port", ""),
-        # No health check: it would cost every request a round trip. A connection that
-        # broke meanwhile costs one request, which is answered 503.
+        # No health check, because it would cost each request a round trip. A broken connection
+        # costs one request a 503.
         "CONN_MAX_AGE": 60,
-        # Server-side cursors don't survive PgBouncer's transaction pooling.
+        # Server-side cursors do not work with PgBouncer's transaction pooling.
         "DISABLE_SERVER_SIDE_CURSORS": True,
         "OPTIONS": prepared
         | ({} if LICENSE_DB_POOLER else {"options": limits})
-        # Said with each BEGIN, whatever the role's or the pooler's default: under
-        # REPEATABLE READ a count after the lock would be a stale one.
+        # Set it with each BEGIN, whatever the default of the role or the pooler is: under
+        # REPEATABLE READ a count after the lock would be stale.
         | {"connect_timeout": 5, "isolation_level": IsolationLevel.READ_COMMITTED}
-        # A machine that lost its power says no more: without these a call would wait
-        # a quarter of an hour for its answer.
+        # Notice a host without power. Without these a call would wait 15 minutes.
         | {"keepalives_idle": 3, "keepalives_interval": 1, "keepalives_count": 3, "tcp_user_timeout": 6000}
         | parts,
     }
 
 
 DATABASE_URL = environment.text("DATABASE_URL", "")
-# Whether a pooler is in front of PostgreSQL that gives a connection to another
-# client after each transaction (PgBouncer's pool_mode = transaction).
+# Whether a pooler in front of PostgreSQL gives connections to other clients after each
+# transaction (PgBouncer's pool_mode = transaction).
 LICENSE_DB_POOLER = environment.boolean("LICENSE_DB_POOLER", False)
 LICENSE_DB_PREPARE = environment.boolean("LICENSE_DB_PREPARE", not LICENSE_DB_POOLER)
 DATABASES = {
@@ -317,35 +315,35 @@ PROMETHEUS_EXPORT_MIGRATIONS = False
 # --- Server ------------------------------------------------------------------
 
 BIND = environment.address("BIND", "0.0.0.0:8000")
-# gunicorn's worker processes.
+# gunicorn's worker processes, of 16 threads. SQLite has one writer at a time: several
+# processes would poll for its lock, while threads take turns.
 WEB_CONCURRENCY = environment.integer(
-    "WEB_CONCURRENCY", min(2 * multiprocessing.cpu_count(), 8), minimum=1, maximum=512
+    "WEB_CONCURRENCY", min(max(multiprocessing.cpu_count(), 2), 4) if DATABASE_URL else 1, minimum=1, maximum=512
 )
 
 # --- The product ------------------------------------------------------------
 
 # Seed the default tools when the server starts.
 LICENSE_DB_SEED = environment.boolean("LICENSE_DB_SEED", False)
-# The most tickets that wait for one tool, of all and of one user; and new
-# idempotency keys of one caller per day and worker. 0 is no limit.
+# The most tickets of one tool, of all users and of one user; and the most new idempotency
+# keys of one caller per day and worker. 0 is no limit.
 LICENSE_QUEUE_PER_TOOL = environment.limit("LICENSE_QUEUE_PER_TOOL", 1000, maximum=1_000_000)
 LICENSE_QUEUE_PER_USER = environment.limit("LICENSE_QUEUE_PER_USER", 100, maximum=1_000_000)
 LICENSE_KEYS_PER_DAY = environment.limit("LICENSE_KEYS_PER_DAY", 10_000, maximum=100_000_000)
-# The most borrows that one user has or waits for, of all tools together.
+# The most leases and tickets of one user, of all tools together.
 LICENSE_LEASES_PER_USER = environment.limit("LICENSE_LEASES_PER_USER", 0, maximum=1_000_000)
-# Largest body of an API call, in bytes. The largest honest one is a borrow of
-# a dozen tools, far below.
+# The largest body of an API call, in bytes. A borrow of a dozen tools is far below.
 API_BODY_LIMIT = 64 * 1024
-# Of a form on another page, and of one in the admin, where a tool may have hundreds
-# of lines.
+# The largest form, in bytes: on other pages, and in the admin, where a form may have
+# hundreds of lines.
 PAGE_BODY_LIMIT = 64 * 1024
 ADMIN_BODY_LIMIT = 2_621_440
 DATA_UPLOAD_MAX_MEMORY_SIZE = ADMIN_BODY_LIMIT
-# No form takes a file; one that is sent is not kept on the disk.
+# No form has a file. Keep uploaded files off the disk.
 FILE_UPLOAD_HANDLERS = ["django.core.files.uploadhandler.MemoryFileUploadHandler"]
 
 REST_FRAMEWORK: dict[str, Any] = {
-    # The first one's challenge goes with every 401.
+    # Every 401 has the challenge of the first one.
     "DEFAULT_AUTHENTICATION_CLASSES": [
         "licenses.api.authentication.BearerAuthentication",
         "licenses.api.authentication.PasswordAuthentication",
@@ -398,10 +396,10 @@ LOGGING = logs.configuration(LOG_FORMAT, LOG_LEVEL)
 
 # --- Traces -----------------------------------------------------------------
 
-# Off unless OpenTelemetry's variables say where to. The SDK reads the others.
+# Off unless OpenTelemetry's variables name an endpoint. The SDK reads the others.
 TRACING = environment.tracing()
 if TRACING:
-    # After what machines and files need, which no trace is about.
+    # After the middleware for probes and files, which need no traces.
     for chain in (MIDDLEWARE, API_MIDDLEWARE):
         chain.insert(
             chain.index("licenses.api.middleware.BodyLimitMiddleware"), "licenseserver.tracing.TracingMiddleware"

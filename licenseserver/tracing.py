@@ -1,11 +1,10 @@
-"""Traces for OpenTelemetry, of requests and the statements that they run.
+"""Trace requests and their SQL statements with OpenTelemetry.
 
-Imported only where the environment asks for traces, so that without them none
-of this, nor the SDK, is even loaded. The SDK reads its variables (``OTEL_*``)
-itself. Names are those of the semantic conventions
-(https://opentelemetry.io/docs/specs/semconv/http/http-spans/ and
-.../database/database-spans/). No span has a value of a statement, a query, a
-header or a body, for the same reason as no line of the log has.
+Imported only if the environment enables traces, so that otherwise neither this nor the
+SDK is loaded. The SDK reads its variables (``OTEL_*``). Names follow the semantic
+conventions (https://opentelemetry.io/docs/specs/semconv/http/http-spans/ and
+.../database/database-spans/). As in the log, no span has values of a statement, a
+query, a header or a body.
 """
 
 import threading
@@ -24,22 +23,23 @@ from opentelemetry.trace import Span, SpanKind, StatusCode
 
 from licenseserver import logs
 
-# What the line in the log tells, as far as it is of use to find a trace.
+# The facts of the log line that help to find a trace.
 FACTS = ("code", "tool", "lease", "ticket")
 
-# Until a worker starts, a stand-in that makes no spans.
+# Creates no spans until a worker starts.
 tracer = trace.get_tracer("licenseserver", settings.VERSION)
 
 
-# How long a collector that doesn't answer may hold up the end of a worker, in
-# seconds; the SDK alone would try for thirty.
+# Seconds that a collector without an answer may delay the end of a worker. The SDK's
+# default is 30.
 PATIENCE = 2
 
 
 def start() -> Callable[[], None]:
-    """Send this process' spans from now on; what it returns sends what is left,
-    and ends it. After a fork: the thread that sends them isn't there in a child
-    of the process that made it."""
+    """Send the spans of this process. Return a function that sends the rest and stops.
+
+    Call it after a fork, because the sending thread does not exist in a child process.
+    """
     ours = Resource.create({"service.name": "licenseserver", "service.version": settings.VERSION})
     provider = TracerProvider(resource=ours.merge(OTELResourceDetector().detect()), shutdown_on_exit=False)
     exporter = OTLPSpanExporter()
@@ -56,14 +56,16 @@ def start() -> Callable[[], None]:
 
 
 class TracingMiddleware:
-    """A span for every request, below the client's own if it sent one
-    (``traceparent``), whose id is on the request's lines in the log."""
+    """Create a span for every request, below the client's span (``traceparent``) if it has one.
+
+    The trace's id is on the request's log lines.
+    """
 
     def __init__(self, get_response: Callable[[HttpRequest], HttpResponseBase]) -> None:
         self.get_response = get_response
 
     def __call__(self, request: HttpRequest) -> HttpResponseBase:
-        # Part of the span's name: EventMiddleware let through only those that are known.
+        # Safe in the span's name, because EventMiddleware accepts only known methods.
         method = str(request.method)
         attributes = {
             "http.request.method": method,
@@ -101,9 +103,11 @@ def _tell_outcome(span: Span, status: int, event: logs.Event | None) -> None:
 
 
 def _traced(execute: Callable[..., Any], sql: Any, params: Any, many: bool, context: dict[str, Any]) -> Any:
-    """Django's wrapper of a statement (``execute_wrapper``): its text, which has
-    places for the values, and not the values. For the same reason an error is
-    known by its type: its text may quote a row."""
+    """Trace a statement, as Django's ``execute_wrapper``.
+
+    The span has the text with placeholders, and of an error only the type, because its
+    text may quote a row.
+    """
     text = str(sql)
     verb = text.split(None, 1)[0].upper() if text else "SQL"
     attributes = {

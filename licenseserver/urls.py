@@ -10,7 +10,7 @@ urlpatterns = [
     path("", include("licenses.api.urls")),
     path("", include("licenses.board.urls")),
     path("admin/", admin.site.urls),
-    # What browsers ask for beside a page without an icon of its own.
+    # Browsers request it for pages without their own icon.
     path("favicon.ico", RedirectView.as_view(url=static("licenses/board.svg"))),
     path("", include("licenses.signin.urls")),
 ]

@@ -1,32 +1,34 @@
-"""gunicorn's threaded worker, which knows how long a request stood in its queue."""
+"""gunicorn's threaded worker, with the time that a request waited for a thread."""
 
+import select
 import threading
 import time
 from typing import Any
 
 from gunicorn.workers.gthread import ThreadWorker
 
+# In milliseconds: a thread waits this long for the next request of a connection.
+LINGER = 2
+
 _this_thread = threading.local()
 
 
 def waited() -> float:
-    """Return for how long, in seconds, the request that this thread answers was
-    ready before a thread was free for it; 0 outside gunicorn."""
+    """Return the seconds that this thread's request waited for a thread; 0 outside gunicorn."""
     return getattr(_this_thread, "waited", 0.0)
 
 
 class Worker(ThreadWorker):
-    """Serves like gunicorn's own. It notes the wait of each request, gives the address
-    up as soon as it stops, and ends its connections when it is orphaned.
+    """Serve like gunicorn's worker, but note the wait of each request, and give the address up at a stop.
 
-    gunicorn 27's worker takes no new connection while it stops, but holds the address
-    until the last of its own is closed, which may take ``graceful_timeout``. New clients
-    wait for nobody, and a new server can't listen there. Without a master it serves
-    those connections as long as their clients go on.
+    A worker of gunicorn 27 that stops accepts no new connection but holds the address until
+    its last connection is closed, for up to ``graceful_timeout``. Meanwhile new clients get no
+    answer, and a new server can't listen there. Without a master it serves open connections
+    while clients use them.
     """
 
     def set_accept_enabled(self, enabled: bool) -> None:
-        """Start or cease to take connections; when the worker stops, for good."""
+        """Start or stop to accept connections. Give the addresses up when the worker stops."""
         super().set_accept_enabled(enabled)
         if not enabled and not self.alive:
             for listener in self.sockets:
@@ -34,7 +36,7 @@ class Worker(ThreadWorker):
                 listener.close()
 
     def _accept_the_rest(self, listener: Any) -> None:
-        """Take those who have connected already: the last worker's close would cut them."""
+        """Accept waiting connections, because closing the last listener would cut them."""
         listener.setblocking(False)
         before = -1
         while before < self.nr_conns:
@@ -42,17 +44,33 @@ class Worker(ThreadWorker):
             self.accept(listener)
 
     def enqueue_req(self, conn: Any) -> None:
-        """Hand a connection with a request to the threads."""
+        """Pass a connection with a request to the threads."""
         conn.queued_at = time.monotonic()
         super().enqueue_req(conn)
 
     def handle(self, conn: Any) -> Any:
-        """Answer a connection's next request, in one of the threads."""
+        """Answer the next request of a connection in one of the threads, and those that follow at once."""
         _this_thread.waited = time.monotonic() - conn.queued_at
-        return super().handle(conn)
+        kept = super().handle(conn)
+        while kept is True and self._goes_on(conn):
+            _this_thread.waited = 0.0
+            kept = super().handle(conn)
+        return kept
+
+    def _goes_on(self, conn: Any) -> bool:
+        """Return whether the next request comes within ``LINGER`` and no other waits for a thread.
+
+        gunicorn gives the connection back to its loop, which gives it to a thread again: two
+        wake-ups, which cost as much as a short answer.
+        """
+        if not self.alive or self.tpool._work_queue.qsize() or conn.parser.unreader.buf.getvalue():
+            return False
+        ready = select.poll()
+        ready.register(conn.sock, select.POLLIN)
+        return bool(ready.poll(LINGER))
 
     def is_parent_alive(self) -> bool:
-        """Return whether the master lives; if not, answer with ``Connection: close``."""
+        """Return whether the master lives. If not, answer with ``Connection: close`` from now on."""
         is_alive: bool = super().is_parent_alive()
         if not is_alive:
             self.alive = False

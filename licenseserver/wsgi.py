@@ -14,8 +14,7 @@ django_application = get_wsgi_application()
 
 
 def application(environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
-    """Serve under the path SCRIPT_NAME, whether or not a proxy has taken it away;
-    probes and scrapes come without it."""
+    """Serve under the path SCRIPT_NAME, also if a proxy has removed it or a probe or scrape lacks it."""
     root, path = settings.SCRIPT_NAME, environ["PATH_INFO"]
     if root and (path == root or path.startswith(f"{root}/")):
         environ["PATH_INFO"] = path.removeprefix(root) or "/"

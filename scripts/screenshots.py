@@ -1,4 +1,4 @@
-"""Make the pictures of the documentation from a running server: docs/images/.
+"""Make the pictures of the documentation in docs/images/ from a running server.
 
     python scripts/screenshots.py
 
@@ -31,7 +31,7 @@ sys.path.insert(0, str(ROOT))
 TOOLS = {"cad_tool": (5, "CAD"), "simulation": (3, "Simulation"), "analysis": (2, "Analysis"), "mesher": (8, "Mesher")}
 PEOPLE = ["ana", "ben", "cleo", "dario", "emma", "farid", "greta", "hugo", "ivo", "jonas"]
 TEAMS = {"crash": PEOPLE[:5], "noise": PEOPLE[5:]}
-# Of a working day's borrows, by its hour.
+# The borrows of a working day by hour.
 BUSY = [0, 0, 0, 0, 0, 1, 3, 9, 17, 19, 18, 15, 10, 16, 18, 17, 13, 8, 4, 2, 1, 1, 0, 0]
 
 
@@ -61,7 +61,7 @@ def main() -> None:
 
 
 def fill(password: str) -> None:
-    """Write the tools, the teams, an administrator and a month of leases."""
+    """Create tools, teams, an administrator and a month of leases."""
     import django
     from django.core.management import call_command
     from django.db import connections
@@ -116,7 +116,7 @@ def fill(password: str) -> None:
 
 @contextmanager
 def serving(url: str) -> Iterator[None]:
-    """Run the server until the pictures are made."""
+    """Run the server during the block."""
     process = subprocess.Popen([sys.executable, "-m", "licenseserver"], cwd=ROOT)
     try:
         for _ in range(150):
@@ -134,7 +134,7 @@ def serving(url: str) -> Iterator[None]:
 
 
 def borrow(url: str) -> None:
-    """Borrow what the board shows, wait in a queue, and be refused."""
+    """Borrow seats, wait in a queue, and be refused, for the board."""
     for body in [
         {"tool": "cad_tool", "user": "ana", "host": "ws-17"},
         {"tool": "cad_tool", "user": "farid", "host": "ws-04"},
@@ -159,7 +159,7 @@ def borrow(url: str) -> None:
 
 
 def photograph(url: str, password: str) -> None:
-    """Write the board, and the report of a tool as an administrator sees it."""
+    """Write pictures of the board and of a tool's report."""
     from playwright.sync_api import sync_playwright
 
     chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)

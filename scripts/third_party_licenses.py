@@ -1,10 +1,10 @@
-"""The licenses of what the server's image installs, as docs/third-party-licenses.md has them.
+"""List the licenses of the image's packages in docs/third-party-licenses.md.
 
-    python scripts/third_party_licenses.py          writes the list anew
-    python scripts/third_party_licenses.py --check  fails where the list isn't up to date
+    python scripts/third_party_licenses.py          write the list
+    python scripts/third_party_licenses.py --check  fail if the list is out of date
 
-Either way it fails at a license that nobody has agreed to. It reads the metadata
-of the packages that are installed beside it: those of the files PINNED.
+Both fail at a license that is not in AGREED. It reads the metadata of the installed
+packages of the files PINNED.
 """
 
 import re
@@ -16,15 +16,14 @@ from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[1]
 LIST = ROOT / "docs" / "third-party-licenses.md"
-# What the Dockerfile installs.
+# The requirement files of the Dockerfile.
 PINNED = (ROOT / "requirements.txt", ROOT / "requirements" / "tracing.txt")
 
-# Ours to use, to change and to pass on in an image. MPL and LGPL want the source
-# of the library itself offered, changed or not; the image has both unchanged,
-# as PyPI has them.
+# We may use, change and distribute these in an image. MPL and LGPL require the source of
+# the library, changed or not; the image has both unchanged, as on PyPI.
 AGREED = {"Apache-2.0", "BSD-2-Clause", "BSD-3-Clause", "LGPL-3.0-only", "MIT", "MIT-0", "MPL-2.0", "PSF-2.0"}
 
-# Those that don't tell theirs as an SPDX expression, as read in their license files.
+# Packages without an SPDX expression; read from their license files.
 READ = {
     "asgiref": "BSD-3-Clause",
     "certifi": "MPL-2.0",
@@ -44,11 +43,11 @@ READ = {
 HEAD = """\
 # Licenses of the dependencies
 
-Of every package that the server's image installs, from `requirements.txt` and
-`requirements/tracing.txt`, by `make third-party`; `make lint` fails when this list
-is out of date, or a license comes in that `scripts/third_party_licenses.py` doesn't agree to.
-The client needs only `tomli` (MIT), before Python 3.11. What the image's base, Debian, brings is in the image's SBOM
-([releasing.md](development/releasing.md)).
+These are the packages of the server's image, from `requirements.txt` and
+`requirements/tracing.txt`. `make third-party` writes the list. `make lint` fails if the
+list is out of date, or a license is not agreed in `scripts/third_party_licenses.py`.
+The client needs only `tomli` (MIT), before Python 3.11. The image's SBOM lists the
+packages of its base, Debian ([releasing.md](development/releasing.md)).
 
 | package | license |
 |---|---|
@@ -56,29 +55,29 @@ The client needs only `tomli` (MIT), before Python 3.11. What the image's base, 
 
 
 def pinned() -> list[str]:
-    """The packages of the image that are installed on this platform."""
+    """Return the packages of the image that are installed here."""
     text = "".join(path.read_text() for path in PINNED)
     requirements = [Requirement(line) for line in re.findall(r"^([A-Za-z0-9][^\\\n]*)", text, re.MULTILINE)]
     return sorted({one.name for one in requirements if one.marker is None or one.marker.evaluate()})
 
 
 def license(package: str) -> str:
-    """Its SPDX expression; exits where it tells none and none has been read."""
+    """Return the SPDX expression of a package. Exit if neither its metadata nor READ has it."""
     try:
         fields = metadata(package)
     except PackageNotFoundError:
         sys.exit(f"licenses: {package} is not installed here")
     (told,) = fields.get_all("License-Expression") or [None]
     if told and package in READ:
-        sys.exit(f"licenses: {package} tells its license now ({told}); take it out of READ")
+        sys.exit(f"licenses: {package} has its license in its metadata now ({told}); remove it from READ")
     expression = told or READ.get(package)
     if not expression:
-        sys.exit(f"licenses: {package} doesn't tell its license: read it, and add it to READ")
+        sys.exit(f"licenses: {package} has no license in its metadata: read its license and add it to READ")
     return expression
 
 
 def agreed(expression: str) -> bool:
-    """Whether one of the alternatives has nothing but licenses that are agreed to."""
+    """Return whether one alternative has only agreed licenses."""
     if "(" in expression:
         return False
     return any(set(alternative.split(" AND ")) <= AGREED for alternative in expression.split(" OR "))
@@ -87,12 +86,12 @@ def agreed(expression: str) -> bool:
 def main() -> None:
     licenses = {package: license(package) for package in pinned()}
     if strange := {package: expression for package, expression in licenses.items() if not agreed(expression)}:
-        sys.exit(f"licenses: nobody has agreed to {strange}")
+        sys.exit(f"licenses: not agreed: {strange}")
     text = HEAD + "".join(f"| {package} | {expression} |\n" for package, expression in sorted(licenses.items()))
     if sys.argv[1:] != ["--check"]:
         LIST.write_text(text)
     elif not LIST.exists() or LIST.read_text() != text:
-        sys.exit(f"licenses: {LIST.relative_to(ROOT)} is out of date; `make third-party` writes it again")
+        sys.exit(f"licenses: {LIST.relative_to(ROOT)} is out of date; run `make third-party`")
 
 
 if __name__ == "__main__":

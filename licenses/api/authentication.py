@@ -17,8 +17,9 @@ from rest_framework import authentication
 from rest_framework.exceptions import AuthenticationFailed
 from rest_framework.request import Request
 
-from licenses import accounts, database, statements
+from licenses import accounts, database
 from licenses.callers import Caller, Kind, Scope
+from licenses.leases import sql
 from licenses.models import ApiToken, Identity
 from licenses.models.token import TOKEN_PREFIX, is_token, token_hash
 from licenses.names import NAME_LENGTH, is_name
@@ -38,9 +39,12 @@ class InvalidCredential(AuthenticationFailed):
     default_detail = "This credential is not valid on this server."
 
 
+ANONYMOUS = {"open": Caller(Kind.ANONYMOUS, scopes=EVERYONE), "required": Caller(Kind.ANONYMOUS)}
+
+
 def anonymous() -> Caller:
     """Somebody without a credential; may do what ``LICENSE_AUTH`` leaves open."""
-    return Caller(Kind.ANONYMOUS, scopes=EVERYONE if settings.LICENSE_AUTH == "open" else frozenset())
+    return ANONYMOUS[settings.LICENSE_AUTH]
 
 
 def caller_of_account(user: User, kind: Kind) -> Caller:
@@ -105,7 +109,7 @@ class BearerAuthentication(authentication.BaseAuthentication):
 
 def caller_of_token(secret: str) -> Caller:
     """The owner of an API token; raises InvalidCredential."""
-    token = statements.token_of_hash(token_hash(secret)) if is_token(secret) else None
+    token = sql.token_of_hash(token_hash(secret)) if is_token(secret) else None
     if token is None:
         raise InvalidCredential
     # Explain only to a caller who holds the secret.

@@ -19,11 +19,30 @@ def _no_constant(name: str) -> Any:
     raise ParseError(f"{name} is not JSON.")
 
 
-class StrictJSONParser(JSONParser):
-    """Refuse JSON that parsers read differently.
+_DECODER = json.JSONDecoder(object_pairs_hook=_unique_keys, parse_constant=_no_constant)
 
-    Repeated keys, NaN and Infinity, and nesting deep enough to exhaust the stack.
+
+def parsed(body: bytes) -> dict[str, Any]:
+    """Return the JSON object that a body is; raise ParseError for any other body.
+
+    Refuses what the standard leaves open and two readers take differently (repeated
+    keys), what only Python accepts (NaN, Infinity), and nesting deep enough to exhaust
+    the stack.
     """
+    try:
+        text = body.decode("utf-8")
+        if text.startswith("\ufeff"):
+            raise json.JSONDecodeError("Unexpected UTF-8 BOM (decode using utf-8-sig)", text, 0)
+        data = _DECODER.decode(text)
+    except (ValueError, RecursionError) as error:
+        raise ParseError(f"The body is not JSON: {error}.") from None
+    if not isinstance(data, dict):
+        raise ParseError("The body must be a JSON object.")
+    return data
+
+
+class StrictJSONParser(JSONParser):
+    """JSON, as ``parsed`` takes it."""
 
     def parse(
         self,
@@ -31,12 +50,4 @@ class StrictJSONParser(JSONParser):
         media_type: str | None = None,
         parser_context: Mapping[str, Any] | None = None,
     ) -> dict[str, Any]:
-        try:
-            data = json.loads(
-                stream.read().decode("utf-8"), object_pairs_hook=_unique_keys, parse_constant=_no_constant
-            )
-        except (ValueError, RecursionError) as error:
-            raise ParseError(f"The body is not JSON: {error}.") from None
-        if not isinstance(data, dict):
-            raise ParseError("The body must be a JSON object.")
-        return data
+        return parsed(stream.read())

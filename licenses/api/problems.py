@@ -86,7 +86,10 @@ def problem(
     body = {"type": "about:blank", "title": title, "status": status, "code": code, "detail": detail} | facts
     if status >= 500 and (event := logs.current()):
         body["request_id"] = event.request_id
-    return HttpResponse(json.dumps(body), status=status, content_type=CONTENT_TYPE, headers=headers)
+    response = HttpResponse(json.dumps(body), status=status, content_type=CONTENT_TYPE, headers=headers)
+    # Django's own line about it, which configuration() drops unless it is a defect's.
+    response._has_been_logged = status != 500  # type: ignore[attr-defined]
+    return response
 
 
 def note_database_failure(refusal: Refusal) -> None:

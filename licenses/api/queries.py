@@ -25,6 +25,8 @@ class StrictQuery:
     def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
         """Check the query after the credential and the rights."""
         super().initial(request, *args, **kwargs)  # type: ignore[misc]
+        if not request.META.get("QUERY_STRING"):
+            return
         if not hasattr(self, str(request.method).lower()):
             # DRF refuses this method.
             return

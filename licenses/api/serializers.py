@@ -1,7 +1,9 @@
 """Read requests and write answers of the API. No rule of the domain is here."""
 
+import re
 import unicodedata
 import uuid
+from collections.abc import Callable
 from datetime import datetime, timedelta
 from decimal import Decimal
 from functools import cache
@@ -10,16 +12,16 @@ from typing import Any, ClassVar
 from django.utils import timezone
 from rest_framework import serializers
 
-from licenses.leasing import Asked
+from licenses.leases import requests
+from licenses.leases.requests import Waiting
 from licenses.models import Denial, EndReason, Lease, Tool
 from licenses.models.lease import NOTE_LENGTH
 from licenses.models.tool import MAX_CAPACITY, MAX_TTL, MIN_TTL
 from licenses.names import NAME_LENGTH, is_clean
 from licenses.policy import Item, State
-from licenses.queueing import Waiting
 from licenses.visibility import LeaseNames
 
-from . import formats
+from . import answers, formats
 
 MAX_ITEMS = 32
 MAX_ALTERNATIVES = 16
@@ -86,8 +88,10 @@ class StrictSerializer(serializers.Serializer[Any]):
 
         One instance serves all requests, because DRF copies all fields for each
         instance, which takes longer than the validation. Validation keeps no state.
+        Plain data skips DRF's steps, which find what is wrong with the rest.
         """
-        result: dict[str, Any] = _shared(cls).run_validation(data)
+        plain = _plain(cls)(data)
+        result: dict[str, Any] = plain if plain is not None else _shared(cls).run_validation(data)
         return result
 
     def to_internal_value(self, data: Any) -> Any:
@@ -121,6 +125,57 @@ class StrictBody(StrictSerializer):
 @cache
 def _shared(serializer: type[StrictSerializer]) -> StrictSerializer:
     return serializer()
+
+
+# A text that no rule about characters changes or refuses.
+PLAIN_TEXT = re.compile(r"[!-~](?:[ -~]*[!-~])?")
+PLAIN_UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+
+
+@cache
+def _plain(serializer: type[StrictSerializer]) -> Callable[[Any], dict[str, Any] | None]:
+    """Return what takes data as the serializer does, or gives up with None: by the limits of
+    its fields, where they are texts in ASCII, numbers or ids."""
+    shared = _shared(serializer)
+    fields = shared.fields
+    readers = {name: reader for name, field in fields.items() if (reader := _reader(field))}
+    required = [name for name, field in fields.items() if field.required]
+    defaults = {name: field.default for name, field in fields.items() if field.default is not serializers.empty}
+
+    def plain(data: Any) -> dict[str, Any] | None:
+        if not isinstance(data, dict):
+            return None
+        attrs = dict(defaults)
+        for name, value in data.items():
+            reader = readers.get(name)
+            if reader is None or (read := reader(value)) is None:
+                return None
+            attrs[name] = read
+        if not all(name in attrs for name in required):
+            return None
+        try:
+            validated: dict[str, Any] = shared.validate(attrs)
+        except serializers.ValidationError:
+            return None
+        return validated
+
+    return plain
+
+
+def _reader(field: Any) -> Callable[[Any], Any] | None:
+    """Return what a value is if it is plainly right, and else None; None for a field of another kind."""
+    if isinstance(field, CleanTextField):
+        longest: Any = field.max_length
+        return lambda value: (
+            value if type(value) is str and len(value) <= longest and PLAIN_TEXT.fullmatch(value) else None
+        )
+    if isinstance(field, StrictIntegerField):
+        lowest: Any = field.min_value
+        highest: Any = field.max_value
+        return lambda value: value if type(value) is int and lowest <= value <= highest else None
+    if isinstance(field, StrictUUIDField):
+        return lambda value: uuid.UUID(value) if type(value) is str and PLAIN_UUID.fullmatch(value) else None
+    return None
 
 
 class ItemRequest(StrictBody):
@@ -197,7 +252,7 @@ class BorrowRequest(StrictBody):
         return attrs
 
 
-def asked_for(body: Any, *, caller: str) -> Asked:
+def asked_for(body: Any, *, caller: str) -> requests.BorrowRequest:
     """Read the body of a borrow. Raises ValidationError.
 
     ``caller`` is the caller's name, the default of the user; '' for none.
@@ -211,7 +266,7 @@ def asked_for(body: Any, *, caller: str) -> Asked:
     else:
         sets = data.get("alternatives") or [data["items"]]
     ttl = data.get("ttl_seconds")
-    return Asked(
+    return requests.BorrowRequest(
         user=user,
         team=data.get("team"),
         project=data["project"],
@@ -225,9 +280,22 @@ def asked_for(body: Any, *, caller: str) -> Asked:
 class IdempotencyKey(serializers.Serializer[Any]):
     """The header Idempotency-Key."""
 
+    PLAIN: ClassVar[re.Pattern[str]] = re.compile(r"[!-~]{1,255}")
+
     key = serializers.RegexField(
         r"^[!-~]{1,255}\Z", trim_whitespace=False, error_messages={"invalid": "1 to 255 visible ASCII characters."}
     )
+
+    @classmethod
+    def of(cls, header: str) -> str:
+        """Return the key of a header; raises ValidationError."""
+        if cls.PLAIN.fullmatch(header):
+            return header
+        made = cls(data={"key": header})
+        if not made.is_valid():
+            raise serializers.ValidationError({"Idempotency-Key": made.errors["key"]})
+        key: str = made.validated_data["key"]
+        return key
 
 
 class LeaseRequest(StrictBody):
@@ -285,7 +353,11 @@ class ToolStatus(SeatsSerializer):
         return {name: fields[name] for name in ("tool", "display_name", "total")} | fields
 
     def get_oldest_wait_seconds(self, tool: Tool) -> float:
-        return round(tool.oldest_wait_seconds(timezone.now()), 1)
+        """Give the schema a type; ``answers.tool_status`` writes the answer."""
+        raise NotImplementedError
+
+    def to_representation(self, tool: Tool) -> dict[str, Any]:
+        return answers.tool_status(tool, now=timezone.now())
 
 
 class StatusQuery(StrictSerializer):
@@ -329,12 +401,7 @@ class LeaseItem(serializers.ModelSerializer[Lease]):
         read_only_fields = fields
 
     def to_representation(self, item: Lease) -> dict[str, Any]:
-        return {
-            "tool": item.tool.name,
-            "seats": item.seats,
-            "overdraft_seats": item.overdraft_seats,
-            "fence": item.fence,
-        }
+        return answers.lease_item(item)
 
 
 class LeaseSerializer(serializers.ModelSerializer[Lease]):
@@ -343,8 +410,7 @@ class LeaseSerializer(serializers.ModelSerializer[Lease]):
     ``leases`` of the context are its rows, if the view has them. ``names`` of the
     context selects the leases that show names; without it the lease is the
     caller's own. ``tool``, ``seats`` and ``fence`` are those of the first item.
-    The fields are only for the schema: DRF's way to write an answer takes several
-    times as long.
+    The fields are only for the schema: ``answers.lease`` writes the answer.
     """
 
     tool = serializers.CharField()
@@ -386,32 +452,11 @@ class LeaseSerializer(serializers.ModelSerializer[Lease]):
 
     def to_representation(self, lease: Lease) -> dict[str, Any]:
         now: datetime = self.context["now"]
-        lease.end_when_over(now)
-        item = LeaseItem()
         names: LeaseNames | None = self.context.get("names")
+        # Over or not, before it is asked whose names are shown on it.
+        lease.end_when_over(now)
         shown = names is None or names.shown_on(lease, now)
-        return {
-            "id": str(lease.pk),
-            "tool": lease.tool.name,
-            "user": lease.user if shown else "",
-            "team": lease.team.name if lease.team is not None else None,
-            "project": lease.project,
-            "host": lease.host if shown else "",
-            "seats": lease.seats,
-            "overdraft_seats": lease.overdraft_seats,
-            "borrowed_at": lease.borrowed_at,
-            "expires_at": lease.expires_at,
-            # A third of the ttl, so that two heartbeats can get lost.
-            "heartbeat_seconds": round(lease.ttl.total_seconds() / 3, 3) if lease.ttl is not None else None,
-            "server_time": now,
-            "fence": lease.fence,
-            "items": [item.to_representation(part) for part in self.leases(lease)],
-            "ended_at": lease.ended_at,
-            "end_reason": lease.end_reason,
-            "end_note": lease.end_note if shown else "",
-            "borrowed_by": lease.borrowed_by if shown else "",
-            "ended_by": lease.ended_by if shown else "",
-        }
+        return answers.lease(lease, self.leases(lease), now=now, shown=shown)
 
     def leases(self, head: Lease) -> list[Lease]:
         leases: list[Lease] | None = self.context.get("leases")
@@ -452,9 +497,6 @@ class GrantedSerializer(LeaseSerializer):
         fields = [*LeaseSerializer.Meta.fields, "alternative"]
         read_only_fields = fields
 
-    def to_representation(self, lease: Lease) -> dict[str, Any]:
-        return super().to_representation(lease) | {"alternative": self.context["alternative"]}
-
 
 class WaitingSerializer(serializers.Serializer[Waiting]):
     """A ticket and its position in the queue."""
@@ -471,10 +513,15 @@ class WaitingSerializer(serializers.Serializer[Waiting]):
     deadline = serializers.DateTimeField(source="ticket.deadline")
 
     def get_eta_seconds(self, waiting: Waiting) -> int | None:
-        return round(waiting.eta.total_seconds()) if waiting.eta is not None else None
+        """Give the schema a type; ``answers.waiting`` writes the answer."""
+        raise NotImplementedError
 
     def get_poll_after(self, waiting: Waiting) -> int:
-        return max(round(waiting.poll_after.total_seconds()), 1)
+        """Give the schema a type; ``answers.waiting`` writes the answer."""
+        raise NotImplementedError
+
+    def to_representation(self, waiting: Waiting) -> dict[str, Any]:
+        return answers.waiting(waiting)
 
 
 class DenialSerializer(serializers.ModelSerializer[Denial]):

@@ -13,6 +13,7 @@ from django.core.exceptions import ValidationError
 from django.db.models.functions import Now
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.urls import reverse
+from django.utils import timezone
 from django.utils.dateparse import parse_datetime
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_safe
@@ -28,19 +29,21 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from licenses import leasing, metrics, pools, readiness, statements
+from licenses import metrics, readiness
 from licenses.auditing import Actor
 from licenses.callers import Caller, Scope
 from licenses.clock import database_now, is_in_calendar
 from licenses.errors import Refusal, UnknownLease, UnknownTicket, UnknownTool
+from licenses.leases import requests, services, snapshot, sql
+from licenses.leases.requests import Granted, Held, Waiting
 from licenses.models import Denial, Lease, Ticket, Tool
 from licenses.names import NAME_LENGTH, TOOL_NAME_PATTERN
-from licenses.queueing import Waiting
 from licenses.visibility import LeaseNames
 from licenseserver import logs
 
-from . import formats
+from . import answers, formats
 from .authentication import caller_of
+from .calls import CallViewSet, answer, body_of
 from .permissions import (
     HasScope,
     MayChangeLeases,
@@ -117,10 +120,10 @@ def problem_response(description: str) -> OpenApiResponse:
 def find_tool(name: str) -> Tool:
     """The tool of this name; raises UnknownTool, also for what can't be one."""
     logs.note(tool=name)
-    tools = statements.tools_with_levels(name) if re.fullmatch(TOOL_NAME_PATTERN, name) else []
+    tools = sql.tools_with_levels(name) if re.fullmatch(TOOL_NAME_PATTERN, name) else []
     if not tools:
         raise UnknownTool
-    return pools.with_levels(tools)[0]
+    return snapshot.with_levels(tools)[0]
 
 
 def find_uuid(value: str, unknown: type[Refusal]) -> uuid.UUID:
@@ -152,60 +155,58 @@ def note_leases(leases: list[Lease]) -> None:
     logs.note(lease=head.pk, user=head.user, tool=",".join(lease.tool.name for lease in leases))
 
 
-def lease_answer(held: leasing.Held) -> Response:
+def lease_answer(request: Request, held: Held) -> HttpResponse:
     note_leases(held.leases)
-    return Response(LeaseSerializer(held.head, context={"now": held.now, "leases": held.leases}).data)
+    return answer(request, answers.lease(held.head, held.leases, now=held.now))
 
 
-def borrow_answer(outcome: leasing.Granted | Waiting) -> Response:
+def borrow_answer(request: Request, outcome: Granted | Waiting) -> HttpResponse:
     """200 with the lease, or 202 with the place in the queue."""
-    if isinstance(outcome, leasing.Granted):
+    if isinstance(outcome, Granted):
         note_leases(outcome.leases)
-        context = {"now": outcome.now, "leases": outcome.leases, "alternative": outcome.alternative}
-        headers = {"Idempotent-Replayed": "true"} if outcome.replayed else None
-        return Response(GrantedSerializer(outcome.head, context=context).data, headers=headers)
+        data = answers.lease(outcome.head, outcome.leases, now=outcome.now) | {"alternative": outcome.alternative}
+        return answer(request, data, headers={"Idempotent-Replayed": "true"} if outcome.replayed else None)
     logs.note(ticket=outcome.ticket.id)
-    data = WaitingSerializer(outcome).data
+    data = answers.waiting(outcome)
     headers = {"Location": reverse("queue", args=[outcome.ticket.id]), "Retry-After": str(data["poll_after"])}
-    return Response(data, status=202, headers=headers)
+    return answer(request, data, status=202, headers=headers)
 
 
-def status_answer(request: Request, name: str) -> Response:
+def status_answer(request: Request, name: str) -> HttpResponse:
     """The status of a tool; for somebody in particular, if the query says so."""
-    subject = StatusQuery.validated(request.query_params.dict())
+    subject = StatusQuery.validated(request.query_params.dict()) if request.META.get("QUERY_STRING") else {}
     tool = find_tool(name)
-    answer = dict(ToolStatus(tool).data)
+    data = answers.tool_status(tool, now=timezone.now())
     if subject:
         user, caller = subject.get("user", ""), caller_of(request)
         if user:
             require_may_ask_about(caller, user)
-        answer["available_to_you"] = leasing.available_to(
+        data["available_to_you"] = services.available_to(
             tool=tool, user=user, team=team_for(caller, subject.get("team"))
         )
-    return Response(answer)
+    return answer(request, data)
 
 
-def borrow_request(request: Request, require: Callable[[Caller, str], None]) -> leasing.Asked:
+def borrow_request(request: Request, require: Callable[[Caller, str], None]) -> requests.BorrowRequest:
     """The body of a borrow, by somebody who is not refused by ``require``."""
     caller = caller_of(request)
-    asked = asked_for(request.data, caller=caller.name)
+    asked = asked_for(body_of(request), caller=caller.name)
     logs.note(user=asked.user, tool=",".join(sorted(asked.tools())))
     require(caller, asked.user)
-    return replace(asked, team=team_for(caller, asked.team))
+    return replace(asked, team=team_for(caller, asked.team), asserted_teams=caller.teams)
 
 
-class LicensesViewSet(StrictQuery, viewsets.ViewSet):
+class LicensesViewSet(CallViewSet):
     """Borrow and return: the calls that clients are written against."""
 
     known_by_serializer = frozenset({"tool_status"})
-
-    renderer_classes = [JSONRenderer]
     scopes = {"explain": Scope.READ}
 
     @extend_schema(responses={200: ToolStatus(many=True)})
-    def status(self, request: Request) -> Response:
+    def status(self, request: Request) -> HttpResponse:
         """The seats of every tool, by name."""
-        return Response(ToolStatus(pools.with_levels(statements.tools_with_levels()), many=True).data)
+        tools, now = snapshot.with_levels(sql.tools_with_levels()), timezone.now()
+        return answer(request, [answers.tool_status(tool, now=now) for tool in tools])
 
     @extend_schema(
         parameters=[StatusQuery],
@@ -216,7 +217,7 @@ class LicensesViewSet(StrictQuery, viewsets.ViewSet):
             404: problem_response("`unknown_tool`"),
         },
     )
-    def tool_status(self, request: Request, tool: str) -> Response:
+    def tool_status(self, request: Request, tool: str) -> HttpResponse:
         """The seats of one tool."""
         return status_answer(request, tool)
 
@@ -247,17 +248,14 @@ class LicensesViewSet(StrictQuery, viewsets.ViewSet):
             503: problem_response("`busy`, `read_only`, `storage_full`, `not_migrated`"),
         },
     )
-    def borrow(self, request: Request) -> Response:
+    def borrow(self, request: Request) -> HttpResponse:
         """Take seats of a tool, or of several at once; or wait for them."""
         asked = borrow_request(request, require_may_act_for)
         by = actor_for(request, asked.user)
         retry = None
-        if "Idempotency-Key" in request.headers:
-            header = IdempotencyKey(data={"key": request.headers["Idempotency-Key"]})
-            if not header.is_valid():
-                raise SerializerValidationError({"Idempotency-Key": header.errors["key"]})
-            retry = leasing.Retry(user=asked.user, by=by, key=header.validated_data["key"])
-        return borrow_answer(leasing.borrow(asked, retry=retry, vouched=caller_of(request).teams, by=by))
+        if (header := request.META.get("HTTP_IDEMPOTENCY_KEY")) is not None:
+            retry = requests.IdempotencyKey(user=asked.user, by=by, key=IdempotencyKey.of(header))
+        return borrow_answer(request, services.borrow(asked, key=retry, by=by))
 
     @extend_schema(
         request=BorrowRequest,
@@ -271,7 +269,7 @@ class LicensesViewSet(StrictQuery, viewsets.ViewSet):
     )
     def explain(self, request: Request) -> Response:
         """Whether a borrow would be granted now, and if not, why not. Takes no seat."""
-        explanation = leasing.explain(borrow_request(request, require_may_ask_about), vouched=caller_of(request).teams)
+        explanation = services.explain(borrow_request(request, require_may_ask_about))
         return Response(ExplanationSerializer(explanation).data)
 
     @extend_schema(
@@ -285,10 +283,10 @@ class LicensesViewSet(StrictQuery, viewsets.ViewSet):
             503: problem_response("`busy`, `read_only`, `storage_full`, `not_migrated`"),
         },
     )
-    def renew(self, request: Request) -> Response:
+    def renew(self, request: Request) -> HttpResponse:
         """Extend a live lease by its time to live: the heartbeat."""
-        lease_id = LeaseRequest.validated(request.data)["id"]
-        return lease_answer(leasing.renew(lease_id=lease_id, by=require_own_lease(request, lease_id)))
+        lease_id = LeaseRequest.validated(body_of(request))["id"]
+        return lease_answer(request, services.renew(lease_id=lease_id, by=require_own_lease(request, lease_id)))
 
     @extend_schema(
         request=LeaseRequest,
@@ -300,18 +298,17 @@ class LicensesViewSet(StrictQuery, viewsets.ViewSet):
             503: problem_response("`busy`, `read_only`, `storage_full`, `not_migrated`"),
         },
     )
-    def give_back(self, request: Request) -> Response:
+    def give_back(self, request: Request) -> HttpResponse:
         """Return a lease's seats. Harmless if it is returned already."""
-        lease_id = LeaseRequest.validated(request.data)["id"]
-        leases = leasing.give_back(lease_id=lease_id, by=require_own_lease(request, lease_id))
+        lease_id = LeaseRequest.validated(body_of(request))["id"]
+        leases = services.give_back(lease_id=lease_id, by=require_own_lease(request, lease_id))
         note_leases(leases)
-        return Response({"status": "ok", "tool": leases[0].tool.name})
+        return answer(request, {"status": "ok", "tool": leases[0].tool.name})
 
 
-class QueueViewSet(StrictQuery, viewsets.ViewSet):
+class QueueViewSet(CallViewSet):
     """Waiting for a seat."""
 
-    renderer_classes = [JSONRenderer]
     # To ask about a ticket is to borrow, once there are seats.
     scopes = {"retrieve": Scope.BORROW}
     ticket = OpenApiParameter("ticket", OpenApiTypes.UUID, OpenApiParameter.PATH)
@@ -326,10 +323,10 @@ class QueueViewSet(StrictQuery, viewsets.ViewSet):
             503: problem_response("`busy`, `read_only`, `storage_full`, `not_migrated`"),
         },
     )
-    def retrieve(self, request: Request, ticket: str) -> Response:
+    def retrieve(self, request: Request, ticket: str) -> HttpResponse:
         """Ask for the seats that a ticket waits for: the lease, or the place in the queue."""
         ticket_id, by = find_own_ticket(request, ticket)
-        return borrow_answer(leasing.poll(ticket_id=ticket_id, by=by))
+        return borrow_answer(request, services.poll(ticket_id=ticket_id, by=by))
 
     @extend_schema(
         parameters=[ticket],
@@ -343,7 +340,7 @@ class QueueViewSet(StrictQuery, viewsets.ViewSet):
     def destroy(self, request: Request, ticket: str) -> Response:
         """Leave the queue."""
         ticket_id, by = find_own_ticket(request, ticket)
-        leasing.leave(ticket_id=ticket_id, by=by)
+        services.leave(ticket_id=ticket_id, by=by)
         return Response(status=204)
 
 
@@ -404,14 +401,14 @@ class ToolViewSet(StrictQuery, viewsets.ReadOnlyModelViewSet[Tool]):
     def list(self, request: Request) -> Response:
         """Every tool, by name."""
         page = self.paginate_queryset(self.get_queryset())
-        return self.get_paginated_response(self.get_serializer(pools.with_levels(page or []), many=True).data)
+        return self.get_paginated_response(self.get_serializer(snapshot.with_levels(page or []), many=True).data)
 
     def get_object(self) -> Tool:
-        return pools.with_levels([super().get_object()])[0]
+        return snapshot.with_levels([super().get_object()])[0]
 
     @extend_schema(responses={200: ToolStatusForYou, 404: problem_response("`unknown_tool`")})
     @action(detail=True)
-    def status(self, request: Request, name: str) -> Response:
+    def status(self, request: Request, name: str) -> HttpResponse:
         """The seats of one tool, as /licenses/{tool}/status gives them."""
         return status_answer(request, name)
 
@@ -521,10 +518,10 @@ class LeaseViewSet(StrictQuery, mixins.ListModelMixin, mixins.RetrieveModelMixin
         },
     )
     @action(detail=True, methods=["post"])
-    def renew(self, request: Request, pk: str) -> Response:
+    def renew(self, request: Request, pk: str) -> HttpResponse:
         """Extend a live lease by its time to live, as /licenses/renew does."""
         lease_id = find_uuid(pk, UnknownLease)
-        return lease_answer(leasing.renew(lease_id=lease_id, by=require_own_lease(request, lease_id)))
+        return lease_answer(request, services.renew(lease_id=lease_id, by=require_own_lease(request, lease_id)))
 
     @extend_schema(
         request=ForceReturnRequest,
@@ -551,7 +548,7 @@ class LeaseViewSet(StrictQuery, mixins.ListModelMixin, mixins.RetrieveModelMixin
         by = Actor.of_call(caller, request.META)
         lease_id = find_uuid(pk, UnknownLease)
         logs.note(lease=lease_id)
-        note_leases(leasing.force_return(lease_id=lease_id, note=reason, by=by))
+        note_leases(services.force_return(lease_id=lease_id, note=reason, by=by))
         return Response(self.get_serializer(self.get_object()).data)
 
 

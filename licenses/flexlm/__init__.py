@@ -1,1 +1,1 @@
-"""What FlexNet (FlexLM) license and options files say, brought into our own tables."""
+"""Import FlexNet (FlexLM) license and options files."""

@@ -1,50 +1,59 @@
-"""Bring what FlexNet's files ask for into the tables.
+"""Write an import plan to the tables.
 
-Adds and changes, and takes nothing away: a quota that is no longer in the file
-stays until somebody removes it in the admin. Names and what they may have are
-compared by value, so that a second import changes nothing.
+Adds and changes rows, but removes none: a quota that is no longer in the file stays
+until somebody removes it in the admin. A second import changes nothing.
 """
 
 from collections.abc import Iterator
 from typing import Any
 
 from django.core.exceptions import ValidationError
-from django.db import transaction
+from django.db import IntegrityError, transaction
 
-from licenses import auditing, leasing, rationing
+from licenses import auditing, rationing
 from licenses.auditing import Actor
+from licenses.leases import expiry
 from licenses.models import AccessRule, Allotment, MemberSource, Team, TeamMember, Tool, UserLimit
 
 from .plan import Plan, ToolPlan
 
 
 class _Undone(Exception):
-    """Only to roll back."""
+    """Raised to roll back."""
 
 
 def bring_in(plan: Plan, *, by: Actor, for_real: bool) -> list[str]:
-    """Do what a plan asks for, in one transaction, and tell what changed, a line
-    each. Not ``for_real``, the same is done and undone: what is told is what
-    would be.
+    """Carry out a plan in one transaction. Return a line for each change.
 
-    Raises ValidationError, OverReserved, or IntegrityError if somebody else makes
-    the same rows meanwhile, with nothing changed.
+    If not ``for_real``, make the changes and roll them back, so that the lines show
+    what would change. Raises ValidationError, OverReserved, or IntegrityError if
+    another program creates the same rows; then nothing has changed.
     """
-    told: list[str] = []
+    try:
+        return _bring_in(plan, by, for_real, with_constraints=False)
+    except IntegrityError:
+        # To ask about each constraint of each tool takes far longer than to save the
+        # tool: so only to say which one it was.
+        return _bring_in(plan, by, for_real, with_constraints=True)
+
+
+def _bring_in(plan: Plan, by: Actor, for_real: bool, *, with_constraints: bool) -> list[str]:
+    changes: list[str] = []
     try:
         with transaction.atomic(durable=True):
-            # All at once, in the one order that borrows of several tools use too.
-            list(Tool.objects.locked(plan.tools))
+            # Lock all tools first, in the order that borrows of several tools use.
+            tools = {tool.name: tool for tool in Tool.objects.locked(plan.tools)}
             Team.objects.filter(name__in=plan.teams).lock()
             for name, members in sorted(plan.teams.items()):
-                told += _team(name, members, by, plan.ignores_case)
+                changes += _team(name, members, by, plan.ignores_case)
             for name, wanted in sorted(plan.tools.items()):
-                told += _tool(name, wanted, by)
+                tool = tools.get(name) or Tool(name=name, capacity=wanted.capacity)
+                changes += _tool(tool, wanted, by, with_constraints)
             if not for_real:
                 raise _Undone
     except _Undone:
         pass
-    return told
+    return changes
 
 
 def _team(name: str, members: set[str], by: Actor, ignores_case: bool) -> Iterator[str]:
@@ -61,7 +70,7 @@ def _team(name: str, members: set[str], by: Actor, ignores_case: bool) -> Iterat
             yield f"team {name}: names of members match in any case"
     known = set(TeamMember.objects.filter(team=team).values_list("user", flat=True))
     for user in sorted(members - known):
-        # By hand, as whoever runs the import vouches for the file.
+        # As a manual member, because the administrator chose the file.
         member = TeamMember(team=team, user=user, source=MemberSource.MANUAL)
         member.full_clean()
         with auditing.changing(member, by=by):
@@ -69,13 +78,12 @@ def _team(name: str, members: set[str], by: Actor, ignores_case: bool) -> Iterat
         yield f"team {name}: {user} joins"
 
 
-def _tool(name: str, wanted: ToolPlan, by: Actor) -> Iterator[str]:
-    tool = Tool.objects.locked([name]).first() or Tool(name=name, capacity=wanted.capacity)
-    is_new = tool.pk is None
+def _tool(tool: Tool, wanted: ToolPlan, by: Actor, with_constraints: bool) -> Iterator[str]:
+    name, is_new = tool.name, tool.pk is None
     values: dict[str, Any] = {
         "capacity": wanted.capacity,
         "overdraft": wanted.overdraft,
-        # A name that an administrator chose stays: the file has only the daemon's.
+        # Keep an administrator's name: the file has only the name of the daemon.
         "vendor": tool.vendor or wanted.vendor,
         "valid_from": wanted.valid_from,
         "valid_until": wanted.valid_until,
@@ -88,28 +96,31 @@ def _tool(name: str, wanted: ToolPlan, by: Actor) -> Iterator[str]:
     before = {field: getattr(tool, field) for field in changed}
     for field, value in changed.items():
         setattr(tool, field, value)
-    try:
-        # A name that is reserved by now may be in use from before.
-        tool.full_clean(exclude=["name"] if tool.pk else None)
-    except ValidationError as error:
-        raise ValidationError([f"{name}: {message}" for message in error.messages]) from None
     if is_new or changed:
+        # A tool may have a name from before it was reserved.
+        exclude = None if is_new else ["name"]
+        try:
+            tool.full_clean(exclude, validate_unique=with_constraints, validate_constraints=with_constraints)
+        except ValidationError as error:
+            raise ValidationError([f"{name}: {message}" for message in error.messages]) from None
         with auditing.changing(tool, by=by):
-            # Only these: the seats in use are not ours to write.
+            # Write only these fields: leases change the borrowed seats.
             tool.save(update_fields=None if is_new else list(changed))
         if "valid_until" in changed and not is_new:
-            leasing.follow_validity(tool=name)
+            expiry.follow_validity(tool=name, previous=before["valid_until"])
     if is_new:
         yield f"{name}: new, {_values(values)}"
     for field, value in {} if is_new else changed.items():
         yield f"{name}: {field} {_value(before[field])} -> {_value(value)}"
+    if is_new and not wanted.has_policy:
+        return
     yield from _allotments(tool, wanted, by)
     yield from _limits(tool, wanted, by)
     yield from _lists(tool, wanted, by)
     rationing.settle(tool=name)
     tool.refresh_from_db(fields=["reserved"])
     if "capacity" in changed and tool.reserved > tool.capacity:
-        yield f"{name}: {tool.reserved} seats are reserved, of the {tool.capacity} that there are"
+        yield f"{name}: {tool.reserved} seats are reserved, more than the capacity of {tool.capacity}"
 
 
 def _values(values: dict[str, Any]) -> str:
@@ -131,7 +142,7 @@ def _allotments(tool: Tool, wanted: ToolPlan, by: Actor) -> Iterator[str]:
         )
         if allowance.quota is not None and allowance.reservation > allowance.quota:
             text = f"{tool.name}: team {name} has {allowance.reservation} seats reserved"
-            raise ValidationError(f"{text}, more than the quota of {allowance.quota} would let it use")
+            raise ValidationError(f"{text}, more than its quota of {allowance.quota}")
         if allowance != before:
             allowances[team] = allowance
             quota = "no quota" if allowance.quota is None else f"quota {allowance.quota}"

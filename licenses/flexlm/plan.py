@@ -1,7 +1,7 @@
-"""What follows from FlexNet's files for our tables: pure, files in, wishes out.
+"""Plan the tools, teams and rules of FlexNet's files, with pure functions.
 
-What cannot be expressed here is a finding: it is never left out without a word,
-and never replaced by something like it.
+A line without a counterpart here is a finding. It is never ignored silently or
+replaced by something similar.
 """
 
 import re
@@ -31,9 +31,9 @@ from .parser import (
 )
 
 LISTED = {Kind.USER: "user", Kind.GROUP: "team", Kind.HOST: "host", Kind.PROJECT: "project"}
-# What a name would have to be.
-USER = "a name here, where there are no patterns"
-HOST = "a host here; those are known by name, not by address or pattern"
+# The end of "... can't be".
+USER = "a name here, because this server has no patterns"
+HOST = "a host here, because hosts are names, not addresses or patterns"
 # Longest name of a tool's vendor.
 VENDOR_LENGTH = 128
 DAY = timedelta(days=1)
@@ -41,7 +41,7 @@ DAY = timedelta(days=1)
 
 @dataclass(slots=True)
 class ToolPlan:
-    """What the files say of one tool; nothing about what they don't mention."""
+    """The values of one tool in the files. Values that they do not have stay unset."""
 
     capacity: int
     overdraft: int
@@ -49,7 +49,7 @@ class ToolPlan:
     valid_from: datetime | None
     valid_until: datetime | None
     user_limit: int | None = None
-    # Whether the options file's names of users and hosts match in any case.
+    # Whether names of users and hosts in the options file match in any case.
     ignores_case: bool = False
     quotas: dict[str, int] = field(default_factory=dict)
     reservations: dict[str, int] = field(default_factory=dict)
@@ -57,14 +57,19 @@ class ToolPlan:
     # Effect, kind of subject and name, as AccessRule has them.
     lists: set[tuple[str, str, str]] = field(default_factory=set)
 
+    @property
+    def has_policy(self) -> bool:
+        """Return whether there are quotas, reservations, user limits or access rules."""
+        return bool(self.quotas or self.reservations or self.user_limits or self.lists)
+
 
 @dataclass(slots=True)
 class Plan:
-    """What both files together ask for; findings of each by themselves."""
+    """The plan of both files, and the findings of each."""
 
     tools: dict[str, ToolPlan] = field(default_factory=dict)
     teams: dict[str, set[str]] = field(default_factory=dict)
-    # Whether the names of the teams' members match in any case.
+    # Whether names of members match in any case.
     ignores_case: bool = False
     of_license: list[Finding] = field(default_factory=list)
     of_options: list[Finding] = field(default_factory=list)
@@ -76,7 +81,7 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Renames:
-    """Names that an administrator chose, by the features' and groups' in the files."""
+    """New names from the administrator, by the names of features and groups in the files."""
 
     features: Mapping[str, str] = field(default_factory=dict)
     groups: Mapping[str, str] = field(default_factory=dict)
@@ -86,7 +91,7 @@ AS_IN_THE_FILES = Renames()
 
 
 def plan(license: LicenseFile, options: OptionsFile, today: date, renames: Renames = AS_IN_THE_FILES) -> Plan:
-    """Return what the files ask for on a day."""
+    """Return the plan of the files for a day."""
     wanted = Plan(of_license=[*license.findings], of_options=[*options.findings], ignores_case=options.ignores_case)
     names = _tools(license, wanted, today, renames)
     _groups(options, names, wanted, renames)
@@ -103,8 +108,8 @@ def _note(number: int, text: str) -> Finding:
 
 @dataclass(slots=True)
 class _Names:
-    """What the files' names mean here: tools by feature or package, the lines that
-    each tool was made of, the team of a GROUP, the hosts of a HOST_GROUP."""
+    """The tools of each feature or package, the lines of each tool, the team of each GROUP and the
+    hosts of each HOST_GROUP."""
 
     tools: dict[str, list[str]] = field(default_factory=dict)
     lines: dict[str, list[Feature]] = field(default_factory=dict)
@@ -114,7 +119,7 @@ class _Names:
 
 
 def _tools(license: LicenseFile, wanted: Plan, today: date, renames: Renames) -> _Names:
-    """Plan the tools; return which of them each name of a feature or package means."""
+    """Plan the tools. Return the tools of each feature or package."""
     tell = wanted.of_license.append
     lines = _upgraded(_first_features(_current(license.features, wanted), wanted), wanted)
     packages = _current(license.packages, wanted)
@@ -151,14 +156,14 @@ def _tools(license: LicenseFile, wanted: Plan, today: date, renames: Renames) ->
 
 
 def _suite(package: Package) -> str:
-    text = f"{package.name}: a suite; its seat is not taken with a component's: borrow both as a set"
+    text = f"{package.name}: a suite. A borrow of a component takes no seat of the suite: borrow both as a set"
     if package.options == "SUITE_RESERVED":
-        text += ". FlexNet keeps the other components for the user of one; here borrow all of them as a set"
+        text += ". FlexNet reserves all components for the user of one; here borrow all of them as a set"
     return text
 
 
 def _name(pools: Mapping[tuple[str, str], list[Feature]], wanted: Plan, today: date, renames: Renames) -> _Names:
-    """Plan a tool for each feature that can be one; return what its name means."""
+    """Plan a tool for each feature that can be one. Return the tools of each name."""
     names = _Names()
     taken: dict[str, tuple[str, str]] = {}
     for (name, vendor), pool in pools.items():
@@ -166,7 +171,7 @@ def _name(pools: Mapping[tuple[str, str], list[Feature]], wanted: Plan, today: d
         for line in pool:
             if line.count is None:
                 host = f" and locked to the host {line.attribute('HOSTID')[:80]}" if line.attribute("HOSTID") else ""
-                text = f"{name}: uncounted{host}: there are no seats to borrow; not imported"
+                text = f"{name}: uncounted{host}, so there are no seats to borrow; not imported"
                 wanted.of_license.append(_note(line.number, text))
                 names.uncounted.add(name)
         if not counted:
@@ -174,7 +179,7 @@ def _name(pools: Mapping[tuple[str, str], list[Feature]], wanted: Plan, today: d
         tool = renames.features.get(name, name.lower())
         why = _no_tool(tool, counted)
         if why is None and (first := taken.setdefault(tool, (name, vendor))) != (name, vendor):
-            why = f"would be the same tool as {first[0]} of {first[1]}; a tool has one vendor, and a name in lower case"
+            why = f"would be the same tool as {first[0]} of {first[1]}; a tool has one vendor and a name in lower case"
             if first[0] != name:
                 why += f": give it another name, for example --rename {name}={tool}_2"
         if why is None:
@@ -187,19 +192,19 @@ def _name(pools: Mapping[tuple[str, str], list[Feature]], wanted: Plan, today: d
 
 
 def _no_tool(tool: str, pool: list[Feature]) -> str | None:
-    """Return why the lines of a feature cannot be a tool of this name; None if they can."""
+    """Return why the lines of a feature can't be a tool of this name, or None."""
     name, vendor = pool[0].name, pool[0].vendor
     if not re.fullmatch(TOOL_NAME_PATTERN, tool) or tool in RESERVED_TOOL_NAMES:
-        return f"can't be the name of a tool; give it one, for example --rename {name[:80]}={_suggested(tool)}"
+        return f"is not a valid name of a tool; give another, for example --rename {name[:80]}={_suggested(tool)}"
     if not is_clean(vendor) or len(vendor) > VENDOR_LENGTH:
-        return "its vendor's name can't be one here"
+        return "its vendor's name is not valid here"
     if sum(line.count or 0 for line in pool) > MAX_COUNT or sum(line.overdraft for line in pool) > MAX_COUNT:
         return f"has more than {MAX_COUNT} seats"
     return None
 
 
 def _suggested(name: str) -> str:
-    """Return a name like this one that a tool or team can have."""
+    """Return a similar name that is valid for a tool or team."""
     plain = re.sub("[^a-z0-9_.-]", "_", name.lower(), flags=re.ASCII)[:58]
     return plain if re.match("[a-z0-9_]", plain) and plain not in RESERVED_TOOL_NAMES else f"tool_{plain}"
 
@@ -208,17 +213,17 @@ Line = TypeVar("Line", Feature, Package)
 
 
 def _current(lines: list[Line], wanted: Plan) -> list[Line]:
-    """Return the lines that no newer one of the same vendor replaces.
+    """Return the lines that no newer line of the same vendor replaces.
 
-    SUPERSEDE replaces what was issued before its own ISSUED=, or START= if there is
-    no ISSUED=; lines of the same day add up. SUPERSEDE_SIGN replaces the lines with
-    the named signatures. Source: "Using the SUPERSEDE and SUPERSEDE_SIGN Keywords".
+    SUPERSEDE replaces lines that were issued before its ISSUED=, or before its START= if
+    it has no ISSUED=; lines of one day add up. SUPERSEDE_SIGN replaces the lines with the
+    named signatures. Source: "Using the SUPERSEDE and SUPERSEDE_SIGN Keywords".
     """
     replaced_by: dict[tuple[str, str], Line] = {}
     by_signature: dict[str, Line] = {}
     for line in lines:
         if line.supersedes and line.dated is None:
-            text = f"{line.name}: SUPERSEDE without ISSUED= or START= replaces nothing: older lines count as well"
+            text = f"{line.name}: SUPERSEDE without ISSUED= or START= replaces nothing, so older lines count too"
             wanted.of_license.append(_note(line.number, text))
         for name in line.supersedes if line.dated else ():
             key = line.vendor, name
@@ -243,7 +248,7 @@ def _current(lines: list[Line], wanted: Plan) -> list[Line]:
             )
     for signature, line in by_signature.items():
         if signature.rpartition(":")[2] not in {one.rpartition(":")[2] for one in used}:
-            text = f"{line.name}: SUPERSEDE_SIGN names a signature that no line here has: {signature[-40:]}"
+            text = f"{line.name}: SUPERSEDE_SIGN names a signature that no line of this file has: {signature[-40:]}"
             wanted.of_license.append(_note(line.number, text))
     return current
 
@@ -261,13 +266,13 @@ def _seats(count: int | None) -> str:
 
 
 def _signatures(line: Feature | Package) -> set[str]:
-    """Return a line's signatures, without a feature and with it."""
+    """Return the signatures of a line, without and with its feature."""
     own = {bare(value) for key, value in line.attributes if key in ("SIGN", "SIGN2", "KEY") and value}
     return own | {f"{line.name}:{signature}" for signature in own}
 
 
 def _superseded_signatures(line: Feature | Package) -> set[str]:
-    """Return what SUPERSEDE_SIGN names: ``{f1:00D0 12AB f2:34CD}``, or signatures only."""
+    """Read SUPERSEDE_SIGN: ``{f1:00D0 12AB f2:34CD}``, or only signatures."""
     value = next((value for key, value in line.attributes if key == "SUPERSEDE_SIGN"), "")
     found: list[tuple[str, list[str]]] = [("", [])]
     for word in re.sub("[,;{}()]", " ", value).replace(":", ": ").split():
@@ -279,9 +284,11 @@ def _superseded_signatures(line: Feature | Package) -> set[str]:
 
 
 def _first_features(lines: list[Feature], wanted: Plan) -> list[Feature]:
-    """Return all lines that add up, and of the counted FEATURE lines of a name the
-    one that FlexNet sorts first, which is the only one that it serves: higher
-    versions, then newer ones. Source: "Order of Lines in the License File"."""
+    """Return all lines that add up, and one counted FEATURE line per name.
+
+    FlexNet serves only the first of these: the highest version, then the newest.
+    Source: "Order of Lines in the License File".
+    """
     first: dict[tuple[str, str], Feature] = {}
     counted = [line for line in lines if not line.is_increment and line.count is not None]
     for line in sorted(counted, key=_precedence):
@@ -291,7 +298,7 @@ def _first_features(lines: list[Feature], wanted: Plan) -> list[Feature]:
         if line.is_increment or line.count is None or first[line.name, line.vendor] is line:
             kept.append(line)
         else:
-            text = f"{line.name}: not counted ({_seats(line.count)}): FlexNet serves one FEATURE line of a name, "
+            text = f"{line.name}: not counted ({_seats(line.count)}): FlexNet serves one FEATURE line per name, "
             text += f"here line {first[line.name, line.vendor].number}; INCREMENT lines would add up"
             wanted.of_license.append(_note(line.number, text))
     return kept
@@ -306,8 +313,8 @@ def _version(text: str) -> float:
 
 
 def _upgraded(lines: list[Feature], wanted: Plan) -> list[Feature]:
-    """Return the lines with UPGRADE lines carried out: each takes up to its number
-    of seats from the closest line before it of a version that it upgrades."""
+    """Apply UPGRADE lines: each takes up to its number of seats from the closest earlier line of a
+    version that it upgrades."""
     done: list[Feature] = []
     places: dict[tuple[str, str], list[int]] = defaultdict(list)
     for line in lines:
@@ -325,7 +332,7 @@ def _upgraded(lines: list[Feature], wanted: Plan) -> list[Feature]:
                 f"{line.name}: {moved} of the {before} seats of line {done[old].number} become version {line.version}"
             )
             if moved < (line.count or 0):
-                text += f"; there are no {line.count}"
+                text += f"; it has fewer than {line.count}"
             wanted.of_license.append(_note(line.number, text))
             line = replace(line, count=moved)
         places[key].append(len(done))
@@ -340,7 +347,7 @@ def _upgrades(line: Feature, old: Feature) -> bool:
 
 
 def _enabled(line: Feature, packages: list[Package], wanted: Plan) -> Package | None:
-    """Return the package that a line enables, if any."""
+    """Return the package that a line enables, or None."""
     fitting = [package for package in packages if package.version in ("", line.version)]
     if len(fitting) > 1:
         text = f"{line.name}: enables the packages of the lines {', '.join(str(one.number) for one in fitting)}"
@@ -349,8 +356,8 @@ def _enabled(line: Feature, packages: list[Package], wanted: Plan) -> Package | 
 
 
 def _tool(name: str, pool: list[Feature], findings: list[Finding], today: date) -> ToolPlan:
-    """Return one tool of the lines of a feature that are good today; else of those
-    that will be next; else of those that were last."""
+    """Return one tool of the lines that are valid today; without any, of the next ones; without those,
+    of the last ones."""
     good = [line for line in pool if _starts(line) <= today and _ends(line) >= today]
     if not good and (later := [line for line in pool if _starts(line) > today]):
         next_start = min(map(_starts, later))
@@ -363,11 +370,11 @@ def _tool(name: str, pool: list[Feature], findings: list[Finding], today: date) 
         if id(line) not in counted:
             when = f"ended on {line.expires}" if _ends(line) < today else f"from {line.starts} on"
             findings.append(_note(line.number, f"{name}: not counted today ({_seats(line.count)}, {when})"))
-    _tell_pools(name, good, findings)
+    _report_pools(name, good, findings)
     begin, seats = max(min(map(_starts, good)), today), sum(line.count or 0 for line in good)
     changes = _changes(pool, begin)
     end = _end(good, seats, changes)
-    _tell_changes(min(line.number for line in good), name, seats, begin, end, changes, findings, today)
+    _report_changes(min(line.number for line in good), name, seats, begin, end, changes, findings, today)
     return ToolPlan(
         capacity=seats,
         overdraft=sum(line.overdraft for line in good),
@@ -377,10 +384,10 @@ def _tool(name: str, pool: list[Feature], findings: list[Finding], today: date) 
     )
 
 
-def _tell_pools(name: str, good: list[Feature], findings: list[Finding]) -> None:
-    """Report that FlexNet would hand out the seats from separate pools."""
+def _report_pools(name: str, good: list[Feature], findings: list[Finding]) -> None:
+    """Report that FlexNet has separate pools for the seats."""
     if len(versions := {line.version for line in good}) > 1:
-        text = f"{name}: its seats are for the versions {', '.join(sorted(versions))}; here any of them is handed out"
+        text = f"{name}: its seats are for the versions {', '.join(sorted(versions))}; here a borrow gets any of them"
         findings.append(_note(good[0].number, text))
     if apart := [key for key in POOLING if len({line.attribute(key).upper() for line in good}) > 1]:
         text = f"{name}: FlexNet may count its seats in pools by {', '.join(apart)}; here they are one pool"
@@ -388,8 +395,10 @@ def _tell_pools(name: str, good: list[Feature], findings: list[Finding]) -> None
 
 
 def _end(good: list[Feature], seats: int, changes: list[tuple[date, int]]) -> date | None:
-    """Return the first day without these seats; None if there is none. It is the day
-    after the last one's last, unless later lines bring as many."""
+    """Return the first day without these seats, or None.
+
+    It is the day after the last valid day, unless later lines have as many seats.
+    """
     if (last := max(map(_ends, good))) == date.max:
         return None
     end = last + DAY
@@ -399,7 +408,7 @@ def _end(good: list[Feature], seats: int, changes: list[tuple[date, int]]) -> da
     return end
 
 
-def _tell_changes(
+def _report_changes(
     number: int,
     name: str,
     seats: int,
@@ -409,32 +418,31 @@ def _tell_changes(
     findings: list[Finding],
     today: date,
 ) -> None:
-    """Report when the number of seats changes: a tool has one number and one end,
-    which only another import changes."""
+    """Report when the number of seats changes. A tool has one number and one end, which only a new
+    import changes."""
     if end is not None and end <= today:
-        findings.append(
-            _note(number, f"{name}: all its seats have ended, the last on {end - DAY}; none can be borrowed")
-        )
+        findings.append(_note(number, f"{name}: all its seats have ended, the last on {end - DAY}"))
         return
     text = f"{name}: {_seats(seats)} now"
     if begin > today:
-        text = f"{name}: no seat of {name} is good until {begin}, and none can be borrowed before; {seats} from then on"
+        text = f"{name}: no seat can be borrowed before {begin}; {seats} from that day"
     if changes and changes != [(end, 0)]:
         (first, count), more = changes[0], [f"{count or 'none'} from {when}" for when, count in changes[:5]]
         if len(changes) > 5:
             more.append(f"{len(changes) - 5} more changes until {changes[-1][0]}")
-        text += f", {', '.join(more)}. This server does not change the number by itself: import again on {first}, or "
+        text += f", {', '.join(more)}. This server does not change the number by itself. "
+        text += f"Import again on {first}; otherwise "
         if first == end:
-            text += f"no seat can be borrowed from {first} on"
+            text += f"no seat can be borrowed from {first}"
         else:
-            text += f"{seats} are lent from then on, {'more' if seats > count else 'fewer'} than there are"
+            text += f"the capacity stays {seats}, {'more' if seats > count else 'fewer'} than the license has"
     elif begin <= today:
         return
     findings.append(_note(number, text))
 
 
 def _changes(pool: list[Feature], since: date) -> list[tuple[date, int]]:
-    """Return the days after ``since`` on which the number of good seats changes, with the new number."""
+    """Return the days after ``since`` on which the number of valid seats changes, with the new number."""
     steps: dict[date, int] = defaultdict(int)
     for line in pool:
         steps[max(_starts(line), since)] += line.count or 0 if _ends(line) >= since else 0
@@ -465,12 +473,12 @@ def _midnight(day: date) -> datetime:
 
 
 def _groups(options: OptionsFile, names: _Names, wanted: Plan, renames: Renames) -> None:
-    """Plan the teams, and learn the groups' names. Lines of one name add up."""
+    """Plan the teams and collect the names of groups. Lines of one name add up."""
     groups = {group.name for group in options.groups if not group.of_hosts}
     taken: dict[str, str] = {}
     for group in options.groups:
         given = [_folded(name, options) for name in group.members]
-        # Not all that can be a person can be a host: 10.1.*.* can't.
+        # Check hosts more strictly: 10.1.*.* is not a host.
         bad = [name for name in given if not (_is_host if group.of_hosts else _is_one)(name)]
         members = set(given) - set(bad)
         for name in bad:
@@ -481,19 +489,19 @@ def _groups(options: OptionsFile, names: _Names, wanted: Plan, renames: Renames)
             names.hosts.setdefault(group.name, set()).update(members)
             continue
         for name in sorted(groups.intersection(group.members)):
-            text = f"{group.name}: {name[:80]} is a user's name here; FlexNet has no groups in groups"
+            text = f"{group.name}: {name[:80]} is read as a user, because FlexNet has no groups in groups"
             wanted.of_options.append(_note(group.number, text))
         for name in sorted(name for name in members if "," in name):
-            text = f"{group.name}: {name[:80]!r} is one name; FlexNet separates names by blanks"
+            text = f"{group.name}: {name[:80]!r} is one name, because FlexNet separates names by blanks"
             wanted.of_options.append(_note(group.number, text))
         team = renames.groups.get(group.name, group.name.lower())
         if not re.fullmatch(TOOL_NAME_PATTERN, team):
-            text = f"{group.name}: can't be the name of a team; give it one, for example "
+            text = f"{group.name}: is not a valid name of a team; give another, for example "
             text += f"--rename-group {group.name[:80]}={_suggested(team)}"
             wanted.of_options.append(Finding(group.number, text))
         elif (other := taken.setdefault(team, group.name)) != group.name:
-            text = f"{group.name}: would be the same team as {other}, since names are in lower case here; "
-            text += f"give it another, for example --rename-group {group.name}={team}_2"
+            text = f"{group.name}: would be the same team as {other}, because names are in lower case here; "
+            text += f"give another, for example --rename-group {group.name}={team}_2"
             wanted.of_options.append(Finding(group.number, text))
         else:
             names.teams[group.name] = team
@@ -505,12 +513,12 @@ def _folded(name: str, options: OptionsFile) -> str:
 
 
 def _is_one(name: str) -> bool:
-    """Return whether it is one user's name, and not a pattern of many."""
+    """Return whether it is the name of one user, and not a pattern."""
     return is_name(name) and "*" not in name
 
 
 def _is_host(name: str) -> bool:
-    """Return whether clients could give it as their host: a name, not an address."""
+    """Return whether it is the name of a host, and not an address or a pattern."""
     try:
         ip_address(name)
     except ValueError:
@@ -524,7 +532,7 @@ def _rules(options: OptionsFile, names: _Names, wanted: Plan) -> None:
     for team, members in wanted.teams.items():
         for member in members:
             groups_of[member].add(team)
-    # Quotas before reservations, which have to fit into them.
+    # Plan quotas first, because reservations must fit into them.
     for given in sorted(options.rules, key=lambda rule: (rule.verb == Verb.RESERVE, rule.number)):
         rule = given
         if rule.kind in (Kind.USER, Kind.HOST):
@@ -536,18 +544,18 @@ def _rules(options: OptionsFile, names: _Names, wanted: Plan) -> None:
         for name in names.tools[rule.feature] if rule.feature else list(wanted.tools):
             if rule.verb == Verb.MAX and (earlier := _limited_by(rule, name, limits)):
                 if earlier.count != rule.count:
-                    text = f"the MAX of line {earlier.number} limits the same of {name} already, and stands"
+                    text = f"line {earlier.number} has another MAX for the same in {name} and wins"
                     wanted.of_options.append(Finding(rule.number, text))
                 continue
             _apply(rule, name, names, wanted)
             wanted.tools[name].ignores_case |= options.ignores_case
         if rule.verb == Verb.MAX and rule.kind == Kind.GROUP:
-            _tell_overlap(rule, names.teams[rule.name], groups_of, wanted)
+            _report_overlap(rule, names.teams[rule.name], groups_of, wanted)
 
 
 def _limited_by(rule: Rule, tool: str, limits: dict[tuple[str, Kind | None, str], Rule]) -> Rule | None:
-    """Return the MAX line before this one about the same, or about all: FlexNet has a
-    line for one after that for all without effect. Source: "MAX" in its guide."""
+    """Return the earlier MAX line for the same subject or for all. In FlexNet a line for one subject has
+    no effect after a line for all. Source: "MAX" in its guide."""
     of_all = {Kind.USER: Kind.ALL_USERS, Kind.GROUP: Kind.ALL_GROUPS}.get(rule.kind) if rule.kind else None
     mine = tool, rule.kind, rule.name
     if earlier := limits.get(mine) or limits.get((tool, of_all, "")):
@@ -556,41 +564,43 @@ def _limited_by(rule: Rule, tool: str, limits: dict[tuple[str, Kind | None, str]
     return None
 
 
-def _tell_overlap(rule: Rule, team: str, groups_of: Mapping[str, set[str]], wanted: Plan) -> None:
+def _report_overlap(rule: Rule, team: str, groups_of: Mapping[str, set[str]], wanted: Plan) -> None:
     if both := sorted(member for member in wanted.teams[team] if len(groups_of[member]) > 1):
         more = f" and {len(both) - 3} more" if len(both) > 3 else ""
-        text = (
-            f"{', '.join(both[:3])}{more} of {rule.name} can borrow for another GROUP's team, which this doesn't limit"
-        )
+        text = f"{', '.join(both[:3])}{more} of {rule.name} can also borrow for another GROUP, without this limit"
         wanted.of_options.append(_note(rule.number, text))
 
 
 def _cannot(rule: Rule, names: _Names, wanted: Plan) -> Finding | None:
-    """Return why a rule can't be expressed here; None if it can."""
+    """Return why a rule has no counterpart here, or None."""
     if rule.feature in names.uncounted and not names.tools.get(rule.feature):
-        return _note(rule.number, f"{rule.feature}: uncounted, so there are no seats that this could be about")
+        return _note(rule.number, f"{rule.feature}: uncounted, so this has no effect")
     why = _no_tools(rule, names, wanted) or _no_subject(rule, names)
     return Finding(rule.number, why) if why else None
 
 
 def _no_tools(rule: Rule, names: _Names, wanted: Plan) -> str | None:
-    """Return why it is not known which tools a rule is about; None if it is."""
+    """Return why the tools of a rule are unknown, or None."""
     if rule.feature and not names.tools.get(rule.feature):
-        return f"{rule.feature}: not a feature that is imported from the license file"
+        return f"{rule.feature}: not an imported feature of the license file"
     if not rule.feature and len(vendors := {tool.vendor for tool in wanted.tools.values()}) > 1:
-        return f"it is about one vendor's features, and the license file has {len(vendors)} vendors; name the features"
+        return (
+            f"it is for the features of one vendor, and the license file has {len(vendors)} vendors; name the features"
+        )
     if rule.qualifier is not None:
         lines = [line for tool in names.tools[rule.feature] for line in names.lines[tool]]
         fitting = [line for line in lines if _qualifies(line, *rule.qualifier)]
         if len(fitting) < len(lines):
             what = "=".join(rule.qualifier)[:80]
             numbers = ", ".join(str(line.number) for line in fitting[:5]) or "none"
-            return f"{rule.feature} has one pool of seats here, which {what} can't divide (lines with it: {numbers})"
+            return (
+                f"{rule.feature} has one pool of seats here, so {what} can't select some of them (its lines: {numbers})"
+            )
     return None
 
 
 def _qualifies(line: Feature, key: str, value: str) -> bool:
-    """Return whether ``feature:KEY=value`` in an options file means this line."""
+    """Return whether ``feature:KEY=value`` in an options file selects this line."""
     match key:
         case "VERSION":
             return line.version == value or (_version(line.version) == _version(value) != 0)
@@ -606,7 +616,7 @@ def _qualifies(line: Feature, key: str, value: str) -> bool:
 
 
 def _no_subject(rule: Rule, names: _Names) -> str | None:
-    """Return why whom a rule is about can't be named here; None if it can."""
+    """Return why the subject of a rule has no counterpart here, or None."""
     kinds: dict[Verb, set[Kind | None]] = {
         Verb.MAX: {Kind.USER, Kind.GROUP, Kind.ALL_USERS, Kind.ALL_GROUPS},
         Verb.RESERVE: {Kind.GROUP},
@@ -614,11 +624,11 @@ def _no_subject(rule: Rule, names: _Names) -> str | None:
     }
     if rule.kind not in kinds.get(rule.verb, {*LISTED, Kind.HOST_GROUP}):
         advice = "; make a GROUP of it" if rule.verb == Verb.RESERVE and rule.kind == Kind.USER else ""
-        return f"{rule.verb} for {rule.kind} can't be expressed here{advice}"
+        return f"{rule.verb} for {rule.kind} has no counterpart here{advice}"
     if rule.kind == Kind.GROUP and rule.name not in names.teams:
         return f"there is no GROUP {rule.name}"
     if rule.kind == Kind.HOST_GROUP and not names.hosts.get(rule.name):
-        return f"there is no HOST_GROUP {rule.name} with a host that can be listed"
+        return f"there is no HOST_GROUP {rule.name} with a valid host"
     if rule.kind in (Kind.USER, Kind.PROJECT) and not _is_one(rule.name):
         return f"{rule.name[:80]!r} can't be {USER}"
     if rule.kind == Kind.HOST and not _is_host(rule.name):
@@ -641,16 +651,16 @@ def _apply(rule: Rule, name: str, names: _Names, wanted: Plan) -> None:
         case Verb.RESERVE, _:
             reserved = tool.reservations.get(team, 0) + rule.count
             if sum(tool.reservations.values()) + rule.count > tool.capacity:
-                text = f"more seats of {name} would be reserved than there are; FlexNet ignores such a line too"
+                text = f"the reservations would exceed the seats of {name}; FlexNet ignores this line too"
                 wanted.of_options.append(Finding(rule.number, text, is_problem=False))
             elif reserved > tool.quotas.get(team, reserved):
-                text = f"{rule.name} would have more seats of {name} reserved than its MAX lets it use"
+                text = f"the reservation of {rule.name} for {name} would exceed its MAX"
                 wanted.of_options.append(Finding(rule.number, text))
             else:
                 tool.reservations[team] = reserved
         case Verb.MAX_OVERDRAFT, _:
             if rule.count >= tool.overdraft:
-                text = f"{name} has an overdraft of {tool.overdraft}, which this doesn't lower"
+                text = f"{name} has an overdraft of {tool.overdraft}, and this does not lower it"
                 wanted.of_options.append(Finding(rule.number, text, is_problem=False))
             tool.overdraft = min(tool.overdraft, rule.count)
         case _, Kind.HOST_GROUP:

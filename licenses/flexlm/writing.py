@@ -1,6 +1,7 @@
-"""FlexNet's files as they were read, a line each: what is written reads as the same.
+"""Write FlexNet's files as they were read, one statement per line.
 
-Shows an administrator how a line was understood, above all one that is wrapped.
+Shows an administrator how a line was understood, for example a wrapped one. The
+output parses to the same values.
 """
 
 import re
@@ -13,13 +14,13 @@ PLAIN = re.compile(r"[\w.:/+@%*-]+", re.ASCII)
 
 
 def license_lines(file: LicenseFile) -> Iterator[tuple[int, str]]:
-    """Return the lines of a license file that were understood, with their numbers."""
+    """Yield the understood lines of a license file with their numbers."""
     written = [(line.number, _feature(line)) for line in file.features]
     yield from sorted(written + [(line.number, _package(line)) for line in file.packages])
 
 
 def options_lines(file: OptionsFile) -> Iterator[tuple[int, str]]:
-    """Return the lines of an options file that were understood, with their numbers."""
+    """Yield the understood lines of an options file with their numbers."""
     written = [(line.number, _group(line)) for line in file.groups]
     yield from sorted(written + [(line.number, _rule(line)) for line in file.rules])
 

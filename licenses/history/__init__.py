@@ -1,1 +1,1 @@
-"""What happened: high-water marks, usage, denials, what-if, and what is kept of it."""
+"""History: rollups, reports, what-if and retention."""

@@ -1,4 +1,4 @@
-"""A UTC day's history, made from the rows of what happened on it."""
+"""Compute the history of a UTC day from its leases and denials."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
@@ -19,8 +19,8 @@ NEVER = datetime.max.replace(tzinfo=UTC)
 
 
 class Borrowed(NamedTuple):
-    """A lease, as far as history is concerned. ``end`` is when its seats came
-    free or will, if nothing else happens."""
+    """The values of a lease for history. ``end`` is when its seats came free, or will if nothing else
+    happens."""
 
     use: Use
     tool: int
@@ -32,7 +32,7 @@ class Borrowed(NamedTuple):
 
 @dataclass(slots=True)
 class DayHistory:
-    """The rows of one day, unsaved."""
+    """The unsaved rows of one day."""
 
     tools: list[ToolHour] = field(default_factory=list)
     teams: list[TeamHour] = field(default_factory=list)
@@ -41,20 +41,19 @@ class DayHistory:
 
 
 def midnight(day: date) -> datetime:
-    """The beginning of a UTC day."""
+    """Return the start of a UTC day."""
     return datetime.combine(day, time(), UTC)
 
 
 def since(day: date, until: datetime) -> Iterator[tuple[date, DayHistory]]:
-    """The history of each day from this one on; the last ends at ``until``.
+    """Yield the history of each day from ``day``; the last day ends at ``until``.
 
-    Reads each lease once. Right for a time that is over: what has happened in
-    it changes no more, but for an open lease whose time is over, and that one's
-    end is known.
+    Reads each lease once. Exact for past days: they do not change, except that an
+    expired lease is closed later, at a known end.
     """
     capacities = capacities_by_tool()
     going_on = [*_read(open_across(midnight(day)))]
-    # When something happens next, so that quiet days cost nothing.
+    # Find the next event, so that quiet days cost nothing.
     lease = _next_lease(midnight(day))
     denial = _next_denial(midnight(day) - EPISODE_WINDOW)
     while midnight(day) < until:
@@ -84,7 +83,7 @@ def _next_denial(moment: datetime) -> datetime:
 
 
 def open_across(moment: datetime) -> Q:
-    """Leases that were out at a moment, and before it."""
+    """Return a filter for leases that were active at a moment and before it."""
     still_open = Q(ended_at__isnull=True) & (Q(expires_at__isnull=True) | Q(expires_at__gt=moment))
     return Q(borrowed_at__lt=moment) & (still_open | Q(ended_at__gt=moment))
 
@@ -107,8 +106,7 @@ def _read(which: Q) -> Iterator[Borrowed]:
 
 
 def capacities_by_tool() -> dict[int, Steps]:
-    """Each tool's capacity in the past. The audit has every change of it; a tool
-    that it knows nothing of has always had today's."""
+    """Return the past capacities of each tool, from the audit. A tool without records always had today's."""
     changes: defaultdict[str, list[tuple[datetime, int, int]]] = defaultdict(list)
     records = AuditRecord.objects.filter(subject_kind=AuditedKind.TOOL, after__has_key="capacity")
     for name, at, before, after in records.order_by("recorded_at", "pk").values_list(
@@ -176,22 +174,21 @@ def _usage_of(day: date, leases: Iterable[Borrowed], start: datetime, end: datet
 
 
 def usage_within(start: datetime, end: datetime) -> Iterable[UsageDay]:
-    """Read who used what in a part of one UTC day, unsaved. Right as far as the leases
-    are still there."""
+    """Return the unsaved usage in a part of one UTC day. Exact while the leases exist."""
     leases = _read(open_across(start) | Q(borrowed_at__gte=start, borrowed_at__lt=end))
     return _usage_of(start.date(), leases, start, end)
 
 
 def denials_by_local_day(start: datetime, end: datetime, zone: tzinfo) -> Iterable[DenialDay]:
-    """Read the denials that ended between two moments, by the days of a time zone,
-    unsaved. Right as far as the denials are still there."""
+    """Return the unsaved denials that ended between two moments, by day of a time zone. Exact while the
+    denials exist."""
     counted = (
         _ended_denials(start, end, zone)
         .values("tool_id", "code", "day")
         .annotate(
             episodes=Count("pk"),
             true_denials=Count("pk", filter=Q(resolved_at__isnull=True)),
-            # Not by the name of the column, which the sum would be taken for.
+            # This needs another name than the column.
             tries=Sum("attempts"),
         )
     )
@@ -199,8 +196,8 @@ def denials_by_local_day(start: datetime, end: datetime, zone: tzinfo) -> Iterab
 
 
 def refused_people(start: datetime, end: datetime, zone: tzinfo) -> Iterable[tuple[int, str, date, str]]:
-    """Return the tool, code, day and user of the denials that ended between two
-    moments, each once. Right as far as the denials are still there."""
+    """Return each tool, code, day and user of the denials that ended between two moments, once. Exact
+    while the denials exist."""
     rows: Iterable[tuple[int, str, date, str]] = (
         _ended_denials(start, end, zone).values_list("tool_id", "code", "day", "user").distinct()
     )
@@ -208,15 +205,15 @@ def refused_people(start: datetime, end: datetime, zone: tzinfo) -> Iterable[tup
 
 
 def _ended_denials(start: datetime, end: datetime, zone: tzinfo) -> Any:
-    """Return the denials that ended between two moments, with the ``day`` on which."""
+    """Return the denials that ended between two moments, with the ``day`` of their end."""
     rows: Any = Denial.objects.filter(last_at__gte=start - EPISODE_WINDOW, last_at__lt=end).order_by()
     rows = rows.annotate(ended=Coalesce("resolved_at", F("last_at") + EPISODE_WINDOW))
     return rows.filter(ended__gte=start, ended__lt=end).annotate(day=TruncDate("ended", tzinfo=zone))
 
 
 def _denials_of(day: date, start: datetime, end: datetime) -> Iterable[DenialDay]:
-    """Episodes count on the day on which they ended: by a lease, or because
-    nobody had asked any more for as long as an episode may pause."""
+    """Return the denials of a day. An episode counts on the day of its end: by a lease, or after the
+    longest pause of an episode."""
     rows: dict[tuple[int, str], DenialDay] = {}
     asked = Denial.objects.filter(last_at__gte=start - EPISODE_WINDOW, last_at__lt=end).order_by()
     for tool, code, last, resolved, attempts in asked.values_list("tool", "code", "last_at", "resolved_at", "attempts"):

@@ -1,8 +1,8 @@
-"""Reports: what the tools were used for, and what was refused.
+"""Compute reports of use and refusals.
 
-Days that are over come from the rollups, the rest from the leases themselves,
-so a report is exact up to the moment at which it is asked for. All amounts of
-time are of seats: two seats for an hour are two seat-hours.
+Finished days come from the rollups, the rest from the leases, so that a report is
+exact up to now. Amounts of time are summed over seats: two seats for an hour are
+two seat-hours.
 """
 
 import zoneinfo
@@ -35,10 +35,10 @@ FIRST_DAY, LAST_DAY = date(2000, 1, 1), date(2199, 12, 31)
 
 
 def time_zone(name: str) -> ZoneInfo:
-    """The time zone of a name as in Europe/Berlin; raises ValueError."""
-    # Not by trying: ZoneInfo opens files by their names.
+    """Return the time zone of a name such as Europe/Berlin. Raises ValueError."""
+    # Check the name first, because ZoneInfo opens a file of that name.
     if name not in _zones():
-        raise ValueError("No such time zone; one is called as in Europe/Berlin.")
+        raise ValueError("There is no such time zone. Use a name such as Europe/Berlin.")
     return ZoneInfo(name)
 
 
@@ -55,7 +55,7 @@ class Period(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """From the first to the last day, both included, as a time zone has them."""
+    """Days of a time zone, from the first to the last, both included."""
 
     first: date
     last: date
@@ -63,22 +63,23 @@ class Span:
 
     @classmethod
     def between(cls, first: date | None, last: date | None, zone: ZoneInfo = UTC_ZONE) -> "Span":
-        """From the first to the last day: today if missing, and 30 days in all.
-        Raises ValueError, with a sentence for people, for what can't be
-        computed or would take for ever."""
+        """Return the span of these days. Defaults: the last day is today, and the span has 30 days.
+
+        Raises ValueError with a text for the user if the days are invalid or too many.
+        """
         last = last or database_now().astimezone(zone).date()
         if not FIRST_DAY <= last <= LAST_DAY:
-            raise ValueError(f"The last day is from {FIRST_DAY} to {LAST_DAY}.")
+            raise ValueError(f"The last day must be from {FIRST_DAY} to {LAST_DAY}.")
         first = first or last - (DEFAULT_DAYS - 1) * DAY
         if first > last:
             raise ValueError("The first day is after the last.")
         if (last - first).days >= MAX_DAYS:
-            raise ValueError(f"A report is of {MAX_DAYS} days at most.")
+            raise ValueError(f"A report can have at most {MAX_DAYS} days.")
         return cls(first, last, zone)
 
     @classmethod
     def of_late(cls, number: int) -> "Span":
-        """So many days, of which today is the last."""
+        """Return a span of this number of days that ends today."""
         today = database_now().astimezone(UTC).date()
         return cls(today - (number - 1) * DAY, today)
 
@@ -94,11 +95,12 @@ class Span:
         return datetime.combine(day, time(), self.zone).astimezone(UTC)
 
     def periods(self, period: Period) -> Iterator[tuple[datetime | date, datetime, datetime]]:
-        """Each hour, day or month of the span: its name (of an hour its
-        beginning, of a month its first day), and the part of it that is in the
-        span, from when until when."""
+        """Yield each hour, day or month of the span: its name, and its start and end inside the span.
+
+        The name is a day, the first day of a month, or the start of an hour.
+        """
         if period == Period.HOUR:
-            # Hours are counted as the clock in UTC strikes them.
+            # Hours are full hours in UTC.
             hour = self.start.replace(minute=0, second=0, microsecond=0)
             hour += HOUR if hour < self.start else timedelta(0)
             while hour < self.end:
@@ -113,15 +115,15 @@ class Span:
             day = following
 
     def length(self, period: Period) -> int:
-        """How many periods it has, or a few more."""
+        """Return the number of periods, or slightly more."""
         number = (self.last - self.first).days + 1
         return {Period.HOUR: number * 25, Period.DAY: number, Period.MONTH: number // 28 + 2}[period]
 
 
 @dataclass(frozen=True, slots=True)
 class Utilisation:
-    """The use of a tool in a period; ``capacity`` is the most that there was.
-    ``full_for``, how long all seats were out, is known for whole tools only."""
+    """The use of a tool in a period. ``capacity`` is the highest in the period. ``full_for``, the time
+    without a free seat, is known only for whole tools."""
 
     tool: str
     team: str | None
@@ -133,14 +135,14 @@ class Utilisation:
 
     @property
     def share(self) -> float | None:
-        """The mean as a share of the capacity."""
+        """Return the mean as a share of the capacity."""
         return self.mean / self.capacity if self.capacity else None
 
 
 @dataclass(frozen=True, slots=True)
 class HourOfWeek:
-    """How a tool is used in one hour of the week: of the high-water marks of
-    all these hours the highest, the 95th percentile and the mean."""
+    """The use in one hour of the week: the highest, the 95th percentile and the mean of the high-water
+    marks."""
 
     weekday: int
     hour: int
@@ -152,7 +154,7 @@ class HourOfWeek:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What was used by whom; ``cost`` at today's prices, None without any."""
+    """The use by a key. ``cost`` is at current prices, or None without a price."""
 
     key: Mapping[str, str | None]
     borrows: int
@@ -171,8 +173,8 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Denials:
-    """Refusals: episodes, those of them that ended without a seat, how often was
-    asked, and how many people asked; None where some names are gone."""
+    """Refusals: episodes, those that ended without a seat, attempts, and users (None if names were
+    removed)."""
 
     key: Mapping[str, str]
     episodes: int
@@ -183,8 +185,7 @@ class Denials:
 
 @dataclass(frozen=True, slots=True)
 class Recent:
-    """The days from ``until`` on, which aren't rolled up, as they were when this
-    was read. A page with many reports reads it once."""
+    """The days from ``until`` that are not rolled up. A page with several reports reads them once."""
 
     until: date
     days: Sequence[tuple[date, DayHistory]]
@@ -196,8 +197,7 @@ class Recent:
 
 
 def _exactly(read: Callable[[Recent], R], recent: Recent | None) -> R:
-    """What is read of the rollups up to the recent days, and of these. Again, if
-    a rebuild has taken rollups away meanwhile."""
+    """Read rollups and recent days together. Read again if a rebuild has removed rollups."""
     while True:
         recent = recent or Recent.read()
         answer = read(recent)
@@ -206,15 +206,16 @@ def _exactly(read: Callable[[Recent], R], recent: Recent | None) -> R:
         recent = None
 
 
-# --- Utilisation ------------------------------------------------------------
+# --- Utilization ------------------------------------------------------------
 
 
 def utilisation(
     *, tools: Sequence[Tool], span: Span, period: Period, team: Team | None = None, recent: Recent | None = None
 ) -> list[Utilisation]:
-    """High-water mark, mean and time at the capacity, of each tool in each
-    period of the span, also where it wasn't used; with ``team`` that of one
-    team alone. Later than now there is nothing."""
+    """Return the high-water mark, mean and full time of each tool in each period up to now.
+
+    Includes periods without use. With ``team``, count only that team.
+    """
     now = database_now()
     used = _used(tools, span, period, team, recent)
     capacities = days.capacities_by_tool()
@@ -273,7 +274,7 @@ def _used(
         rows: Any = TeamHour.objects.filter(team=team) if team else ToolHour.objects
         rows = rows.filter(tool__in=tools, hour__gte=span.start, hour__lt=min(span.end, days.midnight(recent.until)))
         full = None if team else Sum("full_for")
-        # By columns of their own names: an annotation can't be called as a field is.
+        # An annotation can't have the name of a field.
         grouped = rows.order_by().annotate(period=names[period]).values("tool", "period")
         totals = {"highest": Max("peak"), "time": Sum("seat_time")} | ({"full": full} if full else {})
         for row in grouped.annotate(**totals):
@@ -302,9 +303,11 @@ def _name_of(hour: datetime, zone: ZoneInfo, period: Period) -> datetime | date:
 def hours_of_week(
     *, tool: Tool, span: Span, team: Team | None = None, recent: Recent | None = None
 ) -> list[HourOfWeek]:
-    """The 168 hours of the week, Monday's first at first, as the span's time
-    zone has them. Hours before the tool was ever used don't count, nor those to
-    come; an hour that nobody used it in is one of 0 seats."""
+    """Return the 168 hours of the week from Monday, in the span's time zone.
+
+    Hours before the first use of the tool and after now do not count. An hour without
+    use counts as 0 seats.
+    """
     used = {start: use.peak for (_, start), use in _used([tool], span, Period.HOUR, team, recent).items()}
     now = database_now()
     begun = _first_use(tool, team)
@@ -327,7 +330,7 @@ def hours_of_week(
 
 
 def _first_use(tool: Tool, team: Team | None) -> datetime | None:
-    """The day on which it was first used, as far as is known."""
+    """Return the first known day of use, or None."""
     stored: Any = TeamHour.objects.filter(tool=tool, team=team) if team else ToolHour.objects.filter(tool=tool)
     first = stored.order_by("hour").values_list("hour", flat=True).first()
     if first is None:
@@ -339,8 +342,8 @@ def _first_use(tool: Tool, team: Team | None) -> datetime | None:
 # --- Usage ------------------------------------------------------------------
 
 USAGE_KEYS = ("month", "vendor", "tool", "team", "project", "user")
-# The user of a row whose name was taken out.
-NAME_TAKEN_OUT = ""
+# The user of a row whose name was removed.
+REMOVED_NAME = ""
 DENIAL_KEYS = ("tool", "code", "day", "month")
 
 
@@ -364,16 +367,16 @@ def usage(
     team: Team | None = None,
     recent: Recent | None = None,
 ) -> list[Usage]:
-    """Seat-hours and their cost by any of month, vendor, tool, team, project and user;
-    the months in their order, then the greatest first. No team is None, no project ''.
+    """Return seat-hours and their cost by any of month, vendor, tool, team, project and user.
 
-    Days and months are those of the span's time zone, exact while the leases are there;
-    a UTC day whose leases were deleted counts where its noon is.
+    Months are in order, the rest by size. No team is None, no project ''. Days and
+    months are those of the span's time zone, exact while the leases exist. A UTC day
+    whose leases were deleted counts on the day of its noon.
     """
     keys = [key for key in USAGE_KEYS if key in by]
     which: dict[str, Any] = {"tool": tool} if tool else {}
     which |= {"team": team} if team else {}
-    # By tool in any case: each has its prices.
+    # Always group by tool, because prices differ.
     columns = list(dict.fromkeys(["tool", *(key for key in keys if key not in ("month", "vendor"))]))
     parts = (
         [(name.isoformat(), start, end) for name, start, end in span.periods(Period.MONTH)]
@@ -439,8 +442,8 @@ def usage(
 
 
 def _whole_days(start: datetime, end: datetime, now: datetime) -> tuple[date, date, list[tuple[datetime, datetime]]]:
-    """The UTC days that lie within two moments, from the first to before the last, and
-    the parts of days before and after them, up to now."""
+    """Return the first UTC day between two moments, the day after the last one, and the parts of days
+    before and after, up to now."""
     first = start.date() if start == days.midnight(start.date()) else start.date() + DAY
     last = end.date()
     edges = [(start, days.midnight(first)), (days.midnight(last), end)] if first <= last else [(start, end)]
@@ -449,7 +452,7 @@ def _whole_days(start: datetime, end: datetime, now: datetime) -> tuple[date, da
 
 
 def _usage_of_edge(begin: datetime, finish: datetime, start: datetime, end: datetime) -> Iterable[UsageDay]:
-    """The usage of a part of a UTC day at an end of the time between ``start`` and ``end``."""
+    """Return the usage of a part of a UTC day at an edge of the time from ``start`` to ``end``."""
     day = begin.date()
     kept_since = rollups.mark().kept_since
     if kept_since is None or day >= kept_since:
@@ -464,11 +467,11 @@ def _usage_of_edge(begin: datetime, finish: datetime, start: datetime, end: date
 def denials(
     *, by: Collection[str], span: Span, tool: Tool | None = None, recent: Recent | None = None
 ) -> list[Denials]:
-    """Episodes of denials that are over, by any of tool, code, day and month;
-    the days in their order, else the most first. One that goes on still isn't
-    decided yet: it counts on the day on which it will end.
+    """Return finished episodes of denials by any of tool, code, day and month.
 
-    Days are those of the span's time zone; where the episodes were deleted, UTC's.
+    Days are in order, the rest by size. An open episode counts on the day on which it
+    ends. Days are those of the span's time zone, or UTC days if the episodes were
+    deleted.
     """
     keys = [key for key in DENIAL_KEYS if key in by]
     tools = Tool.objects.in_bulk()
@@ -504,7 +507,7 @@ def denials(
         for number, amount in enumerate((row.episodes, row.true_denials, row.attempts)):
             total[number] += amount
         if row.day < kept_since:
-            people[key].add(NAME_TAKEN_OUT)
+            people[key].add(REMOVED_NAME)
     for tool_id, code, day, user in days.refused_people(span.start, min(span.end, database_now()), span.zone):
         if not tool or tool_id == tool.pk:
             people[key_of(tool_id, code, day)].add(user)
@@ -514,7 +517,7 @@ def denials(
             episodes=episodes,
             true_denials=true_denials,
             attempts=attempts,
-            people=None if NAME_TAKEN_OUT in people[key] else len(people[key]),
+            people=None if REMOVED_NAME in people[key] else len(people[key]),
         )
         for key, (episodes, true_denials, attempts) in sorted(totals.items())
     ]

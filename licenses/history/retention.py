@@ -1,7 +1,8 @@
-"""Forgetting: old rows deleted, or the names in them.
+"""Delete old rows, or the names in them.
 
-Only of days that are rolled up, so reports keep their figures. The audit is
-left alone (docs/development/architecture.md says how to change it, if the law wants that).
+Only for days that are rolled up, so that reports keep their figures. The audit does
+not change (docs/development/architecture.md says how to change it if a law requires
+that).
 """
 
 from collections import defaultdict
@@ -18,13 +19,13 @@ from licenses.models.denial import EPISODE_WINDOW
 
 from . import days, rollups
 
-# Rows of one transaction: no borrower waits for longer than that takes.
+# Rows per transaction, so that borrows wait only briefly.
 BATCH = 1000
 
 
 @dataclass(frozen=True, slots=True)
 class Forgotten:
-    """How many rows were deleted, or had a name taken out."""
+    """The numbers of rows that were deleted or lost a name."""
 
     leases: int
     tickets: int
@@ -33,20 +34,21 @@ class Forgotten:
 
 
 def _limit(before: date) -> date:
-    """The first day of those that aren't to be touched."""
+    """Return the first day that stays unchanged."""
     rollups.roll_up()
     return min(before, rollups.mark().rolled_up_until)
 
 
 def delete(*, before: date) -> Forgotten:
-    """Delete the leases that ended before a UTC day, the tickets that were
-    closed and the denials that were over by then. The rollups stay. What an
-    idempotency key still answers for stays too."""
+    """Delete leases, tickets and denials that ended before a UTC day.
+
+    Rollups stay, and rows that an idempotency key needs.
+    """
     before = _limit(before)
     with transaction.atomic():
         mark, _ = HistoryMark.objects.get_or_create(pk=1, defaults={"rolled_up_until": before})
         mark = HistoryMark.objects.select_for_update(no_key=True).get(pk=1)
-        # First of all: a rebuild must not begin with days that are half there.
+        # Set this first, so that a rebuild does not begin with half-deleted days.
         mark.kept_since = max(before, mark.kept_since or before)
         mark.save(update_fields=["kept_since"])
     moment = days.midnight(before)
@@ -58,7 +60,7 @@ def delete(*, before: date) -> Forgotten:
         ~Exists(Ticket.objects.filter(lease=OuterRef("pk"))),
         ~Exists(Denial.objects.filter(resolved_by=OuterRef("pk"))),
     ]
-    # The parts of a borrow before their head, on which they depend.
+    # Delete the parts of a borrow before the head, on which they depend.
     kept_heads = Lease.objects.filter(pk=OuterRef("part_of")).exclude(*wanted)
     leases = _delete(Lease, Q(ended_at__lt=moment, part_of__isnull=False), ~Exists(kept_heads))
     parts = Lease.objects.filter(part_of=OuterRef("pk"))
@@ -77,17 +79,18 @@ def _old_tickets(moment: datetime) -> Q:
 def _delete(model: type[models.Model], *which: Any) -> int:
     deleted = 0
     while keys := list(model._base_manager.filter(*which).order_by().values_list("pk", flat=True)[:BATCH]):
-        # Without looking for what refers to them: the conditions see to that,
-        # and the database's foreign keys.
+        # Do not collect dependent rows: the conditions exclude them, and foreign keys protect them.
         rows = model._base_manager.filter(pk__in=keys)
         deleted += rows._raw_delete(rows.db)
     return deleted
 
 
 def anonymise(*, before: date) -> Forgotten:
-    """Take the names of users and hosts, and what people wrote, out of leases
-    that ended before a UTC day, of tickets and denials that were over, and of
-    the usage of those days. Sums by tool, team and project stay."""
+    """Remove names of users and hosts, and notes, from rows that ended before a UTC day.
+
+    From leases, tickets, denials and the usage by day. Sums by tool, team and project
+    stay.
+    """
     before = _limit(before)
     moment = days.midnight(before)
     nobody = {"user": "", "host": ""}
@@ -102,13 +105,13 @@ def anonymise(*, before: date) -> Forgotten:
 
 
 def _blank(model: type[models.Model], which: Q, values: dict[str, str]) -> int:
-    """Take these values in those of the rows that have others; return in how many."""
+    """Set these values in rows with others. Return the number of changed rows."""
     changed = 0
     filled = Q()
     for name, value in values.items():
         filled |= ~Q(**{name: value})
     rows = model._base_manager.filter(which & filled).order_by("pk")
-    # Onwards by the key, or each batch would look again at those before it.
+    # Continue after the last key, so that no batch reads earlier rows again.
     keys = list(rows.values_list("pk", flat=True)[:BATCH])
     while keys:
         changed += model._base_manager.filter(pk__in=keys).update(**values)
@@ -123,8 +126,8 @@ def _days_with_names(before: date) -> Iterable[date]:
 
 @transaction.atomic
 def _anonymise_day(day: date) -> int:
-    """Make one row of those that differ by the user alone."""
-    # Under the mark's lock: a rebuild may be about to write the same day.
+    """Merge rows that differ only by the user."""
+    # Lock the mark, because a rebuild may write the same day.
     list(HistoryMark.objects.select_for_update(no_key=True))
     merged: defaultdict[tuple[int, int | None, str], list[UsageDay]] = defaultdict(list)
     for row in UsageDay.objects.filter(day=day):

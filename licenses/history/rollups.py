@@ -1,8 +1,8 @@
-"""Rolling up the past: each UTC day once, when it is over.
+"""Roll up each UTC day once, after it has ended.
 
-A day is computed from rows that change no more, outside of any transaction, and
-written in a short one, which also moves the mark; so any number of programs may
-try, and one of them does it.
+A day is computed outside a transaction from rows that no longer change, and written in
+a short transaction that also moves the mark. So any number of programs may try, and
+one of them does it.
 """
 
 from datetime import UTC, date, timedelta
@@ -15,17 +15,16 @@ from licenses.models import Denial, DenialDay, HistoryMark, Lease, TeamHour, Too
 from . import days
 from .days import DAY, DayHistory
 
-# How long after midnight a day is rolled up. What a transaction writes down as
-# before midnight is committed by then: the database ends those that take longer
-# than seconds.
+# Roll up a day this time after midnight. Transactions from before midnight have
+# committed by then, because the database ends those that take more than seconds.
 SETTLED = timedelta(minutes=5)
-# Rows of one INSERT.
+# Rows per INSERT.
 BATCH = 1000
 
 
 def mark() -> HistoryMark:
-    """Up to where the past is rolled up; where nothing is yet, the unsaved mark
-    of the first day that something happened."""
+    """Return the mark of the rollups. Without rollups, return an unsaved mark of the first day with
+    leases or denials."""
     found = HistoryMark.objects.first()
     return found or HistoryMark(pk=1, rolled_up_until=_first_day())
 
@@ -39,8 +38,7 @@ def _first_day() -> date:
 
 
 def roll_up(*, at_most: int | None = None) -> int:
-    """Roll up the days that are over, or the first ``at_most`` of them; how many
-    these were. Safe to run in many copies at once, and at any time."""
+    """Roll up finished days, at most ``at_most``. Return their number. Safe to run in several copies."""
     first = mark().rolled_up_until
     today = days.midnight((database_now() - SETTLED).astimezone(UTC).date())
     done = 0
@@ -52,7 +50,7 @@ def roll_up(*, at_most: int | None = None) -> int:
 
 
 def _write(day: date, history: DayHistory) -> bool:
-    """Write a day's rows; False if another program has, or took it back."""
+    """Write the rows of a day. Return False if another program wrote or removed them."""
     with transaction.atomic():
         HistoryMark.objects.get_or_create(pk=1, defaults={"rolled_up_until": day})
         kept = HistoryMark.objects.select_for_update(no_key=True).get(pk=1)
@@ -68,8 +66,10 @@ def _write(day: date, history: DayHistory) -> bool:
 
 
 def rebuild() -> int:
-    """Roll up anew every day whose leases are still there; how many days. What
-    is older stays as it is. Reports are right at any time meanwhile."""
+    """Roll up again every day whose leases exist. Return the number of days.
+
+    Older days stay. Reports stay correct meanwhile.
+    """
     with transaction.atomic():
         HistoryMark.objects.get_or_create(pk=1, defaults={"rolled_up_until": _first_day()})
         kept = HistoryMark.objects.select_for_update(no_key=True).get(pk=1)

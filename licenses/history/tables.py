@@ -1,6 +1,6 @@
-"""Reports as tables, the same for the API, files and the terminal.
+"""Make tables of reports, the same for the API, files and the terminal.
 
-Amounts of time are hours of seats where they are called so, else seconds.
+Amounts of time are seat-hours if the column's name says so, otherwise seconds.
 """
 
 import csv
@@ -15,8 +15,8 @@ from .whatif import Outcome
 
 WEEKDAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 
-# What a spreadsheet takes for the beginning of a formula, at the start of a cell or,
-# where its separator is another than the comma, in the middle of ours.
+# The start of a formula in a spreadsheet: at the start of a cell, or inside a cell if the
+# spreadsheet uses another separator than the comma.
 # https://owasp.org/www-community/attacks/CSV_Injection
 FORMULA = re.compile(r"""(^|[,;|\t\r\n])([\s"]*)(?=[=+\-@\uff1d\uff0b\uff0d\uff20])""")
 
@@ -27,20 +27,23 @@ class Writable(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """Rows of plain values, each with all the columns."""
+    """Rows of plain values, each with all columns."""
 
     columns: Sequence[str]
     rows: Sequence[Mapping[str, Any]]
 
     def write_csv(self, stream: Writable) -> None:
-        """Write CSV with a header, every cell in quotes. What a spreadsheet would
-        calculate gets an apostrophe in front: names come from whoever borrows."""
+        """Write CSV with a header and every cell in quotes.
+
+        A cell that a spreadsheet would calculate gets an apostrophe first, because names
+        come from clients.
+        """
         writer = csv.writer(stream, lineterminator="\r\n", quoting=csv.QUOTE_ALL)
         writer.writerow(self.columns)
         writer.writerows([_cell(row[column]) for column in self.columns] for row in self.rows)
 
     def write_text(self, stream: Writable) -> None:
-        """For people, in columns."""
+        """Write aligned columns for people."""
         cells = [list(self.columns), *([_text(row[column]) for column in self.columns] for row in self.rows)]
         widths = [max(len(line[number]) for line in cells) for number in range(len(self.columns))]
         for line in cells:
@@ -100,7 +103,7 @@ def usage(found: Iterable[Usage], by: Sequence[str]) -> Table:
             "borrows": row.borrows,
             "seat_hours": round(row.seat_hours, 4),
             "overdraft_hours": round(row.overdraft_hours, 4),
-            # As text, as money is in this API.
+            # The API writes money as text.
             "cost": None if row.cost is None else f"{row.cost:.2f}",
         }
         for row in found
@@ -159,5 +162,5 @@ def _only(columns: Iterable[str], rows: Iterable[Mapping[str, Any]]) -> list[dic
 
 
 def _moment(value: Any) -> str:
-    """A date, or a moment in UTC as the API writes it."""
+    """Write a date, or a moment in UTC as the API does."""
     return value.isoformat().replace("+00:00", "Z") if isinstance(value, datetime) else str(value)

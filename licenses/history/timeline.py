@@ -1,7 +1,4 @@
-"""Seats in time: what was out when, exactly, from the moments at which it changed.
-
-Pure: nothing here asks a database.
-"""
+"""Compute the seats that were out over time, exactly, with pure functions."""
 
 from bisect import bisect_right
 from collections import defaultdict
@@ -15,20 +12,20 @@ HOUR = timedelta(hours=1)
 
 @dataclass(frozen=True, slots=True)
 class Use:
-    """Seats that were out from ``start`` until just before ``end``."""
+    """Seats that were out from ``start``, included, to ``end``, excluded."""
 
     start: datetime
     end: datetime
     seats: int
 
     def within(self, start: datetime, end: datetime) -> timedelta:
-        """How much of its time lies between two moments."""
+        """Return its time between two moments."""
         return max(min(self.end, end) - max(self.start, start), timedelta(0))
 
 
 @dataclass(frozen=True, slots=True)
 class Steps:
-    """A number that changed at moments, ascending; before the first it was ``before``."""
+    """A number that changed at ascending moments. It was ``before`` before the first."""
 
     before: int
     changes: Sequence[tuple[datetime, int]] = ()
@@ -38,18 +35,18 @@ class Steps:
         return self.changes[passed - 1][1] if passed else self.before
 
     def moments(self, start: datetime, end: datetime) -> Iterator[datetime]:
-        """When it changed after ``start`` and before ``end``."""
+        """Yield the moments of changes after ``start`` and before ``end``."""
         return (moment for moment, _ in self.changes if start < moment < end)
 
     def most(self, start: datetime, end: datetime) -> int:
-        """The highest that it was from ``start`` until just before ``end``."""
+        """Return its highest value from ``start``, included, to ``end``, excluded."""
         return max([self.at(start), *(self.at(moment) for moment in self.moments(start, end))])
 
 
 @dataclass(slots=True)
 class Hour:
-    """What was out within one hour: the high-water mark, the time of all seats
-    together, and for how long at least the capacity was out."""
+    """The use in one hour: the high-water mark, the time summed over seats, and the time without a free
+    seat."""
 
     start: datetime
     peak: int = 0
@@ -58,10 +55,9 @@ class Hour:
 
 
 def by_hour(uses: Iterable[Use], start: datetime, end: datetime, capacity: Steps | None = None) -> list[Hour]:
-    """The hours from ``start``, a full hour, to ``end`` in which there was any use.
+    """Return the hours with use from ``start``, a full hour, to ``end``.
 
-    Where one use ends at the very moment at which another begins, the two were
-    never out together.
+    A use that ends at the moment when another begins does not overlap it.
     """
     changes: defaultdict[datetime, int] = defaultdict(int)
     for use in uses:
@@ -97,8 +93,8 @@ def by_hour(uses: Iterable[Use], start: datetime, end: datetime, capacity: Steps
 
 
 def percentile(values: Iterable[int], share: float) -> int:
-    """The smallest of the values that so great a share of them don't exceed
-    (nearest rank); 0 if there are none."""
+    """Return the smallest value that this share of the values does not exceed (nearest rank); 0 without
+    values."""
     ranked = sorted(values)
     rank = -int(-share * len(ranked) // 1)
     return ranked[max(rank, 1) - 1] if ranked else 0

@@ -1,9 +1,9 @@
-"""What if there had been more seats, or fewer: the recorded demand, replayed.
+"""Replay the recorded demand with other capacities.
 
-The demand is every borrow that was granted, from when it was first wanted, for
-as long as it was held; and what got nothing, for as long as the others on
-average. Each tool is replayed for itself and by its number of seats alone:
-quotas, reservations, lists and sets of tools are left out.
+The demand is each granted borrow, from its first attempt, for the time of its lease,
+and each borrow without a seat, for the average time of the others. Each tool is
+replayed separately and only by its number of seats, without quotas, reservations, access
+rules and borrows of several tools.
 """
 
 import heapq
@@ -24,20 +24,19 @@ from .days import DAY, NEVER, open_across
 from .reports import Span
 from .timeline import percentile
 
-# Of refusals, those that more seats may cure.
+# The refusals that more seats can prevent.
 WANTED_SEATS = (Exhausted.code, Reserved.code)
 HOLD_IF_UNKNOWN = timedelta(hours=1)
 
 
 class TooMuch(Exception):
-    """More was recorded than the caller would replay."""
+    """More borrows are recorded than the caller wants to replay."""
 
 
 @dataclass(frozen=True, slots=True)
 class Demand:
-    """Seats that somebody wanted at a moment, for so long. ``decided`` if its
-    fate is asked about; what was out before the time in question only stands in
-    the way."""
+    """Seats that a user wanted at a moment for a time. If not ``decided``, it is from before the span and
+    only occupies seats."""
 
     at: datetime
     seats: int
@@ -47,9 +46,11 @@ class Demand:
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """What was wanted of a tool within a span. Of the ``decided`` demands so
-    many really got nothing (``unmet``): those are taken to be held for ``assumed``.
-    Leases that ended before ``since`` were deleted, if there is such a day."""
+    """The demand for a tool in a span.
+
+    Of the ``decided`` demands, ``unmet`` got no seat; the replay lets them hold seats for
+    ``assumed``. Leases that ended before ``since`` were deleted, unless it is None.
+    """
 
     demands: list[Demand]
     decided: int
@@ -61,13 +62,12 @@ class Recorded:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What would have become of the demand with so many seats.
+    """The result of a replay with one capacity.
 
-    If nobody waited: how many would have been ``refused``. If all did, in line:
-    how many would have ``waited``, and of their waits the median, the 95th
-    percentile and the longest; ``unserved`` would still stand there at the end,
-    and their waits until then are among these. ``too_big`` ask for more seats
-    than there would be, and are refused in any case.
+    Without a queue: ``refused`` demands. With a queue: demands that ``waited``, and the
+    median, 95th percentile and longest of their waits; ``unserved`` still wait at the end,
+    and their waits until then count. ``too_big`` demands exceed the capacity and are
+    always refused.
     """
 
     capacity: int
@@ -85,8 +85,10 @@ class Outcome:
 def replay(
     *, tool: Tool, capacities: Iterable[int], span: Span, at_most: int | None = None
 ) -> tuple[Recorded, list[Outcome]]:
-    """The demand of a span, and what would have become of it with each of these
-    numbers of seats. Raises TooMuch if there were more than ``at_most`` borrows."""
+    """Return the demand of a span and its result with each capacity.
+
+    Raises TooMuch if there are more than ``at_most`` borrows.
+    """
     recorded = _recorded(tool, span, at_most)
     return recorded, [outcome(recorded.demands, capacity, recorded.until) for capacity in capacities]
 
@@ -122,7 +124,7 @@ def _granted(tool: Tool, start: datetime, end: datetime, until: datetime) -> lis
         .order_by()
         .values_list("pk", "part_of", "borrowed_at", "ended_at", "expires_at", "seats")
     )
-    # Who had been refused, or had waited, has wanted it for longer.
+    # A demand begins with the first refusal or with the wait.
     refused = Denial.objects.filter(tool=tool, code__in=WANTED_SEATS, last_at__gt=start - DAY, last_at__lt=end)
     wanted: dict[Any, datetime] = dict(
         refused.filter(resolved_at__gte=start, resolved_at__lt=end)
@@ -146,7 +148,7 @@ def _unmet(tool: Tool, start: datetime, end: datetime) -> list[tuple[datetime, i
     )
     gave_up = Ticket.objects.filter(state=TicketState.TIMED_OUT, closed_at__gte=start, created_at__gte=start)
     for at, alternatives in gave_up.filter(created_at__lt=end).values_list("created_at", "alternatives"):
-        # The preferred alternative stands for all.
+        # Count only the preferred alternative.
         found += [(at, item["seats"]) for item in alternatives[0]["items"] if item["tool"] == tool.name]
     return found
 
@@ -155,7 +157,7 @@ def _unmet(tool: Tool, start: datetime, end: datetime) -> list[tuple[datetime, i
 
 
 def outcome(demands: Sequence[Demand], capacity: int, until: datetime) -> Outcome:
-    """What would have become of these demands with so many seats; pure."""
+    """Return the result of these demands with a capacity."""
     in_order = sorted(demands, key=lambda demand: demand.at)
     decided = [demand for demand in in_order if demand.decided]
     waits, unserved, longest_queue = _wait_in_line(in_order, capacity, until)
@@ -179,7 +181,7 @@ def _rank(waited: Sequence[timedelta], share: float) -> timedelta:
 
 
 class _Seats:
-    """Seats that come back by themselves."""
+    """Seats that come back at the end of their time."""
 
     def __init__(self, capacity: int) -> None:
         self.free = capacity
@@ -200,7 +202,7 @@ class _Seats:
 
 
 def _refuse(in_order: Iterable[Demand], capacity: int) -> int:
-    """How many would have been refused, were nobody to wait or ask again."""
+    """Return the number of refused demands without a queue."""
     pool = _Seats(capacity)
     refused = 0
     for demand in in_order:
@@ -213,15 +215,14 @@ def _refuse(in_order: Iterable[Demand], capacity: int) -> int:
 
 
 def _wait_in_line(in_order: Iterable[Demand], capacity: int, until: datetime) -> tuple[list[timedelta], int, int]:
-    """The waits of all who would have stood in the queue or been served at once,
-    how many would still stand there, and the longest that it would have been."""
+    """Return the waits with a queue, the number of demands that still wait, and the longest queue."""
     pool = _Seats(capacity)
     queue: deque[Demand] = deque()
     waits: list[timedelta] = []
     longest = 0
 
     def serve(now: datetime) -> None:
-        # Nobody overtakes: a big request at the head holds up those behind it.
+        # Nobody overtakes: a large demand at the head blocks those behind it.
         while queue and queue[0].seats <= pool.free:
             demand = queue.popleft()
             pool.take(demand.seats, now + demand.held)
@@ -236,7 +237,7 @@ def _wait_in_line(in_order: Iterable[Demand], capacity: int, until: datetime) ->
             queue.append(demand)
             serve(demand.at)
             longest = max(longest, len(queue))
-    # What is still out then was never seen to come back.
+    # Ignore leases that end after the span.
     while queue and pool.ends and pool.ends[0][0] < until:
         serve(pool.next_end())
     waits += [until - demand.at for demand in queue]

@@ -1,4 +1,4 @@
-"""Tables and their constraints, one file a subject."""
+"""Tables and their constraints, one file per subject."""
 
 from .allotment import AccessRule, Allotment, Effect, SubjectKind, UserLimit
 from .audit import Action, ActorKind, AuditedKind, AuditRecord

@@ -1,4 +1,4 @@
-"""Who may have how much of a tool: quotas and reservations, limits, lists."""
+"""Quotas, reservations, user limits and access rules of tools."""
 
 from collections.abc import Iterable
 from datetime import datetime
@@ -17,8 +17,8 @@ from .tool import Tool
 
 class AllotmentQuerySet(models.QuerySet["Allotment"]):
     def with_borrowed(self, now: datetime | Now) -> "AllotmentQuerySet":
-        """Each allotment with ``borrowed``, the seats of its team that are out
-        at ``now``, and ``idle``, the reserved seats that are not."""
+        """Add ``borrowed``, the seats of the team that are borrowed at ``now``, and ``idle``, the reserved
+        seats that are not."""
         mine = Lease.objects.overdue(now).filter(tool=OuterRef("tool"), team=OuterRef("team")).order_by()
         overdue = mine.values("team").annotate(level=Sum("seats")).values("level")
         return self.annotate(  # type: ignore[no-redef]
@@ -28,10 +28,10 @@ class AllotmentQuerySet(models.QuerySet["Allotment"]):
 
 
 class Allotment(models.Model):
-    """What a team may have of a tool.
+    """The quota and the reservation of a team for a tool.
 
-    ``in_use`` is changed under the tool's lock, and always equals the seats of
-    the team's leases of the tool that nobody has closed.
+    ``in_use`` changes under the tool's lock. It is always the sum of seats of the
+    team's open leases of the tool.
     """
 
     tool = models.ForeignKey(Tool, on_delete=models.CASCADE, related_name="allotments", db_index=False)
@@ -46,7 +46,7 @@ class Allotment(models.Model):
 
     objects = AllotmentQuerySet.as_manager()
 
-    # What with_borrowed() adds.
+    # with_borrowed() adds these.
     borrowed: int
     idle: int
 
@@ -69,12 +69,12 @@ class Allotment(models.Model):
 
     @property
     def share(self) -> Share:
-        """What the policy needs to know; call it under the tool's lock."""
+        """Return the values for the policy. Call it under the tool's lock."""
         return Share(self.quota, self.reservation, self.in_use)
 
 
 class UserLimit(models.Model):
-    """The most seats of a tool that one user has, instead of the tool's own limit."""
+    """The most seats of a tool that one user can have. It overrides the tool's limit."""
 
     tool = models.ForeignKey(Tool, on_delete=models.CASCADE, related_name="user_limits", db_index=False)
     user = models.CharField(max_length=NAME_LENGTH, validators=[validate_name])
@@ -89,8 +89,8 @@ class UserLimit(models.Model):
 
 
 class Effect(models.TextChoices):
-    INCLUDE = "include", "Include: these, and nobody who isn't included"
-    EXCLUDE = "exclude", "Exclude: not these, even if they are included"
+    INCLUDE = "include", "Include: only included subjects may use the tool"
+    EXCLUDE = "exclude", "Exclude: these may not use the tool, even if included"
 
 
 class SubjectKind(models.TextChoices):
@@ -106,16 +106,16 @@ class AccessRuleQuerySet(models.QuerySet["AccessRule"]):
 
 
 class AccessRule(models.Model):
-    """One line of a tool's lists of who may use it.
+    """One access rule of a tool.
 
-    Without a line all may. Exclusion is tested first and wins; where anybody is
-    included, nobody else may.
+    Without rules everybody may use the tool. Excluding rules apply first and win. If
+    any rule includes, only the included subjects may use the tool.
     """
 
     tool = models.ForeignKey(Tool, on_delete=models.CASCADE, related_name="access_rules", db_index=False)
     effect = models.CharField(max_length=8, choices=Effect)
     kind = models.CharField(max_length=8, choices=SubjectKind)
-    # Protected: with an include list's only team the list would go, and all be let in.
+    # Protect the team: deleting the only included team would let everybody in.
     team = models.ForeignKey(Team, null=True, blank=True, on_delete=models.PROTECT, related_name="+")
     name = models.CharField(
         max_length=NAME_LENGTH,
@@ -133,19 +133,19 @@ class AccessRule(models.Model):
                 fields=["tool", "effect", "team"],
                 condition=Q(kind="team"),
                 name="accessrule_team_once",
-                violation_error_message="This line is in the list already.",
+                violation_error_message="This rule exists already.",
             ),
             models.UniqueConstraint(
                 fields=["tool", "effect", "kind", "name"],
                 condition=~Q(kind="team"),
                 name="accessrule_name_once",
-                violation_error_message="This line is in the list already.",
+                violation_error_message="This rule exists already.",
             ),
             models.CheckConstraint(
                 condition=Q(kind="team", team__isnull=False, name="")
                 | (~Q(kind="team") & Q(team__isnull=True) & ~Q(name="")),
                 name="accessrule_names_its_subject",
-                violation_error_message="A team is chosen; a user, host or project is named.",
+                violation_error_message="Choose a team, or write the name of a user, host or project.",
             ),
         ]
 
@@ -154,5 +154,5 @@ class AccessRule(models.Model):
 
     @property
     def subject(self) -> str:
-        """The name of whom the line is about."""
+        """Return the name of the subject."""
         return self.team.name if self.team is not None else self.name

@@ -1,4 +1,4 @@
-"""The audit: who changed what an administrator may change, when, from where."""
+"""Audit records: changes that administrators make."""
 
 from collections.abc import Iterable
 from typing import Any, NoReturn
@@ -8,27 +8,27 @@ from django.db import models
 
 
 class ActorKind(models.TextChoices):
-    """By what somebody who changes something is known."""
+    """How the actor of a change was identified."""
 
     ACCOUNT = "account", "Account"
     TOKEN = "token", "API token"
     JWT = "jwt", "JWT of the provider"
     SIGN_IN = "sign_in", "Sign-in at the provider"
     COMMAND = "command", "Command"
-    ANONYMOUS = "anonymous", "Nobody known"
+    ANONYMOUS = "anonymous", "Unknown"
 
 
 class Action(models.TextChoices):
-    """What was done to the subject."""
+    """What happened to the subject."""
 
     CREATED = "created", "Created"
     CHANGED = "changed", "Changed"
     DELETED = "deleted", "Deleted"
     REVOKED = "revoked", "Revoked"
     FORCE_RETURNED = "force_returned", "Force-returned"
-    # All that acted for an account: tokens, sessions, tickets, leases.
+    # The tokens, sessions, tickets and leases of an account ended.
     ENDED = "ended", "Ended"
-    # What a caller did for somebody else.
+    # A caller did this for another user.
     BORROWED = "borrowed", "Borrowed"
     RENEWED = "renewed", "Renewed"
     RETURNED = "returned", "Returned"
@@ -37,13 +37,13 @@ class Action(models.TextChoices):
 
 
 class AuditedKind(models.TextChoices):
-    """What was changed; part of the API: add, never rename."""
+    """The kind of the changed subject. Part of the API: add kinds, do not rename them."""
 
     TOOL = "tool", "Tool"
     LEASE = "lease", "Lease"
-    TICKET = "ticket", "Ticket of the queue"
+    TICKET = "ticket", "Ticket"
     TEAM = "team", "Team"
-    MEMBER = "member", "Member of a team"
+    MEMBER = "member", "Team member"
     ALLOTMENT = "allotment", "Quota or reservation"
     ACCESS_RULE = "access_rule", "Access rule"
     USER_LIMIT = "user_limit", "User limit"
@@ -56,7 +56,7 @@ class AuditedKind(models.TextChoices):
 
 
 class AppendOnly(Exception):
-    """An audit record is neither changed nor deleted."""
+    """Audit records cannot be changed or deleted."""
 
     def __init__(self) -> None:
         super().__init__("Audit records are append-only.")
@@ -74,12 +74,11 @@ class AuditQuerySet(models.QuerySet["AuditRecord"]):
 
 
 class AuditRecord(models.Model):
-    """One change, as it was committed; written by ``licenses.auditing`` alone.
+    """One committed change. Only ``licenses.auditing`` writes it.
 
-    Nothing here refers to other rows: a record outlives what it is about. It is
-    never changed or deleted: this class refuses to, and so do triggers in the
-    database, for whoever comes past it. On SQLite a migration that alters this
-    table copies it, and has to make the triggers again.
+    It has no foreign keys, so that it outlives its subject. This class refuses changes
+    and deletions, and triggers in the database refuse them too. On SQLite a migration
+    that alters this table copies it, and must create the triggers again.
     """
 
     recorded_at = models.DateTimeField(editable=False, help_text="The time of the database.")
@@ -92,9 +91,9 @@ class AuditRecord(models.Model):
     origin = models.CharField(max_length=255, help_text="The address of the client, or the name of the command.")
     action = models.CharField(max_length=16, choices=Action)
     subject_kind = models.CharField(max_length=16, choices=AuditedKind)
-    subject = models.CharField(max_length=400, help_text="The name; of a lease or a token, the id.")
-    before = models.JSONField(default=dict, encoder=DjangoJSONEncoder, help_text="The changed fields before.")
-    after = models.JSONField(default=dict, encoder=DjangoJSONEncoder, help_text="The changed fields after.")
+    subject = models.CharField(max_length=400, help_text="The name, or the id of a lease or a token.")
+    before = models.JSONField(default=dict, encoder=DjangoJSONEncoder, help_text="The fields before the change.")
+    after = models.JSONField(default=dict, encoder=DjangoJSONEncoder, help_text="The fields after the change.")
     note = models.CharField(max_length=255, blank=True, help_text="The reason, if one was given.")
 
     objects = AuditQuerySet.as_manager()
@@ -103,7 +102,7 @@ class AuditRecord(models.Model):
         ordering = ["-recorded_at", "-pk"]
         indexes = [
             models.Index(fields=["-recorded_at", "-id"], name="audit_newest_first"),
-            # The history of one subject, and what one actor did.
+            # For the history of a subject, and of an actor.
             models.Index(fields=["subject_kind", "subject", "-recorded_at"], name="audit_by_subject"),
             models.Index(fields=["actor", "-recorded_at"], name="audit_by_actor"),
         ]

@@ -1,4 +1,4 @@
-"""Denials as facts: who was refused a seat, why, how often, and whether they got one after all."""
+"""Denials: refused borrows, their reasons, and whether the user got a seat later."""
 
 from collections.abc import Iterable
 from datetime import datetime, timedelta
@@ -12,36 +12,35 @@ from .lease import Lease
 from .team import Team
 from .tool import Tool
 
-# Refusals closer together than this are one episode, and a grant within it
-# ends the episode. Retry loops come every few seconds or minutes.
+# Refusals closer together than this are one episode, and a grant within it ends the
+# episode. Clients retry every few seconds or minutes.
 EPISODE_WINDOW = timedelta(minutes=15)
 
 
 class DenialQuerySet(models.QuerySet["Denial"]):
     def going_on(self, *, user: str, now: datetime) -> "DenialQuerySet":
-        """Episodes of a user that a refusal or a grant at ``now`` belongs to."""
+        """Return the user's episodes to which a refusal or a grant at ``now`` belongs."""
         return self.filter(user=user, resolved_at__isnull=True, last_at__gt=now - EPISODE_WINDOW)
 
     def record(
         self, *, tool: Tool, user: str, team: Team | None, host: str, code: str, seats: int, now: datetime
     ) -> None:
-        """Add a refusal to its episode, or begin one. The tool is locked: two
-        refusals can't begin the same episode twice."""
+        """Add a refusal to its episode, or begin one. Call it under the tool's lock, so that two refusals
+        do not begin the same episode twice."""
         episode = self.going_on(user=user, now=now).filter(tool=tool, code=code)
         if not episode.update(attempts=F("attempts") + 1, last_at=now):
             self.create(tool=tool, user=user, team=team, host=host, code=code, seats=seats, first_at=now, last_at=now)
 
     def resolve(self, *, tools: Iterable[Tool], user: str, lease: Lease, now: datetime) -> int:
-        """End the user's episodes at these tools: they got a seat."""
+        """End the user's episodes for these tools, because the user got a seat."""
         return self.going_on(user=user, now=now).filter(tool__in=list(tools)).update(resolved_at=now, resolved_by=lease)
 
 
 class Denial(models.Model):
-    """One episode: from a user's first refusal to the last of the same kind
-    with no longer pause than ``EPISODE_WINDOW``, or to the lease that ended it.
+    """One episode of refusals of a user.
 
-    An episode that nothing has ended by then is a *true denial*: the user got
-    no seat.
+    It lasts until a lease ends it, or until there is no refusal of the same kind for
+    ``EPISODE_WINDOW``. In the second case it is a *true denial*: the user got no seat.
     """
 
     tool = models.ForeignKey(Tool, on_delete=models.PROTECT, related_name="denials", db_index=False)
@@ -54,7 +53,7 @@ class Denial(models.Model):
         on_delete=models.PROTECT,
         related_name="+",
         db_index=False,
-        help_text="The team that the lease would have counted for.",
+        help_text="The team of the borrow.",
     )
     code = models.CharField(max_length=32, help_text="The code of the refusal.")
     seats = models.PositiveIntegerField(default=1)
@@ -80,10 +79,10 @@ class Denial(models.Model):
             ),
         ]
         indexes = [
-            # Whether a refusal or a grant belongs to an episode.
+            # For the episode of a refusal or a grant.
             models.Index(fields=["user", "tool", "last_at"], name="denial_episodes"),
             models.Index(fields=["-last_at", "-id"], name="denial_newest_first"),
-            # Which lease ended one; asked for each lease that is deleted.
+            # For the foreign key, when leases are deleted.
             models.Index(fields=["resolved_by"], condition=Q(resolved_by__isnull=False), name="denial_by_lease"),
         ]
 

@@ -1,4 +1,4 @@
-"""Credentials that failed, counted for every worker together."""
+"""Failed credentials, counted for all workers together."""
 
 from collections.abc import Collection
 from datetime import datetime, timedelta
@@ -6,12 +6,11 @@ from datetime import datetime, timedelta
 from django.db import connection, models
 from django.db.models import F
 
-# Rows are few: each address is stopped after some failures, and what is older
-# than the window is deleted. This is for an attacker with very many addresses.
+# Rows are usually few, because they are deleted after the window. This limits an
+# attacker with very many addresses.
 MAX_ROWS = 10_000
 
-# One statement: two attempts at once take two places. No row comes back where
-# there is no place left.
+# One statement, so that simultaneous attempts count separately. It returns no row at the limit.
 RESERVE = """
     INSERT INTO licenses_failurecount AS kept (key, failures, pending, since) VALUES (%s, 0, 1, %s)
     ON CONFLICT (key) DO UPDATE SET
@@ -25,8 +24,10 @@ RESERVE = """
 
 class FailureCountQuerySet(models.QuerySet["FailureCount"]):
     def reserve(self, key: str, *, limit: int, now: datetime, window: timedelta) -> bool:
-        """Take one of the ``limit`` places for failures that a key has in the
-        window that began with its first attempt; False if there is none left."""
+        """Reserve one of the ``limit`` failures of a key in a window that began with its first attempt.
+
+        Return False if none is left.
+        """
         moment, long_ago = (connection.ops.adapt_datetimefield_value(at) for at in (now, now - window))
         with connection.cursor() as cursor:
             cursor.execute(RESERVE, [key, moment, *[long_ago] * 4, limit])
@@ -36,21 +37,21 @@ class FailureCountQuerySet(models.QuerySet["FailureCount"]):
         return row is not None
 
     def failed(self, keys: Collection[str]) -> None:
-        """Turn a reserved place of each key into a failure."""
+        """Count a reserved attempt of each key as a failure."""
         self._reserved(keys).update(failures=F("failures") + 1, pending=F("pending") - 1)
 
     def release(self, keys: Collection[str]) -> None:
-        """Give a reserved place of each key back."""
+        """Release a reserved attempt of each key."""
         self._reserved(keys).update(pending=F("pending") - 1)
         self.filter(key__in=keys, failures=0, pending=0).delete()
 
     def forget(self, key: str) -> None:
-        """Forget the failures of a key; attempts under way keep their places."""
+        """Forget the failures of a key. Pending attempts stay reserved."""
         self.filter(key=key).update(failures=0)
         self.filter(key=key, pending=0).delete()
 
     def _reserved(self, keys: Collection[str]) -> "FailureCountQuerySet":
-        # A place is gone if its window has ended meanwhile.
+        # The reservation is gone if its window has ended.
         return self.filter(key__in=keys, pending__gt=0)
 
     def _make_room(self, long_ago: datetime) -> None:
@@ -61,8 +62,7 @@ class FailureCountQuerySet(models.QuerySet["FailureCount"]):
 
 
 class FailureCount(models.Model):
-    """How often credentials failed within a window, from one address or for one
-    account, and how many are being checked."""
+    """The failed credentials of an address or an account in a window, and the pending ones."""
 
     key = models.CharField(max_length=255, primary_key=True)
     failures = models.PositiveIntegerField()

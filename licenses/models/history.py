@@ -1,8 +1,7 @@
-"""What is kept of the past when its rows are gone: use by the hour and by the day.
+"""History by hour and by day, which remains when the leases are deleted.
 
-Written by ``licenses.history.rollups`` alone, one UTC day at a time, when the
-day is over; a row never changes after that. Hours and days without any use
-have no row.
+Only ``licenses.history.rollups`` writes it, one UTC day at a time, after the day has
+ended. Rows do not change after that. Hours and days without use have no row.
 """
 
 from django.db import models
@@ -15,20 +14,20 @@ from .tool import Tool
 
 
 class ToolHour(models.Model):
-    """The use of a tool within one hour."""
+    """The use of a tool in one hour."""
 
     tool = models.ForeignKey(Tool, on_delete=models.PROTECT, related_name="+", db_index=False)
-    hour = models.DateTimeField(help_text="Its beginning, a full hour UTC.")
-    peak = models.PositiveIntegerField(help_text="The most seats that were out at once: the high-water mark.")
-    seat_time = models.DurationField(help_text="How long seats were out, all of them together.")
-    full_for = models.DurationField(help_text="How long as many seats were out as were bought, or more.")
+    hour = models.DateTimeField(help_text="The start of the hour, in UTC.")
+    peak = models.PositiveIntegerField(help_text="The high-water mark: the most seats that were out at once.")
+    seat_time = models.DurationField(help_text="The time that seats were out, summed over all seats.")
+    full_for = models.DurationField(help_text="The time without a free seat: the capacity or more was out.")
 
     class Meta:
         constraints = [
             models.UniqueConstraint(fields=["tool", "hour"], name="toolhour_once"),
             models.CheckConstraint(condition=Q(peak__gte=1), name="toolhour_was_used"),
         ]
-        # All tools at one time.
+        # For all tools at one time.
         indexes = [models.Index(fields=["hour"], name="toolhour_by_hour")]
 
     def __str__(self) -> str:
@@ -36,20 +35,20 @@ class ToolHour(models.Model):
 
 
 class TeamHour(models.Model):
-    """The use of a tool by one team within one hour."""
+    """The use of a tool by one team in one hour."""
 
     tool = models.ForeignKey(Tool, on_delete=models.PROTECT, related_name="+", db_index=False)
     team = models.ForeignKey(Team, on_delete=models.PROTECT, related_name="+", db_index=False)
-    hour = models.DateTimeField(help_text="Its beginning, a full hour UTC.")
+    hour = models.DateTimeField(help_text="The start of the hour, in UTC.")
     peak = models.PositiveIntegerField(help_text="The most seats that the team had at once.")
-    seat_time = models.DurationField(help_text="How long it had seats, all of them together.")
+    seat_time = models.DurationField(help_text="The time that the team had seats, summed over all seats.")
 
     class Meta:
         constraints = [
             models.UniqueConstraint(fields=["team", "tool", "hour"], name="teamhour_once"),
             models.CheckConstraint(condition=Q(peak__gte=1), name="teamhour_was_used"),
         ]
-        # What a rebuild deletes.
+        # For the deletion by a rebuild.
         indexes = [models.Index(fields=["hour"], name="teamhour_by_hour")]
 
     def __str__(self) -> str:
@@ -57,16 +56,16 @@ class TeamHour(models.Model):
 
 
 class UsageDay(models.Model):
-    """Who used a tool on one day, for which team and project."""
+    """The use of a tool on one day, by user, team and project."""
 
     tool = models.ForeignKey(Tool, on_delete=models.PROTECT, related_name="+", db_index=False)
     team = models.ForeignKey(Team, null=True, on_delete=models.PROTECT, related_name="+", db_index=False)
     project = models.CharField(max_length=NAME_LENGTH, blank=True)
-    user = models.CharField(max_length=NAME_LENGTH, blank=True, help_text="Empty where the name was taken out.")
+    user = models.CharField(max_length=NAME_LENGTH, blank=True, help_text="Empty if the name was removed.")
     day = models.DateField(help_text="UTC.")
     borrows = models.PositiveIntegerField(help_text="Leases that began on that day.")
-    seat_time = models.DurationField(help_text="How long seats were out, all of them together.")
-    overdraft_time = models.DurationField(help_text="Of that, seats above the capacity.")
+    seat_time = models.DurationField(help_text="The time that seats were out, summed over all seats.")
+    overdraft_time = models.DurationField(help_text="The part of it above the capacity.")
 
     class Meta:
         constraints = [
@@ -79,13 +78,13 @@ class UsageDay(models.Model):
 
 
 class DenialDay(models.Model):
-    """The episodes of denials of one kind that ended on one day."""
+    """The denials of one kind that ended on one day."""
 
     tool = models.ForeignKey(Tool, on_delete=models.PROTECT, related_name="+", db_index=False)
     code = models.CharField(max_length=32)
     day = models.DateField(help_text="UTC.")
     episodes = models.PositiveIntegerField()
-    true_denials = models.PositiveIntegerField(help_text="Episodes after which there was no seat.")
+    true_denials = models.PositiveIntegerField(help_text="Episodes that ended without a seat.")
     attempts = models.PositiveIntegerField()
 
     class Meta:
@@ -99,11 +98,10 @@ class DenialDay(models.Model):
 
 
 class HistoryMark(models.Model):
-    """One row: up to which day the past is rolled up, and since when its leases
-    are still there."""
+    """The last day of the rollups, and the first day with leases. One row."""
 
-    rolled_up_until = models.DateField(help_text="The first day that isn't, UTC.")
-    kept_since = models.DateField(null=True, help_text="Leases that ended before were deleted; empty = none were.")
+    rolled_up_until = models.DateField(help_text="The first UTC day without rollups.")
+    kept_since = models.DateField(null=True, help_text="Leases that ended before this day were deleted; empty = none.")
 
     class Meta:
         constraints = [

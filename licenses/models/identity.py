@@ -1,4 +1,4 @@
-"""Which account is whose at the sign-in provider."""
+"""Link accounts to users of the sign-in provider."""
 
 from dataclasses import dataclass
 
@@ -8,8 +8,8 @@ from django.db.models.functions import Now
 
 from licenses.names import FOLDED_LENGTH, NAME_LENGTH
 
-# The highest number counts: 3 is their own account; 2 is another's that has the name,
-# or had it; 1 is the name that their first JWT bound.
+# The highest number wins: 3 is the user's own account; 2 is another account that has or
+# had the name; 1 is the name that the user's first JWT bound.
 OTHERS = 2
 ACCOUNTS = """
     WITH bound AS (SELECT name FROM licenses_jwtcaller WHERE issuer = %s AND subject = %s),
@@ -28,9 +28,8 @@ ACCOUNTS = """
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """An account that somebody from the provider has something to do with:
-    their own, or one that has or had the name they claim; or, with no account, the
-    name that is theirs."""
+    """The account for a user of the provider: the user's own, or another one that has or had the claimed
+    name. Without an account, the name that belongs to the user."""
 
     username: str
     is_active: bool
@@ -39,8 +38,10 @@ class Account:
 
 class IdentityQuerySet(models.QuerySet["Identity"]):
     def account_of(self, *, issuer: str, subject: str, name: str) -> Account | None:
-        """Return the account of this person, else the one with their name, else
-        their name if a JWT has bound it, else None; one statement by unique indexes."""
+        """Return the user's account, or the one with the name, or the name that a JWT bound, or None.
+
+        One statement, with unique indexes.
+        """
         person = [issuer, subject]
         with connection.cursor() as cursor:
             cursor.execute(ACCOUNTS, [*person, name, *person, *person])
@@ -52,8 +53,7 @@ class IdentityQuerySet(models.QuerySet["Identity"]):
 
 
 class Identity(models.Model):
-    """A person as the provider knows them: by issuer and subject, which are
-    theirs for ever. Names and addresses of mail change hands."""
+    """A user of the provider. Issuer and subject never change; names and mail addresses can be reused."""
 
     user = models.OneToOneField(settings.AUTH_USER_MODEL, on_delete=models.CASCADE, related_name="identity")
     issuer = models.CharField(max_length=255)
@@ -70,9 +70,11 @@ class Identity(models.Model):
 
 
 class JwtCaller(models.Model):
-    """The name of somebody who is known only by JWTs of the provider, and has no
-    account here: the first JWT binds the name to its issuer and subject. Names change
-    hands; whoever gets this one next must not get its leases."""
+    """The name of a user who has no account and is known only by JWTs.
+
+    The first JWT binds the name to its issuer and subject, so that a later user with
+    the same name does not get the leases.
+    """
 
     issuer = models.CharField(max_length=255)
     subject = models.CharField(max_length=255)

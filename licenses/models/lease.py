@@ -1,4 +1,4 @@
-"""One borrow: who holds how many seats of which tool, since when, until when."""
+"""Leases: borrowed seats, now and in the past."""
 
 import uuid
 from datetime import datetime, timedelta
@@ -16,62 +16,52 @@ from .tool import Tool
 
 # Longest reason for a force return.
 NOTE_LENGTH = 200
-# Longest name of who acts for somebody else, with the kind before it.
+# Longest name of an actor for another user, with its kind.
 ACTOR_LENGTH = 300
 
 
 class EndReason(models.TextChoices):
     RETURNED = "returned"
-    EXPIRED = "expired"  # no heartbeat came in time
-    FORCED = "forced"  # an administrator took it back
+    EXPIRED = "expired"  # no heartbeat arrived in time
+    FORCED = "forced"  # an administrator ended it
     REVOKED = "revoked"  # the tool's license ended
 
 
 class LeaseQuerySet(models.QuerySet["Lease"]):
-    # ``now`` is the database's time: a moment that was read there, or Now().
+    # ``now`` is a time of the database, or Now().
 
     def active(self, now: datetime | Now) -> "LeaseQuerySet":
-        """Leases whose seats are out."""
+        """Return leases whose seats are out."""
         return self.open().filter(Q(expires_at__isnull=True) | Q(expires_at__gt=now))
 
     def ended(self, now: datetime | Now) -> "LeaseQuerySet":
-        """Leases whose seats are free, closed or not."""
+        """Return leases that have ended, closed or not."""
         return self.filter(Q(ended_at__isnull=False) | Q(expires_at__lte=now))
 
     def open(self) -> "LeaseQuerySet":
-        """Leases that nobody has closed; their time may be over all the same."""
+        """Return leases that are not closed. They may have expired."""
         return self.filter(ended_at__isnull=True)
 
     def overdue(self, now: datetime | Now) -> "LeaseQuerySet":
-        """Open leases whose time is over."""
+        """Return open leases that have expired."""
         return self.open().filter(expires_at__lte=now)
 
-    def overdue_of_tool(self, tool_id: int, now: datetime) -> "LeaseQuerySet":
-        """Open leases of a tool whose time is over, under row locks: a heartbeat
-        takes no lock of the tool's."""
-        return self.overdue(now).filter(tool=tool_id).order_by("pk").select_for_update(no_key=True)
-
     def heads(self) -> "LeaseQuerySet":
-        """One lease a borrow: the one whose id the borrower knows."""
+        """Return one lease per borrow: the one whose id the client has."""
         return self.filter(part_of__isnull=True)
 
     def borrowed_as(self, lease_id: uuid.UUID) -> "LeaseQuerySet":
-        """All leases of the one borrow that this id was given for, its head first."""
+        """Return all leases of the borrow with this id, the head first."""
         together = Q(pk=lease_id, part_of__isnull=True) | Q(part_of=lease_id)
         return self.filter(together).order_by("place")
 
-    def locked_for_return(self, lease_id: uuid.UUID) -> "LeaseQuerySet":
-        """All leases of one borrow with their tools, under row locks: each tool's
-        first, as ``Tool.objects.locked`` has it, then its lease's.
-
-        The lock gives the rows as they are after the wait for it, also those of
-        leases that somebody else has ended meanwhile.
-        """
-        rows = self.borrowed_as(lease_id).select_related("tool").order_by("tool_id")
-        return rows.select_for_update(no_key=True, of=("tool", "self"))
+    def under_lock(self) -> "LeaseQuerySet":
+        """Return these leases with their teams, under row locks, in the one order that
+        every caller uses. The tools of all but heartbeats are locked before."""
+        return self.select_related("team").select_for_update(no_key=True, of=("self",)).order_by("pk")
 
     def of_tool(self, name: str) -> "LeaseQuerySet":
-        """Heads of the borrows that seats of this tool are part of."""
+        """Return the heads of borrows with seats of this tool."""
         parts = Lease.objects.filter(part_of__isnull=False, tool__name=name)
         return self.filter(Q(tool__name=name) | Q(pk__in=parts.values("part_of")))
 
@@ -82,16 +72,16 @@ class LeaseQuerySet(models.QuerySet["Lease"]):
         return self.order_by("-borrowed_at", "-pk")
 
     def with_items(self) -> "LeaseQuerySet":
-        """Heads with all that ``items`` needs."""
+        """Return heads with the rows that ``items`` needs."""
         return self.select_related("tool", "team").prefetch_related("parts__tool")
 
 
 class Lease(models.Model):
-    """A row is written when seats are borrowed and closed when they come back;
-    it is never deleted by the server, so leases are their own history.
+    """The borrowed seats of one tool.
 
-    A borrow of several tools writes one row a tool. They live and die
-    together, under the id of the first one, their head.
+    A borrow creates the row, and a return closes it. The server never deletes it, so
+    leases are their own history. A borrow of several tools creates one row per tool.
+    These rows end together and have the id of the first one, the head.
     """
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
@@ -100,34 +90,38 @@ class Lease(models.Model):
     team = models.ForeignKey(
         Team, null=True, blank=True, on_delete=models.PROTECT, related_name="leases", db_index=False
     )
-    project = models.CharField(max_length=NAME_LENGTH, blank=True, db_default="", help_text="The project that pays.")
+    project = models.CharField(max_length=NAME_LENGTH, blank=True, db_default="", help_text="The project.")
     part_of = models.ForeignKey(
         "self", null=True, blank=True, editable=False, on_delete=models.PROTECT, related_name="parts", db_index=False
     )
     place = models.PositiveSmallIntegerField(
-        default=0, db_default=0, editable=False, help_text="Which item of its borrow it is, from 0, the head."
+        default=0, db_default=0, editable=False, help_text="The number of the item in the borrow; 0 is the head."
     )
     fence = models.PositiveBigIntegerField(
-        null=True, editable=False, help_text="Increases with every lease of the tool; the newer holder has the higher."
+        null=True, editable=False, help_text="Increases with every lease of the tool."
     )
     host = models.CharField(max_length=NAME_LENGTH, blank=True)
     seats = models.PositiveIntegerField(default=1, validators=[MinValueValidator(1)])
     overdraft_seats = models.PositiveIntegerField(
-        default=0, db_default=0, editable=False, help_text="Of its seats, those above the capacity when it was granted."
+        default=0, db_default=0, editable=False, help_text="Seats above the capacity at the time of the grant."
     )
     borrowed_at = models.DateTimeField()
-    ttl = models.DurationField(null=True, editable=False, help_text="What a heartbeat extends it by.")
-    expires_at = models.DateTimeField(null=True, blank=True, help_text="Free from then on; empty = never.")
+    ttl = models.DurationField(null=True, editable=False, help_text="The time by which a heartbeat extends it.")
+    expires_at = models.DateTimeField(
+        null=True, blank=True, help_text="The seats are free from this time; empty = never."
+    )
     ended_at = models.DateTimeField(null=True, blank=True)
     end_reason = models.CharField(max_length=16, choices=EndReason, blank=True)
-    end_note = models.CharField(max_length=NOTE_LENGTH, blank=True, help_text="Why an administrator ended it.")
+    end_note = models.CharField(
+        max_length=NOTE_LENGTH, blank=True, help_text="The administrator's reason for a force return."
+    )
     borrowed_by = models.CharField(
         max_length=ACTOR_LENGTH,
         blank=True,
         db_default="",
         default="",
         editable=False,
-        help_text="The account or token that borrowed it for its user; empty = the user.",
+        help_text="The account or token that borrowed it for the user; empty = the user.",
     )
     ended_by = models.CharField(
         max_length=ACTOR_LENGTH,
@@ -135,7 +129,7 @@ class Lease(models.Model):
         db_default="",
         default="",
         editable=False,
-        help_text="The account or token that ended it, if that was not its user.",
+        help_text="The account or token that ended it, if not the user.",
     )
 
     objects = LeaseQuerySet.as_manager()
@@ -162,22 +156,21 @@ class Lease(models.Model):
             models.UniqueConstraint(fields=["tool", "fence"], name="lease_fence_is_unique"),
         ]
         indexes = [
-            # GET /borrows: all active, or one user's, newest first.
+            # For GET /borrows: all active leases, or one user's, newest first.
             models.Index(
                 fields=["user", "-borrowed_at"], condition=Q(ended_at__isnull=True), name="lease_active_by_user"
             ),
-            # What is overdue, at each borrow that finds too few seats.
+            # For overdue leases, at each borrow that finds too few seats.
             models.Index(
                 fields=["tool", "expires_at"],
                 condition=Q(ended_at__isnull=True, expires_at__isnull=False),
                 name="lease_open_by_expiry",
             ),
-            # Who holds a tool's seats, newest first: the board. The index of all its
-            # leases would lead through its history.
+            # For the board: the active leases of a tool, newest first, without its history.
             models.Index(
                 fields=["tool", "-borrowed_at", "-id"], condition=Q(ended_at__isnull=True), name="lease_open_by_tool"
             ),
-            # What each team has, at every scrape.
+            # For the seats of each team, at every scrape.
             models.Index(
                 fields=["tool", "team"],
                 condition=Q(ended_at__isnull=True, team__isnull=False),
@@ -186,7 +179,7 @@ class Lease(models.Model):
             models.Index(fields=["part_of"], condition=Q(part_of__isnull=False), name="lease_parts"),
             models.Index(fields=["-borrowed_at", "-id"], name="lease_newest_first"),
             models.Index(fields=["tool", "-borrowed_at"], name="lease_by_tool"),
-            # What a day's history begins with, and what is old enough to go.
+            # For the rollup of a day, and for the deletion of old leases.
             models.Index(fields=["ended_at"], condition=Q(ended_at__isnull=False), name="lease_by_end"),
         ]
 
@@ -195,40 +188,38 @@ class Lease(models.Model):
 
     @property
     def public_id(self) -> uuid.UUID:
-        """The id that the borrower knows."""
+        """Return the id that the client has."""
         return self.part_of_id or self.pk
 
     @property
     def items(self) -> list["Lease"]:
-        """The leases of the borrow that this one is the head of."""
+        """Return the leases of the borrow, if this is its head."""
         return [self, *sorted(self.parts.all(), key=lambda part: part.place)]
 
     def is_over(self, now: datetime) -> bool:
-        """Whether the seats are free for others at ``now``."""
+        """Return whether the lease has ended at ``now``."""
         return self.ended_at is not None or (self.expires_at is not None and self.expires_at <= now)
 
     def duration(self, now: datetime) -> timedelta:
-        """How long the seats were held, or have been by ``now``."""
+        """Return the time that the seats were held until ``now``."""
         return (self.ended_at or now) - self.borrowed_at
 
     def seat_hours(self, now: datetime) -> float:
-        """The hours that its seats were held, or have been by ``now``, together."""
+        """Return the seat-hours until ``now``."""
         return self.seats * (self.duration(now) / timedelta(hours=1))
 
     def cost(self, now: datetime) -> Decimal | None:
-        """What its seats cost for as long as they were held, or have been by
-        ``now``, at the tool's prices of today; None where it has none."""
+        """Return the cost until ``now`` at the tool's current prices, or None without a price."""
         held = self.duration(now)
         return self.tool.cost_of(self.seats * held, overdraft=self.overdraft_seats * held)
 
     def end_when_over(self, now: datetime) -> None:
-        """Fill in the end, unsaved, of a lease whose time is over."""
+        """Set the end of an expired lease, without saving it."""
         if self.ended_at is None and self.expires_at is not None and self.expires_at <= now:
             self.ended_at = self.expires_at
             self.end_reason = self.reason_of_expiry()
 
     def reason_of_expiry(self) -> EndReason:
-        """Why it ends at ``expires_at``. A lease never lasts longer than the
-        tool's license; one that lasts as long ends because of that."""
+        """Return why it ends at ``expires_at``. A lease ends with the tool's license at the latest."""
         until = self.tool.valid_until
         return EndReason.REVOKED if until and self.expires_at and self.expires_at >= until else EndReason.EXPIRED

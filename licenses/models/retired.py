@@ -1,4 +1,4 @@
-"""Names that were an account's, and are nobody's now."""
+"""Former names of accounts."""
 
 from django.db import models
 
@@ -6,18 +6,21 @@ from licenses.names import ACCOUNT_NAME_LENGTH, FOLDED_LENGTH
 
 
 class RetiredName(models.Model):
-    """The former name of an account that was renamed or deleted.
+    """The former name of a renamed or deleted account.
 
-    Leases and memberships go by names, so whoever is given this one would get what
-    was another's. An administrator who means that deletes the row first. The person
-    who had the name may come back: known by issuer and subject.
+    Leases and memberships store names, so a new owner of the name would get the
+    former one's. To allow that, an administrator deletes this row. The former owner,
+    known by issuer and subject, may use the name again.
     """
 
     name = models.CharField(max_length=ACCOUNT_NAME_LENGTH, unique=True)
     folded = models.CharField(
-        max_length=FOLDED_LENGTH, db_index=True, editable=False, help_text="Without case and form."
+        max_length=FOLDED_LENGTH,
+        db_index=True,
+        editable=False,
+        help_text="The name without differences of case and Unicode form.",
     )
-    # Neither refers to a row: those may be gone.
+    # These are not foreign keys, because the rows may be deleted.
     account_id = models.BigIntegerField(editable=False)
     issuer = models.CharField(max_length=255, blank=True)
     subject = models.CharField(max_length=255, blank=True)

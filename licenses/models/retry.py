@@ -1,4 +1,4 @@
-"""Idempotency keys: what a borrow was answered, for the same call sent again."""
+"""Idempotency keys: the answers of borrows, for repeated calls."""
 
 import uuid
 from datetime import datetime, timedelta
@@ -12,16 +12,16 @@ from licenses.names import NAME_LENGTH
 from .lease import Lease
 from .waiting import Ticket
 
-# How long a key is kept after it was used, and after its lease has ended.
+# The time for which a key is kept after its use and after the end of its lease.
 KEPT = timedelta(days=1)
 
 
 class BorrowKeyQuerySet(models.QuerySet["BorrowKey"]):
     def take(self, *, caller: str, key: str, fingerprint: str) -> tuple["BorrowKey", bool]:
-        """The row of this caller's key, and whether it was new.
+        """Return the row of this caller's key, and whether it is new.
 
-        Where another transaction is at work with the same key, this waits for
-        it: of two calls sent at once the second finds the first one's answer.
+        If another transaction uses the same key, this waits for it. So the second of two
+        simultaneous calls finds the first one's answer.
         """
         mine = BorrowKey(caller=caller, key=key, fingerprint=fingerprint)
         self.bulk_create([mine], ignore_conflicts=True)
@@ -29,14 +29,14 @@ class BorrowKeyQuerySet(models.QuerySet["BorrowKey"]):
         return kept, kept.pk == mine.pk
 
     def forget(self, now: datetime, *, at_most: int) -> int:
-        """Delete some outdated keys; how many. Others that do the same meanwhile
-        delete others."""
+        """Delete at most ``at_most`` outdated keys and return their number. Simultaneous calls delete
+        different keys."""
         rows = self.outdated(now).order_by("created_at").select_for_update(skip_locked=True, of=("self",))
         deleted, _ = self.filter(pk__in=list(rows.values_list("pk", flat=True)[:at_most])).delete()
         return deleted
 
     def outdated(self, now: datetime) -> "BorrowKeyQuerySet":
-        """Keys that no client can come back with any more."""
+        """Return keys that are too old for a retry."""
         long_ago = now - KEPT
         return self.filter(created_at__lt=long_ago).filter(
             Q(refusal__gt="")
@@ -47,9 +47,11 @@ class BorrowKeyQuerySet(models.QuerySet["BorrowKey"]):
 
 
 class BorrowKey(models.Model):
-    """The outcome of one borrow: a lease, a ticket or a refusal. Written in the
-    transaction that decided it; a refusal too, or a first attempt that was held
-    up on its way could take a seat after its retry was refused."""
+    """The outcome of one borrow: a lease, a ticket or a refusal.
+
+    The transaction of the decision writes it. Refusals are stored too: otherwise a
+    delayed first attempt could take a seat after its retry was refused.
+    """
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
     caller = models.CharField(max_length=NAME_LENGTH)
@@ -57,13 +59,13 @@ class BorrowKey(models.Model):
     fingerprint = models.CharField(max_length=64, help_text="SHA-256 of the request.")
     created_at = models.DateTimeField(db_default=Now())
     lease = models.ForeignKey(Lease, null=True, on_delete=models.PROTECT, related_name="+", db_index=False)
-    # As they were when the lease was granted.
+    # The values at the time of the grant.
     alternative = models.PositiveSmallIntegerField(default=0)
     expires_at = models.DateTimeField(null=True)
     ticket = models.ForeignKey(Ticket, null=True, on_delete=models.PROTECT, related_name="+", db_index=False)
     refusal = models.CharField(max_length=32, blank=True, help_text="The refusal's code.")
     detail = models.TextField(blank=True)
-    # JSON as text: PostgreSQL's JSON type would put the members into an order of its own.
+    # JSON as text, because PostgreSQL's JSON type would change the order of the members.
     facts = models.TextField(blank=True)
 
     objects = BorrowKeyQuerySet.as_manager()
@@ -73,9 +75,9 @@ class BorrowKey(models.Model):
             models.UniqueConstraint(fields=["caller", "key"], name="borrowkey_once_a_caller"),
         ]
         indexes = [
-            # What the sweeper deletes.
+            # For the sweeper.
             models.Index(fields=["created_at"], name="borrowkey_by_age"),
-            # Asked for each lease and ticket that is deleted.
+            # For the foreign keys, when leases and tickets are deleted.
             models.Index(fields=["lease"], condition=Q(lease__isnull=False), name="borrowkey_by_lease"),
             models.Index(fields=["ticket"], condition=Q(ticket__isnull=False), name="borrowkey_by_ticket"),
         ]

@@ -1,4 +1,4 @@
-"""Whose session is whose, so that an account's sessions can be ended."""
+"""Link sessions to accounts, so that an account's sessions can be ended."""
 
 from django.conf import settings
 from django.contrib.auth.models import User
@@ -8,8 +8,7 @@ from django.db import models
 
 class AccountSessionQuerySet(models.QuerySet["AccountSession"]):
     def end(self, account: User) -> int:
-        """Delete the sessions of an account; return how many. Part of the caller's
-        transaction."""
+        """Delete the sessions of an account and return their number. Part of the caller's transaction."""
         mine = self.filter(account=account)
         keys = list(mine.values_list("pk", flat=True))
         mine.delete()
@@ -18,10 +17,10 @@ class AccountSessionQuerySet(models.QuerySet["AccountSession"]):
 
 
 class AccountSession(models.Model):
-    """The account that is signed in with a session.
+    """The account of a session.
 
-    Neither reference is a constraint: the previous version of the server deletes
-    sessions and accounts without a look at this table.
+    Neither reference is a constraint, because the previous version of the server
+    deletes sessions and accounts without this table.
     """
 
     session = models.OneToOneField(

@@ -1,4 +1,4 @@
-"""When the sweeper was last at work."""
+"""The time of the last sweep."""
 
 from django.db import models
 from django.db.models.functions import Now
@@ -6,12 +6,12 @@ from django.db.models.functions import Now
 
 class SweepManager(models.Manager["Sweep"]):
     def finished(self) -> None:
-        """A tidying has come to its end."""
+        """Record that a sweep has finished."""
         self.update_or_create(pk=1, defaults={"finished_at": Now()})
 
 
 class Sweep(models.Model):
-    """One row: whichever copy of the sweeper was last writes it."""
+    """The time of the last sweep by any copy of the sweeper. One row."""
 
     finished_at = models.DateTimeField()
 

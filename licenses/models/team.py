@@ -1,4 +1,4 @@
-"""Teams and who is in them."""
+"""Teams and their members."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -11,30 +11,29 @@ from django.db.models.functions import Lower
 
 from licenses.names import NAME_LENGTH, TOOL_NAME_PATTERN, is_name
 
-# A team is a name in addresses and metrics, as a tool is.
+# Names of teams are in addresses and metrics, as those of tools.
 TEAM_NAME_PATTERN = TOOL_NAME_PATTERN
 
 
 def validate_name(name: str) -> None:
-    """Raise ValidationError for a name that no lease can be held under, of a user,
-    host or project; a field's own length says how long it may be."""
+    """Raise ValidationError for an invalid name of a user, host or project. The field limits the length."""
     if not is_name(name):
         raise ValidationError("No control or invisible characters, no blanks at the ends.")
 
 
 class TeamQuerySet(models.QuerySet["Team"]):
     def of_user(self, user: str) -> "TeamQuerySet":
-        """Return the teams that a user is in."""
+        """Return the teams of a user."""
         return self.filter(pk__in=TeamMember.objects.of_users([user]).order_by().values("team"))
 
     def lock(self) -> None:
-        """Lock these teams, in the one order that every caller uses. Memberships
-        change under their team's lock, so that each change is recorded as it was."""
+        """Lock these teams in the order that every caller uses. Memberships change under this lock, so that
+        the audit is exact."""
         list(self.select_for_update(no_key=True).order_by("pk"))
 
 
 class Team(models.Model):
-    """People who share seats and their cost."""
+    """Users who share seats and their cost."""
 
     name = models.CharField(
         max_length=64,
@@ -60,7 +59,7 @@ class Team(models.Model):
 
 
 class MemberSource(models.TextChoices):
-    """Where a membership comes from, and so who may end it."""
+    """The source of a membership. Only the source removes it."""
 
     OIDC = "oidc", "Provider's groups"
     CSV = "csv", "CSV file"
@@ -69,7 +68,7 @@ class MemberSource(models.TextChoices):
 
 @dataclass(frozen=True, slots=True)
 class MembershipChanges:
-    """Teams that were made, memberships that were, and those that were ended."""
+    """The created teams, and the added and removed memberships."""
 
     teams: list[Team]
     joined: list["TeamMember"]
@@ -78,7 +77,7 @@ class MembershipChanges:
 
 class TeamMemberQuerySet(models.QuerySet["TeamMember"]):
     def of_users(self, users: Iterable[str]) -> "TeamMemberQuerySet":
-        """Return who is one of these users, by the rule of each member's team."""
+        """Return the members with these names, by the case rule of each team."""
         given = set(users)
         folded = [Lower(Value(user, output_field=models.CharField())) for user in sorted(given)]
         return self.alias(folded=Lower("user")).filter(
@@ -86,9 +85,10 @@ class TeamMemberQuerySet(models.QuerySet["TeamMember"]):
         )
 
     def follow_provider(self, *, user: str, teams: Iterable[str]) -> MembershipChanges:
-        """Make the provider's word the user's memberships of that source: new
-        teams are made, and those it no longer names are left. What came by hand
-        or from a file stays. Part of the caller's transaction."""
+        """Replace the user's memberships from the provider. Create missing teams.
+
+        Memberships from the admin or a file stay. Part of the caller's transaction.
+        """
         wanted = set(teams)
         known = Team.objects.filter(name__in=wanted).values_list("name", flat=True)
         made = [Team.objects.get_or_create(name=name) for name in sorted(wanted.difference(known))]
@@ -102,10 +102,10 @@ class TeamMemberQuerySet(models.QuerySet["TeamMember"]):
         return self._change([team for team, new in made if new], joined, left)
 
     def follow_file(self, members: Iterable[tuple[str, str]]) -> MembershipChanges:
-        """Make these pairs of team and user the memberships that come from a
-        file: new teams are made, and who is in the file no more leaves. What came
-        by hand or from the provider stays. Raises ValidationError for a name
-        that can't be. Part of the caller's transaction.
+        """Replace the memberships from a file with these pairs of team and user. Create missing teams.
+
+        Memberships from the admin or the provider stay. Raises ValidationError for an
+        invalid name. Part of the caller's transaction.
         """
         wanted = set(members)
         made = []
@@ -132,8 +132,7 @@ class TeamMemberQuerySet(models.QuerySet["TeamMember"]):
 
 
 class TeamMember(models.Model):
-    """One person in one team. Leases are held by names, and so are places in a
-    team: who holds a lease needs no account here."""
+    """One user in one team. As for leases, the user is a name and needs no account."""
 
     team = models.ForeignKey(Team, on_delete=models.CASCADE, related_name="members", db_index=False)
     user = models.CharField(max_length=NAME_LENGTH, validators=[validate_name])
@@ -144,7 +143,7 @@ class TeamMember(models.Model):
     class Meta:
         ordering = ["team__name", "user"]
         constraints = [models.UniqueConstraint(fields=["team", "user"], name="teammember_once_a_team")]
-        # The teams of a user.
+        # For the teams of a user.
         indexes = [
             models.Index(fields=["user"], name="teammember_by_user"),
             models.Index(Lower("user"), name="teammember_by_user_any_case"),

@@ -1,4 +1,4 @@
-"""API tokens: the credentials of programs."""
+"""API tokens: credentials of programs."""
 
 import hashlib
 import re
@@ -20,26 +20,26 @@ from licenses.names import NAME_LENGTH, is_name
 from .retired import RetiredName
 from .team import Team, validate_name
 
-# So that people and scanners for leaked secrets know one when they see it.
+# People and scanners for leaked secrets recognize this prefix.
 TOKEN_PREFIX = "lic_"  # noqa: S105
-# Letters and digits only: a double click selects all of it. 43 of 62 are 256 bits.
+# Only letters and digits, so that a double click selects all. 43 of 62 are 256 bits.
 TOKEN_ALPHABET = string.ascii_letters + string.digits
 TOKEN_LENGTH = 43
 TOKEN_PATTERN = re.compile(rf"{TOKEN_PREFIX}[A-Za-z0-9]{{{TOKEN_LENGTH}}}")
 
 DEFAULT_LIFETIME = timedelta(days=90)
 MAX_LIFETIME = timedelta(days=366)
-# How exactly ``last_used_at`` is kept.
+# The precision of ``last_used_at``.
 LAST_USED_STEP = timedelta(minutes=1)
 
 
 def is_token(text: str) -> bool:
-    """Whether this has the form of a token's secret."""
+    """Return whether the text has the form of a token's secret."""
     return TOKEN_PATTERN.fullmatch(text) is not None
 
 
 def token_hash(secret: str) -> str:
-    """What is kept of a secret. A fast hash is enough: nobody guesses 256 bits."""
+    """Return the stored hash of a secret. A fast hash is enough for 256 random bits."""
     return hashlib.sha256(secret.encode()).hexdigest()
 
 
@@ -53,7 +53,7 @@ def _used_long_ago() -> Q:
 
 class ApiTokenQuerySet(models.QuerySet["ApiToken"]):
     def issue(self, token: "ApiToken") -> str:
-        """Save a new token and return its secret, which is told this once.
+        """Save a new token and return its secret, which cannot be read again.
 
         Raises ValidationError.
         """
@@ -66,8 +66,7 @@ class ApiTokenQuerySet(models.QuerySet["ApiToken"]):
         return secret
 
     def of_hash(self, hash: str) -> "ApiTokenQuerySet":
-        """The token with the secret of this hash, found by a unique index, with
-        all that it depends on."""
+        """Return the token of this hash with the rows it depends on, by a unique index."""
         named = User.objects.filter(username=OuterRef("user"))
         return self.filter(hash=hash).annotate(  # type: ignore[no-redef]
             team_name=F("team__name"),
@@ -83,29 +82,28 @@ class ApiTokenQuerySet(models.QuerySet["ApiToken"]):
         )
 
     def used(self, token_id: int) -> None:
-        """Note that a token was used just now, at most once a minute. It belongs to
-        the account of its user's name from now on, if there is one by now."""
+        """Record the use of a token, at most once a minute. Bind it to the account of its user, if there is
+        one now."""
         named = User.objects.filter(username=OuterRef("user")).values("pk")
         account = Coalesce(F("account_id"), Subquery(named))
         self.filter(_used_long_ago(), pk=token_id).update(last_used_at=Now(), account=account)
 
     def acting_as(self, account: User) -> "ApiTokenQuerySet":
-        """Return the tokens that act as an account: those that belong to it, and
-        those that were made for its name before it was there."""
+        """Return the tokens that act as an account: bound ones, and those for its name from before it
+        existed."""
         return self.filter(Q(account=account) | Q(account__isnull=True, user=account.username))
 
     def bind(self, account: User) -> None:
-        """Let the tokens that were made for an account's name belong to it."""
+        """Bind the tokens for an account's name to the account."""
         self.filter(account__isnull=True, user=account.username).update(account=account)
 
 
 class ApiToken(models.Model):
-    """A credential for CI jobs and other programs. Its secret is kept as a hash.
+    """A credential for CI jobs and other programs. Only a hash of its secret is stored.
 
-    It belongs to a team, and then acts for its members; or to one user, and
-    then acts as that one; or to nobody, and then only reads or administers. A
-    user needs no account; the token of one who has one ends with the account. A
-    row is never deleted: it tells who could do what, and when.
+    It belongs to a team and acts for its members, or to a user and acts as the user,
+    or to neither and only reads or administers. A user needs no account; with an
+    account, the token ends with it. Rows are never deleted, as a record of access.
     """
 
     name = models.CharField(max_length=64, validators=[validate_name], help_text="The purpose of the token.")
@@ -118,10 +116,10 @@ class ApiToken(models.Model):
         help_text="The token acts for the members of this team.",
     )
     user = models.CharField(
-        max_length=NAME_LENGTH, blank=True, validators=[validate_name], help_text="Or: the token acts as this user."
+        max_length=NAME_LENGTH, blank=True, validators=[validate_name], help_text="The token acts as this user."
     )
-    # The account of that name; empty while there is none. It stays when the account is
-    # gone, and then the token is good for nothing.
+    # The account of the user; empty while there is none. The value stays when the account
+    # is deleted, and then the token is not valid.
     account = models.ForeignKey(
         settings.AUTH_USER_MODEL,
         null=True,
@@ -134,9 +132,9 @@ class ApiToken(models.Model):
     may_borrow = models.BooleanField("borrow", default=True, help_text="Borrow, renew, wait and return.")
     may_administer = models.BooleanField("admin", default=False, help_text="Do everything, for all users.")
     hash = models.CharField(max_length=64, unique=True, editable=False)
-    hint = models.CharField(max_length=16, editable=False, help_text="How the secret begins.")
+    hint = models.CharField(max_length=16, editable=False, help_text="The first characters of the secret.")
     created_at = models.DateTimeField(default=timezone.now, editable=False)
-    # It stays too: a token without a maker is one that a command made.
+    # This value stays too. A token without it was created by a command.
     created_by = models.ForeignKey(
         settings.AUTH_USER_MODEL,
         null=True,
@@ -146,12 +144,12 @@ class ApiToken(models.Model):
         db_constraint=False,
     )
     expires_at = models.DateTimeField(default=default_expiry, help_text="In UTC, at most a year from now.")
-    last_used_at = models.DateTimeField(null=True, editable=False, help_text="To the minute.")
+    last_used_at = models.DateTimeField(null=True, editable=False, help_text="Precise to a minute.")
     revoked_at = models.DateTimeField(null=True, editable=False)
 
     objects = ApiTokenQuerySet.as_manager()
 
-    # What of_hash() adds.
+    # of_hash() adds these.
     team_name: str | None
     account_name: str | None
     account_is_active: bool | None
@@ -174,7 +172,7 @@ class ApiToken(models.Model):
             models.CheckConstraint(
                 condition=Q(expires_at__gt=F("created_at")),
                 name="apitoken_expires_after_it_begins",
-                violation_error_message="The token would have expired already.",
+                violation_error_message="The expiry is in the past.",
             ),
         ]
 
@@ -195,33 +193,34 @@ class ApiToken(models.Model):
             raise ValidationError("A token that borrows needs a team or a user to borrow for.")
 
     def revoke(self) -> bool:
-        """Make it useless from now on; False, and harmless, if it is already."""
+        """Revoke it. Return False if it was revoked before."""
         return ApiToken.objects.filter(pk=self.pk, revoked_at__isnull=True).update(revoked_at=Now()) == 1
 
     @property
     def scopes(self) -> frozenset[Scope]:
-        """What was given to it."""
+        """Return the scopes that it was created with."""
         given = {Scope.READ: self.may_read, Scope.BORROW: self.may_borrow, Scope.ADMIN: self.may_administer}
         return frozenset(scope for scope, yes in given.items() if yes)
 
     @property
     def effective_scopes(self) -> frozenset[Scope]:
-        """What is left of it, for a token from of_hash(): nobody's token
-        administers once its user or its maker no longer does."""
+        """Return the scopes that are valid now, for a token from of_hash().
+
+        A token loses the scope admin when its user or creator is no administrator any more.
+        """
         owner_is_superuser = self.account_is_superuser if self.account_id is not None else self.name_is_superuser
         owner_may = not self.user or owner_is_superuser
         maker_may = self.created_by_id is None or (self.maker_is_active and self.maker_is_superuser)
         return self.scopes if owner_may and maker_may else self.scopes - {Scope.ADMIN}
 
     def why_unusable(self) -> str | None:
-        """What to tell the holder of a token from of_hash() that is of no
-        use; None if it is good."""
+        """Return why a token from of_hash() is not valid, or None if it is. The text is for its holder."""
         if self.revoked_at is not None:
             return "This token was revoked."
         if self.expired:
             return "This token has expired."
         if self.account_id is not None and self.account_name != self.user:
-            return f"The account {self.user} that this token belongs to is gone. Ask for a new token."
+            return f"The account {self.user} of this token was deleted. Create a new token."
         if self.user and (self.name_is_locked or self.account_is_active is False):
-            return f"The account {self.user} that this token belongs to is deactivated."
+            return f"The account {self.user} of this token is deactivated."
         return None

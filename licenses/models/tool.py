@@ -1,4 +1,4 @@
-"""The licensable thing: a pool of seats with a capacity."""
+"""Tools: pools of seats with a capacity."""
 
 from collections.abc import Iterable
 from datetime import datetime, timedelta
@@ -20,33 +20,39 @@ MAX_TTL = timedelta(days=366)
 
 
 def reject_reserved_name(name: str) -> None:
-    """Raise ValidationError for a name that means something else in metrics or in the
-    API. A tool that has such a name from before keeps it, and works."""
+    """Raise ValidationError for a name with another meaning in metrics or in the API.
+
+    An existing tool with such a name keeps it and works.
+    """
     if name in CALLS:
         raise ValidationError(f"'{name}' is a call of the API: /licenses/{name}. Choose another name.")
     if name == UNKNOWN_TOOL_LABEL:
-        raise ValidationError(f"'{UNKNOWN_TOOL_LABEL}' is what metrics call a tool that doesn't exist.")
+        raise ValidationError(f"'{UNKNOWN_TOOL_LABEL}' is the name of unknown tools in metrics. Choose another name.")
 
 
 class ToolQuerySet(models.QuerySet["Tool"]):
     def locked(self, names: Iterable[str]) -> "ToolQuerySet":
-        """The named tools under a row lock, in the one order that every
-        caller uses, so that two of them can't deadlock.
+        """Return the named tools under a row lock (``under_lock``)."""
+        return self.filter(name__in=list(names)).under_lock()
 
-        NO KEY UPDATE is enough to keep others from changing seats, and lets
-        inserts that only refer to the row go on. SQLite has no row locks: its
-        transaction holds the one write lock from the start (IMMEDIATE).
+    def under_lock(self, *, skip_locked: bool = False) -> "ToolQuerySet":
+        """Return these tools under a row lock, in the one order that every caller uses,
+        so that two callers can't deadlock. With ``skip_locked``, without the tools that
+        another transaction has locked.
+
+        NO KEY UPDATE keeps others from changing seats, and allows inserts that only refer
+        to the row. SQLite has no row locks: its transaction holds the only write lock from
+        the start (IMMEDIATE).
         """
-        return self.select_for_update(no_key=True).filter(name__in=list(names)).order_by("pk")
+        return self.select_for_update(no_key=True, skip_locked=skip_locked).order_by("pk")
 
     def with_levels(self) -> "ToolQuerySet":
-        """Each tool with what the row alone doesn't tell, as of now:
+        """Add values that other rows determine, as of now.
 
-        ``overdue``, seats of leases whose time is over but that nobody has
-        closed yet; ``queued``, how many wait; ``wanted``, the seats they wait
-        for; ``oldest_wait``, since when the first of them waits;
-        ``reserved_idle``, seats reserved for teams that don't use them;
-        ``read_at``, the database's time.
+        ``overdue``: seats of expired leases that are not closed. ``queued``: the number of
+        tickets. ``wanted``: their seats. ``oldest_wait``: the start of the oldest wait.
+        ``reserved_idle``: reserved seats that their teams do not use. ``read_at``: the
+        database's time.
         """
         from .allotment import Allotment
         from .lease import Lease
@@ -69,10 +75,9 @@ class ToolQuerySet(models.QuerySet["Tool"]):
 class Tool(models.Model):
     """A pool of seats.
 
-    ``in_use`` and the fields down to ``revoked_total`` are changed under this
-    row's lock, by ``licenses.leasing`` and ``licenses.queueing`` alone. ``in_use`` always equals the seats of the
-    tool's leases that nobody has closed, ``waiting`` the number of open tickets
-    that claim seats of it.
+    ``in_use`` and the fields down to ``revoked_total`` change only in
+    ``licenses.leases.ledger``, under this row's lock. ``in_use`` is always the sum of
+    seats of the tool's open leases, ``waiting`` the number of its open tickets.
     """
 
     name = models.CharField(
@@ -122,31 +127,29 @@ class Tool(models.Model):
         help_text="The cost of one seat above the capacity for one hour; empty = the same.",
     )
     in_use = models.PositiveIntegerField(default=0, editable=False)
-    # Of the tool's allotments: the seats reserved, those of them that their
-    # teams don't use, and whether there is any rule but the tool's own.
+    # From the tool's allotments: the reserved seats, those that their teams do not use,
+    # and whether other rules than the tool's own exist.
     reserved = models.PositiveIntegerField(default=0, db_default=0, editable=False)
     kept_back = models.PositiveIntegerField(default=0, db_default=0, editable=False)
     has_rules = models.BooleanField(default=False, db_default=False, editable=False)
     last_fence = models.PositiveBigIntegerField(default=0, db_default=0, editable=False)
     waiting = models.PositiveIntegerField(default=0, db_default=0, editable=False)
-    # About when somebody was last denied a seat: whether a borrow needs to look
-    # for an episode that it ends.
+    # Written by the previous version only.
     denied_at = models.DateTimeField(null=True, editable=False)
-    # Leases ended, by reason. Counted here and not in a process, since more
-    # than the server's processes end leases.
+    # Ended leases by reason. Counted here, because other processes than the server end leases too.
     returned_total = models.PositiveBigIntegerField(default=0, db_default=0, editable=False)
     expired_total = models.PositiveBigIntegerField(default=0, db_default=0, editable=False)
     forced_total = models.PositiveBigIntegerField(default=0, db_default=0, editable=False)
     revoked_total = models.PositiveBigIntegerField(default=0, db_default=0, editable=False)
     overdraft_total = models.PositiveBigIntegerField(default=0, db_default=0, editable=False)
-    # How long its seats are held, as an average that follows the latest leases.
+    # The moving average of the time for which its seats are held.
     holding_time = models.DurationField(null=True, editable=False)
     default_ttl = models.DurationField(
         null=True,
         blank=True,
         default=DEFAULT_TTL,
         db_default=DEFAULT_TTL,
-        help_text="Free the seat this long after the last heartbeat, unless the borrow says otherwise; empty = never.",
+        help_text="Free the seat this time after the last heartbeat, unless the borrow sets another; empty = never.",
     )
     max_ttl = models.DurationField(
         null=True, blank=True, help_text="The longest lease that a borrow can ask for; empty = 366 days."
@@ -168,12 +171,12 @@ class Tool(models.Model):
                 condition=(Q(default_ttl__isnull=True) | Q(default_ttl__gte=MIN_TTL))
                 & (Q(max_ttl__isnull=True) | Q(max_ttl__gte=MIN_TTL)),
                 name="tool_ttl_at_least_a_second",
-                violation_error_message="A lease lasts a second at least.",
+                violation_error_message="A lease must last at least one second.",
             ),
             models.CheckConstraint(
                 condition=Q(default_ttl__isnull=True) | Q(max_ttl__isnull=True) | Q(max_ttl__gte=F("default_ttl")),
                 name="tool_default_ttl_within_maximum",
-                violation_error_message="The default may not be longer than the longest.",
+                violation_error_message="The default must not be longer than the longest.",
             ),
             models.CheckConstraint(condition=Q(in_use__gte=0), name="tool_in_use_not_negative"),
             models.CheckConstraint(condition=Q(overdraft__lte=MAX_CAPACITY), name="tool_overdraft_in_range"),
@@ -190,39 +193,41 @@ class Tool(models.Model):
     def __str__(self) -> str:
         return self.name
 
-    # What with_levels() adds.
+    # with_levels() adds these.
     overdue: int
     reserved_idle: int
     queued: int
     wanted: int
     oldest_wait: datetime | None
     read_at: datetime
-    # What pools.with_levels() adds.
+    # What leases.snapshot.with_levels() adds.
     levels: Levels
     state: State
 
     @property
     def borrowed(self) -> int:
-        """Seats that are out."""
+        """Return the borrowed seats."""
         return self.in_use - self.overdue
 
     @property
     def overdrawn(self) -> int:
-        """Seats that are out above those that were bought."""
+        """Return the borrowed seats above the capacity."""
         return max(self.borrowed - self.capacity, 0)
 
     def oldest_wait_seconds(self, now: datetime) -> float:
-        """How long the first in the queue waits; 0 if nobody does."""
+        """Return the wait of the oldest ticket in seconds; 0 without tickets."""
         return max((now - self.oldest_wait).total_seconds(), 0) if self.oldest_wait else 0
 
     @property
     def is_rationed(self) -> bool:
-        """Whether more than the number of free seats may decide about a borrow."""
+        """Return whether a borrow depends on more than the number of free seats."""
         return self.has_rules or self.user_limit is not None
 
     def cost_of(self, seat_time: timedelta, *, overdraft: timedelta) -> Decimal | None:
-        """What seats cost that were out for so long, all of them together, of
-        which ``overdraft`` above the capacity; at today's prices, None without any."""
+        """Return the cost of seat time at current prices, or None without a price.
+
+        ``seat_time`` is the sum over all seats; ``overdraft`` is its part above the capacity.
+        """
         price = self.seat_hour_price
         if price is None:
             return None
@@ -231,5 +236,5 @@ class Tool(models.Model):
         return Decimal((seat_time - overdraft) / hour) * price + Decimal(overdraft / hour) * above
 
     def held_for(self, span: timedelta) -> None:
-        """Let the average holding time follow a lease that ended, unsaved."""
+        """Update the average holding time with an ended lease, without saving it."""
         self.holding_time = span if self.holding_time is None else self.holding_time + (span - self.holding_time) / 8

@@ -1,4 +1,4 @@
-"""The queue: who waits for which seats, in the order of the tickets' numbers."""
+"""The queue: tickets in the order of their numbers."""
 
 import uuid
 from datetime import datetime
@@ -20,32 +20,32 @@ from .tool import Tool
 class TicketState(models.TextChoices):
     WAITING = "waiting"
     GRANTED = "granted"
-    TIMED_OUT = "timed_out"  # waited as long as it wanted to
-    DROPPED = "dropped"  # stopped asking
-    LEFT = "left"  # said that it no longer waits
+    TIMED_OUT = "timed_out"  # reached its deadline
+    DROPPED = "dropped"  # the client stopped polling
+    LEFT = "left"  # the client left the queue
 
 
 class TicketQuerySet(models.QuerySet["Ticket"]):
-    # ``now`` is the database's time: a moment that was read there, or Now().
+    # ``now`` is a time of the database, or Now().
 
     def waiting(self) -> "TicketQuerySet":
-        """Tickets that nobody has closed; their time may be over all the same."""
+        """Return tickets that are not closed. They may be dead."""
         return self.filter(state=TicketState.WAITING)
 
     def dead(self, now: datetime | Now) -> "TicketQuerySet":
-        """Tickets that nobody has closed though their time is over."""
+        """Return open tickets whose time is over."""
         return self.waiting().filter(alive_until__lte=now)
 
 
 class Ticket(models.Model):
     """One waiting borrow.
 
-    It lives until ``alive_until``: each poll moves that on, up to the
-    ``deadline``. A dead ticket stands in nobody's way, closed or not.
+    It lives until ``alive_until``. Each poll extends that, at most to the ``deadline``. A
+    dead ticket blocks no seats, even before it is closed.
     """
 
-    # The order in the queue. Drawn under the locks of the ticket's tools, so
-    # that the numbers of two tickets for one tool follow the order of arrival.
+    # The order in the queue. Created under the locks of the ticket's tools, so that the
+    # numbers of tickets for one tool follow the order of arrival.
     number = models.BigAutoField(primary_key=True)
     id = models.UUIDField(unique=True, default=uuid.uuid4, editable=False)
     user = models.CharField(max_length=NAME_LENGTH)
@@ -68,7 +68,7 @@ class Ticket(models.Model):
         db_default="",
         default="",
         editable=False,
-        help_text="The account or token that joined the queue for its user; empty = the user.",
+        help_text="The account or token that joined the queue for the user; empty = the user.",
     )
 
     objects = TicketQuerySet.as_manager()
@@ -91,11 +91,11 @@ class Ticket(models.Model):
             ),
         ]
         indexes = [
-            # What the sweeper closes.
+            # For the sweeper.
             models.Index(fields=["alive_until"], condition=Q(state="waiting"), name="ticket_open_by_life"),
-            # Who waited in a time, and what is old enough to go.
+            # For reports on waits, and for the deletion of old tickets.
             models.Index(fields=["closed_at"], condition=Q(closed_at__isnull=False), name="ticket_by_close"),
-            # Which lease was waited for; asked for each lease that is deleted.
+            # For the foreign key, when leases are deleted.
             models.Index(fields=["lease"], condition=Q(lease__isnull=False), name="ticket_by_lease"),
         ]
 
@@ -105,13 +105,13 @@ class Ticket(models.Model):
 
 class TicketClaimQuerySet(models.QuerySet["TicketClaim"]):
     def live(self, now: datetime | Now) -> "TicketClaimQuerySet":
-        """Claims of tickets that still wait at ``now``, the database's time."""
+        """Return claims of tickets that still wait at ``now``, the database's time."""
         return self.filter(ticket__state=TicketState.WAITING, ticket__alive_until__gt=now)
 
 
 class TicketClaim(models.Model):
-    """The seats of one tool that an open ticket wants; deleted when it closes,
-    so that the table is as long as the queue."""
+    """The seats of one tool that an open ticket wants. Deleted when the ticket closes, so that the
+    table is as long as the queue."""
 
     ticket = models.ForeignKey(Ticket, on_delete=models.CASCADE, related_name="claims", db_index=False)
     tool = models.ForeignKey(Tool, on_delete=models.PROTECT, related_name="+", db_index=False)
@@ -125,7 +125,7 @@ class TicketClaim(models.Model):
             models.CheckConstraint(condition=Q(seats__gte=1), name="ticketclaim_seats_at_least_one"),
         ]
         indexes = [
-            # Who is ahead in a tool's queue.
+            # For the tickets ahead in a tool's queue.
             models.Index(fields=["tool", "ticket"], name="ticketclaim_queue"),
         ]
 

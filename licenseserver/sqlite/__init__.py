@@ -1,1 +1,1 @@
-"""SQLite as a server's database: a file that only its own account can read."""
+"""SQLite database in a file that only the server's account can read."""

@@ -1,4 +1,4 @@
-"""Back up an SQLite database while it serves."""
+"""Back up an SQLite database while the server runs."""
 
 import os
 import sqlite3
@@ -15,27 +15,27 @@ from licenses.models import Lease
 
 class Command(BaseCommand):
     help = (
-        "Copy the SQLite database to a new file, while the server goes on: all that was answered before this begins "
-        "is in it. The file is whole by itself and holds credentials' hashes: only its owner can read it. "
-        "A PostgreSQL has its own programs for that (docs/howto/backup.md)."
+        "Copy the SQLite database to a new file while the server runs. The copy contains everything that was "
+        "answered before it began. It also contains password hashes, so only its owner can read it. "
+        "For PostgreSQL use its own programs (docs/howto/backup.md)."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
-        parser.add_argument("file", type=Path, help="must not exist yet")
+        parser.add_argument("file", type=Path, help="the new file; it must not exist")
 
     def handle(self, *args: Any, file: Path, **options: Any) -> None:
         if connection.vendor != "sqlite":
-            raise CommandError("The database is a PostgreSQL; back it up with its own programs (docs/howto/backup.md).")
+            raise CommandError("The database is PostgreSQL. Back it up with its own programs (docs/howto/backup.md).")
         began = database_now()
         part = file.with_name(file.name + ".part")
         try:
-            # Not to be found half written, nor to be read by others, nor written twice.
+            # Create the file private and exclusive. Its name marks it as unfinished.
             os.close(os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
         except OSError as error:
             raise CommandError(f"{part} can't be written: {error.strerror}") from None
         try:
             if file.exists():
-                raise CommandError(f"{file} exists already; nothing was written.")
+                raise CommandError(f"{file} exists. Nothing was written.")
             open_leases = self._copy(part)
             part.replace(file)
             _flush(file.parent)
@@ -48,16 +48,16 @@ class Command(BaseCommand):
         )
 
     def _copy(self, part: Path) -> int:
-        """Copy the database; the number of open leases in the copy."""
+        """Copy the database. Return the number of open leases in the copy."""
         connection.ensure_connection()
         with closing(sqlite3.connect(part)) as copy:
-            # In one step: a single snapshot, which writers don't wait for.
+            # Copy in one step: a single snapshot, which does not block writers.
             connection.connection.backup(copy)
-            # A write-ahead log beside it could be forgotten when it is moved.
+            # Without a write-ahead log the copy is one file.
             copy.execute("PRAGMA journal_mode = DELETE")
             (verdict,) = copy.execute("PRAGMA integrity_check").fetchone()
             if verdict != "ok":
-                raise CommandError(f"The copy is damaged, and so may the database be: {verdict}")
+                raise CommandError(f"The copy is damaged. The database may be damaged too: {verdict}")
             count = f"SELECT count(*) FROM {Lease._meta.db_table} WHERE ended_at IS NULL"  # noqa: S608
             (open_leases,) = copy.execute(count).fetchone()
         _flush(part)
@@ -65,7 +65,7 @@ class Command(BaseCommand):
 
 
 def _flush(path: Path) -> None:
-    """Wait until it is on the disk, also after a power cut."""
+    """Wait until the file is on the disk and survives a power cut."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

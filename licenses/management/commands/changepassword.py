@@ -1,4 +1,4 @@
-"""``manage.py changepassword``: Django's, and on record."""
+"""Change a password with Django's command, and record it in the audit."""
 
 import getpass
 from typing import Any
@@ -14,7 +14,7 @@ from licenses.auditing import Actor
 class Command(changepassword.Command):
     def handle(self, *args: Any, **options: Any) -> Any:
         before = User.objects.filter(username=options["username"] or getpass.getuser()).first()
-        # Not in one transaction with the record: it asks for the password meanwhile.
+        # Use no transaction around this, because it waits for the user's input.
         done = super().handle(*args, **options)
         after = User.objects.get(pk=before.pk) if before else None
         if before and after and after.password != before.password:

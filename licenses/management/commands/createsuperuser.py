@@ -1,4 +1,4 @@
-"""``manage.py createsuperuser``: Django's, and on record."""
+"""Create a superuser with Django's command, and record it in the audit."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ from licenses.models import ApiToken
 class Command(createsuperuser.Command):
     def handle(self, *args: Any, **options: Any) -> None:
         last = User.objects.aggregate(pk=Max("pk"))["pk"] or 0
-        # Not in one transaction with the record: it asks for names meanwhile.
+        # Use no transaction around this, because it waits for the user's input.
         super().handle(*args, **options)
         with transaction.atomic():
             new = list(User.objects.filter(pk__gt=last, is_superuser=True))

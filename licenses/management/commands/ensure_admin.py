@@ -1,4 +1,4 @@
-"""``manage.py ensure_admin``: the first administrator, from the environment."""
+"""Create the first administrator from environment variables."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ from licenseserver import environment
 
 
 class Command(BaseCommand):
-    help = "Create the superuser ADMIN_USERNAME with ADMIN_PASSWORD, unless there is a user of that name."
+    help = "Create the superuser ADMIN_USERNAME with ADMIN_PASSWORD, unless an account has that name."
 
     def handle(self, *args: Any, **options: Any) -> None:
         try:
@@ -25,7 +25,7 @@ class Command(BaseCommand):
             raise CommandError(str(error)) from None
         users = User.objects
         if users.filter(username=username).exists():
-            self.stdout.write(f"{username}: exists, left as it is")
+            self.stdout.write(f"{username}: exists, not changed")
             return
         try:
             validate_password(password, User(username=username))

@@ -1,4 +1,4 @@
-"""Close what is over: leases, tickets; delete old keys and sessions; roll up days that are over."""
+"""Close expired leases and tickets, delete old keys and sessions, and roll up finished days."""
 
 import logging
 import signal
@@ -10,14 +10,15 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import DatabaseError, InterfaceError, close_old_connections
 
-from licenses import database, leasing
+from licenses import database
 from licenses.errors import Refusal
 from licenses.history import rollups
+from licenses.leases import expiry
 from licenses.signin import sessions
 
 logger = logging.getLogger(__name__)
 
-# Of a round of --loop, which shows a sign of life after each.
+# The most days per round of --loop, so that the --alive file is touched often enough.
 DAYS_A_ROUND = 31
 
 
@@ -29,11 +30,13 @@ class Command(BaseCommand):
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
-        parser.add_argument("--loop", action="store_true", help="go on until SIGTERM or SIGINT")
+        parser.add_argument("--loop", action="store_true", help="repeat until SIGTERM or SIGINT")
         parser.add_argument(
-            "--alive", type=Path, metavar="FILE", help="a file to touch after each round of --loop, for health checks"
+            "--alive", type=Path, metavar="FILE", help="touch this file after each round of --loop, for health checks"
         )
-        parser.add_argument("--every", type=float, default=15, metavar="SECONDS", help="pause of --loop; 15")
+        parser.add_argument(
+            "--every", type=float, default=15, metavar="SECONDS", help="the pause between rounds of --loop; default: 15"
+        )
 
     def handle(self, *args: Any, **options: Any) -> None:
         if options["every"] <= 0:
@@ -56,12 +59,13 @@ class Command(BaseCommand):
                 if options["alive"]:
                     options["alive"].touch()
             except (Refusal, DatabaseError, InterfaceError) as error:
-                # The next round may find the database again.
+                # The database may be back in the next round.
                 logger.warning("Not tidied: %s", database.reason(error.__cause__ or error))
             if stopped.wait(options["every"]):
                 return
 
     def _tidy(self, *, at_most: int | None = None) -> dict[str, int]:
-        """How many of what were closed, deleted or rolled up: days ``at_most``."""
-        done = asdict(leasing.tidy()) | {"sessions": sessions.delete_expired()}
+        """Return the numbers of rows that were closed or deleted, and of days that were rolled up, at most
+        ``at_most``."""
+        done = asdict(expiry.tidy()) | {"sessions": sessions.delete_expired()}
         return done | {"days": rollups.roll_up(at_most=at_most)}

@@ -1,4 +1,4 @@
-"""Delete the old, or the names in it."""
+"""Delete old rows, or the names in them."""
 
 from datetime import UTC, timedelta
 from typing import Any
@@ -16,7 +16,7 @@ class Command(BaseCommand):
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
-        parser.add_argument("--older-than", type=int, required=True, metavar="DAYS", help="at least 1")
+        parser.add_argument("--older-than", type=int, required=True, metavar="DAYS", help="1 to 36500")
         parser.add_argument("--anonymise", action="store_true", help="remove names, also from the usage by day")
         parser.add_argument("--delete", action="store_true", help="delete the rows")
 
@@ -24,13 +24,13 @@ class Command(BaseCommand):
         if not 1 <= older_than <= 36500:
             raise CommandError("--older-than takes a number of days from 1 to 36500.")
         if not (anonymise or delete):
-            raise CommandError("Say what to do: --anonymise, --delete or both.")
+            raise CommandError("Give --anonymise, --delete or both.")
         before = (database_now() - timedelta(days=older_than)).astimezone(UTC).date()
         if anonymise:
             done = retention.anonymise(before=before)
             self.stdout.write(
-                f"names taken out of {done.leases} lease(s), {done.tickets} ticket(s), {done.denials} denial(s), "
-                f"and of the usage of {done.days} day(s)"
+                f"names removed from {done.leases} lease(s), {done.tickets} ticket(s), {done.denials} denial(s), "
+                f"and from the usage of {done.days} day(s)"
             )
         if delete:
             done = retention.delete(before=before)

@@ -1,4 +1,4 @@
-"""``manage.py import_flexlm``: capacities and policies from FlexNet's files."""
+"""Import capacities and policies from FlexNet's files."""
 
 import re
 from argparse import ArgumentTypeError
@@ -21,23 +21,25 @@ from licenses.flexlm.plan import Renames, plan
 from licenses.flexlm.writing import license_lines, options_lines
 from licenses.names import RESERVED_TOOL_NAMES, TOOL_NAME_PATTERN, is_clean
 
-UNSIGNED = "The signatures (SIGN=) were not checked: only the vendor's own daemon can."
-# No vendor's file is nearly as large: ten thousand lines with signatures are 5 MiB.
+UNSIGNED = "The signatures (SIGN=) were not checked, because only the vendor's daemon can do that."
+# Far above every vendor's file: 10,000 lines with signatures are 5 MiB.
 MAX_BYTES = 32 * 2**20
 
 
 class Command(BaseCommand):
     help = (
-        "Bring capacities, dates, groups, quotas, reservations and lists of a FlexNet (FlexLM) license file and "
-        "options file into the tables. Shows what would change; --apply changes it. Ends with an error if any line "
-        "was not understood or can't be expressed here, and then applies nothing unless --skip-unknown."
+        "Import capacities, dates, groups, quotas, reservations and access rules from a FlexNet (FlexLM) license "
+        "file and options file. Without --apply it only shows the changes. If a line is not understood or has no "
+        "counterpart here, it fails and changes nothing, unless you give --skip-unknown."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("--license", type=Path, required=True, metavar="FILE", help="the license file")
         parser.add_argument("--options", type=Path, metavar="FILE", help="the vendor daemon's options file")
-        parser.add_argument("--apply", action="store_true", help="change the tables")
-        parser.add_argument("--skip-unknown", action="store_true", help="apply what is understood, without the rest")
+        parser.add_argument("--apply", action="store_true", help="make the changes")
+        parser.add_argument(
+            "--skip-unknown", action="store_true", help="with --apply: skip lines that can't be imported"
+        )
         for what, where in (("", "feature or package"), ("-group", "group")):
             parser.add_argument(
                 f"--rename{what}",
@@ -45,7 +47,7 @@ class Command(BaseCommand):
                 action="append",
                 default=[],
                 metavar="OLD=new",
-                help=f"import the {where} OLD of the files under the name new; can be given several times",
+                help=f"give the {where} OLD of the files the name new; repeatable",
             )
 
     def handle(
@@ -71,9 +73,9 @@ class Command(BaseCommand):
                 self._show(options, options_lines(options_file))
         renames = Renames(features=dict(rename), groups=dict(rename_group))
         wanted = plan(license_file, options_file, timezone.now().date(), renames)
-        self._tell(license, wanted.of_license)
+        self._report(license, wanted.of_license)
         if options:
-            self._tell(options, wanted.of_options)
+            self._report(options, wanted.of_options)
         problems = len(wanted.problems)
         for_real = apply and (skip_unknown or not problems)
         try:
@@ -83,7 +85,7 @@ class Command(BaseCommand):
         except Refusal as refusal:
             raise CommandError(refusal.detail) from None
         except IntegrityError:
-            raise CommandError("somebody else changed the same tools or teams just now; try again") from None
+            raise CommandError("somebody else changed the same tools or teams at the same time; try again") from None
         for change in changes:
             self.stdout.write(visible(change))
         self.stdout.write(UNSIGNED)
@@ -97,20 +99,20 @@ class Command(BaseCommand):
         elif for_real:
             self.stdout.write(f"{len(changes)} change(s) made.")
         elif not apply and (skip_unknown or not problems):
-            self.stdout.write(f"{len(changes)} change(s) to make; --apply makes them.")
+            self.stdout.write(f"{len(changes)} change(s) to make. Use --apply to make them.")
         if problems:
             done = "the rest was applied" if for_real else "nothing was changed"
-            advice = "" if skip_unknown else "; --skip-unknown applies the rest"
+            advice = "" if skip_unknown else "; use --skip-unknown to import the rest"
             raise CommandError(f"{problems} line(s) can't be imported, {done}{'' if for_real else advice}.")
 
     def _show(self, file: Path, read_as: Iterable[tuple[int, str]]) -> None:
         for number, line in read_as:
             self.stdout.write(f"{file.name}:{number}: read as: {visible(line)}")
 
-    def _tell(self, file: Path, findings: list[Finding]) -> None:
+    def _report(self, file: Path, findings: list[Finding]) -> None:
         alike = Counter(finding.text for finding in findings if not finding.is_problem)
         for finding in sorted(findings):
-            # A note that many lines share is shown at the first of them.
+            # Show a note that several lines share only at the first of them.
             if finding.is_problem or (more := alike.pop(finding.text, 0)):
                 kind = "" if finding.is_problem else "note: "
                 others = f" (and {more - 1} more lines)" if not finding.is_problem and more > 1 else ""
@@ -118,31 +120,31 @@ class Command(BaseCommand):
 
 
 def visible(text: str) -> str:
-    """With an escape for what a terminal would act on."""
+    """Escape characters that would control a terminal."""
     return "".join(sign if is_clean(sign) else sign.encode("unicode_escape").decode() for sign in text)
 
 
 def renaming(text: str) -> tuple[str, str]:
-    """Return the two names of ``OLD=new``; raises ArgumentTypeError."""
+    """Return the two names of ``OLD=new``. Raises ArgumentTypeError."""
     old, _, new = text.partition("=")
     if not old or not re.fullmatch(TOOL_NAME_PATTERN, new) or new in RESERVED_TOOL_NAMES:
-        raise ArgumentTypeError(f"{text!r} is no OLD=new, where new is 1 to 64 of a-z 0-9 _ . -")
+        raise ArgumentTypeError(f"{text!r} is not OLD=new, with new of 1 to 64 characters a-z 0-9 _ . -")
     return old, new
 
 
 def check_renames(option: str, given: list[tuple[str, str]], known: set[str]) -> None:
-    """Raise CommandError for a rename of a name that the file does not have, or of one name twice."""
+    """Raise CommandError if the file does not have a name to rename, or a name is renamed twice."""
     for old, new in given:
         if old not in known:
-            raise CommandError(f"{option} {visible(old)}={new}: there is no such name in the file")
+            raise CommandError(f"{option} {visible(old)}={new}: the file does not have this name")
         if dict(given)[old] != new:
-            raise CommandError(f"{option} {visible(old)}: it has two new names, {new} and {dict(given)[old]}")
+            raise CommandError(f"{option} {visible(old)}: give one new name, not {new} and {dict(given)[old]}")
 
 
 def read(file: Path) -> str:
-    """Return the text of a file, in UTF-8, UTF-16 with its mark, or else Latin-1.
+    """Return the text of a file in UTF-8, in UTF-16 with a byte order mark, or in Latin-1.
 
-    Raises CommandError if it cannot be read, or is larger than any license file.
+    Raises CommandError if it cannot be read or is too large.
     """
     try:
         with file.open("rb") as opened:
@@ -150,7 +152,7 @@ def read(file: Path) -> str:
     except OSError as error:
         raise CommandError(f"{file}: {error.strerror}") from None
     if len(data) > MAX_BYTES:
-        raise CommandError(f"{file}: larger than {MAX_BYTES // 2**20} MiB; this is no license or options file")
+        raise CommandError(f"{file}: larger than {MAX_BYTES // 2**20} MiB; this is not a license or options file")
     encoding = "utf-16" if data.startswith((BOM_UTF16_LE, BOM_UTF16_BE)) else "utf-8-sig"
     try:
         return data.decode(encoding)

@@ -1,4 +1,4 @@
-"""Migrations while people work."""
+"""Migrate while the server works."""
 
 import random
 import time
@@ -10,41 +10,40 @@ from django.core.management.commands import migrate
 from django.db import OperationalError, connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 
-# PostgreSQL's codes for a lock that was not had in time, and for a deadlock.
+# PostgreSQL's codes for a lock timeout and for a deadlock.
 # https://www.postgresql.org/docs/current/errcodes-appendix.html
 NOT_NOW = {"55P03", "40P01"}
-# A migration that waits for a table keeps out all who come after it. This is below
-# deadlock_timeout (1 s): where a migration and a borrow wait for each other it is
-# always the migration that gives way.
+# A migration that waits for a table blocks all later requests. This is below
+# deadlock_timeout (1 s), so in a deadlock with a borrow the migration gives way.
 LOCK_TIMEOUT = "500ms"
-# Seconds until it tries again, at random, and how long it does so.
+# Seconds of the random pause between tries, and of all tries together.
 PAUSE = (0.2, 1.0)
 PATIENCE = 600
-# Of the advisory lock that lets one migrate at a time: any number that nobody else has.
+# The number of the advisory lock that lets only one process migrate. Any unused number works.
 ONE_AT_A_TIME = 0x6C69_6365_6E63_65
 
 
 class Command(migrate.Command):
     help = (
-        migrate.Command.help + " On PostgreSQL while the server is at work: what can't have a table at once lets the "
-        "requests pass and tries again, for ten minutes at most."
+        migrate.Command.help + " On PostgreSQL it can run while the server works: a migration that does not get a "
+        "table's lock at once lets the requests pass and tries again, for at most 10 minutes."
     )
 
     def handle(self, *args: Any, **options: Any) -> None:
         connection = connections[options["database"]]
-        # A pooler would give what is set here to other clients.
+        # A pooler would pass the session's settings on to other clients.
         if connection.vendor != "postgresql" or settings.LICENSE_DB_POOLER:
             super().handle(*args, **options)
             return
         deadline = time.monotonic() + PATIENCE
         while not self._tried(connection, *args, **options):
             if time.monotonic() > deadline:
-                raise CommandError("The tables were in use all the time; what was migrated stays so. Try again.")
-            self.stderr.write("A table is in use; trying again.")
+                raise CommandError("The tables were in use for 10 minutes. Some migrations may be applied. Try again.")
+            self.stderr.write("A table is in use. Trying again.")
             time.sleep(random.uniform(*PAUSE))  # noqa: S311
 
     def _tried(self, connection: BaseDatabaseWrapper, *args: Any, **options: Any) -> bool:
-        """Migrate as far as the locks are had; whether that was all the way."""
+        """Migrate until a lock is missing. Return whether all migrations were applied."""
         with connection.cursor() as cursor:
             cursor.execute(f"SET lock_timeout = '{LOCK_TIMEOUT}'")
         try:
@@ -56,7 +55,7 @@ class Command(migrate.Command):
                 raise
             return False
         finally:
-            # Both end with the session, and so they do if that is gone.
+            # A lost session has lost both already.
             if connection.is_usable():
                 with connection.cursor() as cursor:
                     cursor.execute("SELECT pg_advisory_unlock_all()")

@@ -1,4 +1,4 @@
-"""Roll up the past anew."""
+"""Roll up the history again."""
 
 from typing import Any
 
@@ -9,8 +9,8 @@ from licenses.history import rollups
 
 class Command(BaseCommand):
     help = (
-        "Roll up again every day whose leases still exist. Run it after another program changed leases of the past. "
-        "Reports stay right while it runs."
+        "Roll up again every day whose leases still exist. Run it after another program changed old leases. "
+        "Reports stay correct while it runs."
     )
 
     def handle(self, *args: Any, **options: Any) -> None:

@@ -1,11 +1,11 @@
-"""What a restored database needs, once, before the server is started on it."""
+"""Prepare a restored database, once, before the server starts on it."""
 
 from datetime import timedelta
 from typing import Any
 
 from django.core.management.base import BaseCommand
 
-from licenses import leasing
+from licenses.leases import expiry
 from licenses.models import Lease, Tool
 
 
@@ -17,19 +17,19 @@ class Command(BaseCommand):
     )
 
     def handle(self, *args: Any, **options: Any) -> None:
-        leasing.skip_fences()
-        self.stdout.write("Fences go on above all that were given out.")
+        expiry.skip_fences()
+        self.stdout.write("New fences are higher than all earlier ones.")
         newest = Lease.objects.newest_first().values_list("borrowed_at", flat=True).first()
-        self.stdout.write(f"The last lease in here is of {newest.isoformat() if newest else 'never'}.")
+        self.stdout.write(f"The newest lease in this database: {newest.isoformat() if newest else 'none'}.")
         self.stdout.write(
-            "Holders that this database doesn't know end without a heartbeat, after its last answer to them:"
+            "Clients whose leases this database does not know can work for this time after their last heartbeat:"
         )
         for tool in Tool.objects.order_by("name"):
             longest = tool.default_ttl if tool.max_ttl is None else tool.max_ttl
-            self.stdout.write(f"  {tool.name}: {_told(longest, limited=tool.max_ttl is not None)}")
+            self.stdout.write(f"  {tool.name}: {_limit(longest, limited=tool.max_ttl is not None)}")
 
 
-def _told(longest: timedelta | None, *, limited: bool) -> str:
+def _limit(longest: timedelta | None, *, limited: bool) -> str:
     if longest is None:
-        return "not by themselves"
-    return f"after {longest}" + ("" if limited else ", or longer where the borrower asked for that")
+        return "without a limit"
+    return f"{longest}" + ("" if limited else ", or longer if the borrow asked for that")

@@ -1,4 +1,4 @@
-"""``manage.py team``: list teams, and take their members from a file."""
+"""List teams and import their members from a CSV file."""
 
 import csv
 from collections.abc import Callable, Iterator
@@ -17,18 +17,18 @@ HEADER = ["team", "user"]
 
 
 class Command(BaseCommand):
-    help = "List teams, and take their members from a CSV file."
+    help = "List teams and import their members from a CSV file."
 
     def add_arguments(self, parser: CommandParser) -> None:
         actions = parser.add_subparsers(dest="action", required=True)
         every = actions.add_parser("list", help="show the teams")
-        every.add_argument("--members", action="store_true", help="also show the members and where each comes from")
+        every.add_argument("--members", action="store_true", help="also show the members and the source of each")
         load = actions.add_parser(
             "import",
-            help="take the members from a CSV file with the columns team and user. Members from an earlier file who "
-            "are not in it leave. Members from the admin or the sign-in provider stay",
+            help="import the members from a CSV file with the columns team and user. Remove members from an earlier "
+            "file who are not in it. Keep members from the admin and the sign-in provider",
         )
-        load.add_argument("file", type=Path)
+        load.add_argument("file", type=Path, help="the CSV file")
 
     def handle(self, *args: Any, action: str, **options: Any) -> None:
         actions: dict[str, Callable[..., None]] = {"list": self.list, "import": self.load}
@@ -51,15 +51,15 @@ class Command(BaseCommand):
         except ValidationError as error:
             raise CommandError(f"{file}: {'; '.join(error.messages)}") from None
         except IntegrityError:
-            raise CommandError(f"{file}: somebody else changed the same teams just now; try again") from None
+            raise CommandError(f"{file}: somebody else changed the same teams at the same time; try again") from None
         self.stdout.write(f"{file}: {len(changes.joined)} added, {len(changes.left)} removed")
 
 
 def pairs(rows: Iterator[list[str]]) -> Iterator[tuple[str, str]]:
-    """Team and user of each row; raises ValidationError with the row's number."""
+    """Yield the team and user of each row. Raises ValidationError with the row's number."""
     if next(rows, None) != HEADER:
         raise ValidationError(f"line 1: the header must be {','.join(HEADER)}")
     for number, row in enumerate(rows, start=2):
         if len(row) != len(HEADER) or not all(row):
-            raise ValidationError(f"line {number}: takes a team and a user")
+            raise ValidationError(f"line {number}: write a team and a user")
         yield row[0], row[1]

@@ -1,4 +1,4 @@
-"""``manage.py token``: make, list and revoke API tokens."""
+"""Create, list and revoke API tokens."""
 
 from collections.abc import Callable
 from datetime import timedelta
@@ -16,16 +16,16 @@ from licenses.models.token import DEFAULT_LIFETIME, MAX_LIFETIME
 
 
 class Command(BaseCommand):
-    help = "Make, list and revoke API tokens, the credentials of CI jobs and other programs."
+    help = "Create, list and revoke API tokens, the credentials of CI jobs and other programs."
 
     def add_arguments(self, parser: CommandParser) -> None:
         actions = parser.add_subparsers(dest="action", required=True)
 
-        create = actions.add_parser("create", help="make a token and print its secret, only this once")
+        create = actions.add_parser("create", help="create a token and print its secret, which is shown only once")
         create.add_argument("name", help="the purpose of the token")
         owner = create.add_mutually_exclusive_group()
-        owner.add_argument("--team", help="acts for this team's members")
-        owner.add_argument("--user", help="acts as this user")
+        owner.add_argument("--team", help="act for the members of this team")
+        owner.add_argument("--user", help="act as this user")
         create.add_argument(
             "--scope",
             action="append",
@@ -40,9 +40,9 @@ class Command(BaseCommand):
         )
 
         every = actions.add_parser("list", help="show the tokens, without their secrets")
-        every.add_argument("--all", action="store_true", help="also tokens that expired or were revoked")
+        every.add_argument("--all", action="store_true", help="also show expired and revoked tokens")
 
-        revoke = actions.add_parser("revoke", help="end a token at once")
+        revoke = actions.add_parser("revoke", help="revoke a token at once")
         revoke.add_argument("id", type=int, help="the id that `token list` shows")
 
     def handle(self, *args: Any, action: str, **options: Any) -> None:
@@ -57,7 +57,7 @@ class Command(BaseCommand):
             raise CommandError(f"There is no team {team}.")
         scopes = scope or ([Scope.READ, Scope.BORROW] if owner or user else [Scope.READ])
         if not 1 <= days <= MAX_LIFETIME.days:
-            raise CommandError(f"--days takes 1 to {MAX_LIFETIME.days}.")
+            raise CommandError(f"--days must be 1 to {MAX_LIFETIME.days}.")
         now = timezone.now()
         token = ApiToken(
             name=name,
@@ -73,7 +73,7 @@ class Command(BaseCommand):
             secret = tokens.issue(token, by=Actor.of_command("token create"))
         except ValidationError as error:
             raise CommandError("; ".join(error.messages)) from None
-        # Apart from the secret, so that a script can take that alone.
+        # Write this to stderr, so that a script reads only the secret.
         self.stderr.write(f"Token {token.pk}, valid until {token.expires_at:%Y-%m-%d}. The secret is shown only once:")
         self.stdout.write(secret)
 

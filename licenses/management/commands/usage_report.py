@@ -1,4 +1,4 @@
-"""``manage.py usage_report``: the reports in the terminal, as CSV or as JSON."""
+"""Print reports in the terminal, as CSV or as JSON."""
 
 import json
 from argparse import ArgumentTypeError
@@ -19,7 +19,7 @@ def day(value: str) -> date:
     try:
         return date.fromisoformat(value)
     except ValueError:
-        raise ArgumentTypeError(f"{value!r} is no date as in 2026-10-31") from None
+        raise ArgumentTypeError(f"{value!r} is not a date such as 2026-10-31") from None
 
 
 def zone(value: str) -> ZoneInfo:
@@ -33,25 +33,27 @@ def listed(among: tuple[str, ...]) -> Callable[[str], list[str]]:
     def words(value: str) -> list[str]:
         found = value.split(",")
         if unknown := [word for word in found if word not in among]:
-            raise ArgumentTypeError(f"{unknown[0]!r} is none of {', '.join(among)}")
+            raise ArgumentTypeError(f"{unknown[0]!r} is not one of {', '.join(among)}")
         return found
 
     return words
 
 
 class Command(BaseCommand):
-    help = "Report what was used, by whom, what was refused, and how other capacities would have done."
+    help = "Report use, costs, refusals and the effect of other capacities."
 
     def add_arguments(self, parser: CommandParser) -> None:
         kinds = parser.add_subparsers(dest="kind", required=True)
-        utilisation = kinds.add_parser("utilisation", help="high-water marks, means, time without a free seat")
+        utilisation = kinds.add_parser(
+            "utilisation", help="show high-water marks, means and the time without a free seat"
+        )
         utilisation.add_argument("--period", choices=[*Period], default=Period.DAY)
-        hours = kinds.add_parser("hours-of-week", help="use of a tool in each hour of the week")
-        usage = kinds.add_parser("usage", help="seat-hours and their cost")
+        hours = kinds.add_parser("hours-of-week", help="show the use of a tool in each hour of the week")
+        usage = kinds.add_parser("usage", help="show seat-hours and their cost")
         usage.add_argument("--by", type=listed(USAGE_KEYS), default=["tool", "user"], metavar=",".join(USAGE_KEYS))
-        denials = kinds.add_parser("denials", help="how many users were refused, and why")
+        denials = kinds.add_parser("denials", help="count refused users, by reason")
         denials.add_argument("--by", type=listed(DENIAL_KEYS), default=["tool", "code"], metavar=",".join(DENIAL_KEYS))
-        what_if = kinds.add_parser("what-if", help="how other capacities would have done")
+        what_if = kinds.add_parser("what-if", help="replay the borrows with other capacities")
         what_if.add_argument(
             "--capacity",
             type=int,
@@ -115,12 +117,12 @@ class Command(BaseCommand):
     def what_if(self, span: Span, *, tool: Tool, capacity: list[int] | None, **_: Any) -> Table:
         capacities = [tool.capacity] if capacity is None else capacity
         if min(capacities) < 0:
-            raise CommandError("--capacity takes a number of seats from 0.")
+            raise CommandError("--capacity must be 0 or more.")
         recorded, outcomes = whatif.replay(tool=tool, capacities=capacities, span=span)
         if recorded.unmet:
             self.stderr.write(
-                f"{recorded.unmet} of {recorded.decided} got no seat then; taken to be held for "
-                f"{recorded.assumed.total_seconds() / 60:.0f} min each."
+                f"{recorded.unmet} of {recorded.decided} borrows got no seat. The replay lets each hold one for "
+                f"{recorded.assumed.total_seconds() / 60:.0f} min."
             )
         if recorded.since and recorded.since > span.first:
             self.stderr.write(f"Leases that ended before {recorded.since} were deleted.")
@@ -128,7 +130,7 @@ class Command(BaseCommand):
 
 
 def find(model: Any, name: str) -> Any:
-    """The tool or team of a name; raises CommandError."""
+    """Return the tool or team of a name. Raises CommandError."""
     row = model.objects.filter(name=name).first()
     if row is None:
         raise CommandError(f"There is no {model._meta.verbose_name} {name!r}.")
