@@ -234,6 +234,9 @@ def sqlite(path: str) -> dict[str, Any]:
         raise SettingError(f"LICENSE_DB_PATH must be a file in an existing folder, not {path!r}.")
     return {
         "ENGINE": "licenseserver.sqlite",
+        # Opening the file takes longer than the rest of a request. The engine closes a
+        # connection whose file was replaced.
+        "CONN_MAX_AGE": None,
         "NAME": path,
         "OPTIONS": {
             "transaction_mode": "IMMEDIATE",
