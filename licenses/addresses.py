@@ -20,12 +20,14 @@ def client_address(headers: Mapping[str, Any]) -> str:
     Gateways may add a port, and brackets around an IPv6 address.
     """
     direct = str(headers.get("REMOTE_ADDR", ""))
-    proxies = settings.TRUSTED_PROXIES
-    seen = [part.strip() for part in str(headers.get("HTTP_X_FORWARDED_FOR", "")).split(",")]
-    claimed = seen[-proxies] if 0 < proxies <= len(seen) else direct
-    return _valid(claimed) or _valid(direct) or "unknown"
+    if proxies := settings.TRUSTED_PROXIES:
+        seen = str(headers.get("HTTP_X_FORWARDED_FOR", "")).split(",")
+        if proxies <= len(seen) and (claimed := _valid(seen[-proxies].strip())):
+            return claimed
+    return _valid(direct) or "unknown"
 
 
+@lru_cache(maxsize=1024)
 def network_of(address: str) -> str:
     """Return the addresses that one client can use: an IPv4 address or an IPv6 network."""
     if ":" not in address:

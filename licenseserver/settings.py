@@ -234,10 +234,9 @@ def sqlite(path: str) -> dict[str, Any]:
         raise SettingError(f"LICENSE_DB_PATH must be a file in an existing folder, not {path!r}.")
     return {
         "ENGINE": "licenseserver.sqlite",
-        # Opening the file takes longer than the rest of a request. The engine closes a
-        # connection whose file was replaced.
-        "CONN_MAX_AGE": None,
         "NAME": path,
+        # In seconds: to open the file and set it up takes longer than a borrow.
+        "CONN_MAX_AGE": 60,
         "OPTIONS": {
             "transaction_mode": "IMMEDIATE",
             "timeout": 20,
@@ -278,7 +277,7 @@ def postgresql(url: str) -> dict[str, Any]:
         "-c default_transaction_isolation=read\\ committed"
     )
     return {
-        "ENGINE": "django_prometheus.db.backends.postgresql",
+        "ENGINE": "licenseserver.postgresql",
         "NAME": parts.pop("dbname"),
         "USER": parts.pop("user", ""),
         "PASSWORD": parts.pop("password", ""),
@@ -316,9 +315,10 @@ PROMETHEUS_EXPORT_MIGRATIONS = False
 # --- Server ------------------------------------------------------------------
 
 BIND = environment.address("BIND", "0.0.0.0:8000")
-# gunicorn's worker processes.
+# gunicorn's worker processes, of 16 threads. SQLite has one writer at a time: several
+# processes would poll for its lock, while threads take turns.
 WEB_CONCURRENCY = environment.integer(
-    "WEB_CONCURRENCY", min(2 * multiprocessing.cpu_count(), 8), minimum=1, maximum=512
+    "WEB_CONCURRENCY", min(max(multiprocessing.cpu_count(), 2), 4) if DATABASE_URL else 1, minimum=1, maximum=512
 )
 
 # --- The product ------------------------------------------------------------

@@ -1,16 +1,18 @@
 """Find words that our texts avoid, so that a reader whose second language is English understands them.
 
-``python scripts/check_words.py [FILE ...]`` reads the files that it is given, or
-those that git knows: Markdown, templates, rules and dashboards, and in Python the
-strings that are texts (docstrings only where the API's documentation shows them).
-It prints a line for each finding and ends with 1 if there is one.
+``python scripts/check_words.py [FILE ...]`` reads these files, or those that git knows:
+Markdown, templates, rules and dashboards, and the texts, docstrings and comments of
+Python. It also finds docstrings of functions that do not begin with a verb. It prints a
+line for each finding and exits with 1 if it has any.
 """
 
 import ast
+import io
 import json
 import re
 import subprocess
 import sys
+import tokenize
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -31,13 +33,38 @@ INSTEAD = {
     r"colours?": "color",
     r"defence": "defense",
     r"utilisation": "utilization",
+    r"whoever|whomever": "the user, caller or client that",
+    r"for want of": "because there is no",
+    r"once more": "again",
+    r"(?:need|must|sha|may)n't": "need not, must not",
+    r"oneself|themself": "the user's own",
+    r"(?:is|are|was|were) had": "name what gets it",
+    r"(?<=[.;:]\s)Who (?:has|is|may|does|waits|holds|asks|had|was)(?! [^.]*\?)": "name the user, caller or client",
+    r"(?<=[.;:]\s)What (?:is|was|has|comes|came)\b(?![^.]*\?)": "name the thing",
 }
-PATTERN = re.compile("|".join(rf"\b(?P<w{number}>{words})\b" for number, words in enumerate(INSTEAD)), re.IGNORECASE)
+# A docstring of a function begins with a verb, not with one of these.
+NO_VERB = re.compile(
+    r"(?:The|A|An|All|Each|Every|What|Whether|How|Who|Whom|Whose|Which|Why|When|Where|Of|So|Up|If|As|For|By|In|On) "
+)
+# A line may end inside a group of words.
+GROUPS = (rf"\b(?P<w{number}>{words})\b".replace(" ", r"\s+") for number, words in enumerate(INSTEAD))
+PATTERN = re.compile("|".join(GROUPS), re.IGNORECASE)
 ADVICE = list(INSTEAD.values())
-# What lives for the former names, and goes with them.
+# The support for the former names.
 FORMER = ("client/src/licence/", "client/src/license_client/former.py")
-# These docstrings are the texts of the API's documentation.
-SHOWN = "licenses/api/"
+# Only the texts of these are checked yet, not their docstrings and comments.
+NOT_YET = (
+    "licenses/api/authentication.py",
+    "licenses/api/middleware.py",
+    "licenses/api/views.py",
+    "licenses/leases/",
+    "licenses/leasing.py",
+    "licenses/metric_text.py",
+    "licenses/metrics.py",
+    "licenses/pools.py",
+    "licenses/queueing.py",
+    "licenses/statements.py",
+)
 NO_TEXTS = (
     "tests/",
     "scripts/check_words.py",
@@ -54,13 +81,20 @@ def findings(path: Path) -> Iterator[str]:
         for match in PATTERN.finditer(text):
             at = line + text.count("\n", 0, match.start())
             group = match.lastgroup or "w0"
-            yield f"{path}:{at}: {match.group()}: write: {ADVICE[int(group[1:])]}"
+            yield f"{path}:{at}: {' '.join(match.group().split())}: write: {ADVICE[int(group[1:])]}"
+    if path.suffix == ".py" and not path.as_posix().startswith(NOT_YET):
+        for line, docstring in _docstrings_of_functions(ast.parse(path.read_text(encoding="utf-8"))):
+            if start := NO_VERB.match(docstring):
+                yield f"{path}:{line}: {start.group().strip()}: begin the docstring with a verb"
 
 
 def _texts(path: Path) -> Iterator[tuple[int, str]]:
     content = path.read_text(encoding="utf-8")
     if path.suffix == ".py":
-        yield from _strings(ast.parse(content), with_docstrings=path.as_posix().startswith(SHOWN))
+        is_revised = not path.as_posix().startswith(NOT_YET)
+        yield from _strings(ast.parse(content), with_docstrings=is_revised)
+        if is_revised:
+            yield from _comments(content)
     elif path.suffix == ".md":
         fences = re.sub(r"^ *```.*?^ *```", _blank, content, flags=re.MULTILINE | re.DOTALL)
         yield 1, re.sub(r"`[^`\n]*`|\]\([^)]*\)", _blank, fences)
@@ -85,6 +119,31 @@ def _strings(tree: ast.Module, *, with_docstrings: bool) -> Iterator[tuple[int, 
             text = " " in node.value.strip() and "SELECT" not in node.value
             if text and (with_docstrings or id(node) not in docstrings):
                 yield node.lineno, node.value
+
+
+def _comments(content: str) -> Iterator[tuple[int, str]]:
+    """Yield the comments, those of consecutive lines as one."""
+    tokens = tokenize.generate_tokens(io.StringIO(content).readline)
+    lines: list[str] = []
+    first = 0
+    for token in tokens:
+        if token.type == tokenize.COMMENT:
+            if token.start[0] != first + len(lines):
+                yield first, "\n".join(lines)
+                first, lines = token.start[0], []
+            lines.append(token.string.lstrip("# "))
+    yield first, "\n".join(lines)
+
+
+def _docstrings_of_functions(tree: ast.Module) -> Iterator[tuple[int, str]]:
+    """Yield the docstrings of functions, without those of tests."""
+    for node in ast.walk(tree):
+        if (
+            isinstance(node, ast.FunctionDef)
+            and not node.name.startswith("test_")
+            and (text := ast.get_docstring(node))
+        ):
+            yield node.body[0].lineno, text
 
 
 def _blank(match: re.Match[str]) -> str:

@@ -1,5 +1,4 @@
-"""A real browser and what node brings, for the tests that need them. Where they
-aren't installed these are skipped, and say so."""
+"""Provide Chromium and packages of node. Tests that need a missing one are skipped."""
 
 import shutil
 import subprocess

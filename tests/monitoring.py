@@ -1,4 +1,4 @@
-"""The files that watch the server, as tests read them."""
+"""Read the monitoring files for tests."""
 
 import json
 import re
@@ -27,12 +27,12 @@ def read_yaml(path: str | Path) -> Any:
 
 
 def rules() -> list[dict[str, Any]]:
-    """All alerts and recording rules."""
+    """Return all alerts and recording rules."""
     return [rule for path in RULES for group in read_yaml(path)["groups"] for rule in group["rules"]]
 
 
 def recorded() -> set[str]:
-    """The names of the series that recording rules make."""
+    """Return the names of the series that recording rules make."""
     return {rule["record"] for rule in rules() if "record" in rule}
 
 
@@ -42,19 +42,19 @@ def read_dashboard(path: Path) -> dict[str, Any]:
 
 
 def panels(dashboard: dict[str, Any]) -> list[dict[str, Any]]:
-    """The panels that show something: all but the row titles."""
+    """Return the panels without the row titles."""
     return [panel for panel in dashboard["panels"] if panel["type"] != "row"]
 
 
 def metrics_in(expression: str) -> set[str]:
-    """The names of the metrics that a PromQL expression asks for."""
+    """Return the names of the metrics in a PromQL expression."""
     bare = re.sub(r'"[^"]*"', "", expression)
     bare = re.sub(r"\{[^}]*\}|\[[^\]]*\]|\b(by|without|on|ignoring|group_left|group_right)\s*\([^)]*\)", " ", bare)
     return set(re.findall(r"\b[a-zA-Z_:][\w:]*\b(?!\s*\()", bare)) - PROMQL_WORDS
 
 
 def program(*names: str) -> str:
-    """A program of Prometheus' by one of its names; skips the test where there
+    """Return a program of Prometheus' by one of its names; skips the test where there
     is none. No package of pip's has them: Debian's and Ubuntu's ``prometheus``
     and ``prometheus-alertmanager`` do."""
     for name in names:
@@ -74,7 +74,7 @@ def until(condition: Callable[[], bool], otherwise: Callable[[], str]) -> None:
 
 @contextmanager
 def started(command: list[str | Path], folder: Path, url: str) -> Iterator[str]:
-    """One of Prometheus' servers, up and ready, with its files in a folder."""
+    """Provide a ready Prometheus server with its files in a folder."""
     log = folder / "log"
 
     def ready() -> bool:
@@ -96,7 +96,7 @@ def started(command: list[str | Path], folder: Path, url: str) -> Iterator[str]:
 
 @contextmanager
 def running_prometheus(folder: Path, server: str, alertmanager: str | None = None) -> Iterator[str]:
-    """The committed configuration and rules, but quick, and with these two."""
+    """Provide the committed configuration and rules with short intervals and these addresses."""
     command = program("prometheus")
     (folder / "rules").mkdir(parents=True)
     for path in RULES:

@@ -1,5 +1,4 @@
-"""What Schemathesis can't know from the schema: which names there are, and which rules
-are about several values at once."""
+"""Give Schemathesis what the schema lacks: existing names, and rules about several values."""
 
 from base64 import b64encode
 from datetime import UTC, date, datetime
@@ -20,7 +19,7 @@ formats = {
     "text": st.text(clean, min_size=1, max_size=40).filter(str.strip),
     "tool-name": st.sampled_from(TOOLS),
     "team-name": st.just(TEAM),
-    # Those of random years would seldom be a span that a report can have.
+    # Two dates of random years would rarely be a valid span.
     "date": st.dates(date(2020, 1, 1), date(2029, 12, 31)).map(str),
     "time-zone": st.sampled_from(sorted(available_timezones())),
     "cursor": st.just(b64encode(urlencode({"p": "2026-01-01 00:00:00+00:00"}).encode()).decode()),
@@ -35,7 +34,7 @@ def has_tool_twice(body: Any) -> bool:
 
 
 def has_impossible_days(query: dict[str, Any]) -> bool:
-    """Whether the first day is after the last, or there are more days than a report can have."""
+    """Return whether the first day is after the last, or the report has too many days."""
     last = date.fromisoformat(query["until"]) if "until" in query else datetime.now(UTC).date()
     first = date.fromisoformat(query["since"]) if "since" in query else last
     longest = 200 if query.get("period") == "hour" else 3660

@@ -1,4 +1,4 @@
-"""Accounts: with one ends all that acts for it, and its name is nobody else's."""
+"""Accounts: the end of one ends its tokens, sessions and tickets, and retires its name."""
 
 import ast
 import io
@@ -42,7 +42,7 @@ PHRASE = "a long pass phrase"
 
 
 def page_of(account: User) -> dict[str, Any]:
-    """The form of an account's page in the admin, as it is filled in."""
+    """Return the filled form of an account's page in the admin."""
     joined = account.date_joined
     form = {"username": account.username, "email": account.email}
     form |= {"date_joined_0": f"{joined:%Y-%m-%d}", "date_joined_1": f"{joined:%H:%M:%S}"}
@@ -115,7 +115,7 @@ def test_all_that_acts_for_an_account_ends_with_it(
     assert Session.objects.count() == sessions - 1
     assert Ticket.objects.get(id=ticket).state == "left"
     assert Tool.objects.get(name="sim").waiting == 0
-    # Its leases stay until somebody says otherwise.
+    # Its leases stay without a force return.
     assert Lease.objects.get(pk=lease["id"]).ended_at is None
     tokens = sorted(ApiToken.objects.filter(user="ana").values_list("pk", flat=True))
     records = AuditRecord.objects.filter(actor="admin").order_by("pk")
@@ -123,7 +123,7 @@ def test_all_that_acts_for_an_account_ends_with_it(
     (ended,) = records.filter(action="ended", subject="ana")
     assert ended.before == {"tokens": tokens, "sessions": 1, "tickets": [ticket], "leases": []}
 
-    # For good: a former account that is back, or a new one of that name, gets none of it.
+    # A reactivated account, or a new one with that name, gets nothing back.
     User.objects.filter(pk=ana.pk).update(username="ana", is_active=True)
     User.objects.get_or_create(username="ana", defaults={"password": "x"})
     assert [read_with(token) for token in mine] == [401, 401]
@@ -178,7 +178,7 @@ def test_an_account_that_made_tokens_can_be_deleted(admin_client: Client, requir
     administers = api_of(scopes=["admin", "read"], created_by=maker)
     assert administers.client.get("/api/v1/audit/").status_code == 200
     delete(admin_client, maker)
-    # What belongs to a team stays; what only its maker could give is gone.
+    # A team's token stays; scopes that its creator gave are gone.
     assert read_with(of_team) == 200
     assert administers.client.get("/api/v1/audit/").status_code == 403
     assert admin_client.get("/admin/licenses/apitoken/").status_code == 200
@@ -186,7 +186,7 @@ def test_an_account_that_made_tokens_can_be_deleted(admin_client: Client, requir
 
 @pytest.mark.parametrize("way", ["deleted", "renamed", "deactivated"])
 def test_a_token_does_not_outlive_an_account_that_went_behind_our_back(ana: User, required: None, way: str) -> None:
-    """By a shell, or by SQL."""
+    """Change the account in a shell or with SQL."""
     token = f"Bearer {make_token(user='ana')}"
     mine = User.objects.filter(username="ana")
     if way == "deleted":
@@ -208,7 +208,7 @@ def test_a_token_that_was_there_before_the_account_ends_with_it_too(admin_client
     form = {"username": "nightly", "usable_password": "false"}
     assert admin_client.post("/admin/auth/user/add/", form).status_code == 302
     assert [read_with(token) for token in tokens] == [200, 200]
-    # One more, that an account made in a shell knows nothing of.
+    # One more token, from before an account that is created in a shell.
     User.objects.create_user("weekly")
     ApiToken.objects.filter(pk=ApiToken.objects.latest("pk").pk).update(user="weekly", account=None, last_used_at=None)
     assert read_with(tokens[1]) == 200
@@ -218,7 +218,7 @@ def test_a_token_that_was_there_before_the_account_ends_with_it_too(admin_client
     assert read_with(tokens[0]) == 401
 
 
-def test_who_a_token_is_of_is_asked_in_one_statement(ana: User, required: None) -> None:
+def test_a_token_is_found_with_one_statement(ana: User, required: None) -> None:
     token = f"Bearer {make_token(user='ana')}"
     read_with(token)
     with CaptureQueriesContext(connection) as queries:
@@ -227,7 +227,7 @@ def test_who_a_token_is_of_is_asked_in_one_statement(ana: User, required: None) 
     assert sum("auth_user" in query["sql"] for query in queries) == 1
 
 
-def test_a_deactivated_account_that_is_back_begins_anew(ana: User, admin_client: Client, required: None) -> None:
+def test_a_reactivated_account_gets_nothing_back(ana: User, admin_client: Client, required: None) -> None:
     deactivate(admin_client, ana)
     ana.refresh_from_db()
     assert change(admin_client, ana, is_active="on").status_code == 302
@@ -289,7 +289,7 @@ def test_a_name_that_was_anothers_is_given_to_nobody_by_accident(
     with pytest.raises(CommandError, match="an account that was deleted or renamed"):
         call_command("token", "create", "x", "--user", "ana", stderr=io.StringIO())
     assert not ApiToken.objects.exists()
-    # Whoever means it releases the name first, on record.
+    # An administrator releases the name first, which is recorded.
     retired = RetiredName.objects.get()
     admin_client.post(f"/admin/licenses/retiredname/{retired.pk}/delete/", {"post": "yes"})
     assert AuditRecord.objects.filter(subject_kind="retired_name", action="deleted", subject="ana").exists()
@@ -297,7 +297,7 @@ def test_a_name_that_was_anothers_is_given_to_nobody_by_accident(
     assert answer.status_code == 302
 
 
-def test_who_was_renamed_can_have_their_name_back(ana: User, admin_client: Client) -> None:
+def test_a_renamed_user_can_have_the_old_name_back(ana: User, admin_client: Client) -> None:
     rename(admin_client, ana)
     ana.refresh_from_db()
     assert change(admin_client, ana, username="ana").status_code == 302
@@ -331,12 +331,12 @@ def test_the_first_jwt_of_a_name_binds_it_to_its_subject(
         other = by_jwt(issuer, sub="sub-b", preferred_username=name)
         assert_problem(other.borrow(user=name), 401)
         assert_problem(other.give_back(lease["id"]), 401)
-    # The first keeps the name, whatever the provider calls them since.
+    # The first user keeps the name, also with a new name at the provider.
     renamed = by_jwt(issuer, sub="sub-a", preferred_username="leander")
     assert renamed.give_back(lease["id"]).status_code == 200
     assert renamed.post("/licenses/borrow", {"tool": "cad"}).json()["user"] == "lee"
     assert list(JwtCaller.objects.values_list("issuer", "subject", "name")) == [(issuer.url, "sub-a", "lee")]
-    # An administrator gives it away.
+    # An administrator releases the name.
     admin_client.post(f"/admin/licenses/jwtcaller/{JwtCaller.objects.get().pk}/delete/", {"post": "yes"})
     assert AuditRecord.objects.filter(subject_kind="jwt_caller", action="deleted", subject="lee").exists()
     assert by_jwt(issuer, sub="sub-b", preferred_username="lee").borrow(user="lee").status_code == 200
@@ -357,7 +357,7 @@ def test_a_name_that_was_an_accounts_is_no_strangers(
     assert by_jwt(issuer, **hers).client.get("/borrows").status_code == 200
     delete(admin_client, ana)
     assert_problem(by_jwt(issuer, **theirs).client.get("/borrows"), 401)
-    # Whom the provider still lets in comes back as who they were.
+    # A user of the provider gets the same account again.
     assert by_jwt(issuer, **hers).client.get("/borrows").status_code == 200
     assert_problem(by_jwt(issuer, **theirs).client.get("/borrows"), 401)
 
@@ -377,7 +377,7 @@ def test_a_caller_whose_name_became_an_account_and_went_does_not_come_back(
 
 
 def rows(server: dict[str, str], sql: str) -> list[Any]:
-    """What a statement finds in the database of a server."""
+    """Run a statement in the database of a server and return its rows."""
     code = f"from django.db import connection; c = connection.cursor(); c.execute({sql!r}); "
     code += "print(c.fetchall() if c.description else [])"
     done = run(server, "shell", "--no-imports", "-c", code)
@@ -414,7 +414,7 @@ def test_tokens_are_bound_by_the_upgrade_and_stay_dead_after_a_step_back(tmp_pat
         assert rows(server, state) == [("ana", root, True), ("nightly", None, True), ("", None, True)]
         rows(server, "DELETE FROM auth_user")
         run(server, "migrate", "--verbosity", "0", "licenses", "0016")
-        # What the previous version would take for good again is revoked.
+        # Tokens that the previous version would accept again are revoked.
         state = 'SELECT "user", created_by_id, revoked_at IS NULL FROM licenses_apitoken ORDER BY id'
         assert rows(server, state) == [("ana", None, False), ("nightly", None, True), ("", None, False)]
 
@@ -422,7 +422,7 @@ def test_tokens_are_bound_by_the_upgrade_and_stay_dead_after_a_step_back(tmp_pat
 # --- Who may do it -------------------------------------------------------------
 
 
-def test_who_may_not_force_returns_ends_an_account_and_no_lease(
+def test_without_the_right_to_force_return_ending_an_account_ends_no_lease(
     ana: User, client: Client, api: Api, make_tool: MakeTool
 ) -> None:
     make_tool()

@@ -1,4 +1,4 @@
-"""Where the server listens, and which of a client's claims about addresses it believes."""
+"""The addresses where the server listens, and the client addresses that it trusts."""
 
 import http.client
 import json
@@ -57,7 +57,7 @@ def test_a_way_around_bind_is_looked_at_too(tmp_path: Path) -> None:
     ids=str,
 )
 def test_a_server_may_listen_on_the_network(tmp_path: Path, variables: dict[str, str]) -> None:
-    """Every address of the machine, asked for by a word or with credentials; asked here on loopback only."""
+    """Ask for all addresses, by a word or with credentials. The test uses only loopback."""
     port = free_port()
     with running_server(tmp_path, port, BIND=f":{port}", WEB_CONCURRENCY="1", **variables) as server:
         assert httpx.get(f"{server.url}/livez").status_code == 200
@@ -87,7 +87,7 @@ def test_make_run_listens_on_this_machine_only() -> None:
 
 @pytest.fixture
 def closed_server(tmp_path: Path) -> Iterator[Server]:
-    """A server that ends TLS nowhere and trusts no proxy."""
+    """Provide a server without TLS that trusts no proxy."""
     with running_server(
         tmp_path, SECURE_SSL="true", TRUST_PROXY="false", WEB_CONCURRENCY="1", FORWARDED_ALLOW_IPS="*"
     ) as server:
@@ -138,7 +138,7 @@ def test_no_client_moves_a_path(server: Server) -> None:
         assert b"/x/" not in page
 
 
-def test_no_client_says_who_or_where_it_is(required_server: Server) -> None:
+def test_no_client_can_forge_its_address_or_name(required_server: Server) -> None:
     claims = {
         "X-Forwarded-For": "6.6.6.6",
         "X-Real-IP": "6.6.6.6",
@@ -157,7 +157,7 @@ def test_no_client_says_who_or_where_it_is(required_server: Server) -> None:
     assert b"evil.example" not in ask(required_server, "/signin/", **claims)[1]
 
 
-def test_a_socket_of_this_machine_is_believed_no_more(tmp_path: Path) -> None:
+def test_a_socket_of_this_machine_is_not_trusted_as_a_proxy(tmp_path: Path) -> None:
     """gunicorn takes what comes by one for a proxy's."""
     path = tmp_path / "server.sock"
     variables = {"BIND": f"unix:{path}", "SECURE_SSL": "true", "TRUST_PROXY": "false", "LICENSE_DB_SEED": "false"}
@@ -211,7 +211,7 @@ def test_a_credential_in_plain_text_is_refused_and_not_led_on(closed_server: Ser
         assert answer.headers["Content-Type"] == "application/problem+json"
         assert answer.json()["code"] == "https_required"
         assert "Location" not in answer.headers
-    # People are led on: their browser sends nothing yet, and comes back over HTTPS ever after.
+    # Browsers are redirected: they send no secrets yet, and use HTTPS from then on.
     for path in ("/", "/signin/", "/admin/"):
         answer = httpx.get(f"{closed_server.url}{path}")
         assert (answer.status_code, answer.headers["Location"][:8]) == (301, "https://")

@@ -17,7 +17,7 @@ def test_a_capacity_is_changed_in_the_list_and_nothing_else(
     tool = make_tool("cad", capacity=5)
     page = admin_client.get("/admin/licenses/tool/")
     assert b"<progress" in page.content
-    # Borrowed after the page was read: saving it must not write the old number back.
+    # A borrow after the page was read: saving must not write the old number back.
     api.borrow("cad", seats=2)
     answer = admin_client.post(
         "/admin/licenses/tool/",

@@ -1,4 +1,4 @@
-"""What an address can ask of the admin's lists: what their filters ask, and no more."""
+"""The admin's lists accept only the lookups of their filters."""
 
 from collections.abc import Callable
 from typing import Any
@@ -37,7 +37,7 @@ def test_every_link_of_a_filter_works(
     make_team: Callable[..., Team],
     model: type[Model],
 ) -> None:
-    """The links that a page offers while there are rows to filter."""
+    """Return the filter links of a page."""
     for tool in ("cad", "sim"):
         make_tool(tool, vendor="acme")
         allot(tool, make_team("crash", f"user_of_{tool}"), quota=1)

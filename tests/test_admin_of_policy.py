@@ -43,7 +43,7 @@ def test_a_quota_and_a_reservation_are_given(
     assert Allotment.objects.get().in_use == 1
     assert api.status()["reserved_idle"] == 1
     assert api.borrow(seats=2).json()["code"] == "quota"
-    # What is out meanwhile isn't written over.
+    # Saving does not overwrite the borrowed seats.
     allotment = Allotment.objects.get()
     page = admin_client.get(f"/admin/licenses/allotment/{allotment.pk}/change/")
     assert b"crash" in page.content

@@ -93,7 +93,7 @@ def base(model: type[Model]) -> str:
 
 
 def lists(client: Client, model: type[Model]) -> Iterator[str]:
-    """The list in each of its forms: searched, ordered, filtered, page by page."""
+    """Yield the list in each form: searched, ordered, filtered and in pages."""
     model_admin: Any = admin.site._registry[model]
     yield base(model)
     yield from (base(model) + query for query in ("?q=a", "?q=%00", "?q=1", "?p=1", "?p=99", "?p=x", "?all=", "?e=1"))
@@ -193,7 +193,7 @@ def test_every_action_answers(admin_client: Client, populate: Callable[..., None
             for more in ({}, {"select_across": "1"}, {"reason": "holiday"}):
                 form = {"action": action, "_selected_action": keys, "index": 0} | more
                 assert admin_client.post(base(model), form).status_code in {200, 302}, (action, keys)
-    # Last, as there is nothing left after it.
+    # Last, because it deletes everything.
     if "delete_selected" in actions:
         form = {"action": "delete_selected", "_selected_action": chosen, "post": "yes"}
         assert admin_client.post(base(model), form).status_code in {200, 302}
@@ -217,7 +217,7 @@ def test_no_page_asks_more_of_the_database_for_more_rows(
     addresses = [f"{base(model)}add/", *pages_of_rows(model, [row])]
     addresses += [base(model), f"{base(model)}?q=a", f"{base(model)}?all="]
     for address in addresses:
-        # Content types are asked for once a process.
+        # Content types are read once per process.
         statements(admin_client, address)
     before = {address: statements(admin_client, address) for address in addresses}
     populate(1, rows=5)
@@ -241,7 +241,7 @@ def test_no_general_page_asks_more_of_the_database_for_more_rows(
 def test_the_rows_that_go_with_a_deleted_one_are_counted_at_one_price(
     admin_client: Client, populate: Callable[..., None]
 ) -> None:
-    """A team's members, a tool's rules: how many there are changes nothing."""
+    """The number of members or rules does not change the page."""
     populate(0, rows=1)
     tool = Tool.objects.create(name="new", capacity=400)
     team = Team.objects.create(name="new")
@@ -285,7 +285,7 @@ def big_team(make_team: MakeTeam) -> Team:
 
 
 def as_a_browser_sends_it(client: Client, address: str, **changed: Any) -> dict[str, Any]:
-    """The fields of the page's form, as they stand, but for those changed."""
+    """Return the fields of the page's form with these changes."""
     form = client.get(address).context["adminform"].form
     sent = {bound.html_name: bound.value() for bound in form}
     assert not client.get(address).context["inline_admin_formsets"]
@@ -462,7 +462,7 @@ def test_lines_are_pasted_by_those_who_may_add_rows(client: Client, make_team: M
 @each_model
 def test_rows_are_called_by_names_and_not_by_numbers(populate: Callable[..., None], model: type[Model]) -> None:
     populate(7, rows=1)
-    # A number that stands in no name.
+    # A number that no name contains.
     for row in model._default_manager.all():
         for field in row._meta.fields:
             if field.is_relation and getattr(row, field.attname) is not None:

@@ -43,7 +43,7 @@ def page(client: Client, path: str, status: int = 200) -> str:
 
 
 def cells(html: str) -> list[list[str]]:
-    """The text of the tables' cells, row by row."""
+    """Return the text of the tables' cells, row by row."""
     rows = re.findall(r"<tr[^>]*>(.*?)</tr>", html)
     return [
         [re.sub(r"<[^>]*>", "", cell).strip() for cell in re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row)] for row in rows
@@ -90,7 +90,7 @@ def test_pages_load_nothing_from_elsewhere_and_run_no_script_of_their_own(admin_
         assert scripts <= {"/static/admin/js/theme.js", "/static/licenses/admin.js"}
 
 
-def test_what_the_pages_link_to_is_there(admin_client: Client, monday: Tool) -> None:
+def test_the_links_of_the_pages_work(admin_client: Client, monday: Tool) -> None:
     assert 'href="/admin/reports/"' in admin_client.get("/admin/").content.decode()
     for path in ("", "cad/"):
         links = re.findall(
@@ -113,7 +113,7 @@ def test_what_the_pages_link_to_is_there(admin_client: Client, monday: Tool) -> 
         "capacity=1,2,3,4,5,6,7",
     ],
 )
-def test_what_makes_no_sense_is_told_beside_the_form(admin_client: Client, monday: Tool, query: str) -> None:
+def test_invalid_values_are_reported_next_to_the_form(admin_client: Client, monday: Tool, query: str) -> None:
     assert 'class="errorlist' in page(admin_client, f"cad/?{query}", status=400)
 
 
@@ -122,7 +122,7 @@ def test_a_tool_that_is_not_there(admin_client: Client, monday: Tool) -> None:
     page(admin_client, "%00/", status=404)
 
 
-def test_who_may_see_leases_may_see_reports(client: Client, monday: Tool) -> None:
+def test_the_right_to_view_leases_shows_reports(client: Client, monday: Tool) -> None:
     assert client.get("/admin/reports/")["Location"].startswith("/admin/login/")
     user = User.objects.create_user("ana", is_staff=True)
     client.force_login(user)

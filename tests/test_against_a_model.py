@@ -1,7 +1,7 @@
-"""The server compared with a naive model of it, whatever is done in whatever order.
+"""Compare the server with a simple model, for any calls in any order.
 
-Hypothesis picks calls, changes of capacity and hours that pass; after each the
-server must have answered, and must look, as a few lists in memory say.
+Hypothesis chooses calls, changes of capacity and the passing of hours. After each step
+the answer and the state of the server must equal those of a few lists in memory.
 """
 
 from collections.abc import Iterator
@@ -50,7 +50,7 @@ class Wait:
 
 @dataclass(eq=False)
 class Model:
-    """What the server is asked for, as lists."""
+    """The state of the server as lists."""
 
     now: int = 0
     capacity: dict[str, int] = field(default_factory=lambda: {PLAIN: 2, RATIONED: 4})
@@ -68,7 +68,7 @@ class Model:
         return every[: every.index(ahead_of)] if ahead_of in every else every
 
     def reasons(self, user: str, items: dict[str, int], *, waiter: Wait | None = None) -> list[tuple[str, bool]]:
-        """What stands in the way, each with whether waiting may help."""
+        """Return each reason of a refusal, and whether waiting can help."""
         found = []
         for tool, seats in items.items():
             if tool == RATIONED:
@@ -88,7 +88,7 @@ class Model:
 
 
 class Comparison(RuleBasedStateMachine):
-    """One life of a server and of its model."""
+    """One run of a server and its model."""
 
     leases: "Bundle[tuple[str, Lease]]" = Bundle("leases")
     tickets: "Bundle[tuple[str, Wait]]" = Bundle("tickets")
@@ -98,7 +98,7 @@ class Comparison(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.model = Model()
-        # As the test's own transaction, it lets services begin durable ones within.
+        # Like the test's transaction, it allows services to begin durable ones inside.
         self.everything = transaction.atomic()
         vars(self.everything)["_from_testcase"] = True
         self.everything.__enter__()
@@ -244,7 +244,7 @@ def test_the_server_does_what_a_few_lists_do(api: Api, capsys: pytest.CaptureFix
             stateful_step_count=40,
             deadline=None,
             derandomize=True,
-            # What it found is told at once: to shrink it takes minutes.
+            # Report a failure at once, because shrinking takes minutes.
             phases=[Phase.explicit, Phase.generate],
             suppress_health_check=list(HealthCheck),
         ),

@@ -28,14 +28,14 @@ ALERTS = [rule for rule in rules() if "alert" in rule]
 RECORDINGS = [rule for rule in rules() if "record" in rule]
 ALERT_NAMES = {rule["alert"] for rule in ALERTS}
 
-# Read from the database at each scrape, so every replica reports the same.
+# These come from the database at each scrape, so every replica reports the same.
 SAME_ON_EVERY_REPLICA = {
     f"{family.name}_total" if family.type == "counter" else family.name
     for family in Levels([], [], timezone.now(), "").collect()
 }
 
 
-# Of Prometheus and Alertmanager, which are nobody's installation.
+# Series of Prometheus and Alertmanager, which belong to no installation.
 WATCHING = {
     rule["alert"] for group in read_yaml(PROMETHEUS / "rules/watching.yml")["groups"] for rule in group["rules"]
 }
@@ -103,7 +103,7 @@ def test_every_alert_is_tested_to_fire_and_not_to_fire(alert: dict[str, Any]) ->
 def test_no_rule_mixes_the_installations_that_one_prometheus_watches(rule: dict[str, Any]) -> None:
     if rule.get("alert") in WATCHING:
         return
-    # Whether there is any installation at all is asked of all of them.
+    # The absence of all installations is checked over all.
     expression = re.sub(r'absent\(.*\) unless on \(\) max\(up\{job="licenseserver"\}\)', "", rule["expr"])
     assert not re.findall(r"(?<!:)\b(?:sum|max|min|avg|count|group)\b(?! by \(installation\b)", expression)
     for labels in re.findall(r"\bon \(([^)]*)\)", expression):
@@ -150,7 +150,7 @@ def test_compose_and_inhibitions_know_the_installation(alertmanager: dict[str, A
 @each_alert
 def test_every_alert_says_what_it_is_and_how_urgent(alert: dict[str, Any]) -> None:
     assert alert["labels"]["severity"] in ({"none"} if alert["alert"] == "Watchdog" else {"page", "ticket"})
-    # By this an Alertmanager that others use too tells ours from theirs.
+    # A shared Alertmanager identifies our alerts by this label.
     assert alert["labels"]["service"] == "licenseserver"
     assert set(alert["annotations"]) == {"summary", "description", "runbook_url"}
 
@@ -274,7 +274,7 @@ def test_a_burn_alert_has_the_factor_and_urgency_of_the_workbook(alert: dict[str
     asked = dict(re.findall(r"slo:error_budget_burn:rate(\w+) > ([\d.]+)", alert["expr"]))
     assert {window: float(number) for window, number in asked.items()} == pytest.approx({long: factor, short: factor})
     assert alert["labels"]["severity"] == severity
-    # So many requests that a single failure of them isn't over the threshold.
+    # Enough requests that a single failure stays below the threshold.
     (least,) = re.findall(rf"slo:requests:increase{long} > (\d+)", alert["expr"])
     assert 1 / int(least) <= factor * (1 - 0.999) * (1 + 1e-9)
 
@@ -330,11 +330,11 @@ def test_alertmanager_takes_its_configuration_and_sorts_by_severity() -> None:
         assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_nobody_is_told_before_somebody_says_whom(alertmanager: dict[str, Any]) -> None:
+def test_no_alert_is_sent_before_a_receiver_is_configured(alertmanager: dict[str, Any]) -> None:
     assert all(set(receiver) == {"name"} for receiver in alertmanager["receivers"])
 
 
-def test_what_is_inhibited_are_alerts_that_there_are(alertmanager: dict[str, Any]) -> None:
+def test_inhibition_rules_name_existing_alerts(alertmanager: dict[str, Any]) -> None:
     for rule in alertmanager["inhibit_rules"]:
         assert "service" in rule["equal"]
         for matcher in [*rule["source_matchers"], *rule["target_matchers"]]:
@@ -350,12 +350,12 @@ each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 
 
 def blocks(page: Path, language: str) -> Iterator[str]:
-    """The code of a language on a page, line by line."""
+    """Yield the code of a language on a page, line by line."""
     for block in re.findall(rf"^```{language}\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE):
         yield from block.splitlines()
 
 
-def test_every_runbook_is_of_an_alert_and_says_what_one_wants_to_know() -> None:
+def test_every_runbook_belongs_to_an_alert_and_has_all_sections() -> None:
     for page in PAGES:
         for heading, text in re.findall(r"^## (\S+)\n(.*?)(?=^## |\Z)", page.read_text(), re.DOTALL | re.MULTILINE):
             assert heading in ALERT_NAMES
@@ -375,7 +375,7 @@ def test_a_runbook_asks_for_metrics_that_there_are(page: Path, exported: set[str
 def test_a_runbook_names_addresses_and_commands_that_there_are(page: Path) -> None:
     text = page.read_text()
     for address in re.findall(r"[`0](/(?:admin|api|licenses)/[^\s`?]*)", text):
-        # The admin's last address catches all the others, and has no name.
+        # The last address of the admin matches all others and has no name.
         assert resolve(address).url_name, address
     for command in re.findall(r"manage\.py (\w+)", text):
         assert command in get_commands()

@@ -1,5 +1,5 @@
-"""An alert's way, all of it real and on loopback: the server, a Prometheus with
-the committed rules, an Alertmanager with the committed routes, and a webhook."""
+"""The way of an alert, on loopback: the server, a Prometheus with the committed rules, an
+Alertmanager with the committed routes, and a webhook."""
 
 import json
 import queue
@@ -31,7 +31,7 @@ class Webhook:
         self.told: queue.Queue[tuple[str, Alert]] = queue.Queue()
 
     def wait_for(self, alertname: str, status: str = "firing") -> tuple[str, Alert]:
-        """The next such alert, and the path that it came to."""
+        """Return the next matching alert and the path of its request."""
         while True:
             path, alert = self.told.get(timeout=60)
             if (alert["labels"]["alertname"], alert["status"]) == (alertname, status):
@@ -62,7 +62,7 @@ def webhook() -> Iterator[Webhook]:
 
 @contextmanager
 def running_alertmanager(folder: Path, webhook: str) -> Iterator[str]:
-    """The committed routes, but at once, and with somebody to tell."""
+    """Provide the committed routes without delays and with a receiver."""
     command = program("prometheus-alertmanager", "alertmanager")
     folder.mkdir()
     config = read_yaml("monitoring/alertmanager/alertmanager.yml")
@@ -82,7 +82,7 @@ def running_alertmanager(folder: Path, webhook: str) -> Iterator[str]:
 
 @dataclass
 class Watched:
-    """A server, and the Prometheus that watches it."""
+    """A server and its Prometheus."""
 
     server: Server
     prometheus: str
@@ -90,7 +90,7 @@ class Watched:
 
 @pytest.fixture(scope="module")
 def watched(webhook: Webhook, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
-    """One for all tests here, each of which has a tool of its own."""
+    """Provide one for all tests of this module. Each test has its own tool."""
     program("prometheus")
     with ExitStack() as stack:
         folder = tmp_path_factory.mktemp("watched")
@@ -99,7 +99,7 @@ def watched(webhook: Webhook, tmp_path_factory: pytest.TempPathFactory) -> Itera
         yield Watched(server, stack.enter_context(running_prometheus(folder / "prometheus", server.url, alertmanager)))
 
 
-def test_an_overdraft_is_told_to_who_does_the_tickets(watched: Watched, webhook: Webhook) -> None:
+def test_an_overdraft_alert_goes_to_the_receiver_of_tickets(watched: Watched, webhook: Webhook) -> None:
     watched.server.manage(
         "shell",
         "-c",
@@ -125,9 +125,7 @@ def test_an_overdraft_is_told_to_who_does_the_tickets(watched: Watched, webhook:
     }
 
 
-def test_a_license_that_ends_is_told_at_once_and_so_is_its_renewal(
-    watched: Watched, webhook: Webhook, tmp_path: Path
-) -> None:
+def test_the_end_and_the_renewal_of_a_license_show_at_once(watched: Watched, webhook: Webhook, tmp_path: Path) -> None:
     file = tmp_path / "tools.toml"
 
     def ends_in(time: timedelta) -> None:
@@ -190,7 +188,7 @@ def test_every_rule_is_evaluated_without_an_error(watched: Watched) -> None:
     ],
     ids=lambda value: value["alertname"] if isinstance(value, dict) else "",
 )
-def test_what_follows_from_another_alert_is_not_told(
+def test_an_alert_that_follows_from_another_is_not_sent(
     cause: dict[str, str], follows: list[dict[str, str]], stands: list[dict[str, str]], tmp_path: Path, webhook: Webhook
 ) -> None:
     def with_service(labels: dict[str, str]) -> dict[str, str]:

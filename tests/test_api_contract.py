@@ -62,7 +62,7 @@ def test_null_says_the_same_as_absence(api: Api, make_tool: Callable[..., Tool])
 
 
 def every_call() -> list[str]:
-    """The calls of the schema, with something in the place of what stands in them."""
+    """Return the calls of the schema with values for their parameters."""
     paths = SchemaGenerator().get_schema(request=None, public=True)["paths"]  # type: ignore[no-untyped-call]
     some_id = "00000000-0000-4000-8000-000000000000"
     return [
@@ -191,7 +191,7 @@ def test_the_schema_is_written_once_a_format(api: Api, monkeypatch: pytest.Monke
     assert len(written) == len(formats)
 
 
-def test_the_schema_is_not_sent_again_to_who_has_it(api: Api) -> None:
+def test_the_schema_is_not_sent_again_to_a_client_that_has_it(api: Api) -> None:
     first = api.client.get("/api/schema/")
     again = api.client.get("/api/schema/", headers={"If-None-Match": first["ETag"]})
     assert (again.status_code, again.content, again["ETag"]) == (304, b"", first["ETag"])

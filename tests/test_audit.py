@@ -1,4 +1,4 @@
-"""The audit: every change that an administrator makes is on record, once and for all."""
+"""The audit records every change of an administrator, and can't be changed."""
 
 import io
 import os
@@ -35,7 +35,7 @@ BY_ADMIN = ("account", "admin", "127.0.0.1")
 
 
 def records(admin: Client, **filters: str) -> list[dict[str, Any]]:
-    """The audit as an administrator reads it, the first record first."""
+    """Return the audit as an administrator reads it, the oldest record first."""
     answer = admin.get("/api/v1/audit/", filters)
     assert answer.status_code == 200, answer.content
     results: list[dict[str, Any]] = answer.json()["results"]
@@ -43,7 +43,7 @@ def records(admin: Client, **filters: str) -> list[dict[str, Any]]:
 
 
 def told(record: dict[str, Any]) -> tuple[Any, ...]:
-    """What was done to what."""
+    """Return the action and subject of each record."""
     return tuple(record[name] for name in ("action", "subject_kind", "subject", "before", "after"))
 
 
@@ -58,7 +58,7 @@ def manage(*arguments: str) -> str:
 
 
 def set_capacity(admin: Client, tool: Tool, capacity: int, **headers: str) -> Any:
-    """In the list of tools."""
+    """Change capacities in the list of tools."""
     form = {"form-TOTAL_FORMS": "1", "form-INITIAL_FORMS": "1", "form-0-id": tool.pk, "form-0-capacity": capacity}
     return admin.post("/admin/licenses/tool/", form | {"_save": "Save"}, headers=headers)
 
@@ -90,7 +90,7 @@ def test_the_address_is_the_clients(admin_client: Client, make_tool: MakeTool, s
     assert records(admin_client)[0]["origin"] == "198.51.100.7"
 
 
-def test_what_is_saved_unchanged_is_no_change(admin_client: Client, make_tool: MakeTool) -> None:
+def test_saving_unchanged_values_is_not_a_change(admin_client: Client, make_tool: MakeTool) -> None:
     set_capacity(admin_client, make_tool("cad", capacity=5), 5)
     manage("seed", "--tool", "cad=5", "--force")
     assert records(admin_client) == []
@@ -178,7 +178,7 @@ def test_quotas_limits_and_lists_are_on_record(admin_client: Client, make_tool: 
 
 
 def test_a_command_is_known_by_its_name_and_its_os_user(admin_client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    # Anybody can say that they are root.
+    # The environment could name any user.
     for variable in ("USER", "LOGNAME", "SUDO_USER"):
         monkeypatch.setenv(variable, "somebody else")
     manage("seed", "--tool", "cad=5")
@@ -402,7 +402,7 @@ def test_a_lease_that_was_over_is_not_forced(
 
 @contextmanager
 def refusing_rows(table: str) -> Iterator[None]:
-    """The database takes no new row of a table."""
+    """Let the database refuse new rows of a table."""
     with connection.cursor() as cursor:
         if connection.vendor == "postgresql":
             cursor.execute(
@@ -423,7 +423,7 @@ def refusing_rows(table: str) -> Iterator[None]:
 
 @pytest.mark.parametrize("table", ["licenses_auditrecord", "django_admin_log"])
 def test_a_change_that_is_rolled_back_is_not_on_record(admin_client: Client, make_tool: MakeTool, table: str) -> None:
-    """Whether what fails is the record itself, or something after it."""
+    """Undo both if the record fails, or something after it."""
     tool = make_tool("cad", capacity=5)
     admin_client.raise_request_exception = False
     with refusing_rows(table):
@@ -632,7 +632,7 @@ def test_the_admin_only_reads_the_audit(admin_client: Client) -> None:
 # --- Many at once -----------------------------------------------------------
 
 
-def test_changes_at_once_are_told_one_after_the_other(server: Server) -> None:
+def test_simultaneous_changes_are_recorded_in_order(server: Server) -> None:
     """Eight administrators change one capacity; each record begins where the
     one before it ended."""
     server.environment |= {"ADMIN_USERNAME": "root", "ADMIN_PASSWORD": "a long pass phrase"}

@@ -1,4 +1,4 @@
-"""A backup that is taken while clients borrow, restored in another place."""
+"""Back up while clients borrow, and restore the backup elsewhere."""
 
 import io
 import os
@@ -34,7 +34,7 @@ def closing() -> Iterator[ExitStack]:
 
 
 class Load:
-    """Clients that borrow until told to stop, and return every other lease."""
+    """Clients that borrow and return every second lease, until they are stopped."""
 
     def __init__(self, server: Server) -> None:
         self.borrowed: list[str] = []
@@ -74,7 +74,7 @@ class Load:
 
 
 def back_up(server: Server, file: Path) -> None:
-    """As docs/howto/backup.md has it."""
+    """Restore as docs/howto/backup.md says."""
     if "DATABASE_URL" not in server.environment:
         server.manage("backup", str(file))
         return
@@ -86,7 +86,7 @@ def back_up(server: Server, file: Path) -> None:
 
 
 def restore(file: Path, folder: Path, closing: ExitStack) -> Server:
-    """A server on a new database from a backup; not started."""
+    """Return a stopped server with a database from a backup."""
     folder.mkdir()
     database = closing.enter_context(own_database(folder))
     if "DATABASE_URL" in database:
@@ -112,7 +112,7 @@ def test_a_backup_under_load_has_all_that_was_acknowledged_before(tmp_path: Path
         try:
             borrowed, returned = load.acknowledged(100)
             back_up(server, tmp_path / "backup")
-            # It was under load: more was borrowed meanwhile or after.
+            # There was load: more was borrowed during or after the backup.
             later, _ = load.acknowledged(20)
         finally:
             load.stop()
@@ -132,20 +132,20 @@ def test_a_backup_under_load_has_all_that_was_acknowledged_before(tmp_path: Path
         line.split(",")[:3] for line in usage.splitlines()
     ]
 
-    # The holders go on where they were; of what came after the backup nobody knows.
+    # Holders continue; leases from after the backup are unknown.
     assert httpx.post(f"{restored.url}/licenses/renew", json={"id": open_leases[0]}).status_code == 200
     assert httpx.post(f"{restored.url}/licenses/return", json={"id": open_leases[0]}).status_code == 200
     unknown = next(iter(set(load.borrowed) - rows.keys()))
     refused = httpx.post(f"{restored.url}/licenses/renew", json={"id": unknown})
     assert (refused.status_code, refused.json()["code"]) == (404, "unknown_lease")
-    # New rows get numbers that no old one has.
+    # New rows get new numbers.
     assert httpx.post(f"{restored.url}/licenses/borrow", json={"tool": "big", "user": "ana"}).status_code == 200
     restored.manage("seed", "--tool", "new=1")
     assert "append-only" in audit_refuses_an_update(restored)
 
 
 def audit_refuses_an_update(server: Server) -> str:
-    """What the database answers to a change of the audit."""
+    """Try to change the audit and return the database's answer."""
     change = "UPDATE licenses_auditrecord SET note = 'changed'"
     if url := server.environment.get("DATABASE_URL"):
         with psycopg.connect(url) as session, pytest.raises(psycopg.errors.RestrictViolation) as refused:
@@ -219,7 +219,7 @@ class TestTheCommand:
             call_command("backup", tmp_path / "backup")
         assert (tmp_path / "backup").read_text() == "precious"
 
-    def test_leaves_another_backup_to_the_same_file_alone(self, tmp_path: Path) -> None:
+    def test_a_backup_does_not_touch_another_one_to_the_same_file(self, tmp_path: Path) -> None:
         (tmp_path / "backup.part").write_text("half of it")
         with pytest.raises(CommandError, match="File exists"):
             call_command("backup", tmp_path / "backup")
@@ -242,7 +242,7 @@ class TestTheCommand:
         with pytest.raises(CommandError, match="can't be written"):
             call_command("backup", tmp_path / "nowhere" / "backup")
 
-    def test_the_file_is_whole_and_its_owners_alone(self, tmp_path: Path) -> None:
+    def test_the_file_is_complete_and_private(self, tmp_path: Path) -> None:
         (tmp_path / "server").mkdir()
         with running_server(tmp_path / "server") as server:
             httpx.post(f"{server.url}/licenses/borrow", json={"tool": "cad_tool", "user": "ana"}).raise_for_status()
@@ -252,7 +252,7 @@ class TestTheCommand:
         assert stat.S_IMODE((tmp_path / "backup").stat().st_mode) == 0o600
 
 
-def test_on_postgresql_the_command_names_what_to_use(db: None, tmp_path: Path) -> None:
+def test_on_postgresql_the_command_names_the_programs_to_use(db: None, tmp_path: Path) -> None:
     if connection.vendor != "postgresql":
         pytest.skip("for PostgreSQL")
     with pytest.raises(CommandError, match="PostgreSQL"):
@@ -262,7 +262,7 @@ def test_on_postgresql_the_command_names_what_to_use(db: None, tmp_path: Path) -
 def test_after_a_restore_no_fence_is_given_out_twice(api: Api, make_tool: Callable[..., Tool]) -> None:
     make_tool(capacity=5)
     kept = api.borrow().json()["fence"]
-    # What came after the backup.
+    # The leases from after the backup.
     lost = [kept + number for number in range(1, 1000)]
     told = io.StringIO()
     call_command("restored", stdout=told)
@@ -271,7 +271,7 @@ def test_after_a_restore_no_fence_is_given_out_twice(api: Api, make_tool: Callab
     assert api.status()["borrowed"] == 2
 
 
-def test_after_a_restore_one_is_told_which_leases_never_end(make_tool: Callable[..., Tool]) -> None:
+def test_after_a_restore_the_command_shows_leases_without_an_end(make_tool: Callable[..., Tool]) -> None:
     make_tool(default_ttl=None)
     make_tool("mesher", max_ttl=timedelta(hours=2), default_ttl=timedelta(hours=1))
     told = io.StringIO()

@@ -46,12 +46,12 @@ def test_a_goal_is_judged_by_the_median_of_its_rounds() -> None:
     assert Row(Goal("p99", "<=", 25, "ms"), (20, 25.1, 26)).reached is False
 
 
-def test_the_bound_itself_reaches_the_goal_and_what_rounds_to_it_does_not() -> None:
+def test_the_bound_reaches_the_goal_and_a_value_that_rounds_to_it_does_not() -> None:
     assert Row(Goal("share", ">=", 0.95), (0.95,)).reached is True
     assert Row(Goal("share", ">=", 0.95), (0.9499,)).reached is False
 
 
-def test_what_could_not_be_measured_does_not_reach_its_goal() -> None:
+def test_a_missing_measurement_does_not_reach_its_goal() -> None:
     for missing in (Row(Goal("cpu", "<=", 0.9, "ms"), ()), Row(Goal("share", ">=", 1), (math.nan,))):
         assert missing.reached is False
     assert Row(Goal("cpu", "<=", 0.9, "ms"), ()).cells() == ["cpu", "<= 0.9 ms", "not measured", "", "NO"]
@@ -102,7 +102,7 @@ def test_the_page_has_the_marks_of_every_table() -> None:
         assert page.count(f"<!-- {name}: begin -->") == page.count(f"<!-- {name}: end -->") == 1
 
 
-def test_growth_is_told_against_the_first_size_of_the_same_round() -> None:
+def test_growth_is_relative_to_the_first_size_of_the_same_round() -> None:
     def rounds(*rates: float) -> list[Round]:
         return [Round(rate, 1, 2, 0.5) for rate in rates]
 
@@ -129,7 +129,7 @@ def test_every_goal_has_a_measurement() -> None:
 
 @pytest.fixture(scope="module")
 def database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A database with the tools of the benchmarks."""
+    """Provide a database with the tools of the benchmarks."""
     with own_database(tmp_path_factory.mktemp("benchmarks")) as variables:
         (url,) = variables.values()
         stack.prepare(url)

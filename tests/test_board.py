@@ -74,7 +74,7 @@ def squeezed(text: str) -> str:
 
 
 def page(client: Client, path: str = "/", **query: Any) -> str:
-    """A page of the board, as it was sent."""
+    """Return a page of the board."""
     answer = client.get(path, query)
     assert answer.status_code == 200, answer.content
     html: str = answer.content.decode()
@@ -90,7 +90,7 @@ def rows(client: Client, path: str = "/", **query: Any) -> list[list[str]]:
 
 
 def row_of(user: str, client: Client, path: str = "/") -> list[str]:
-    """The one row about a user."""
+    """Return the only row of a user."""
     (row,) = [row for row in rows(client, path) if row[:1] == [user]]
     return row
 
@@ -128,7 +128,7 @@ def test_a_tool_is_shown_with_its_seats_and_who_has_them(
         assert f'datetime="{borrowed_at.isoformat(timespec="seconds")}"' in page(api.client, path)
 
 
-def test_seats_reserved_set_aside_and_above_the_capacity_are_told_apart(
+def test_reserved_set_aside_and_overdraft_seats_are_shown_separately(
     api: Api, make_tool: MakeTool, make_team: MakeTeam
 ) -> None:
     make_tool("noise", capacity=10)
@@ -160,7 +160,7 @@ def test_seats_reserved_set_aside_and_above_the_capacity_are_told_apart(
         ({"capacity": 0, "overdraft": 1}, ""),
     ],
 )
-def test_what_keeps_a_tool_from_being_had_is_said(
+def test_a_closed_tool_shows_why_it_grants_no_seats(
     api: Api, make_tool: MakeTool, values: dict[str, Any], told: str
 ) -> None:
     now = timezone.now()
@@ -205,7 +205,7 @@ def test_the_queue_is_shown_in_its_order(api: Api, make_tool: MakeTool, pass_tim
     assert "4 waiting for 4 seats" in text(api.client, "/tools/cad/")
     assert [row[1] for row in rows(api.client) if row[0].isdigit()] == ["zoe", "ben", "cleo"]
     assert "All 4 tickets in the queue for cad" in text(api.client)
-    # Who has stopped asking no longer waits.
+    # A ticket without polls no longer waits.
     pass_time(minutes=1)
     assert "Nobody waits." in text(api.client, "/tools/cad/")
 
@@ -234,7 +234,7 @@ def test_refusals_say_why_and_how_they_ended(api: Api, make_tool: MakeTool, pass
 
 
 def bar(client: Client, path: str = "/") -> list[tuple[str, float, float]]:
-    """The parts of a tool's bar: what kind, where it begins, and how wide it is."""
+    """Return the kind, start and width of each part of a tool's bar."""
     found = re.findall(r'<rect class="([\w-]+)" fill="[^"]*" x="([\d.]+)%" width="([\d.]+)%"', page(client, path))
     return [(kind, float(start), float(width)) for kind, start, width in found]
 
@@ -276,7 +276,7 @@ def test_long_lists_are_cut_and_lead_to_all_of_them(api: Api, make_tool: MakeToo
         assert f"Leases {told} of 120" in text(api.client, "/tools/cad/", page=place)
         seen += [row[0] for row in rows(api.client, "/tools/cad/", page=place) if row[0].startswith("user")]
     assert seen == [f"user{119 - n:03}" for n in range(120)]
-    # A page that is no more is no error: leases end while one turns the pages.
+    # A missing page is not an error, because leases end while a user reads.
     assert "Leases 101 to 120" in text(api.client, "/tools/cad/", page="999999999")
 
 
@@ -287,7 +287,7 @@ def test_many_tools_stand_on_pages_and_can_be_looked_for(api: Api, make_tool: Ma
     shown = text(api.client)
     assert "60 seats of 60 tools: 1 borrowed , 59 free" in shown
     assert "Tools 1 to 25 of 60" in shown
-    # What is out of sight and has no seat is named all the same.
+    # Tools on other pages without a free seat are named too.
     assert "No seat free: tool55 ." in shown
     assert "ana" not in shown
     assert "tool24" in shown
@@ -319,7 +319,7 @@ def test_names_from_outside_are_text_and_nothing_else(
 
 
 @pytest.mark.parametrize("path", ["/", "/tools/cad/", "/yours/", "/nope", "/tools/nope/", "/?page=x"])
-def test_a_page_may_load_nothing_but_what_is_ours(api: Api, make_tool: MakeTool, path: str) -> None:
+def test_a_page_may_load_only_from_this_server(api: Api, make_tool: MakeTool, path: str) -> None:
     make_tool()
     client = signed_in()
     Api(client).borrow("cad", "ben")
@@ -342,14 +342,14 @@ def test_a_page_may_load_nothing_but_what_is_ours(api: Api, make_tool: MakeTool,
         assert "no-store" in answer["Cache-Control"]
 
 
-def test_a_page_is_sent_packed_to_who_can_unpack_it(api: Api, make_tool: MakeTool) -> None:
+def test_a_page_is_compressed_for_browsers_that_accept_it(api: Api, make_tool: MakeTool) -> None:
     make_tool()
     answer = api.client.get("/", headers={"Accept-Encoding": "gzip"})
     assert answer["Content-Encoding"] == "gzip"
     assert b"License board" in gzip.decompress(answer.content)
 
 
-def test_a_refresh_gets_the_living_part_alone(api: Api, make_tool: MakeTool) -> None:
+def test_a_refresh_gets_only_the_live_part(api: Api, make_tool: MakeTool) -> None:
     make_tool()
     client = signed_in()
     lease = Api(client).borrow("cad", "ben").json()["id"]
@@ -357,7 +357,7 @@ def test_a_refresh_gets_the_living_part_alone(api: Api, make_tool: MakeTool) -> 
     living = client.get("/", headers={"X-Refresh": "1"})
     assert living.content.decode().strip().startswith('<div id="live"')
     assert "X-Refresh" in living["Vary"]
-    # What the page is going to say to its reader is still there for it.
+    # The message for the reader is kept for the next page.
     assert "Returned: 1 seat of cad." in text(client)
     assert "Returned" not in text(client)
 
@@ -400,7 +400,7 @@ def test_the_number_of_statements_does_not_grow(make_tool: MakeTool, make_team: 
 
 
 @pytest.mark.parametrize("path", ["/", "/?page=2", "/tools/cad/", "/tools/nope/", "/yours/"])
-def test_who_is_not_signed_in_is_sent_there_and_back(required: None, make_tool: MakeTool, path: str) -> None:
+def test_a_reader_without_a_session_is_sent_to_sign_in_and_back(required: None, make_tool: MakeTool, path: str) -> None:
     make_tool()
     client = Client()
     answer = client.get(path)
@@ -411,7 +411,7 @@ def test_who_is_not_signed_in_is_sent_there_and_back(required: None, make_tool: 
     assert signed["Location"] == path
 
 
-def test_who_signs_in_comes_to_the_board(required: None, db: None) -> None:
+def test_a_sign_in_leads_to_the_board(required: None, db: None) -> None:
     User.objects.create_user("ben", password="a long pass phrase")
     answer = Client().post("/signin/", {"username": "ben", "password": "a long pass phrase"}, follow=True)
     assert answer.redirect_chain == [("/", 302)]
@@ -439,7 +439,7 @@ def test_an_open_board_is_for_everybody_to_read(api: Api, make_tool: MakeTool) -
     assert "Yours" not in html
 
 
-def test_those_who_are_signed_in_see_their_own_seats_first(
+def test_signed_in_users_see_their_own_seats_first(
     required: None, api: Api, make_tool: MakeTool, pass_time: PassTime
 ) -> None:
     make_tool("cad", capacity=2)
@@ -460,7 +460,7 @@ def test_those_who_are_signed_in_see_their_own_seats_first(
     assert "/return/" not in page(signed_in("eve"))
 
 
-def test_more_seats_of_ones_own_than_are_shown_are_on_a_page(api: Api, make_tool: MakeTool) -> None:
+def test_more_own_seats_than_are_shown_have_a_page(api: Api, make_tool: MakeTool) -> None:
     make_tool(capacity=60)
     ben = signed_in()
     for _ in range(55):
@@ -500,7 +500,7 @@ def is_out(lease: Any) -> bool:
     return Lease.objects.get(pk=lease).ended_at is None
 
 
-def test_ones_own_seats_are_returned_by_a_button(required: None, make_tool: MakeTool) -> None:
+def test_a_button_returns_own_seats(required: None, make_tool: MakeTool) -> None:
     make_tool("cad", capacity=2)
     make_tool("sim", capacity=3)
     ben = signed_in()
@@ -524,7 +524,7 @@ def test_to_return_twice_is_harmless(make_tool: MakeTool, api: Api) -> None:
     assert Lease.objects.get().ended_at == ended_at
 
 
-def test_what_has_ended_by_itself_says_why(make_tool: MakeTool, api: Api, pass_time: PassTime) -> None:
+def test_an_expired_lease_says_why_it_ended(make_tool: MakeTool, api: Api, pass_time: PassTime) -> None:
     make_tool()
     ben = signed_in()
     lease = Api(ben).borrow("cad", "ben", ttl_seconds=60).json()["id"]
@@ -536,7 +536,7 @@ def test_what_has_ended_by_itself_says_why(make_tool: MakeTool, api: Api, pass_t
 
 @pytest.mark.parametrize("mode", ["open", "required"])
 @pytest.mark.parametrize("rights", [{}, {"is_superuser": True, "is_staff": True}])
-def test_nobody_returns_what_another_has(
+def test_nobody_returns_the_seats_of_another_user(
     api: Api, make_tool: MakeTool, settings: Any, mode: str, rights: dict[str, bool]
 ) -> None:
     make_tool()
@@ -545,7 +545,7 @@ def test_nobody_returns_what_another_has(
     ben = signed_in("ben", **rights)
     answer = press_return(ben, lease)
     assert answer.status_code == 404
-    # It looks like what is not there.
+    # It looks like a missing page.
     pages = [found.content.decode() for found in (answer, press_return(ben, NOTHING))]
     assert len({re.sub(r'name="csrfmiddlewaretoken" value="\w+"', "", page) for page in pages}) == 1
     assert is_out(lease)
@@ -562,7 +562,7 @@ def test_a_part_of_a_set_is_not_returned_by_itself(make_tool: MakeTool, api: Api
 
 
 @pytest.mark.parametrize("mode", ["open", "required"])
-def test_who_is_not_signed_in_returns_nothing(api: Api, make_tool: MakeTool, settings: Any, mode: str) -> None:
+def test_a_reader_without_a_session_returns_nothing(api: Api, make_tool: MakeTool, settings: Any, mode: str) -> None:
     make_tool()
     lease = api.borrow("cad", "ana").json()["id"]
     settings.LICENSE_AUTH = mode
@@ -657,7 +657,7 @@ def test_errors_of_the_api_stay_problem_documents(api: Api) -> None:
 
 
 @pytest.mark.parametrize("path", ["/", "/tools/cad/"])
-def test_a_database_that_fails_is_said_on_a_page(make_tool: MakeTool, path: str) -> None:
+def test_a_failing_database_is_reported_on_a_page(make_tool: MakeTool, path: str) -> None:
     make_tool()
     client = signed_in()
     with connection.cursor() as cursor:

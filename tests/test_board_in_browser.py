@@ -1,5 +1,5 @@
-"""The board in a real browser, on a server as deployed. Needs Chromium, and npm
-for the accessibility rules."""
+"""The board in a real browser, on a server as deployed. Needs Chromium, and npm for the
+accessibility rules."""
 
 import re
 from collections.abc import Callable, Iterator
@@ -26,8 +26,8 @@ PAGES = ("/", "/tools/cad/", "/tools/big/", "/yours/", "/tools/nope/")
 
 @pytest.fixture(scope="module")
 def board(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server where people sign in, with a little of everything on its board."""
-    # The server looks for scripts and styles when it starts.
+    """Provide a server with sign-in and with rows of each kind on its board."""
+    # The server finds scripts and styles at its start.
     call_command("collectstatic", interactive=False, verbosity=0)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LICENSE_AUTH", "required")
@@ -65,7 +65,7 @@ Tool.objects.create(name="thermal", capacity=2, overdraft=2)
 
 
 class Caller:
-    """A program that borrows for everybody."""
+    """A program that borrows for all users."""
 
     def __init__(self, server: Server) -> None:
         secret = server.manage("token", "create", "scheduler", "--scope", "admin").split()[-1]
@@ -95,7 +95,7 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture
 def complaints() -> Iterator[list[str]]:
-    """What the browser complains of; nothing may be left at the end."""
+    """Collect the browser's errors. The list must be empty at the end."""
     complaints: list[str] = []
     yield complaints
     assert complaints == []
@@ -103,7 +103,7 @@ def complaints() -> Iterator[list[str]]:
 
 @pytest.fixture(scope="module")
 def sessions(board: Server, browser: Browser) -> dict[str, Any]:
-    """The cookies of everybody, signed in."""
+    """Provide the session cookies of each user."""
     sessions = {}
     for name in PEOPLE:
         page = browser.new_page(base_url=board.url)
@@ -130,7 +130,7 @@ def sign_in(
     contexts = []
 
     def note(message: ConsoleMessage) -> None:
-        # That a page isn't there is what some tests want to see.
+        # Some tests expect a missing page.
         if message.type in {"error", "warning"} and "404 (Not Found)" not in message.text:
             complaints.append(message.text)
 
@@ -179,7 +179,7 @@ def test_a_refresh_leaves_the_reader_where_they_are(sign_in: Callable[..., Page]
     later(page)
     expect(page.locator("#live")).not_to_have_attribute("data-as-of", as_of or "")
     assert page.evaluate("[scrollY, document.activeElement.id]") == before
-    # What had the focus and is gone leaves it at the top of the page.
+    # If the focused element is gone, the focus moves to the top of the page.
     lease = caller.borrow("cad", "ben")["id"]
     later(page)
     page.locator(f"#return-{lease}").focus()
@@ -189,7 +189,7 @@ def test_a_refresh_leaves_the_reader_where_they_are(sign_in: Callable[..., Page]
     expect(page.locator("h1")).to_be_focused()
 
 
-def test_a_refresh_that_fails_is_said_until_one_succeeds(sign_in: Callable[..., Page], complaints: list[str]) -> None:
+def test_a_failed_refresh_is_shown_until_one_succeeds(sign_in: Callable[..., Page], complaints: list[str]) -> None:
     page = sign_in("ben")
     status = page.get_by_role("status")
     expect(status).to_be_empty()
@@ -211,7 +211,7 @@ def test_a_refresh_that_fails_is_said_until_one_succeeds(sign_in: Callable[..., 
 
 
 def refreshes(page: Page) -> list[str]:
-    """The addresses that a page has asked anew; grows."""
+    """Return the list of addresses that a page refreshes. It grows."""
     asked: list[str] = []
     page.on("request", lambda request: asked.append(request.url) if "x-refresh" in request.headers else None)
     return asked
@@ -224,7 +224,7 @@ def test_a_board_that_nobody_looks_at_asks_nothing(sign_in: Callable[..., Page])
     later(page, 600)
     page.evaluate("0")
     assert asked == []
-    # Looked at again, it is fresh at once.
+    # When it is visible again, it refreshes at once.
     with page.expect_request("**/"):
         page.evaluate("away = false; document.dispatchEvent(new Event('visibilitychange'))")
     assert len(asked) == 1
@@ -260,7 +260,7 @@ def test_nothing_moves_away_under_a_pointer_or_a_marked_text(sign_in: Callable[.
     caller.give_back(lease)
 
 
-def test_ones_own_seat_is_returned_by_a_button(sign_in: Callable[..., Page], caller: Caller) -> None:
+def test_a_button_returns_an_own_seat(sign_in: Callable[..., Page], caller: Caller) -> None:
     caller.borrow("cad", "ben", host="ws1")
     caller.borrow("cad", "cleo")
     page = sign_in("ben", "/tools/cad/")
@@ -273,7 +273,7 @@ def test_ones_own_seat_is_returned_by_a_button(sign_in: Callable[..., Page], cal
     caller.give_back(kept["id"])
 
 
-def test_who_is_signed_out_elsewhere_is_led_to_sign_in(sign_in: Callable[..., Page]) -> None:
+def test_a_reader_whose_session_ended_is_sent_to_sign_in(sign_in: Callable[..., Page]) -> None:
     page = sign_in("ben", "/tools/cad/")
     page.context.clear_cookies()
     later(page)
@@ -315,14 +315,14 @@ def test_no_page_is_wider_than_the_screen(sign_in: Callable[..., Page], width: i
         page.goto(path)
         assert page.evaluate("document.documentElement.scrollWidth") <= width, path
         assert page.evaluate("getComputedStyle(document.body).backgroundColor") == grounds[scheme]
-        # Nor is anything cut off at its edge, but for what only screen readers are told.
+        # Nothing is cut off at its edge, except texts only for screen readers.
         wider = "all => all.filter(one => one.getBoundingClientRect().right > innerWidth + 1).map(one => one.outerHTML)"
         assert page.locator("main *:not(thead *)").evaluate_all(wider) == [], path
 
 
 @pytest.fixture(scope="module")
 def axe(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The rules of axe-core, as a script."""
+    """Provide axe-core as a script."""
     folder = tmp_path_factory.mktemp("axe")
     install_from_npm(ROOT / "tests" / "axe", folder)
     return Path(folder / "node_modules" / "axe-core" / "axe.min.js").read_text()
@@ -330,7 +330,7 @@ def axe(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.mark.parametrize(("width", "scheme"), SCREENS)
 def test_the_board_is_accessible(sign_in: Callable[..., Page], axe: str, width: int, scheme: str) -> None:
-    """By the rules of WCAG 2.2 AA and good practice that a program can check."""
+    """Check the rules of WCAG 2.2 AA and good practice that a program can check."""
     page = sign_in("ana", viewport={"width": width, "height": 700}, color_scheme=scheme)
     for path in PAGES:
         page.goto(path)
@@ -368,12 +368,12 @@ def test_the_admin_is_accessible(sign_in: Callable[..., Page], axe: str, complai
         if found["violations"]:
             told[path] = [(rule["id"], [node["html"][:200] for node in rule["nodes"]]) for rule in found["violations"]]
     assert told == {}
-    # Select2 asks for styles that the policy refuses, and works without; axe looks for
-    # style sheets that are not there.
+    # Select2 requests styles that the policy refuses, and works without them; axe looks for
+    # style sheets that do not exist.
     complaints.clear()
 
 
-def test_what_is_a_table_stays_one_for_screen_readers_on_a_phone(sign_in: Callable[..., Page]) -> None:
+def test_tables_stay_tables_for_screen_readers_on_a_phone(sign_in: Callable[..., Page]) -> None:
     page = sign_in("ana", "/tools/big/", viewport={"width": 320, "height": 700})
     table = page.get_by_role("table", name=re.compile("Leases of big"))
     expect(table.get_by_role("columnheader")).to_have_text(

@@ -1,4 +1,4 @@
-"""Bodies as clients of all kinds send them, against gunicorn itself."""
+"""Bodies of different clients, against gunicorn."""
 
 import json
 import socket
@@ -29,7 +29,7 @@ def test_a_body_in_chunks_is_taken(server: Server) -> None:
         body = json.dumps({"tool": "cad_tool", "user": "net"}).encode()
         answer = client.post("/licenses/borrow", content=in_chunks(body))
         assert (answer.status_code, answer.json()["user"]) == (200, "net")
-        # On the same connection: nothing of the body was left there.
+        # The same connection works again: nothing of the body was left in it.
         back = json.dumps({"id": answer.json()["id"]}).encode()
         assert client.post("/licenses/return", content=in_chunks(back)).json()["status"] == "ok"
 

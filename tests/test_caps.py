@@ -1,4 +1,4 @@
-"""What one caller can pile up has a bound, and old piles go a little at a time."""
+"""Rows of one caller have a limit, and old rows are deleted in small batches."""
 
 import json
 from collections.abc import Callable
@@ -12,8 +12,9 @@ from django.db import connection
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
-from licenses import errors, leasing, queueing, statements
+from licenses import errors
 from licenses.buckets import Buckets
+from licenses.leases import decisions, expiry, queue, services, sql
 from licenses.models import BorrowKey, Denial, EndReason, Lease, Team, Ticket, Tool, UserLimit
 
 from .conftest import ROOT, Api, Server, allot
@@ -21,7 +22,7 @@ from .conftest import ROOT, Api, Server, allot
 MakeTool = Callable[..., Tool]
 MakeTeam = Callable[..., Team]
 PassTime = Callable[..., None]
-ONE_TRANSACTION = statements.OVERDUE_AT_ONCE
+ONE_TRANSACTION = sql.OVERDUE_AT_ONCE
 
 
 @pytest.fixture
@@ -115,8 +116,8 @@ def test_no_transaction_closes_more_than_its_share(api: Api, make_tool: MakeTool
     closed: list[int] = []
 
     def watch(execute: Any, sql: str, params: Any, many: bool, context: Any) -> Any:
-        if sql.startswith('UPDATE "licenses_lease"') and "end_reason" in sql:
-            closed.append(len(params or ()) - 2)
+        if sql.startswith("UPDATE licenses_lease") and "end_reason" in sql:
+            closed.append(len(params if many else params[0]))
         return execute(sql, params, many, context)
 
     with connection.execute_wrapper(watch):
@@ -128,7 +129,7 @@ def test_no_transaction_closes_more_than_its_share(api: Api, make_tool: MakeTool
 def test_the_sweeper_closes_all_of_them_some_at_a_time(make_tool: MakeTool, make_overdue: Any) -> None:
     make_tool(capacity=1000)
     make_overdue(2 * ONE_TRANSACTION + 50)
-    assert leasing.tidy().leases == 2 * ONE_TRANSACTION + 50
+    assert expiry.tidy().leases == 2 * ONE_TRANSACTION + 50
     assert overdue() == 0
     assert Lease.objects.filter(end_reason=EndReason.EXPIRED).count() == 2 * ONE_TRANSACTION + 50
     assert consistent()
@@ -152,14 +153,14 @@ def test_a_waiter_gets_a_seat_behind_a_pile_of_overdue_leases(api: Api, make_too
 def test_a_borrow_closes_only_some_of_many_dead_tickets(api: Api, make_tool: MakeTool, pass_time: PassTime) -> None:
     make_tool(capacity=1, default_ttl=None)
     api.borrow(user="ana")
-    for number in range(3 * queueing.DEAD_AT_ONCE):
+    for number in range(3 * queue.DEAD_AT_ONCE):
         api.wait(user=f"eve-{number}", seconds=604_800)
     pass_time(minutes=10)
     with CaptureQueriesContext(connection) as queries:
         api.wait(user="ben")
     left = Ticket.objects.dead(timezone.now()).count()
-    assert left == 2 * queueing.DEAD_AT_ONCE
-    # Dead tickets stand in nobody's way, closed or not.
+    assert left == 2 * queue.DEAD_AT_ONCE
+    # Dead tickets do not count, closed or not.
     assert api.status()["queued"] == 1
     assert len(queries) < 100
     for number in range(2):
@@ -170,7 +171,7 @@ def test_a_borrow_closes_only_some_of_many_dead_tickets(api: Api, make_tool: Mak
 # --- Tickets ----------------------------------------------------------------
 
 
-def test_one_user_has_only_so_many_tickets_for_a_tool(api: Api, make_tool: MakeTool, settings: Any) -> None:
+def test_one_user_has_a_limit_of_tickets_for_a_tool(api: Api, make_tool: MakeTool, settings: Any) -> None:
     settings.LICENSE_QUEUE_PER_USER = 3
     for name in ("cad", "sim"):
         make_tool(name)
@@ -180,7 +181,7 @@ def test_one_user_has_only_so_many_tickets_for_a_tool(api: Api, make_tool: MakeT
     assert (refused.status_code, refused.json()["code"]) == (409, "too_many_tickets")
     assert refused.json()["limit"] == 3
     assert refused["Retry-After"]
-    # Others may wait, and so may eve for another tool, and once one is gone.
+    # Others may wait. Eve may wait for another tool, or when one ticket is gone.
     api.wait(user="ben")
     api.wait("sim", "eve")
     api.leave(tickets[0])
@@ -188,7 +189,7 @@ def test_one_user_has_only_so_many_tickets_for_a_tool(api: Api, make_tool: MakeT
     assert Denial.objects.get(user="eve", code="too_many_tickets").tool.name == "cad"
 
 
-def test_a_tool_has_only_so_many_tickets(api: Api, make_tool: MakeTool, settings: Any) -> None:
+def test_a_tool_has_a_limit_of_tickets(api: Api, make_tool: MakeTool, settings: Any) -> None:
     settings.LICENSE_QUEUE_PER_TOOL = 3
     make_tool()
     api.borrow(user="ana")
@@ -243,10 +244,10 @@ def test_many_tickets_of_a_tool_with_rules_cost_no_more_statements(api: Api, mak
 
 @pytest.fixture
 def no_keys_yet(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(leasing, "_new_keys", Buckets())
+    monkeypatch.setattr(decisions, "_new_keys", Buckets())
 
 
-def test_a_caller_has_only_so_many_new_keys_a_day(
+def test_a_caller_has_a_limit_of_new_keys_per_day(
     api: Api, make_tool: MakeTool, settings: Any, no_keys_yet: None
 ) -> None:
     settings.LICENSE_KEYS_PER_DAY = 3
@@ -255,16 +256,16 @@ def test_a_caller_has_only_so_many_new_keys_a_day(
     refused = api.borrow(key="one-too-many")
     assert (refused.status_code, refused.json()["code"]) == (429, "too_many_keys")
     assert 0 < int(refused["Retry-After"]) <= 86_400 / 3
-    # Nothing was kept of it, and nothing taken.
+    # It stored nothing and took nothing.
     assert not BorrowKey.objects.filter(key="one-too-many").exists()
     assert api.status()["borrowed"] == 3
-    # Retries, other callers and borrows without a key go on.
+    # Retries, other callers and borrows without a key still work.
     assert api.borrow(key="key-1").json() == leases[1]
     assert api.borrow(user="ben", key="one-too-many").status_code == 200
     assert api.borrow().status_code == 200
 
 
-def test_what_is_kept_of_a_refusal_has_a_bound(api: Api, make_tool: MakeTool) -> None:
+def test_a_stored_refusal_has_a_size_limit(api: Api, make_tool: MakeTool) -> None:
     for number in range(32):
         make_tool(f"tool-{number:02}-with-a-name-of-some-length", capacity=0)
     tools = list(Tool.objects.values_list("name", flat=True))
@@ -272,10 +273,10 @@ def test_what_is_kept_of_a_refusal_has_a_bound(api: Api, make_tool: MakeTool) ->
     body = {"user": "ana", "alternatives": [[{"tool": name} for name, _ in items] for items in sets]}
     first = api.post("/licenses/borrow", body, **{"Idempotency-Key": "huge"})
     assert first.status_code == 409
-    assert len(first.json()["reasons"]) == leasing.MAX_REASONS
-    assert first.json()["reasons_omitted"] == 16 * 32 - leasing.MAX_REASONS
+    assert len(first.json()["reasons"]) == decisions.MAX_REASONS
+    assert first.json()["reasons_omitted"] == 16 * 32 - decisions.MAX_REASONS
     kept = BorrowKey.objects.get(key="huge")
-    assert len(kept.facts) <= leasing.KEPT_BYTES
+    assert len(kept.facts) <= decisions.KEPT_BYTES
     assert len(kept.detail) < 1000
     again = api.post("/licenses/borrow", body, **{"Idempotency-Key": "huge"})
     assert again.status_code == 409
@@ -283,11 +284,11 @@ def test_what_is_kept_of_a_refusal_has_a_bound(api: Api, make_tool: MakeTool) ->
     assert {name: short[name] for name in ("code", "detail", "tool", "total")} == {
         name: first.json()[name] for name in ("code", "detail", "tool", "total")
     }
-    assert 0 < len(short["reasons"]) < leasing.MAX_REASONS
+    assert 0 < len(short["reasons"]) < decisions.MAX_REASONS
     assert len(short["reasons"]) + short["reasons_omitted"] == 16 * 32
 
 
-def test_an_explanation_lists_only_so_many_reasons(api: Api, make_tool: MakeTool) -> None:
+def test_an_explanation_has_a_limit_of_reasons(api: Api, make_tool: MakeTool) -> None:
     make_tool(capacity=0)
     answer = api.post("/licenses/explain", {"user": "ana", "alternatives": [[{"tool": "cad"}]] * 16}).json()
     assert (len(answer["reasons"]), answer["reasons_omitted"]) == (16, 0)
@@ -305,10 +306,10 @@ def test_old_keys_go_where_no_sweeper_runs(
         BorrowKey(caller="eve", key=f"{number}", fingerprint="", refusal="exhausted") for number in range(1000)
     )
     pass_time(days=2)
-    for number in range(3 * leasing.NEW_KEYS_A_TIDYING):
+    for number in range(3 * services.NEW_KEYS_A_TIDYING):
         api.borrow(key=f"new-{number}")
-    assert BorrowKey.objects.filter(caller="eve").count() == 1000 - 3 * leasing.KEYS_AT_ONCE
-    assert BorrowKey.objects.exclude(caller="eve").count() == 3 * leasing.NEW_KEYS_A_TIDYING
+    assert BorrowKey.objects.filter(caller="eve").count() == 1000 - 3 * expiry.KEYS_AT_ONCE
+    assert BorrowKey.objects.exclude(caller="eve").count() == 3 * services.NEW_KEYS_A_TIDYING
 
 
 def test_the_sweeper_deletes_all_old_keys_some_at_a_time(make_tool: MakeTool, pass_time: PassTime) -> None:
@@ -332,7 +333,7 @@ def test_a_user_has_as_many_leases_as_they_like_unless_the_site_says_otherwise(a
     assert [api.borrow().status_code for _ in range(50)] == [200] * 50
 
 
-def test_a_user_has_only_so_many_leases_of_all_tools(
+def test_a_user_has_a_limit_of_leases_of_all_tools(
     api: Api, make_tool: MakeTool, settings: Any, pass_time: PassTime
 ) -> None:
     settings.LICENSE_LEASES_PER_USER = 3

@@ -1,7 +1,7 @@
-"""The Helm chart: what it installs, and that it fits the server.
+"""The Helm chart installs the right objects and fits the server.
 
-Helm renders the packed chart, as others get it, with the sets of values in
-``deploy/chart/ci``; nothing is installed. ``make`` puts Helm beside Python.
+Helm renders the packed chart with the values of ``deploy/chart/ci``; nothing is
+installed. ``make`` installs Helm next to Python.
 """
 
 import json
@@ -33,7 +33,7 @@ SCHEMA: dict[str, Any] = json.loads((CHART / "values.schema.json").read_text())
 SETS = {"default": Path(os.devnull)} | {
     path.stem.removesuffix("-values"): path for path in sorted((CHART / "ci").glob("*.yaml"))
 }
-# The oldest that its makers maintain somewhere, and the newest.
+# The oldest maintained version and the newest.
 KUBERNETES = ["1.31", "1.37"]
 # Kinds of the Prometheus Operator and the Gateway API, which the schemas of Kubernetes don't know.
 OPERATOR_KINDS = {"ServiceMonitor", "PrometheusRule", "HTTPRoute"}
@@ -49,7 +49,7 @@ def run_helm(*arguments: str | Path) -> "subprocess.CompletedProcess[str]":
 
 
 def helm(*arguments: str | Path) -> str:
-    """What Helm prints; it must succeed."""
+    """Run Helm and return its output. It must succeed."""
     done = run_helm(*arguments)
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -57,7 +57,7 @@ def helm(*arguments: str | Path) -> str:
 
 @pytest.fixture(scope="session")
 def chart(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The packed chart."""
+    """Provide the packed chart."""
     folder = tmp_path_factory.mktemp("chart")
     helm("package", CHART, "--destination", folder)
     (packed,) = folder.iterdir()
@@ -65,7 +65,7 @@ def chart(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Release(NamedTuple):
-    """What an installation would consist of."""
+    """The objects of an installation."""
 
     manifests: list[Manifest]
 
@@ -73,12 +73,12 @@ class Release(NamedTuple):
         return [manifest for manifest in self.manifests if manifest["kind"] == kind]
 
     def one(self, kind: str, ending: str = "") -> Manifest:
-        """The only one of its kind whose name ends so."""
+        """Return the only object of a kind whose name has this end."""
         (found,) = [manifest for manifest in self.of(kind) if manifest["metadata"]["name"].endswith(ending)]
         return found
 
     def pods(self) -> dict[str, Manifest]:
-        """The pods, or their templates, by component."""
+        """Return the pods or pod templates by component."""
         pods = {}
         for manifest in self.manifests:
             pod = manifest if manifest["kind"] == "Pod" else manifest.get("spec", {}).get("template")
@@ -87,7 +87,7 @@ class Release(NamedTuple):
         return pods
 
     def api(self) -> Manifest:
-        """The Deployment of the API."""
+        """Return the Deployment of the API."""
         (found,) = [
             manifest
             for manifest in self.of("Deployment")
@@ -137,7 +137,7 @@ def is_hook(manifest: Manifest) -> bool:
 
 
 def environment_of(container: dict[str, Any]) -> dict[str, Any]:
-    """The variables of a container; of one from a Secret, the reference."""
+    """Return the variables of a container, with references to Secrets."""
     pairs = [(entry["name"], entry.get("value", entry.get("valueFrom"))) for entry in container["env"]]
     assert len(dict(pairs)) == len(pairs), "a variable is there twice"
     return dict(pairs)
@@ -165,7 +165,7 @@ def test_a_long_name_is_cut_where_it_has_to_be(render: Render) -> None:
         assert all(len(manifest["metadata"]["name"]) <= 63 for manifest in release.of(kind)), kind
 
 
-def test_what_selects_pods_selects_those_of_one_component(release: Release) -> None:
+def test_a_selector_selects_the_pods_of_one_component(release: Release) -> None:
     pods = {component: pod["metadata"]["labels"] for component, pod in release.pods().items()}
     selectors = [
         (manifest, spec.get("matchLabels", spec))
@@ -201,7 +201,7 @@ def test_every_pod_may_run_in_a_restricted_namespace(release: Release) -> None:
         assert container["securityContext"] == {
             "allowPrivilegeEscalation": False,
             "capabilities": {"drop": ["ALL"]},
-            # More than the standard wants.
+            # More than the standard requires.
             "readOnlyRootFilesystem": True,
         }, name
         assert all("hostPort" not in port for port in container.get("ports", [])), name
@@ -251,7 +251,7 @@ def test_a_digest_wins_over_a_tag(render: Render) -> None:
     assert render("default", "image.tag=9.9").container("api")["image"].endswith("/licenseserver:9.9")
 
 
-def test_the_image_is_the_server_s_own_version_unless_told() -> None:
+def test_the_image_has_the_version_of_the_server_by_default() -> None:
     about = yaml.safe_load((CHART / "Chart.yaml").read_text())
     assert about["appVersion"] == __version__
 
@@ -269,12 +269,12 @@ def test_every_pod_has_a_policy_for_both_directions(render: Render, values: str)
     assert covered == set(release.pods()) == {"api", "sweeper", "migrate", "test"}
 
 
-def test_nobody_calls_what_only_calls(release: Release) -> None:
+def test_only_the_api_accepts_calls(release: Release) -> None:
     for policy in release.of("NetworkPolicy"):
         assert "ingress" not in policy["spec"] or policy["metadata"]["name"].endswith("-api")
 
 
-def test_who_is_not_named_may_not_call(render: Render) -> None:
+def test_only_the_named_callers_may_call(render: Render) -> None:
     (callers, prometheus) = render("production").one("NetworkPolicy", "-api")["spec"]["ingress"]
     assert callers["ports"] == [{"port": "http", "protocol": "TCP"}]
     traefik, test = callers["from"]
@@ -381,7 +381,7 @@ def test_a_rollout_never_has_fewer_pods_than_before(release: Release) -> None:
 
 @pytest.mark.parametrize("drain", [0, 5, 60])
 @pytest.mark.parametrize("proxy", ["true", "false"])
-def test_there_is_time_to_end_what_is_in_flight(render: Render, drain: int, proxy: str) -> None:
+def test_there_is_time_to_end_pending_requests(render: Render, drain: int, proxy: str) -> None:
     configuration = (ROOT / "licenseserver" / "gunicorn.conf.py").read_text()
     (graceful,) = re.findall(r"^graceful_timeout = (\d+)$", configuration, re.MULTILINE)
     release = render("default", f"drainSeconds={drain}", f"proxy.enabled={proxy}")
@@ -396,7 +396,7 @@ def test_the_proxy_goes_before_the_server_behind_it(render: Render) -> None:
     release = render("default", "drainSeconds=7")
     (_, _, script) = release.container("api", "proxy")["lifecycle"]["preStop"]["exec"]["command"]
     assert script.startswith("sleep 7; nginx -s quit;")
-    # Who keeps a connection open has as long again, and then two seconds are to spare.
+    # An open connection gets the same time again, and two seconds remain.
     assert "keepalive_min_timeout 7s;" in release.one("ConfigMap", "-proxy")["data"]["site.conf"]
     assert release.container("api")["lifecycle"]["preStop"]["exec"]["command"] == ["sleep", "16"]
 
@@ -410,7 +410,7 @@ def test_a_new_configuration_of_the_proxy_means_new_pods(render: Render) -> None
     assert checksum() != checksum("proxy.trustedSources={10.0.0.0/8}")
 
 
-def test_the_autoscaler_is_the_only_one_who_counts_pods(render: Render) -> None:
+def test_only_the_autoscaler_sets_the_number_of_pods(render: Render) -> None:
     assert render("default").api()["spec"]["replicas"] == VALUES["api"]["replicas"]
     release = render("everything")
     assert "replicas" not in release.api()["spec"]
@@ -441,7 +441,7 @@ def test_zones_are_a_wish_unless_they_are_asked_for(render: Render) -> None:
     assert spread("zoneSpread=DoNotSchedule") == {"hostname": "ScheduleAnyway", "zone": "DoNotSchedule"}
 
 
-def test_what_a_site_adds_is_where_the_server_s_code_runs(render: Render) -> None:
+def test_volumes_and_variables_of_a_site_are_in_every_pod_of_the_server(render: Render) -> None:
     release = render("everything")
     for component in ("api", "sweeper", "migrate"):
         container = release.container(component)
@@ -568,7 +568,7 @@ def test_the_server_takes_the_environment_that_it_gets(render: Render, values: s
         name: value if isinstance(value, str) else contents.get(name, f"what a Secret has for {name}")
         for name, value in environment_of(release.container(component)).items()
     }
-    # Files that are there only in a pod.
+    # Files that exist only in a pod.
     environment = {name: value for name, value in environment.items() if "/etc/" not in value}
     checked = subprocess.run(
         [sys.executable, "manage.py", "check"],
@@ -580,7 +580,7 @@ def test_the_server_takes_the_environment_that_it_gets(render: Render, values: s
     assert (checked.returncode, checked.stderr) == (0, "")
 
 
-def test_the_sweeper_is_told_what_it_understands(render: Render) -> None:
+def test_the_sweeper_gets_only_options_that_it_has(render: Render) -> None:
     program, manage, name, *arguments = render("everything").container("sweeper")["command"]
     assert (program, manage, name) == ("python", "manage.py", "expire_leases")
     parsed = expire_leases.Command().create_parser("manage.py", name).parse_args(arguments)
@@ -610,7 +610,7 @@ def test_the_metrics_are_free_only_where_nobody_else_gets_at_them(render: Render
         (["proxy.enabled=false"], "false"),
     ],
 )
-def test_forwarded_headers_are_believed_only_behind_somebody_who_sets_them(
+def test_forwarded_headers_are_trusted_only_behind_a_proxy_that_sets_them(
     render: Render, more: list[str], believed: str
 ) -> None:
     assert environment_of(render("default", *more).container("api"))["TRUST_PROXY"] == believed
@@ -632,7 +632,7 @@ def test_compose_and_the_chart_run_the_same_proxy(render: Render) -> None:
     assert compose["services"]["proxy"]["image"] == render("default").container("api", "proxy")["image"]
 
 
-def test_the_proxy_believes_the_sources_that_it_is_told(render: Render) -> None:
+def test_the_proxy_trusts_the_configured_sources(render: Render) -> None:
     site = render("everything").one("ConfigMap", "-proxy")["data"]["site.conf"]
     sources = ["10.42.0.0/16", "2001:db8::/32", "192.0.2.7"]
     assert re.findall(r"set_real_ip_from (\S+);", site) == ["127.0.0.1", *sources]
@@ -666,12 +666,12 @@ def test_the_packed_chart_has_what_a_chart_needs(chart: Path) -> None:
     assert not [name for name in files if name.startswith("ci/")]
 
 
-# The chart has a value for where the runbooks are, and needs no rule that says so.
+# The chart has a value for the address of the runbooks and needs no rule for it.
 RULE_FILES = sorted(set(MONITORING.glob("prometheus/rules/*.yml")) - {MONITORING / "prometheus/rules/runbooks.yml"})
 
 
 def as_in_production(rules: dict[str, Any]) -> dict[str, Any]:
-    """The rules with the runbooks where the production values say."""
+    """Return the rules with the runbooks' address of the production values."""
     url = "https://git.example.com/tools/licenseserver/blob/main/docs/runbooks"
     text = json.dumps(rules).replace(json.dumps(RUNBOOKS_QUERY)[1:-1], url)
     found: dict[str, Any] = json.loads(text)
@@ -761,7 +761,7 @@ def test_prometheus_finds_the_pods_and_calls_them_as_the_rules_do(render: Render
         {"targetLabel": "job", "replacement": "licenseserver"},
         {"targetLabel": "installation", "replacement": "tools/licenses"},
     ]
-    # One that isn't ready has most to tell.
+    # A pod that is not ready has the most useful metrics.
     assert service["spec"]["publishNotReadyAddresses"] is True
 
 
@@ -857,7 +857,7 @@ def test_a_database_may_be_verified_by_the_system_s_authorities(render: Render) 
 
 
 def schemas(schema: Any, path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
-    """Every schema of an object in a schema."""
+    """Yield every schema of an object in a schema."""
     if isinstance(schema, dict):
         if schema.get("type") == "object":
             yield path, schema
@@ -870,7 +870,7 @@ def schemas(schema: Any, path: str = "") -> Iterator[tuple[str, dict[str, Any]]]
 
 def test_no_object_takes_keys_that_nobody_knows() -> None:
     jsonschema.Draft202012Validator.check_schema(SCHEMA)
-    # Helm's own, and one that the API server checks.
+    # A value of Helm, and one that the API server checks.
     opened = {"/properties/global", "/properties/affinity", "/properties/extraVolumes/items"}
     for path, schema in schemas(SCHEMA):
         assert (path in opened) == ("additionalProperties" not in schema), path
@@ -882,7 +882,7 @@ def test_no_object_takes_keys_that_nobody_knows() -> None:
 
 
 def leaves(values: Any, path: str = "") -> Iterator[str]:
-    """The paths of all single values: ``api.replicas``."""
+    """Yield the paths of all single values: ``api.replicas``."""
     if isinstance(values, dict) and values:
         for key, value in values.items():
             yield from leaves(value, f"{path}.{key}" if path else key)
@@ -894,7 +894,7 @@ def test_every_value_has_a_default_and_a_schema() -> None:
     jsonschema.validate(VALUES, SCHEMA)
 
     def known(schema: dict[str, Any], path: str = "") -> Iterator[str]:
-        """The paths that the schema has names for."""
+        """Yield the paths that the schema defines."""
         if "$ref" in schema and schema["$ref"] == "#/$defs/image":
             schema = SCHEMA["$defs"]["image"]
         for key, part in schema.get("properties", {}).items():
@@ -932,7 +932,7 @@ def test_the_readme_s_database_is_the_one_that_the_defaults_name() -> None:
             jsonschema.validate(example, SCHEMA)
 
 
-def test_a_tool_s_name_is_what_the_server_takes_for_one() -> None:
+def test_the_schema_and_the_server_accept_the_same_names_of_tools() -> None:
     assert SCHEMA["properties"]["tools"]["propertyNames"]["pattern"] == f"^{TOOL_NAME_PATTERN}$"
 
 
@@ -981,7 +981,7 @@ def test_helm_test_borrows_a_seat_and_returns_it(render: Render, server: Server)
 def test_helm_test_fails_where_no_seat_is_lent(render: Render, server: Server) -> None:
     done = smoke(render, server, SMOKE_TOOL="mesher")
     assert done.returncode == 1
-    assert "wanted 200, got 404" in done.stderr
+    assert "expected 200, got 404" in done.stderr
 
 
 def test_helm_test_shows_a_token_where_one_is_needed(render: Render, server: Server) -> None:
@@ -990,15 +990,15 @@ def test_helm_test_shows_a_token_where_one_is_needed(render: Render, server: Ser
     server.start()
     without = smoke(render, server, SMOKE_TOOL="cad_tool")
     assert without.returncode == 0, without.stderr
-    assert "who shows no credential is refused" in without.stdout
+    assert "a call without a credential is refused" in without.stdout
     assert "borrowed" not in without.stdout
     token = server.manage("token", "create", "helm test", "--user", "smoke").split()[-1]
     done = smoke(render, server, SMOKE_TOOL="cad_tool", SMOKE_TOKEN=token)
     assert done.returncode == 0, done.stderr
-    assert "and returned" in done.stdout
+    assert "the seat is returned" in done.stdout
 
 
-def test_helm_test_says_what_to_do_where_its_pod_is_not_believed(render: Render, server: Server) -> None:
+def test_helm_test_says_what_to_do_if_its_pod_is_not_trusted(render: Render, server: Server) -> None:
     server.stop()
     server.environment |= {"SECURE_SSL": "true"}
     server.start()
@@ -1019,5 +1019,5 @@ def test_helm_test_fails_where_nobody_answers(render: Render, server: Server) ->
         (["test.url=https://licenses.example.com"], "https://licenses.example.com"),
     ],
 )
-def test_helm_test_calls_the_service_or_where_it_is_told(render: Render, values: list[str], url: str) -> None:
+def test_helm_test_calls_the_service_or_the_given_address(render: Render, values: list[str], url: str) -> None:
     assert environment_of(render("default", *values).container("test"))["SMOKE_URL"] == url

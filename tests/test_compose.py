@@ -1,6 +1,6 @@
-"""Compose: what an upgrade restarts, and how changed files get into force.
+"""Compose: the services that an upgrade restarts, and the reload of changed files.
 
-``scripts/verify_compose`` starts the stack; here nothing of Docker's is needed.
+``scripts/verify_compose`` starts the stack. These tests need no Docker.
 """
 
 import os
@@ -44,7 +44,7 @@ def test_no_variable_is_read_that_may_be_unset() -> None:
 
 
 def reloaded() -> dict[str, str]:
-    """The services that take up changed files, and the folder of these."""
+    """Return the services that reload changed files, and the folder of these files."""
     return {"proxy": "/etc/nginx", "prometheus": "/etc/prometheus", "alertmanager": "/etc/alertmanager"}
 
 
@@ -74,7 +74,7 @@ def closing() -> Iterator[ExitStack]:
 
 
 class Running:
-    """A server that reads files of a folder, as in its container."""
+    """A server that reads the files of a folder, as in its container."""
 
     def __init__(self, folder: Path, closing: ExitStack, *command: str) -> None:
         self.folder = folder
@@ -85,7 +85,7 @@ class Running:
         closing.callback(self.process.send_signal, signal.SIGTERM)
 
     def check(self, *check: str) -> "subprocess.CompletedProcess[str]":
-        """What the health check runs first."""
+        """Return the first command of the health check."""
         environment = os.environ | {"MAIN_PID": str(self.process.pid), "SEEN": str(self.folder.parent / "seen")}
         shell = ["busybox", "sh"] if shutil.which("busybox") else ["sh"]
         return subprocess.run(
@@ -129,7 +129,7 @@ def test_a_changed_nginx_conf_is_in_force_and_a_wrong_one_is_not(tmp_path: Path,
     assert done.returncode != 0
     assert "nonsense" in done.stderr
     assert answer(url) == "new"
-    # It stays unhealthy until somebody mends it.
+    # It stays unhealthy until somebody repairs it.
     assert running.check(*check).returncode != 0
     configure("mended")
     assert running.check(*check).returncode == 0

@@ -1,4 +1,4 @@
-"""Never oversold: many clients at once, against gunicorn with several workers."""
+"""Many clients against several workers never get more seats than the capacity."""
 
 import itertools
 import queue
@@ -56,7 +56,7 @@ def borrow_and_return(server: Server, number: int, turns: "queue.SimpleQueue[int
 
 
 def ledger(server: Server) -> list[tuple[str, float, float | None]]:
-    """Every lease as the database has it, in the API's own pages."""
+    """Return every lease of the database, read in pages of the API."""
     from datetime import datetime
 
     rows = []
@@ -83,7 +83,7 @@ def test_64_clients_never_hold_more_than_the_capacity(server: Server) -> None:
     for client in clients:
         client.join()
 
-    # The run must have been a contest, or it shows nothing.
+    # Without contention the run would show nothing.
     assert history.statuses[200] > 200
     assert history.statuses[409] > 100
     assert set(history.statuses) == {200, 409}
@@ -91,7 +91,7 @@ def test_64_clients_never_hold_more_than_the_capacity(server: Server) -> None:
 
     rows = ledger(server)
     assert sorted(history.granted) == sorted(lease_id for lease_id, _, _ in rows)
-    # The database's own times, taken under the lock, see what clients can't.
+    # The database's times, taken under the lock, are exact.
     steps = sorted([(start, 1) for _, start, _ in rows] + [(ended, -1) for _, _, ended in rows if ended is not None])
     assert max(itertools.accumulate((change for _, change in steps), initial=0)) <= CAPACITY
     assert all(ended is not None for _, _, ended in rows)

@@ -1,8 +1,8 @@
-"""Expiry, renewals, retries, sets and the queue, all at once, with several
-sweepers and gunicorn's workers: whatever happens, the invariants hold.
+"""Expiry, renewals, retries, sets and the queue at once keep the invariants, with several
+sweepers and workers.
 
-The clients write down what they were told; the server's own ledger, whose times
-are taken under the locks, is compared with that at the end.
+The clients record the answers. At the end the test compares them with the server's
+leases, whose times are taken under the locks.
 """
 
 import itertools
@@ -49,7 +49,7 @@ class History:
 
 
 class Worker:
-    """One client, doing this and that."""
+    """One client with random actions."""
 
     def __init__(self, server: Server, number: int, history: History) -> None:
         self.http = httpx.Client(base_url=server.url, timeout=60)
@@ -96,7 +96,7 @@ class Worker:
             self.give_back(lease)
 
     def retry(self) -> None:
-        """The same request twice at once, as after a lost reply."""
+        """Send the same request twice at once, as after a lost reply."""
         key = uuid.uuid4().hex
         leases: list[dict[str, Any] | None] = []
         twice = [
@@ -215,7 +215,7 @@ def sweeping(server: Server, copies: int) -> Iterator[None]:
 
 
 def ledger(server: Server) -> dict[str, dict[str, Any]]:
-    """Every lease as the server has it, with the names that only some may see."""
+    """Return every lease of the server, with all names."""
     leases = {}
     made = server.manage("token", "create", "ledger", "--scope", "admin", "--scope", "read")
     secret = next(word for word in made.split() if word.startswith("lic_"))
@@ -232,7 +232,7 @@ def when(text: str) -> datetime:
 
 
 def until_all_is_back(server: Server) -> dict[str, dict[str, Any]]:
-    """The state of the tools when the last seat has come back."""
+    """Wait until the last seat is back and return the state of the tools."""
     deadline = time.monotonic() + 30
     while True:
         status = {entry["tool"]: entry for entry in httpx.get(f"{server.url}/licenses/status").json()}
@@ -256,12 +256,12 @@ def test_whatever_happens_at_once_the_invariants_hold(server: Server) -> None:
     status = until_all_is_back(server)
     leases = ledger(server)
 
-    # The run must have been a contest, or it shows nothing.
+    # Without contention the run would show nothing.
     for event in ("200", "202", "409", "replay", "set", "waited", "left", "renew 200", "renew 410"):
         assert history.happened[event] > 0, event
     assert any(lease["end_reason"] == "expired" for lease in leases.values())
 
-    # Never oversold: by the times that were taken under the locks.
+    # Never more seats than the capacity, by the times that were taken under the locks.
     steps: dict[str, list[tuple[datetime, int]]] = defaultdict(list)
     for lease in leases.values():
         for item in lease["items"]:
@@ -278,7 +278,7 @@ def test_whatever_happens_at_once_the_invariants_hold(server: Server) -> None:
             key: told[key] for key in ("user", "items", "borrowed_at", "fence")
         }
 
-    # Ended once, for a reason, and never before the end that was promised.
+    # Each lease ended once, with a reason, and not before its promised end.
     for lease_id, lease in leases.items():
         if lease["end_reason"] == "expired":
             assert when(lease["ended_at"]) >= when(history.promised[lease_id])
@@ -299,7 +299,7 @@ def test_whatever_happens_at_once_the_invariants_hold(server: Server) -> None:
         fences = [fence for _, fence in sorted(grants)]
         assert fences == sorted(set(fences))
 
-    # First come, first served, where there is one seat; and no newcomer between.
+    # A tool with one seat serves the queue in order, and no newcomer goes first.
     single = {id_: lease for id_, lease in leases.items() if lease["tool"] == "single"}
     waited = [(when(history.waited[id_]), lease) for id_, lease in single.items() if id_ in history.waited]
     fences = [lease["fence"] for _, lease in sorted(waited, key=lambda wait: wait[0])]
@@ -310,7 +310,7 @@ def test_whatever_happens_at_once_the_invariants_hold(server: Server) -> None:
         taken = when(single[id_]["borrowed_at"])
         assert not any(came < taken < served for came, served in waits)
 
-    # Counters are rows, once the last expired lease is closed.
+    # The counters equal the rows after the last expired lease is closed.
     server.manage("expire_leases")
     assert all((entry["borrowed"], entry["available"]) == (0, entry["total"]) for entry in status.values())
     metrics = dict(

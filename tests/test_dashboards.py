@@ -21,7 +21,7 @@ from .monitoring import DASHBOARDS, metrics_in, panels, read_dashboard, read_yam
 # Of any target that Prometheus scrapes.
 PROMETHEUS_S_OWN = {"ALERTS", "up", "scrape_duration_seconds", "scrape_samples_scraped"}
 
-# What each variable chooses from.
+# The choices of each variable.
 TOOLS = r"licenses?_\w+|tool\w*:[\w:]+|ALERTS"
 TEAMS = r"license_team_\w+|tool_team:[\w:]+"
 OBJECTIVES = r"slo:[\w:]+"
@@ -39,7 +39,7 @@ def variables(dashboard: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def selectors(expression: str, metrics: str) -> list[tuple[str, str]]:
-    """The names of these metrics in an expression, each with what chooses from it."""
+    """Return the names of these metrics in an expression, each with its selector."""
     return re.findall(rf"(?<![\w:$\"])({metrics})(?![\w:(])(?:\{{([^}}]*)\}})?", labels_left_out(expression))
 
 
@@ -89,7 +89,7 @@ def test_a_dashboard_says_what_it_is_for_and_from_when_on(dashboard: dict[str, A
 def test_each_leads_to_the_others(dashboard: dict[str, Any]) -> None:
     (link,) = dashboard["links"]
     assert link["type"] == "dashboards"
-    # With the tools and the time that were chosen.
+    # With the selected tools and time.
     assert link["includeVars"]
     assert link["keepTime"]
     for other in DASHBOARDS:
@@ -203,7 +203,7 @@ def test_seats_are_of_the_tools_and_teams_that_are_chosen(dashboard: dict[str, A
     for expression in expressions(dashboard):
         for metric, chosen in selectors(expression, metrics):
             multi = variables(dashboard)[name]["multi"]
-            # An alert may be about no tool: those about the server are always there.
+            # An alert about the server has no tool, so it is always shown.
             wanted = f'{name}=~"${name}{"|" * (metric == "ALERTS")}"' if multi else f'{name}="${name}"'
             assert wanted in chosen, f"{metric} in {expression}"
 

@@ -21,7 +21,7 @@ from .monitoring import DASHBOARDS, panels, program, read_dashboard, running_pro
 
 DAY = 86_400
 
-# cad_tool has 5 seats: one is crash's, one aero's alone, and there is a sixth on credit.
+# cad_tool has 5 seats: one reserved for crash, one for aero, and an overdraft of one.
 TEAMS_AND_LIMITS = """
 from datetime import timedelta
 from django.utils import timezone
@@ -40,11 +40,11 @@ rationing.allot(tool="cad_tool", allowances=allowances, by=Actor.of_command("tes
 
 @dataclass
 class Watched:
-    """A server at work, and the Prometheus that watches it."""
+    """A working server and its Prometheus."""
 
     server: Server
     prometheus: str
-    # Of one who has to wait all the time.
+    # The ticket of a user who always waits.
     ticket: str = ""
 
     def call(self, method: str, path: str, body: Any = None) -> Any:
@@ -62,21 +62,21 @@ class Watched:
         return self.call("GET", f"/licenses/queue/{ticket}")
 
     def use_up(self) -> None:
-        """All seats out, the one on credit too; somebody waited, and others wait."""
+        """Borrow all seats with the overdraft; let one user wait and get a seat, and others wait."""
         self.server.manage("shell", "-c", TEAMS_AND_LIMITS)
         self.server.manage("expire_leases")
         held = [self.borrow(user) for user in ("ana", "ben", "cleo", "dan", "eve", "amy")]
         assert all("id" in lease for lease in held), held
         self.call("POST", "/licenses/renew", {"id": held[0]["id"]})
         *tickets, self.ticket = (self.borrow(user, wait_seconds=600)["ticket"] for user in ("fay", "gus", "hal"))
-        # One of them is aero's and stays so.
+        # One of them is reserved for aero.
         for lease in (held[1], held[2], held[5]):
             self.give_back(lease)
         until(lambda: all("id" in self.poll(ticket) for ticket in tickets), lambda: "no seat came free")
 
     def work_on(self) -> None:
-        """What goes on all the time."""
-        # Who doesn't ask loses the place.
+        """Make the calls that repeat all the time."""
+        # Poll, or the ticket is dropped.
         assert "ticket" in self.poll(self.ticket)
         self.give_back(self.borrow("amy"))
         refusals = [self.borrow("ana"), self.borrow("ira"), self.borrow("ira", tool="no_such_tool"), self.borrow("")]
@@ -85,7 +85,7 @@ class Watched:
         self.call("GET", "/api/v1/reports/utilisation?tool=cad_tool")
 
     def ask(self, target: dict[str, Any], since: float) -> list[float]:
-        """The numbers that Prometheus answers, asked as Grafana asks it for a
+        """Return the numbers that Prometheus answers, asked as Grafana asks it for a
         panel that shows these last seconds."""
         if target.get("instant"):
             answer = self._get("query", query=target["expr"])
@@ -111,7 +111,7 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
         server = stack.enter_context(running_server(folder))
         prometheus = stack.enter_context(running_prometheus(folder / "prometheus", server.url))
         watched = Watched(server, prometheus)
-        # An increase is seen only from a 0 that was seen.
+        # Prometheus sees an increase only after it has scraped the 0.
         seen = {"expr": 'license_borrow_attempts_total{tool="cad_tool"}', "instant": True}
         until(lambda: watched.ask(seen, 0) == [0], lambda: "Prometheus doesn't reach the server")
         watched.use_up()
@@ -119,14 +119,14 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
 
 
 def filled_in(expression: str, tool: str) -> str:
-    """The expression with Grafana's variables as they are for these tools and
+    """Return the expression with Grafana's variables as they are for these tools and
     all of everything else."""
     values = {"__rate_interval": "5m", "__range": "1h", "tool": tool, "installation": "compose"}
     return re.sub(r"\$([a-z_]+)", lambda name: values.get(name[1], ".*"), expression)
 
 
 def choices() -> Iterator[Any]:
-    """The dashboards with what can be chosen in them: all tools, or one."""
+    """Yield the dashboards with each choice of tools: all, or one."""
     for path in DASHBOARDS:
         variables = {variable["name"]: variable for variable in read_dashboard(path)["templating"]["list"]}
         tool = variables.get("tool")

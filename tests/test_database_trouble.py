@@ -1,4 +1,4 @@
-"""A database that can't be used: the log, the terminal and callers learn why, at once and in one line."""
+"""An unusable database: the log, the terminal and callers get the reason, at once and in one line."""
 
 import contextlib
 import json
@@ -23,7 +23,7 @@ from licenses.management import commands
 
 from .conftest import ROOT, Server, free_port, own_database, server_environment
 
-# Every command of ours, with what it takes. One that reads a file of its own has it in `folder`.
+# Every command of the server with its arguments. Files for commands are in `folder`.
 COMMANDS: dict[str, tuple[str, ...]] = {
     "backup": ("{folder}/copy.db",),
     "changepassword": ("boss",),
@@ -71,7 +71,7 @@ def environment_of(folder: Path, database: dict[str, str], **more: str) -> dict[
 
 
 def out_of_reach(folder: Path) -> dict[str, str]:
-    """A database of the suite's kind that nobody can open."""
+    """Return a database of the suite's kind that nobody can open."""
     if connection.vendor == "postgresql":
         return {"DATABASE_URL": f"postgresql://licenses:secret@127.0.0.1:{free_port()}/licenses"}
     (folder / "licenses.db").write_text("No database, but a file that is long enough to be taken for one. " * 100)
@@ -101,7 +101,7 @@ def test_a_command_says_that_its_database_is_not_migrated(command: str, tmp_path
     assert "manage.py migrate" in line
 
 
-def test_a_traceback_is_there_for_who_asks(tmp_path: Path) -> None:
+def test_a_traceback_is_shown_on_request(tmp_path: Path) -> None:
     environment = environment_of(tmp_path, out_of_reach(tmp_path))
     done = run(environment, "seed", "--traceback")
     assert done.returncode not in {0, 2}
@@ -110,7 +110,7 @@ def test_a_traceback_is_there_for_who_asks(tmp_path: Path) -> None:
 
 @pytest.fixture
 def cluster(tmp_path: Path, closing: ExitStack) -> Any:
-    """A PostgreSQL that asks for passwords; user licenses, password right."""
+    """Provide a PostgreSQL with passwords: user licenses, password right."""
     if connection.vendor != "postgresql":
         pytest.skip("SQLite has no passwords")
     from benchmarks import clusters
@@ -222,7 +222,7 @@ def test_a_start_out_of_its_database_s_reach_says_why(tmp_path: Path, closing: E
     server.wait_for(lambda: bool(server.lines("Not ready")), "the reason")
     server.wait_for(server.is_up, "the server")
     answers = ask_often(server)
-    # Anyone may call /readyz: hosts and roles are for the log.
+    # Everybody can call /readyz, so hosts and roles are only in the log.
     assert {answer.json()["detail"] for answer in answers} == {"The database does not answer."}
     (warning,) = server.lines("Not ready")
     assert ("Connection refused" if connection.vendor == "postgresql" else "not a database") in warning["event"]
@@ -282,7 +282,7 @@ def test_a_database_that_takes_no_changes_is_named_at_the_start(
     server = watched(tmp_path, closing, {"DATABASE_URL": url})
     server.wait_for(lambda: bool(server.lines("Read-only")), "the reason")
     server.wait_for(server.is_up, "the server")
-    # It answers questions, as on a standby.
+    # It answers read-only calls, as on a standby.
     (answer,) = {answer.text for answer in ask_often(server)}
     assert json.loads(answer) == {"status": "ok", "detail": "The database is read-only."}
     assert len(server.lines("Read-only")) == 1
@@ -294,7 +294,7 @@ def test_a_database_that_takes_no_changes_is_named_at_the_start(
 
 @pytest.fixture
 def small_disk(tmp_path: Path, closing: ExitStack) -> Path:
-    """A file system of 24 MiB."""
+    """Provide a file system of 24 MiB."""
     disk = tmp_path / "disk"
     disk.mkdir()
     options = ["-t", "tmpfs", "-o", "size=24m,mode=0777", "small", str(disk)]
@@ -306,7 +306,7 @@ def small_disk(tmp_path: Path, closing: ExitStack) -> Path:
 
 @pytest.fixture
 def on_small_disk(small_disk: Path, request: pytest.FixtureRequest) -> dict[str, str]:
-    """A database on it, of the suite's kind."""
+    """Provide a database of the suite's kind on it."""
     if connection.vendor != "postgresql":
         return {"LICENSE_DB_PATH": str(small_disk / "licenses.db")}
     from benchmarks import clusters
@@ -331,7 +331,7 @@ def fill(disk: Path) -> Path:
     return ballast
 
 
-def test_a_full_disk_is_told_to_callers_to_the_log_and_to_probes_until_there_is_room(
+def test_a_full_disk_is_reported_to_callers_in_the_log_and_to_probes(
     small_disk: Path, on_small_disk: dict[str, str], tmp_path: Path, closing: ExitStack
 ) -> None:
     environment = environment_of(tmp_path, on_small_disk)
@@ -379,7 +379,7 @@ def test_a_start_on_a_full_disk_says_so(
 # --- What callers are answered --------------------------------------------------
 
 
-def test_a_missing_table_is_not_told_as_a_busy_server(tmp_path: Path, closing: ExitStack) -> None:
+def test_a_missing_table_is_not_reported_as_a_busy_server(tmp_path: Path, closing: ExitStack) -> None:
     database = closing.enter_context(own_database(tmp_path))
     server = watched(tmp_path, closing, database)
     server.wait_for(server.is_up, "the server")

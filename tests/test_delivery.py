@@ -31,7 +31,7 @@ def read(name: str) -> dict[str, Any]:
 
 
 def triggers(name: str) -> dict[str, Any]:
-    """What starts it. YAML 1.1 takes the key, `on`, for a truth value."""
+    """Return the triggers of a workflow. YAML 1.1 reads the key `on` as true."""
     found: dict[str, Any] = {str(key): value for key, value in read(name).items()}["True"]
     return found
 
@@ -53,7 +53,7 @@ def commands(job: dict[str, Any]) -> str:
 
 
 def needs(job: str) -> set[str]:
-    """Every job of release.yml that has to be over before this one starts."""
+    """Return every job of release.yml that must end before this one starts."""
     document = read("release")["jobs"]
     direct = document[job].get("needs", [])
     direct = {direct} if isinstance(direct, str) else set(direct)
@@ -72,11 +72,11 @@ def test_an_action_is_one_commit_and_its_comment_says_which_version() -> None:
             pinned = re.fullmatch(r"@([0-9a-f]{40}) # (v\d+\.\d+\.\d+)", rest)
             assert pinned, f"{path.name}: {action}{rest}"
             commits.setdefault(action, set()).add((pinned[1], pinned[2]))
-    # Dependabot moves them all at once; one left behind would be an oversight.
+    # Dependabot updates all at once, so a different one is a mistake.
     assert {action for action, pins in commits.items() if len(pins) > 1} == set()
 
 
-def test_nothing_is_allowed_but_what_a_job_asks_for() -> None:
+def test_a_job_has_only_the_permissions_that_it_lists() -> None:
     for workflow in WORKFLOWS:
         assert read(workflow)["permissions"] == {}
     allowed = {name: {right for right, level in job["permissions"].items() if level == "write"} for name, job in jobs()}
@@ -115,7 +115,7 @@ def test_nothing_is_published_that_has_not_passed_every_check() -> None:
     }
     for publishes in ("image", "chart", "notes", "deploy"):
         assert {"checks", "names"} <= needs(publishes)
-    # Not even where somebody wishes it: only a push makes a release.
+    # Also not on request: only a push makes a release.
     assert list(triggers("release")) == ["push"]
 
 
@@ -128,7 +128,7 @@ def test_only_a_commit_of_the_main_branch_is_released() -> None:
 
 
 def test_a_tag_of_another_branch_is_refused(tmp_path: Path) -> None:
-    """By the command of the workflow, in a repository with a commit beside the main branch."""
+    """Run the workflow's command in a repository with a commit outside the main branch."""
     (command,) = [
         step["run"] for step in read("release")["jobs"]["names"]["steps"] if "is-ancestor" in step.get("run", "")
     ]
@@ -170,7 +170,7 @@ def test_an_image_gets_its_tags_only_after_it_ran_and_was_signed() -> None:
     assert places == sorted(places)
     assert "--platform linux/amd64,linux/arm64" in script
     assert "--provenance mode=max --sbom" in script
-    # Pinned, because it runs with the right to push.
+    # Pinned, because it can push.
     for variable in ("BUILDKIT", "EMULATION", "SBOM_SCANNER"):
         assert re.search(r"@sha256:[0-9a-f]{64}$", image["env"][variable])
 
@@ -236,7 +236,7 @@ def test_every_dependency_has_hashes(path: Path) -> None:
 
 @pytest.fixture
 def repository(tmp_path: Path) -> Path:
-    """The files that tell a version, telling 1.2.3, with a changelog that knows it."""
+    """Provide the files with a version, all at 1.2.3, and a changelog with it."""
     for name in ("pyproject.toml", "client/pyproject.toml", "licenseserver/__init__.py", "deploy/chart/Chart.yaml"):
         target = tmp_path / name
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -410,7 +410,7 @@ def test_a_license_that_nobody_agreed_to_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["postgresql.yaml", "caller.yaml"])
-def test_what_runs_in_kind_is_what_kubernetes_knows(name: str) -> None:
+def test_the_objects_of_kind_are_valid_for_kubernetes(name: str) -> None:
     manifests = list(yaml.safe_load_all((ROOT / "deploy" / "kind" / name).read_text()))
     assert manifests
     for manifest in manifests:

@@ -1,4 +1,4 @@
-"""Denials: who was refused, why, how often, and whether it ended well."""
+"""Denials: users, reasons, attempts, and whether the user got a seat later."""
 
 from collections.abc import Callable
 from typing import Any
@@ -41,7 +41,7 @@ def test_a_longer_pause_begins_a_new_episode(api: Api, make_tool: MakeTool, pass
     assert [episode["attempts"] for episode in denials()] == [1, 1]
 
 
-def test_people_tools_and_reasons_are_told_apart(api: Api, make_tool: MakeTool) -> None:
+def test_users_tools_and_reasons_have_separate_episodes(api: Api, make_tool: MakeTool) -> None:
     make_tool("cad")
     make_tool("sim", enabled=False)
     api.borrow("cad", "ana")
@@ -78,7 +78,7 @@ def test_a_seat_long_after_does_not(api: Api, make_tool: MakeTool, pass_time: Pa
     assert [episode["resolved_by"] for episode in denials()] == [None]
 
 
-def test_an_alternative_ends_the_episode_of_what_was_wanted(api: Api, make_tool: MakeTool) -> None:
+def test_a_granted_alternative_ends_the_episode_of_the_preferred_tool(api: Api, make_tool: MakeTool) -> None:
     make_tool("premium")
     make_tool("basic")
     api.borrow("premium", "ana")
@@ -96,7 +96,7 @@ def test_a_wait_that_ends_in_a_seat_is_no_denial(api: Api, make_tool: MakeTool) 
     assert denials() == []
 
 
-def test_a_wait_in_vain_is_a_denial(api: Api, make_tool: MakeTool, pass_time: PassTime) -> None:
+def test_a_wait_that_times_out_is_a_denial(api: Api, make_tool: MakeTool, pass_time: PassTime) -> None:
     make_tool("rare")
     api.borrow("rare", "ana")
     ticket = api.wait("rare", "ben", seconds=15)
@@ -109,7 +109,7 @@ def test_a_wait_in_vain_is_a_denial(api: Api, make_tool: MakeTool, pass_time: Pa
 
 
 @pytest.mark.parametrize("end", ["left", "dropped"])
-def test_who_gives_up_waiting_was_not_denied(api: Api, make_tool: MakeTool, pass_time: PassTime, end: str) -> None:
+def test_leaving_the_queue_is_not_a_denial(api: Api, make_tool: MakeTool, pass_time: PassTime, end: str) -> None:
     make_tool()
     api.borrow("cad", "ana")
     ticket = api.wait("cad", "ben")

@@ -1,7 +1,8 @@
-"""The reference pages say what the code has: settings, errors, metrics, commands."""
+"""The reference pages match the code: settings, errors, metrics, commands."""
 
 import argparse
 import ast
+import io
 import json
 import re
 import shlex
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from django.core.management import get_commands, load_command_class
+from django.core.management import call_command, get_commands, load_command_class
 from django.utils import timezone
 from rest_framework import exceptions
 
@@ -27,7 +28,7 @@ REFERENCE = DOCS / "reference"
 
 
 def names_in(page: Path, column: int = 0) -> set[str]:
-    """What stands in backquotes in a column of the page's tables."""
+    """Return the texts in backquotes in a column of the page's tables."""
     rows = re.findall(r"^\| .*\|$", page.read_text(), re.MULTILINE)
     return {name for row in rows for name in re.findall(r"`([^`]+)`", row.split(" | ")[column])}
 
@@ -41,7 +42,7 @@ OF_THE_SDK = {
 
 
 def settings_read() -> set[str]:
-    """The variables that the server's code asks its environment for."""
+    """Return the environment variables that the server's code reads."""
     calls = r"environment\.(?:text|boolean|integer|limit|choice|words|hosts|origins|address|path|pairs|url)\(\s*"
     read = set()
     for path in [*(ROOT / "licenseserver").rglob("*.py"), *(ROOT / "licenses").rglob("*.py")]:
@@ -76,7 +77,7 @@ def codes_of_the_domain(kind: type[errors.Refusal] = errors.Refusal) -> Iterator
 
 
 def codes_of_http() -> set[str]:
-    """The codes that the API's own layer writes, and those of the framework that it passes on."""
+    """Return the codes of the API's layer and of the framework."""
     found = {
         kind.default_code
         for kind in (
@@ -95,12 +96,12 @@ def codes_of_http() -> set[str]:
 
 
 def codes_of_the_proxy() -> set[str]:
-    """The codes of the answers that nginx gives by itself."""
+    """Return the codes of nginx' own answers."""
     return set(re.findall(r'"code":"(\w+)"', (ROOT / "deploy" / "nginx" / "nginx.conf").read_text()))
 
 
 def test_every_error_is_documented_and_no_other() -> None:
-    # A form of the admin says it, the API has no call that does.
+    # Only a form of the admin has it, and no call of the API.
     domain = set(codes_of_the_domain()) - {errors.OverReserved.code}
     assert {"exhausted", "busy"} < domain
     assert "unavailable" in codes_of_the_proxy()
@@ -130,7 +131,7 @@ MOMENT = re.compile(r"\d{4}-\d\d-\d\dT[\d:.]+Z")
 
 
 def examples_of(page: str) -> list[tuple[list[str], str]]:
-    """The calls of a page, as words, with the JSON that it shows as their answers."""
+    """Return the calls of a page, as words, with their JSON answers."""
     found = EXAMPLE.findall((ROOT / page).read_text())
     return [(shlex.split(call.replace("\\\n", "")), answer) for call, answer in found]
 
@@ -175,10 +176,10 @@ def test_the_calls_of_the_documentation_are_answered_as_it_shows(
 
 def test_every_metric_is_documented_and_no_other(api: Api) -> None:
     text = api.client.get("/metrics").content.decode()
-    # prometheus_client's own, which many workers don't have.
+    # Metrics of prometheus_client, which are absent with several workers.
     exported = {name for name in re.findall(r"^# TYPE (license\w+) ", text, re.M) if not name.endswith("_created")}
     documented = {name for name in names_in(REFERENCE / "metrics.md") if name.startswith("license")}
-    # After its first round; the tests' sweeper has not run.
+    # They exist after the sweeper's first round.
     sometimes = {"licenseserver_sweeper_last_run_timestamp_seconds"}
     assert documented == exported | sometimes
 
@@ -205,7 +206,7 @@ def test_the_labels_of_metrics_are_documented(api: Api, make_tool: Callable[...,
 
 
 def noted() -> set[str]:
-    """What the code puts on the line about a request, by ``logs.note(name=...)``."""
+    """Return the names that the code adds to a request's log line with ``logs.note(name=...)``."""
     return {
         keyword.arg or "**"
         for path in (ROOT / "licenses").rglob("*.py")
@@ -238,7 +239,7 @@ OF_DJANGO = {
 
 
 def options(parser: argparse.ArgumentParser) -> set[str]:
-    """The options of a command and of its parts, without Django's own."""
+    """Return the options of a command and its subcommands, without Django's."""
     found = set()
     for action in parser._actions:
         if isinstance(action, argparse._SubParsersAction):
@@ -248,7 +249,7 @@ def options(parser: argparse.ArgumentParser) -> set[str]:
 
 
 def test_every_command_is_documented_with_its_options_and_no_other() -> None:
-    # Those of Django, with our audit or our patience around them.
+    # Commands of Django that the server extends.
     ours = {name for name, app in get_commands().items() if app == "licenses"}
     ours -= {"changepassword", "createsuperuser", "migrate"}
     sections = dict(re.findall(r"^## (\w+)\n(.*?)(?=^## |\Z)", (REFERENCE / "commands.md").read_text(), re.S | re.M))
@@ -256,6 +257,41 @@ def test_every_command_is_documented_with_its_options_and_no_other() -> None:
     for name, text in sections.items():
         documented = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", "\n".join(re.findall(r"^\| [^|]*\|", text, re.M))))
         assert documented == options(load_command_class("licenses", name).create_parser("manage.py", name)), name
+
+
+# With what they print.
+COMMAND = re.compile(r"^\$ \.venv/bin/python manage\.py (.*)\n((?:(?!\$ |```).+\n)+)", re.MULTILINE)
+# Copies a file, which the tests' database need not be.
+NOT_HERE = {"backup"}
+VARIES = re.compile(r"\d{4}-\d\d-\d\d(T[\d:.]+\+00:00)?|lic_\w+|(?<=Token )\d+")
+
+
+def pages_with_commands() -> list[str]:
+    found = [page for page in sorted(DOCS.rglob("*.md")) if COMMAND.search(page.read_text())]
+    return [page.relative_to(DOCS).as_posix() for page in found]
+
+
+@pytest.mark.parametrize("page", pages_with_commands())
+def test_the_commands_of_the_documentation_print_what_it_shows(
+    page: str, api: Api, make_tool: Callable[..., Tool], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = (DOCS / page).read_text()
+    monkeypatch.chdir(tmp_path)
+    for name, content in re.findall(r"^\$ cat (\S+)\n((?:(?!\$ ).+\n)+)", text, re.MULTILINE):
+        Path(name).write_text(content)
+    make_tool("cad_tool", capacity=5)
+    api.borrow("cad_tool")
+    for command, shown in COMMAND.findall(text):
+        words = shlex.split(command)
+        if words[0] not in NOT_HERE:
+            printed = io.StringIO()
+            call_command(*words, stdout=printed, stderr=printed)
+            assert VARIES.sub("...", printed.getvalue()) == VARIES.sub("...", shown), command
+
+
+def test_the_documentation_shows_what_commands_print() -> None:
+    found = {words.split()[0] for page in DOCS.rglob("*.md") for words, _ in COMMAND.findall(page.read_text())}
+    assert found >= {"restored", "seed", "team", "token"}
 
 
 # --- Tests and links ------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Pages about errors: they look like the board, with its navigation."""
+"""Error pages look like the board and have its navigation."""
 
 import re
 from collections.abc import Callable
@@ -9,8 +9,8 @@ from django.contrib.auth.models import User
 from django.db import InterfaceError, OperationalError
 from django.test import Client
 
-from licenses import pools
 from licenses.errors import Busy
+from licenses.leases import snapshot
 from licenses.models import Tool
 
 pytestmark = pytest.mark.django_db
@@ -50,7 +50,7 @@ ERRORS = [
 
 
 @pytest.mark.parametrize(("method", "path", "status"), ERRORS)
-def test_a_page_of_an_error_knows_who_is_signed_in(staff: Client, method: str, path: str, status: int) -> None:
+def test_an_error_page_shows_the_signed_in_account(staff: Client, method: str, path: str, status: int) -> None:
     answer = getattr(staff, method)(path)
     assert answer.status_code == status
     page = answer.content.decode()
@@ -66,7 +66,7 @@ def test_a_page_of_an_error_knows_who_is_signed_in(staff: Client, method: str, p
 
 
 @pytest.mark.parametrize(("method", "path", "status"), [ERRORS[0], ERRORS[5]])
-def test_who_is_not_signed_in_can_sign_in_from_a_page_of_an_error(method: str, path: str, status: int) -> None:
+def test_an_error_page_has_a_link_to_sign_in(method: str, path: str, status: int) -> None:
     answer = getattr(Client(), method)(path)
     assert answer.status_code == status
     page = answer.content.decode()
@@ -78,7 +78,7 @@ def test_a_defect_leaves_the_navigation(
     staff: Client, make_tool: Callable[..., Tool], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make_tool()
-    monkeypatch.setattr(pools, "with_levels", fail)
+    monkeypatch.setattr(snapshot, "with_levels", fail)
     answer = staff.get("/")
     assert answer.status_code == 500
     page = answer.content.decode()
@@ -89,7 +89,7 @@ def test_a_defect_leaves_the_navigation(
 def test_a_page_about_a_lost_database_asks_it_for_nothing(
     staff: Client, monkeypatch: pytest.MonkeyPatch, django_assert_num_queries: Any
 ) -> None:
-    # The session is read before that, and the account not yet.
+    # The session is read before that, but not the account.
     monkeypatch.setattr("django.contrib.auth.get_user", lose_the_database)
     answer = staff.get("/")
     assert answer.status_code == 503

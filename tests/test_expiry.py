@@ -1,4 +1,4 @@
-"""Leases that end by themselves, and heartbeats that keep them."""
+"""Leases expire, and heartbeats extend them."""
 
 import uuid
 from collections.abc import Callable
@@ -104,7 +104,7 @@ def test_an_expired_lease_is_never_revived(api: Api, make_tool: MakeTool, pass_t
     for _ in range(2):
         answer = api.renew(lease["id"])
         assert (answer.status_code, answer.json()["code"], answer.json()["end_reason"]) == (410, "expired", "expired")
-        # Whether or not somebody has closed it meanwhile.
+        # Closed or not.
         call_command("expire_leases", stdout=StringIO())
     assert api.status()["available"] == 1
 
@@ -199,7 +199,7 @@ def test_changing_the_date_in_the_admin_moves_the_end_of_leases(
     assert api.renew(endless["id"]).json()["code"] == "revoked"
 
 
-def test_tidying_closes_what_is_over_and_nothing_else(api: Api, make_tool: MakeTool, pass_time: PassTime) -> None:
+def test_a_sweep_closes_only_expired_rows(api: Api, make_tool: MakeTool, pass_time: PassTime) -> None:
     make_tool("cad", capacity=3)
     make_tool("sim", capacity=3)
     for tool in ("cad", "cad", "sim"):

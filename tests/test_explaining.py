@@ -1,4 +1,4 @@
-"""Why a borrow would be granted, or not."""
+"""Explain whether a borrow would be granted."""
 
 from collections.abc import Callable
 from typing import Any
@@ -19,7 +19,7 @@ def codes(explanation: dict[str, Any]) -> list[str]:
     return [reason["code"] for reason in explanation["reasons"]]
 
 
-def test_what_would_be_granted_is_said_and_not_taken(api: Api, make_tool: MakeTool, make_team: MakeTeam) -> None:
+def test_an_explanation_shows_the_grant_and_takes_no_seat(api: Api, make_tool: MakeTool, make_team: MakeTeam) -> None:
     make_tool()
     make_team("crash", "ana")
     explanation = api.explain()
@@ -34,7 +34,7 @@ def test_what_would_be_granted_is_said_and_not_taken(api: Api, make_tool: MakeTo
     assert not Lease.objects.exists()
 
 
-def test_every_rule_that_stands_in_the_way_is_told(api: Api, make_tool: MakeTool, make_team: MakeTeam) -> None:
+def test_every_rule_that_blocks_is_listed(api: Api, make_tool: MakeTool, make_team: MakeTeam) -> None:
     tool = make_tool(capacity=2, user_limit=1, enabled=True)
     allot("cad", make_team("crash", "ana"), quota=1)
     api.borrow()
@@ -126,7 +126,7 @@ def test_what_makes_no_sense_is_refused(
     assert (refused.status_code, refused.json()["code"]) == (status, code)
 
 
-def test_status_answers_for_somebody_in_particular(api: Api, make_tool: MakeTool, make_team: MakeTeam) -> None:
+def test_status_answers_for_a_user_or_a_team(api: Api, make_tool: MakeTool, make_team: MakeTeam) -> None:
     make_tool(capacity=5, user_limit=4)
     make_team("body", "ben")
     allot("cad", make_team("crash", "ana"), quota=3, reservation=2)

@@ -1,4 +1,4 @@
-"""Coming from FlexNet: license and options files become tools, teams and rules."""
+"""Import FlexNet license and options files as tools, teams and rules."""
 
 import re
 from collections.abc import Callable
@@ -8,17 +8,21 @@ from io import StringIO
 from pathlib import Path
 
 import pytest
+from django.core.exceptions import ValidationError
 from django.core.management import CommandError, call_command
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
 from hypothesis import given
 from hypothesis import strategies as st
 
 from licenses.flexlm import parser
+from licenses.flexlm.applying import bring_in
 from licenses.flexlm.parser import day, lines, parse_license, parse_options
 from licenses.flexlm.plan import Plan, Renames, plan
 from licenses.flexlm.writing import license_lines, options_lines
 from licenses.models import AccessRule, Allotment, AuditRecord, Lease, Team, TeamMember, Tool, UserLimit
 
-from .conftest import ROOT, Api, allot
+from .conftest import ROOT, SOMEBODY, Api, allot
 
 MakeTool = Callable[..., Tool]
 MakeTeam = Callable[..., Team]
@@ -60,7 +64,7 @@ REPORTLOG +/var/log/mesh.rl
 
 
 def run(folder: Path, *arguments: str, license: str = LICENSE, options: str = OPTIONS) -> tuple[str, str]:
-    """What the command says, and what it reports."""
+    """Run the command and return its stdout and stderr."""
     (folder / "license.lic").write_text(license)
     (folder / "mesh.opt").write_text(options)
     out, err = StringIO(), StringIO()
@@ -133,7 +137,7 @@ def test_without_apply_the_changes_are_shown_and_not_made(tmp_path: Path, make_t
     assert not Team.objects.exists()
     assert not AuditRecord.objects.exists()
     applied, _ = run(tmp_path, "--apply")
-    # What was shown is what was done.
+    # The import made the changes that it had shown.
     assert applied.splitlines()[:-1] == out.splitlines()[:-1]
 
 
@@ -167,7 +171,7 @@ def test_a_line_that_is_not_understood_stops_the_import(tmp_path: Path) -> None:
         ("crash", "GROUP Crash ana\nMAX 5 Mesher GROUP Crash\n", "mesher: team crash has 6 seats reserved"),
     ],
 )
-def test_what_does_not_fit_with_what_is_there_changes_nothing(
+def test_a_conflict_with_existing_rows_changes_nothing(
     tmp_path: Path, make_tool: MakeTool, make_team: MakeTeam, team: str, options: str, why: str
 ) -> None:
     make_tool("mesher", capacity=8)
@@ -181,7 +185,9 @@ def test_what_does_not_fit_with_what_is_there_changes_nothing(
 
 
 @pytest.mark.django_db
-def test_a_capacity_below_the_reservations_is_told(tmp_path: Path, make_tool: MakeTool, make_team: MakeTeam) -> None:
+def test_a_capacity_below_the_reservations_is_reported(
+    tmp_path: Path, make_tool: MakeTool, make_team: MakeTeam
+) -> None:
     make_tool("mesher", capacity=9)
     allot("mesher", make_team("crash"), reservation=9)
     out, _ = run(tmp_path, "--apply", options="")
@@ -222,7 +228,7 @@ def test_names_in_a_file_can_not_write_to_the_terminal(tmp_path: Path) -> None:
 
 
 @pytest.mark.django_db
-def test_a_file_that_is_not_there_is_told(tmp_path: Path) -> None:
+def test_a_missing_file_is_reported(tmp_path: Path) -> None:
     with pytest.raises(CommandError, match="No such file"):
         call_command("import_flexlm", "--license", str(tmp_path / "none.lic"))
 
@@ -259,7 +265,7 @@ def test_a_file_that_is_not_there_is_told(tmp_path: Path) -> None:
         "MAX_OVERDRAFT solver",
     ],
 )
-def test_what_can_not_be_expressed_is_reported(line: str) -> None:
+def test_lines_without_a_counterpart_are_reported(line: str) -> None:
     options = "GROUP Crash ana\nGROUP small ben\nMAX 2 Mesher GROUP small\n" + line
     assert problems(planned(LICENSE, options)) == [4]
 
@@ -294,7 +300,7 @@ def test_a_line_of_the_license_that_makes_no_sense_is_reported(line: str) -> Non
     assert problems(planned("FEATURE g v 1.0 permanent 1 SIGN=0\n" + line)) == [2]
 
 
-def test_names_that_differ_in_case_alone_are_reported() -> None:
+def test_names_that_differ_only_in_case_are_reported() -> None:
     wanted = planned("FEATURE CAD v 1 permanent 1 SIGN=0\nFEATURE cad v 1 permanent 2 SIGN=0")
     assert problems(wanted) == [2]
     assert wanted.tools["cad"].capacity == 1
@@ -345,7 +351,7 @@ def test_a_limit_after_the_one_for_all_has_no_effect_in_flexnet_and_is_reported(
     assert problems(wanted) == [2]
 
 
-def test_people_in_several_groups_are_told_where_a_group_is_limited() -> None:
+def test_members_of_several_groups_are_reported_for_a_limited_group() -> None:
     wanted = planned("FEATURE f v 1 permanent 9 SIGN=0", "GROUP a ana ben\nGROUP b ana\nMAX 2 f GROUP a\n")
     assert [(finding.number, "ana of a" in finding.text) for finding in wanted.of_options] == [(3, True)]
     assert not problems(wanted)
@@ -361,7 +367,7 @@ def test_of_several_feature_lines_flexnet_reads_the_highest_version() -> None:
     assert [finding.number for finding in sorted(wanted.of_license)] == [1, 3, 4, 6]
 
 
-def test_seats_of_different_versions_are_one_pool_and_told() -> None:
+def test_seats_of_different_versions_are_one_pool_and_reported() -> None:
     wanted = planned("INCREMENT f v 1.0 permanent 2 SIGN=0\nINCREMENT f v 2.0 permanent 3 SIGN=0")
     assert wanted.tools["f"].capacity == 5
     assert [finding.number for finding in wanted.of_license if "versions 1.0, 2.0" in finding.text] == [1]
@@ -448,7 +454,7 @@ def test_a_comment_does_not_take_the_next_line_with_it() -> None:
 
 
 def test_lines_are_those_that_an_editor_numbers() -> None:
-    # Bytes of old Windows encodings that Unicode has as ends of lines.
+    # Bytes of old Windows encodings that are line ends in Unicode.
     assert list(lines('a "x\x85y"\r\nb\x0c\rc')) == [(1, 'a "x\x85y"'), (2, "b"), (3, "c")]
 
 
@@ -456,7 +462,7 @@ def test_lines_are_those_that_an_editor_numbers() -> None:
 
 
 def texts(wanted: Plan) -> dict[int, str]:
-    """What is said of each line."""
+    """Return the findings of each line."""
     said: dict[int, str] = {}
     for finding in sorted(wanted.of_license + wanted.of_options):
         said[finding.number] = f"{said.get(finding.number, '')} {finding.text}".strip()
@@ -495,11 +501,11 @@ def test_the_first_counted_feature_line_is_served() -> None:
         ("ISSUED=1-feb-2024", "supersede issued=01-Feb-2026", 4),
         # ISSUED= goes before START=.
         ("ISSUED=1-feb-2024", "SUPERSEDE ISSUED=1-jan-2024 START=1-feb-2026", 5),
-        # What is issued on the same day adds up.
+        # Lines of the same day add up.
         ("ISSUED=1-feb-2026", "SUPERSEDE ISSUED=1-feb-2026", 5),
         ("ISSUED=2-feb-2026", "SUPERSEDE ISSUED=1-feb-2026", 5),
         ("ISSUED=1-feb-2024", "SUPERSEDE=other ISSUED=1-feb-2026", 5),
-        # Without a date it replaces nothing.
+        # A line without a date replaces nothing.
         ("ISSUED=1-feb-2024", "SUPERSEDE", 5),
         ('SIGN="00AB 12CD"', 'SUPERSEDE_SIGN="mesh:00AB 12CD"', 4),
         ('SIGN="00AB 12CD"', "SUPERSEDE_SIGN={mesh:00ab12cd}", 4),
@@ -583,7 +589,7 @@ def test_an_attribute_that_decides_about_seats_is_understood_or_reported(attribu
         # As mail programs wrap it.
         'INCREMENT mesh v 1.0 permanent 5 ISSUED=1-feb-2024 SIGN="0011\n2233"\n'
         "INCREMENT mesh v 1.0 permanent 3\nSUPERSEDE=mesh\nISSUED=1-feb-2026\nSIGN=0\n",
-        # A comment is no part of a line, and a blank line ends one.
+        # A comment is not part of a line, and a blank line ends one.
         "INCREMENT mesh v 1.0 permanent 5 ISSUED=1-feb-2024 SIGN=0\n\n"
         "  INCREMENT mesh v 1.0 permanent 3\n# OVERDRAFT=9\n  SUPERSEDE ISSUED=1-feb-2026 SIGN=0\n",
         "\ufeffINCREMENT mesh v 1.0 permanent 5 ISSUED=1-feb-2024 SIGN=0\r\n"
@@ -591,7 +597,7 @@ def test_an_attribute_that_decides_about_seats_is_understood_or_reported(attribu
     ],
 )
 def test_a_line_goes_on_without_a_backslash(text: str) -> None:
-    # FlexNet needs none since version 7; its guide's own samples are wrapped so.
+    # FlexNet needs no backslash since version 7; samples in its guide have none.
     assert seats(planned(text.removeprefix("\ufeff"))) == {"mesh": 3}
 
 
@@ -648,7 +654,7 @@ def test_a_renewal_is_reported_with_its_days() -> None:
     )
     assert seats(wanted) == {"a": 10, "b": 10, "c": 12, "d": 10, "e": 10}
     ends = {name: tool.valid_until and f"{tool.valid_until:%Y-%m-%d}" for name, tool in wanted.tools.items()}
-    # A renewal with at least as many seats goes on by itself.
+    # A renewal with at least as many seats continues automatically.
     assert ends == {"a": "2028-01-01", "b": None, "c": "2028-01-01", "d": "2027-01-01", "e": "2028-01-01"}
     said = texts(wanted)
     assert (
@@ -679,7 +685,7 @@ def test_an_upgrade_moves_seats_to_a_newer_version() -> None:
 
 
 def test_packages_that_nothing_enables_stop_no_import() -> None:
-    # A vendor ships them with the product, whatever was bought.
+    # Vendors ship package lines with the product, also for parts that were not bought.
     wanted = planned(
         "PACKAGE p v 1.0 COMPONENTS=x SIGN=0\n"
         "FEATURE q v 1.0 permanent 3 SIGN=0\n"
@@ -702,7 +708,7 @@ def test_keywords_are_read_in_any_case_and_numbers_with_zeros() -> None:
     assert wanted.tools["mesh"].user_limits == {"ben": 1}
 
 
-def test_a_year_of_two_digits_is_told() -> None:
+def test_a_year_of_two_digits_is_reported() -> None:
     wanted = planned("FEATURE f v 1 1-jan-27 3 SIGN=0\nFEATURE g v 1 1-jan-00 3 SIGN=0\nFEATURE h v 1 0 3 SIGN=0")
     assert "1-jan-27: FlexNet reads a year of two digits as 19xx, so this is 1927-01-01" in texts(wanted)[1]
     assert [wanted.tools[name].valid_until for name in "gh"] == [None, None]
@@ -736,7 +742,7 @@ def test_a_rule_about_an_uncounted_feature_stops_no_import() -> None:
     assert "viewer: uncounted" in texts(wanted)[1]
 
 
-def test_seats_of_several_pools_are_told() -> None:
+def test_seats_of_several_pools_are_reported() -> None:
     wanted = planned(
         "INCREMENT f v 1 permanent 2 HOSTID=0a1b2c3d4e5f SIGN=0\nINCREMENT f v 1 permanent 3 DUP_GROUP=U SIGN=0"
     )
@@ -771,7 +777,7 @@ def test_the_end_is_a_summary(tmp_path: Path) -> None:
 
 
 @pytest.mark.django_db
-def test_what_many_lines_have_in_common_is_told_once(tmp_path: Path) -> None:
+def test_a_note_about_many_lines_is_shown_once(tmp_path: Path) -> None:
     lines_with_borrow = "".join(f"INCREMENT f{n} v 1 permanent 1 BORROW SIGN=0\n" for n in range(40))
     _, err = run(tmp_path, license=lines_with_borrow, options="")
     assert err.count("BORROW") == 1
@@ -894,7 +900,7 @@ def test_any_text_is_read_and_every_line_accounted_for(license: str, options: st
 
 
 @given(license=texts_of_files, options=texts_of_files)
-def test_what_is_written_reads_as_the_same(license: str, options: str) -> None:
+def test_written_lines_parse_to_the_same_values(license: str, options: str) -> None:
     read, rules = parse_license(license), parse_options(options)
     again = parse_license("\n".join(line for _, line in license_lines(read)))
     rules_again = parse_options("\n".join(line for _, line in options_lines(rules)))
@@ -943,7 +949,7 @@ GROUPS = "GROUP Crash ana ben\nHOST_GROUP farm node1 node2\n"
 
 
 @given(line=feature_lines)
-def test_a_line_of_the_license_makes_a_difference_or_is_told(line: str) -> None:
+def test_a_line_of_the_license_has_an_effect_or_a_finding(line: str) -> None:
     wanted = planned(LICENSE + line)
     number = LICENSE.count("\n") + 1
     told = {finding.number for finding in wanted.of_license}
@@ -953,7 +959,7 @@ def test_a_line_of_the_license_makes_a_difference_or_is_told(line: str) -> None:
 
 
 @given(line=rule_lines)
-def test_a_line_of_the_options_makes_a_difference_or_is_told(line: str) -> None:
+def test_a_line_of_the_options_has_an_effect_or_a_finding(line: str) -> None:
     wanted = planned(LICENSE, GROUPS + line)
     told = {finding.number for finding in wanted.of_options}
     assert 3 in told or wanted.tools != planned(LICENSE, GROUPS).tools
@@ -961,7 +967,7 @@ def test_a_line_of_the_options_makes_a_difference_or_is_told(line: str) -> None:
 
 
 @given(rules=st.lists(rule_lines, max_size=12))
-def test_what_is_planned_keeps_the_tables_rules(rules: list[str]) -> None:
+def test_a_plan_keeps_the_constraints_of_the_tables(rules: list[str]) -> None:
     for tool in planned(LICENSE, GROUPS + "\n".join(rules)).tools.values():
         assert sum(tool.reservations.values()) <= tool.capacity
         assert all(tool.quotas.get(team, seats) >= seats for team, seats in tool.reservations.items())
@@ -978,3 +984,28 @@ def test_lists_are_lines_of_the_tools(tmp_path: Path) -> None:
         ("exclude", "user", "ben"),
         ("exclude", "team", "interns"),
     }
+
+
+@pytest.mark.django_db
+def test_what_no_tool_can_have_is_named_and_changes_nothing() -> None:
+    wanted = planned(LICENSE)
+    wanted.tools["solver"].valid_from = datetime(2031, 1, 1, tzinfo=UTC)
+    wanted.tools["solver"].valid_until = datetime(2030, 1, 1, tzinfo=UTC)
+    with pytest.raises(ValidationError, match="solver: The license must end after it starts"):
+        bring_in(wanted, by=SOMEBODY, for_real=True)
+    assert not Tool.objects.exists()
+
+
+@pytest.mark.django_db
+def test_a_tool_without_rules_costs_few_statements(tmp_path: Path) -> None:
+    # Vendors' files have thousands of lines.
+    def statements(tools: int) -> int:
+        Tool.objects.all().delete()
+        lines = "".join(f"FEATURE tool{number} meshd 1.0 permanent 4 SIGN=00\n" for number in range(tools))
+        with CaptureQueriesContext(connection) as executed:
+            run(tmp_path, "--apply", license=f"SERVER licsrv ANY\nVENDOR meshd\n{lines}", options="")
+        assert Tool.objects.count() == tools
+        return len(executed)
+
+    # The tool, its audit record, and the savepoint of both.
+    assert statements(20) - statements(10) <= 6 * 10

@@ -1,4 +1,4 @@
-"""Administrators take seats back, and their holders are told why."""
+"""Administrators force-return seats, and the holders see why."""
 
 import uuid
 from collections.abc import Callable
@@ -46,7 +46,7 @@ def test_an_administrator_takes_a_seat_back_and_the_next_heartbeat_says_why(
     assert (told.status_code, told.json()["code"], told.json()["note"]) == (410, "forced", "Maintenance tonight")
     assert "Maintenance tonight" in told.json()["detail"]
     assert set(Lease.objects.values_list("end_reason", flat=True)) == {"forced"}
-    # Returning it now is as harmless as ever.
+    # Returning it now is still harmless.
     assert api.give_back(lease["id"]).status_code == 200
 
 

@@ -1,4 +1,4 @@
-"""High-water marks, usage and denials: exact, whenever and however often rolled up."""
+"""High-water marks, usage and denials are exact, at any time and after any number of rollups."""
 
 from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
@@ -41,12 +41,12 @@ WEEK = Span(MONDAY.date(), MONDAY.date() + 6 * DAY)
 
 
 def at(hour: float, day: int = 0) -> datetime:
-    """An hour of a day, counted from that Monday."""
+    """Return an hour of a day; day 0 is the Monday."""
     return MONDAY + timedelta(days=day, hours=hour)
 
 
 def held(tool: Tool, start: datetime, end: datetime | None, **values: object) -> Lease:
-    """A lease of the past, as the services would have left it."""
+    """Create a past lease as the services leave it."""
     ended = {"ended_at": end, "end_reason": EndReason.RETURNED} if end else {}
     if not end:
         Tool.objects.filter(pk=tool.pk).update(in_use=F("in_use") + 1)
@@ -54,7 +54,7 @@ def held(tool: Tool, start: datetime, end: datetime | None, **values: object) ->
 
 
 def last_midnight() -> date:
-    """Up to where the past is to be rolled up."""
+    """Set the first day without rollups."""
     return (datetime.now(UTC) - rollups.SETTLED).date()
 
 
@@ -87,7 +87,7 @@ def test_hours_are_what_looking_every_minute_shows(found: list[Use], capacity: S
         assert hours.get(start, Hour(start)) == seen
 
 
-def test_one_who_takes_the_seat_that_another_just_returned_makes_no_peak() -> None:
+def test_a_borrow_at_the_moment_of_a_return_makes_no_peak() -> None:
     relay = [Use(MONDAY, MONDAY + timedelta(minutes=5), 1), Use(MONDAY + timedelta(minutes=5), MONDAY + HOUR, 1)]
     assert [hour.peak for hour in by_hour(relay, MONDAY, MONDAY + HOUR)] == [1]
 
@@ -111,14 +111,14 @@ def test_the_95th_percentile_is_the_least_that_95_percent_do_not_exceed(values: 
 
 @pytest.fixture
 def week(make_tool: MakeTool, make_team: MakeTeam) -> Tool:
-    """A week of two seats, with a night shift and somebody who forgot to return."""
+    """Provide a week of a tool with two seats, with a night shift and a lease that was not returned."""
     cad = make_tool("cad", capacity=2, seat_hour_price="2.5", overdraft_hour_price="10")
     crash, doors = make_team("crash"), make_team("doors")
     held(cad, at(8), at(12), team=crash, project="p1")
     held(cad, at(9), at(10.5), user="ben", team=doors, project="p2")
     held(cad, at(22, day=1), at(3, day=2), user="cleo", team=crash, project="p1")
     held(cad, at(9, day=3), at(10, day=3), user="ben", seats=3, overdraft_seats=1)
-    # Nobody has closed it, but it is over.
+    # It has expired but is not closed.
     held(cad, at(23, day=3), None, expires_at=at(1, day=4), ttl=timedelta(hours=2))
     Denial.objects.create(
         tool=cad, user="dora", code="exhausted", first_at=at(9.5), last_at=at(10), attempts=4,
@@ -130,7 +130,7 @@ def week(make_tool: MakeTool, make_team: MakeTeam) -> Tool:
 
 
 def everything(tool: Tool) -> list[object]:
-    """All that the reports tell of that week."""
+    """Return all reports of that week."""
     return [
         *(
             reports.utilisation(tools=[tool], span=WEEK, period=period, team=team)
@@ -214,7 +214,7 @@ def test_the_capacity_of_the_past_is_the_one_that_it_had_then(week: Tool) -> Non
 def test_hours_of_the_week_go_by_how_often_they_were_busy(make_tool: MakeTool) -> None:
     cad = make_tool("cad", capacity=9)
     for number in range(20):
-        # Mondays at nine; one of twenty times there is a rush.
+        # Mondays at nine, with a high load on one of twenty.
         held(cad, at(9, day=7 * number), at(9.5, day=7 * number), seats=8 if number == 7 else 1 + number % 3)
     rollups.roll_up()
     span = Span(MONDAY.date(), (MONDAY + 139 * DAY).date())
@@ -244,7 +244,7 @@ def test_usage_is_seat_hours_and_their_cost(week: Tool) -> None:
     ]
 
 
-def test_a_lease_counts_on_each_day_for_what_of_it_was_that_day(week: Tool) -> None:
+def test_a_lease_counts_on_each_day_for_its_part_of_the_day(week: Tool) -> None:
     rollups.roll_up()
     tuesday = WEEK.first + DAY
     for day, borrows, hours in ((tuesday, 1, 2), (tuesday + DAY, 0, 3)):
@@ -258,7 +258,7 @@ def test_true_denials_are_those_that_no_seat_followed(week: Tool) -> None:
         (row.key["code"], row.key["day"], row.episodes, row.true_denials, row.attempts)
         for row in reports.denials(by=["code", "day"], span=WEEK)
     ]
-    # The second kind ended a quarter of an hour after it was last asked: on Tuesday.
+    # The second kind ended 15 minutes after its last attempt, on Tuesday.
     assert found == [("exhausted", "2026-03-02", 2, 1, 5), ("quota", "2026-03-03", 1, 1, 2)]
 
 
@@ -273,7 +273,7 @@ def test_an_episode_counts_when_it_is_over(api: Api, make_tool: MakeTool, pass_t
     assert (row.episodes, row.true_denials) == (1, 1)
 
 
-def test_what_is_out_now_counts_until_now(api: Api, make_tool: MakeTool, pass_time: Callable[..., None]) -> None:
+def test_active_leases_count_until_now(api: Api, make_tool: MakeTool, pass_time: Callable[..., None]) -> None:
     cad = make_tool("cad", capacity=3)
     api.borrow(user="ana", seats=2)
     pass_time(hours=30)
@@ -321,7 +321,7 @@ def refuse(tool: Tool, user: str, code: str, hour: float) -> None:
 
 
 def people(*by: str, span: Span = WEEK) -> list[tuple[Any, ...]]:
-    """The keys, people and episodes of the report of denials."""
+    """Return the keys, users and episodes of the report of denials."""
     return [(*row.key.values(), row.people, row.episodes) for row in reports.denials(by=by, span=span)]
 
 

@@ -1,4 +1,4 @@
-"""Requests of people who try: each gets the answer it deserves, and changes nothing."""
+"""Hostile requests get a fitting refusal and change nothing."""
 
 import base64
 import hmac
@@ -209,7 +209,7 @@ ROWS = [(f"{kind}: {row.label}", row) for kind, rows in TABLES.items() for row i
 @pytest.fixture
 def world(api: Api, make_tool: Callable[..., Tool], settings: Any) -> dict[str, str]:
     """Anneliese has a seat and waits for another; ben has credentials, and wants more."""
-    # Slow on purpose in earnest, and hundreds of times here.
+    # The real hash is slow on purpose, and this runs it hundreds of times.
     settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
     make_tool("cad", capacity=1)
     make_tool("sim", capacity=9)
@@ -279,7 +279,7 @@ def test_a_hostile_request_gets_nothing(world: dict[str, str], row: Row) -> None
         assert answer["Content-Type"] == "application/problem+json"
     if row.status == 401:
         assert answer["WWW-Authenticate"].startswith("Bearer")
-    # Nothing of what exists shows.
+    # The answer does not reveal which names exist.
     assert b"anneliese" not in answer.content
     assert world["lease"].encode() not in answer.content
 
@@ -297,7 +297,7 @@ def unsigned(issuer: Issuer, alg: str, signature: str = "") -> str:
 
 
 def signed_with_what_is_public(issuer: Issuer, alg: str) -> str:
-    """By HMAC, with the public key as the shared secret."""
+    """Sign with HMAC, with the public key as the shared secret."""
     signed = f"{encoded({'alg': alg, 'typ': 'JWT', 'kid': 'rsa-1'})}.{encoded(issuer.claims())}"
     return f"{signed}.{encoded(hmac.new(public_pem(RSA_KEY), signed.encode(), 'sha256').digest())}"
 
@@ -409,7 +409,7 @@ def test_a_hostile_jwt_proves_nothing(world: dict[str, str], issuer: Issuer, mak
         assert json.loads(answer.content)["code"] == "invalid_credential"
         assert answer["WWW-Authenticate"].startswith("Bearer")
     assert everything() == before
-    # It asks the provider alone, and seldom.
+    # It calls only the provider, and rarely.
     assert issuer.fetches["/jwks"] <= 2
 
 
@@ -423,7 +423,7 @@ def test_a_jwt_in_the_address_is_not_looked_at(world: dict[str, str], issuer: Is
 
 @pytest.fixture
 def browser(world: dict[str, str]) -> Client:
-    """An administrator's, signed in."""
+    """Provide the client of a signed-in administrator."""
     client = Client(enforce_csrf_checks=True, raise_request_exception=False)
     client.get("/admin/login/")
     client.force_login(User.objects.get(username="admin"))
@@ -456,7 +456,7 @@ def test_a_bad_credential_is_not_made_good_by_a_session(browser: Client, world: 
     assert send(browser, Row("", 200), world).status_code == 200
     assert send(browser, Row("", 401, "Bearer {expired}"), world).status_code == 401
     assert send(browser, Row("", 401, basic("ben:wrong")), world).status_code == 401
-    # The one that is sent counts, not the one that may do more.
+    # The credential that is sent counts, not the stronger one.
     weaker = to_lease("", 403, "Bearer {ben}", "/api/v1/leases/{lease}/force-return/", reason="x")
     assert send(browser, weaker, world).status_code == 403
 

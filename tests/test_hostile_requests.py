@@ -182,7 +182,7 @@ def test_a_broken_server_says_so_without_its_insides(api: Api, monkeypatch: pyte
     def fail(**values: Any) -> None:
         raise RuntimeError("secret insides")
 
-    monkeypatch.setattr("licenses.leasing.borrow", fail)
+    monkeypatch.setattr("licenses.leases.services.borrow", fail)
     answer = api.borrow()
     assert_problem(answer, 500)
     assert b"secret insides" not in answer.content
@@ -210,7 +210,7 @@ def test_a_page_of_another_site_changes_nothing(api: Api, make_tool: Callable[..
         assert answer.json()["code"] == "cross_site"
     assert api.client.delete("/licenses/queue/x", headers={"Origin": origin}).status_code == 403
     assert api.status()["borrowed"] == 1
-    # Programs send no Origin, and our own pages this server's.
+    # Programs send no Origin, and our pages send this server's.
     assert api.client.post(f"/api/v1/leases/{lease['id']}/renew/").status_code == 200
     own = api.client.post(f"/api/v1/leases/{lease['id']}/renew/", headers={"Origin": "http://testserver"})
     assert own.status_code == 200

@@ -1,4 +1,4 @@
-"""JWTs of the sign-in provider, and its keys: fetched seldom, kept for a while."""
+"""JWTs of the sign-in provider, and its keys, which are fetched rarely and cached."""
 
 import threading
 from collections.abc import Callable
@@ -133,7 +133,7 @@ def test_a_name_that_is_anothers_account_is_not_theirs(required: None, issuer: I
     assert_problem(answer_to(issuer.sign()), 401)
 
 
-def test_who_has_an_account_is_known_by_its_name(
+def test_a_jwt_of_a_user_with_an_account_has_its_name(
     required: None, issuer: Issuer, make_tool: Callable[..., Tool]
 ) -> None:
     make_tool()
@@ -145,7 +145,7 @@ def test_who_has_an_account_is_known_by_its_name(
     assert_problem(answer_to(issuer.sign()), 401)
 
 
-def test_a_token_costs_one_query_of_who_it_is(required: None, issuer: Issuer) -> None:
+def test_a_token_costs_one_query(required: None, issuer: Issuer) -> None:
     token = issuer.sign()
     answer_to(token)
     with CaptureQueriesContext(connection) as queries:
@@ -235,7 +235,7 @@ def test_a_provider_that_is_away_is_left_in_peace(provider: Provider, issuer: Is
     assert provider.key("rsa-1", "RS256")
 
 
-def test_many_who_need_keys_at_once_fetch_them_once(provider: Provider, issuer: Issuer) -> None:
+def test_many_threads_that_need_keys_fetch_them_once(provider: Provider, issuer: Issuer) -> None:
     issuer.answer.clear()
     found: list[Any] = []
     threads = [threading.Thread(target=lambda: found.append(provider.key("rsa-1", "RS256"))) for _ in range(16)]
@@ -257,7 +257,7 @@ def test_nobody_waits_for_keys_that_are_only_old(provider: Provider, issuer: Iss
     issuer.asked.clear()
     first = threading.Thread(target=provider.key, args=("rsa-1", "RS256"))
     first.start()
-    # One asks and waits; the others go on with what there is.
+    # One thread fetches and waits; the others use the cached keys.
     assert issuer.asked.wait(30)
     assert provider.key("rsa-1", "RS256")
     assert first.is_alive()

@@ -1,4 +1,4 @@
-"""Labels of metrics come from closed sets, and a full folder of metrics stops no worker."""
+"""Labels of metrics have closed sets of values, and a full metrics folder stops no worker."""
 
 import contextlib
 import http.client
@@ -24,7 +24,7 @@ METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 
 
 def series(page: str) -> Series:
-    """The series of a page of metrics, without their values."""
+    """Return the series of a page of metrics, without their values."""
     return {
         (sample.name, frozenset(sample.labels.items()))
         for family in text_string_to_metric_families(page)
@@ -33,7 +33,7 @@ def series(page: str) -> Series:
 
 
 def invented(letters: str = string.ascii_lowercase) -> str:
-    """A word that nobody has used before."""
+    """Return a new word."""
     return "".join(random.choices(letters, k=12))
 
 
@@ -117,7 +117,7 @@ def attack(server: Server) -> None:
 def test_no_request_can_add_a_series(tmp_path: Path, auth: str) -> None:
     variables = {"LICENSE_AUTH": auth, "LICENSE_METRICS_PUBLIC": "true", "WEB_CONCURRENCY": "2"}
     with running_server(tmp_path, **variables) as server:
-        # What the same requests with other words add is what a client can add without an end.
+        # Repeat the requests with other words: a client must not be able to add series without an end.
         attack(server)
         before = series(httpx.get(f"{server.url}/metrics").text)
         attack(server)
@@ -149,7 +149,7 @@ def test_a_method_that_no_call_has_is_refused_before_it_is_counted(api: Api, met
 
 @pytest.fixture
 def small_folder(tmp_path: Path) -> Iterator[Path]:
-    """A folder on a file system of 192 KiB."""
+    """Provide a folder on a file system of 192 KiB."""
     folder = tmp_path / "small"
     folder.mkdir(mode=0o700)
     mounted = subprocess.run(
@@ -181,7 +181,7 @@ def test_a_full_folder_of_metrics_stops_no_worker(tmp_path: Path, small_folder: 
 
 
 def test_a_worker_counts_again_when_there_is_space_again(tmp_path: Path, small_folder: Path) -> None:
-    """In a process of its own, which waits no time for the next try."""
+    """Run in a new process without a pause between tries."""
     program = """
 import os, pathlib
 folder = pathlib.Path(os.environ["PROMETHEUS_MULTIPROC_DIR"])

@@ -1,4 +1,4 @@
-"""The log: one event a line, who asked for what, and no secrets."""
+"""The log has one event per line, with caller and subject, and no secrets."""
 
 import json
 import os
@@ -26,30 +26,30 @@ GIVEN_ID = re.compile(r"[0-9a-f]{32}")
 
 
 def events(server: Server) -> list[dict[str, Any]]:
-    """Every line of the log; each must be a JSON object."""
+    """Return every line of the log. Each must be a JSON object."""
     found = [json.loads(line) for line in server.log.read_text().splitlines()]
     assert all(isinstance(event, dict) for event in found)
     return found
 
 
 def requests(server: Server) -> list[dict[str, Any]]:
-    """The lines about requests."""
+    """Return the lines of requests."""
     return [event for event in events(server) if event["event"] == "request"]
 
 
 def event_of(server: Server, answer: httpx.Response) -> dict[str, Any]:
-    """The one line about the request that was answered so."""
+    """Return the only line of the request with this status."""
     (event,) = [event for event in events_of(server, answer) if event["event"] == "request"]
     return event
 
 
 def events_of(server: Server, answer: httpx.Response) -> list[dict[str, Any]]:
-    """All lines that were written meanwhile."""
+    """Return all lines that a call has written."""
     return [event for event in events(server) if event.get("request_id") == answer.headers["X-Request-ID"]]
 
 
 def send_raw(server: Server, request: bytes) -> bytes:
-    """What no HTTP library would send."""
+    """Send bytes that no HTTP library would send."""
     host, port = server.environment["BIND"].split(":")
     with socket.create_connection((host, int(port)), timeout=30) as connection:
         connection.sendall(request)
@@ -67,7 +67,7 @@ def issuer() -> Iterator[Issuer]:
 
 @pytest.fixture(scope="module")
 def logging_server(tmp_path_factory: pytest.TempPathFactory, issuer: Issuer) -> Iterator[Server]:
-    """A server for the whole module, where every call needs a credential."""
+    """Provide a server for the whole module, where every call needs a credential."""
     variables = {"LICENSE_AUTH": "required", "LICENSE_OIDC_ISSUER": issuer.url, "LICENSE_JWT_AUDIENCE": AUDIENCE}
     with running_server(tmp_path_factory.mktemp("logging"), **variables) as server:
         yield server
@@ -93,7 +93,7 @@ def ana(logging_server: Server, make_secret: Callable[..., str]) -> Iterator[htt
 
 @pytest.fixture(scope="module")
 def boss(logging_server: Server) -> tuple[str, str]:
-    """An administrator's name and password."""
+    """Provide an administrator's name and password."""
     logging_server.environment.update({"ADMIN_USERNAME": "boss", "ADMIN_PASSWORD": "correct horse battery"})
     logging_server.manage("ensure_admin")
     return "boss", "correct horse battery"
@@ -114,11 +114,11 @@ def test_every_line_of_a_server_s_life_is_one_json_object(server: Server) -> Non
     said = [event["event"] for event in found]
     for line in ("Starting gunicorn", "Seeding: cad_tool", "Booting worker", "Worker exiting", "Shutting down"):
         assert any(event.startswith(line) for event in said), line
-    # What happens outside a request isn't any request's.
+    # Facts outside a request belong to no request.
     assert [event["event"] for event in found if "request_id" in event] == ["request"]
 
 
-def test_a_borrow_and_its_return_tell_who_had_what(logging_server: Server, ana: httpx.Client) -> None:
+def test_a_borrow_and_its_return_show_the_holder(logging_server: Server, ana: httpx.Client) -> None:
     borrow = ana.post("/licenses/borrow", json={"tool": "cad_tool"}, headers={"X-Request-ID": "build-4711"})
     lease = borrow.json()["id"]
     event = event_of(logging_server, borrow)
@@ -156,7 +156,7 @@ def test_a_refusal_tells_its_code_and_tool(logging_server: Server, ana: httpx.Cl
     refused = ana.post("/licenses/borrow", json={"tool": "analysis", "seats": 9})
     event = event_of(logging_server, refused)
     assert (event["status"], event["code"], event["tool"], event["user"]) == (409, "exhausted", "analysis", "ana")
-    # No error of the server's.
+    # Not an error of the server.
     assert event["level"] == "info"
 
 
@@ -186,7 +186,7 @@ def test_a_force_return_tells_whose_lease_it_was(
     assert event["caller_kind"] == "token"
 
 
-def test_callers_are_told_apart(
+def test_callers_have_separate_limits(
     logging_server: Server, boss: tuple[str, str], issuer: Issuer, make_secret: Callable[..., str], tmp_path: Path
 ) -> None:
     (tmp_path / "members.csv").write_text("team,user\ncrash,ben\n")
@@ -208,7 +208,7 @@ def test_callers_are_told_apart(
     assert told(headers={"Authorization": "Bearer nonsense"}) == nobody | {"code": "invalid_credential"}
 
 
-def test_pages_tell_who_is_signed_in(logging_server: Server, boss: tuple[str, str]) -> None:
+def test_pages_show_the_signed_in_account(logging_server: Server, boss: tuple[str, str]) -> None:
     with httpx.Client(base_url=logging_server.url) as browser:
         browser.get("/signin/")
         form = {"username": boss[0], "password": boss[1]}
@@ -227,7 +227,7 @@ def test_health_checks_and_scrapes_are_no_events(logging_server: Server) -> None
     assert len(requests(logging_server)) == before
 
 
-def test_what_else_is_logged_meanwhile_has_the_request_s_id(logging_server: Server, issuer: Issuer) -> None:
+def test_every_line_during_a_request_has_its_id(logging_server: Server, issuer: Issuer) -> None:
     late = issuer.sign(issuer.claims(exp=1_000_000_000, iat=999_999_999))
     headers = {"Authorization": f"Bearer {late}", "X-Request-ID": "late"}
     answer = httpx.get(f"{logging_server.url}/borrows", headers=headers)
@@ -236,7 +236,7 @@ def test_what_else_is_logged_meanwhile_has_the_request_s_id(logging_server: Serv
 
 
 def test_a_defect_is_one_line_with_its_traceback(server: Server) -> None:
-    # The sessions' table is away: not what the server is made for.
+    # The table of sessions is missing, which is a defect.
     server.manage("migrate", "sessions", "zero", "--verbosity", "0")
     answer = httpx.get(f"{server.url}/admin/", headers={"Cookie": f"sessionid={'a' * 32}"})
     assert answer.status_code == 500
@@ -283,7 +283,7 @@ def test_a_request_keeps_the_id_it_came_with(logging_server: Server, request_id:
         "eyJhbGciOiJub25lIn0.eyJzdWIiOiJhbmEifQ.c2lnbmF0dXJl",
     ],
 )
-def test_what_is_no_id_is_replaced(logging_server: Server, request_id: str) -> None:
+def test_an_invalid_request_id_is_replaced(logging_server: Server, request_id: str) -> None:
     headers = [(b"X-Request-ID", request_id.encode("latin-1"))]
     answer = httpx.get(f"{logging_server.url}/borrows", headers=headers)
     assert GIVEN_ID.fullmatch(answer.headers["X-Request-ID"])
@@ -467,7 +467,7 @@ def test_no_secret_is_ever_written(tmp_path: Path, issuer: Issuer, written: str)
     assert "Traceback (most recent call last)" in text
     for secret in secrets:
         assert secret not in text
-        # Nor the most of it.
+        # And not its largest part.
         assert secret[: max(len(secret) - 4, 12)] not in text
     assert "nightly" not in text  # a token's name is known by its number
 
@@ -475,7 +475,7 @@ def test_no_secret_is_ever_written(tmp_path: Path, issuer: Issuer, written: str)
 # --- Outside requests -------------------------------------------------------
 
 
-def test_the_sweeper_tells_what_it_closed_and_nothing_else(server: Server) -> None:
+def test_the_sweeper_logs_only_rounds_that_closed_something(server: Server) -> None:
     for user, more in [("ana", {"seats": 2}), ("ben", {"wait_seconds": 1})]:
         httpx.post(f"{server.url}/licenses/borrow", json={"tool": "analysis", "user": user} | more)
     sweeper = subprocess.Popen(

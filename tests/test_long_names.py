@@ -91,7 +91,7 @@ def test_members_limits_lists_and_tokens_have_long_names(
     assert api_of(user=NAME).client.get("/licenses/status").status_code == 200
 
 
-def test_a_jwt_may_name_somebody_at_length(issuer: Issuer, make_tool: MakeTool, required: None) -> None:
+def test_a_jwt_may_have_a_long_name(issuer: Issuer, make_tool: MakeTool, required: None) -> None:
     make_tool("cad", capacity=1)
     token = issuer.sign(issuer.claims(preferred_username=NAME))
     answer = api_with(f"Bearer {token}").post("/licenses/borrow", {"tool": "cad"})
@@ -108,7 +108,7 @@ def test_256_are_refused_and_the_limit_is_named(api: Api, make_tool: MakeTool, f
     assert (answer.status_code, "255" in answer.json()["detail"]) == (400, True)
 
 
-def test_the_licenses_file_names_somebody_at_length(db: None, tmp_path: Path) -> None:
+def test_a_license_file_may_have_long_names(db: None, tmp_path: Path) -> None:
     (tmp_path / "cad.lic").write_text("FEATURE cad acme 1.0 permanent 3 SIGN=0\n")
     (tmp_path / "cad.opt").write_text(f"MAX 2 cad USER {'u' * 255}\n")
     files = ["--license", str(tmp_path / "cad.lic"), "--options", str(tmp_path / "cad.opt")]

@@ -15,9 +15,10 @@ from pathlib import Path
 import httpx
 import pytest
 from django.core.management import call_command
-from django.db import connection
+from django.db import DatabaseError, connection, transaction
 from django.http import HttpRequest, HttpResponse
 from django.test import RequestFactory
+from prometheus_client import REGISTRY
 from prometheus_client.parser import text_string_to_metric_families
 
 from licenses.api.middleware import EventMiddleware
@@ -85,7 +86,7 @@ def test_attempts_are_successes_and_failures(api: Api, make_tool: Callable[..., 
     assert value(samples, "license_borrow_failure_total", tool="summed", reason="disabled") == 1
 
 
-def test_failures_of_the_server_are_told_from_denials(api: Api, make_tool: Callable[..., Tool]) -> None:
+def test_failures_of_the_server_are_not_counted_as_denials(api: Api, make_tool: Callable[..., Tool]) -> None:
     make_tool("broken")
     lease = api.borrow("broken").json()
 
@@ -125,7 +126,7 @@ def test_unknown_names_add_no_series(api: Api) -> None:
 
 
 def test_counters_are_there_while_the_database_is_away(tmp_path: Path) -> None:
-    """A process of its own, with a database that is none."""
+    """Run a process with an invalid database file."""
     (tmp_path / "licenses.db").write_text("not a database, but long enough to tell")
     program = (
         "import django; django.setup();"
@@ -229,7 +230,7 @@ def test_the_sweepers_last_run_and_the_end_of_licenses_are_seen(api: Api, make_t
 
 
 def workers_of(server: Server) -> set[int]:
-    """The processes that the server started."""
+    """Return the server's child processes."""
     assert server.process is not None
     children = Path(f"/proc/{server.process.pid}/task/{server.process.pid}/children")
     return {int(pid) for pid in children.read_text().split()}
@@ -237,7 +238,7 @@ def workers_of(server: Server) -> set[int]:
 
 @contextmanager
 def unfinished_request(server: Server) -> Iterator[None]:
-    """A borrow whose sender takes its time with the body, and in the end goes away."""
+    """Send a borrow whose body is slow, and close the connection before its end."""
     url = httpx.URL(server.url)
     with socket.create_connection((url.host, url.port), timeout=30) as connection:
         connection.sendall(
@@ -275,7 +276,7 @@ def test_a_request_is_in_flight_until_it_is_answered_or_fails(server: Server) ->
     wait_for_gauges(server, requests_in_flight=1)
 
 
-def test_a_request_is_counted_down_when_its_worker_is_told_to_stop_at_once(api: Api, rf: RequestFactory) -> None:
+def test_a_request_stops_counting_when_its_worker_stops_at_once(api: Api, rf: RequestFactory) -> None:
     def stopped(_: HttpRequest) -> HttpResponse:
         raise SystemExit
 
@@ -286,14 +287,14 @@ def test_a_request_is_counted_down_when_its_worker_is_told_to_stop_at_once(api: 
 
 
 def test_a_worker_that_is_gone_takes_its_share_along(server: Server) -> None:
-    wait_for_gauges(server, workers=4, threads=8, requests_in_flight=1)
+    wait_for_gauges(server, workers=4, threads=64, requests_in_flight=1)
     with unfinished_request(server):
-        wait_for_gauges(server, workers=4, threads=8, requests_in_flight=2)
+        wait_for_gauges(server, workers=4, threads=64, requests_in_flight=2)
         gone = workers_of(server)
         for pid in gone:
             os.kill(pid, signal.SIGKILL)
         until(lambda: not gone & workers_of(server), lambda: "the killed workers are still there")
-        wait_for_gauges(server, workers=4, threads=8, requests_in_flight=1)
+        wait_for_gauges(server, workers=4, threads=64, requests_in_flight=1)
 
 
 def test_a_worker_that_died_before_it_counted_anything_spoils_nothing(server: Server) -> None:
@@ -302,3 +303,28 @@ def test_a_worker_that_died_before_it_counted_anything_spoils_nothing(server: Se
     answer = httpx.get(f"{server.url}/metrics")
     assert answer.status_code == 200
     assert value(parse(answer.text), "license_borrow_attempts_total", tool="cad_tool") == 1
+
+
+def test_statements_are_counted_with_their_time_and_errors(db: None) -> None:
+    labels = {"alias": "default", "vendor": connection.vendor}
+
+    def counted(name: str, **more: str) -> float:
+        return REGISTRY.get_sample_value(name, labels | more) or 0
+
+    def counts() -> list[float]:
+        names = ("execute", "execute_many")
+        return [
+            *(counted(f"django_db_{name}_total") for name in names),
+            counted("django_db_query_duration_seconds_count"),
+        ]
+
+    before = counts()
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT 1")
+        cursor.executemany("UPDATE licenses_tool SET vendor = %s WHERE name = %s", [("a", "cad"), ("b", "cam")])
+    assert [now - then for now, then in zip(counts(), before, strict=True)] == [3, 2, 2]
+    kind = "OperationalError" if connection.vendor == "sqlite" else "UndefinedTable"
+    failed = counted("django_db_errors_total", type=kind)
+    with pytest.raises(DatabaseError), transaction.atomic(), connection.cursor() as cursor:
+        cursor.execute("SELECT 1 FROM nowhere")
+    assert counted("django_db_errors_total", type=kind) == failed + 1

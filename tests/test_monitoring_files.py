@@ -1,4 +1,4 @@
-"""The files of compose, Prometheus and Grafana fit together and fit the server.
+"""The files of compose, Prometheus and Grafana fit each other and the server.
 
 Nothing is started here; ``scripts/verify_compose`` does that.
 """
@@ -106,7 +106,7 @@ def test_every_part_of_the_collector_hands_on_to_one_that_is_there() -> None:
     assert collector.count("{") == collector.count("}")
 
 
-def test_what_has_any_number_of_values_is_no_label_of_the_logs() -> None:
+def test_logs_have_no_label_with_unlimited_values() -> None:
     collector = (ROOT / "monitoring" / "alloy" / "config.alloy").read_text()
     labels = re.findall(r"stage\.labels \{\s*values = \{(.*?)\}", collector)
     assert labels == ['level = ""']
@@ -148,7 +148,7 @@ def test_every_service_that_stays_up_comes_back_by_itself(services: dict[str, An
         assert one_off(service) or service["restart"] == "unless-stopped", name
 
 
-def test_nothing_starts_before_what_it_needs_is_ready(services: dict[str, Any]) -> None:
+def test_a_service_starts_after_its_dependencies_are_ready(services: dict[str, Any]) -> None:
     for name, service in services.items():
         for needed, how in service.get("depends_on", {}).items():
             ready = "service_completed_successfully" if one_off(services[needed]) else "service_healthy"
@@ -161,7 +161,7 @@ def test_the_server_starts_after_the_migrations(services: dict[str, Any]) -> Non
     assert "migrate" not in " ".join(services["api"].get("command", []))
 
 
-def test_what_must_outlive_a_container_is_in_a_named_volume(compose: dict[str, Any]) -> None:
+def test_data_that_outlives_a_container_is_in_a_named_volume(compose: dict[str, Any]) -> None:
     for name, folder in {
         "postgres": "/var/lib/postgresql/data",
         "prometheus": "/prometheus",

@@ -1,4 +1,4 @@
-"""Names of users and hosts that match in any case, where a tool or team says so."""
+"""Names of users and hosts match in any case if a tool or team says so."""
 
 from collections.abc import Callable
 from io import StringIO
@@ -38,7 +38,7 @@ def test_an_options_file_says_that_names_match_in_any_case(tmp_path: Path, api: 
     for user in ("Bob", "BOB", "bob"):
         assert api.borrow("f1", user).json()["code"] == "user_limit"
     assert api.borrow("f1", "Ana").status_code == 200
-    # And once more: nothing changes.
+    # Again: nothing changes.
     again = imported(
         tmp_path, "GROUPCASEINSENSITIVE ON\nEXCLUDE f1 USER EVE\nEXCLUDE f1 HOST node1\nMAX 1 f1 USER BOB\n"
     )
@@ -72,9 +72,7 @@ def test_names_are_case_sensitive_otherwise(tmp_path: Path, api: Api, line: str)
 
 
 @pytest.mark.django_db
-def test_what_an_administrator_wrote_in_capitals_matches_too(
-    api: Api, make_tool: MakeTool, make_team: MakeTeam
-) -> None:
+def test_rules_in_capitals_match_too(api: Api, make_tool: MakeTool, make_team: MakeTeam) -> None:
     tool = make_tool("cad", capacity=9, ignores_case=True, has_rules=True, user_limit=3)
     team = make_team("crash", "Ana")
     AccessRule.objects.create(tool=tool, effect="exclude", kind="user", name="EVE")
@@ -82,7 +80,7 @@ def test_what_an_administrator_wrote_in_capitals_matches_too(
     UserLimit.objects.create(tool=tool, user="Bob", seats=2)
     UserLimit.objects.create(tool=tool, user="BOB", seats=1)
     assert api.borrow("cad", "eve").json()["code"] == "excluded"
-    # The lowest limit of all spellings; and projects are as they are written.
+    # The lowest limit of all spellings counts. Names of projects keep their case.
     assert [api.borrow("cad", "bob", project="apollo").status_code for _ in range(2)] == [200, 409]
     assert api.borrow("cad", "Zoe", seats=2).status_code == 200
     assert api.borrow("cad", "zoe", seats=2).json()["code"] == "user_limit"
@@ -92,7 +90,7 @@ def test_what_an_administrator_wrote_in_capitals_matches_too(
 
 
 @pytest.mark.django_db
-def test_those_who_wait_are_known_in_any_case(api: Api, make_tool: MakeTool, make_team: MakeTeam) -> None:
+def test_tickets_match_names_in_any_case(api: Api, make_tool: MakeTool, make_team: MakeTeam) -> None:
     tool = make_tool("cad", capacity=1, ignores_case=True, has_rules=True)
     make_team("crash", "ana")
     Team.objects.update(ignores_case=True)
@@ -100,13 +98,13 @@ def test_those_who_wait_are_known_in_any_case(api: Api, make_tool: MakeTool, mak
     first = api.borrow("cad", "ana").json()["id"]
     ticket = api.wait("cad", "ANA")
     assert api.give_back(first).status_code == 200
-    # The seat is kept for the one who waits, whatever the spelling.
+    # The seat is set aside for the ticket, whatever the spelling.
     assert api.borrow("cad", "Ana").status_code == 409
     assert api.poll(ticket).json()["user"] == "ANA"
 
 
 @pytest.mark.django_db
-def test_what_is_available_to_a_user_counts_all_spellings(api: Api, make_tool: MakeTool) -> None:
+def test_the_available_seats_of_a_user_count_all_spellings(api: Api, make_tool: MakeTool) -> None:
     make_tool("cad", capacity=9, ignores_case=True, user_limit=3)
     api.borrow("cad", "Bob", seats=2)
     assert api.status(user="BOB")["available_to_you"] == 1

@@ -1,6 +1,6 @@
 """Sign-in with a certified OpenID provider and a real browser, all on this machine.
 
-Needs node with npm, and Chromium: without them it is skipped and says so.
+Needs node with npm, and Chromium: without them it is skipped and says why.
 """
 
 import os
@@ -22,7 +22,7 @@ PROVIDER = ROOT / "tests" / "oidc_provider"
 
 @pytest.fixture(scope="module")
 def provider_program(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The provider with what it needs, installed from its lock file."""
+    """Install the provider from its lock file."""
     folder = tmp_path_factory.mktemp("provider")
     install_from_npm(PROVIDER, folder)
     return folder / "provider.js"
@@ -30,7 +30,7 @@ def provider_program(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def provider(provider_program: Path, server_port: int) -> Iterator[str]:
-    """The provider's address."""
+    """Provide the provider's address."""
     process = subprocess.Popen(
         ["node", str(provider_program)],
         env=os.environ | {"TEST_SERVER": f"http://127.0.0.1:{server_port}", "TEST_AUDIENCE": AUDIENCE},
@@ -51,7 +51,7 @@ def provider(provider_program: Path, server_port: int) -> Iterator[str]:
 
 @pytest.fixture
 def configured(provider: str, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Server:
-    """The license server as deployed, where people sign in at the provider."""
+    """Provide the license server as deployed, with sign-in at the provider."""
     for name, value in {
         "LICENSE_AUTH": "required",
         "LICENSE_LOCAL_PASSWORDS": "false",
@@ -65,7 +65,7 @@ def configured(provider: str, monkeypatch: pytest.MonkeyPatch, request: pytest.F
         "LICENSE_JWT_USERNAME_CLAIMS": "preferred_username,client_id",
     }.items():
         monkeypatch.setenv(name, value)
-    # The server looks for the admin's scripts when it starts.
+    # The server finds the admin's scripts at its start.
     call_command("collectstatic", interactive=False, verbosity=0)
     server: Server = request.getfixturevalue("server")
     return server
@@ -73,13 +73,13 @@ def configured(provider: str, monkeypatch: pytest.MonkeyPatch, request: pytest.F
 
 @pytest.fixture
 def console() -> list[str]:
-    """What the browser has said to its developers."""
+    """Return the browser's console messages."""
     return []
 
 
 @pytest.fixture
 def page(configured: Server, console: list[str]) -> Iterator[Page]:
-    """A page of a browser that reaches this machine alone."""
+    """Provide a page of a browser that can reach only this machine."""
     with running_browser() as browser:
         page = browser.new_page()
         page.on("console", lambda message: console.append(message.text))
@@ -105,7 +105,7 @@ def test_people_sign_in_work_and_sign_out(configured: Server, page: Page, consol
     assert "Site administration" in page.content()
     assert "ANA" in page.locator("#user-tools").inner_text().upper()
 
-    # The groups have become teams.
+    # The groups are teams now.
     page.goto(f"{url}/admin/licenses/team/")
     page.click("text=crash")
     page.click("text=1 team member")
@@ -125,13 +125,13 @@ def test_people_sign_in_work_and_sign_out(configured: Server, page: Page, consol
     assert (status, lease["user"]) == (200, "ana")
     assert page.evaluate(borrow, ["", False])[0] == 403
 
-    # Nothing on these pages is against the policy for their contents.
+    # Nothing on these pages violates the Content-Security-Policy.
     for path in ("/admin/licenses/tool/add/", "/admin/licenses/apitoken/add/", "/admin/licenses/lease/", "/api/docs/"):
         page.goto(f"{url}{path}", wait_until="networkidle")
     page.wait_for_selector(".swagger-ui .opblock")
     assert not [line for line in console if "Content Security Policy" in line]
 
-    # Signed out here and at the provider: it asks anew who is there.
+    # Signed out here and at the provider, which asks for the user again.
     page.goto(f"{url}/admin/")
     page.click("#logout-form button")
     page.click("button[value=yes]")
@@ -142,7 +142,7 @@ def test_people_sign_in_work_and_sign_out(configured: Server, page: Page, consol
     page.wait_for_url(f"{url}/api/v1/leases/")
     assert "cad_tool" in page.content()
 
-    # Ben is no administrator, and borrows for himself alone.
+    # Ben is not an administrator and borrows only for himself.
     assert page.evaluate(borrow, ["ana", True])[0] == 403
     assert page.evaluate(borrow, ["", True])[1]["user"] == "ben"
     page.goto(f"{url}/admin/")

@@ -1,4 +1,4 @@
-"""Seats above those that were bought: bounded, flagged, counted, and charged."""
+"""Seats above the capacity are limited, shown, counted and charged."""
 
 from collections.abc import Callable
 
@@ -59,6 +59,6 @@ def test_without_a_price_nothing_is_charged(api: Api, make_tool: MakeTool, pass_
     both = api.borrow_set(("cad", 1), ("sim", 2)).json()
     pass_time(hours=1)
     assert api.client.get(f"/api/v1/leases/{lease['id']}/").json()["cost"] is None
-    # Of a set, what has a price.
+    # Of a set, only the tools with a price.
     record = api.client.get(f"/api/v1/leases/{both['id']}/").json()
     assert (record["seat_hours"], record["cost"]) == (3.0, "2.00")

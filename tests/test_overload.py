@@ -1,4 +1,4 @@
-"""A server with more requests than threads refuses what waited too long, and keeps seats."""
+"""A server with more requests than threads refuses requests that waited too long, and keeps leases."""
 
 import sqlite3
 import threading
@@ -18,7 +18,7 @@ WAITERS = 24
 
 @pytest.fixture
 def small_server(tmp_path: Path) -> Iterator[Server]:
-    """A server with one worker, whose threads are soon all busy."""
+    """Provide a server with one worker, so that its threads are soon all busy."""
     with running_server(
         tmp_path, WEB_CONCURRENCY="1", LICENSE_RATE_PER_ADDRESS="off", LICENSE_LONGEST_WAIT="2"
     ) as server:
@@ -40,7 +40,7 @@ def somebody_writes(server: Server) -> Iterator[None]:
             file.execute("ROLLBACK")
 
 
-def test_what_waited_too_long_is_refused_and_a_heartbeat_is_not(small_server: Server) -> None:
+def test_a_request_that_waited_too_long_is_refused_and_a_heartbeat_is_not(small_server: Server) -> None:
     url = small_server.url
     lease = httpx.post(f"{url}/licenses/borrow", json={"tool": "cad_tool", "user": "ana"}).json()["id"]
     answers: list[httpx.Response] = []
@@ -70,7 +70,7 @@ def test_what_waited_too_long_is_refused_and_a_heartbeat_is_not(small_server: Se
     assert (refused.status_code, refused.headers["Retry-After"]) == (503, "2")
     assert refused.headers["Content-Type"] == "application/problem+json"
     assert heartbeats[0].status_code == 200, heartbeats[0].text
-    # It was overloaded, and is not any more.
+    # The overload is over.
     assert httpx.post(f"{url}/licenses/return", json={"id": lease}).status_code == 200
     assert httpx.get(f"{url}/licenses/status").status_code == 200
     log = small_server.log.read_text()

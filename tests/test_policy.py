@@ -1,4 +1,4 @@
-"""The policy, against a naive model of what it promises."""
+"""Compare the policy with a simple model of its promises."""
 
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -43,7 +43,7 @@ class Site:
         return max(self.reservations.get(team, 0) - self.seats_of_team(team), 0)
 
     def pool(self) -> Pool:
-        """The same site as the server's rows would have it."""
+        """Return the same site as rows of the server."""
         return Pool(
             tool="cad",
             capacity=self.capacity,
@@ -65,7 +65,7 @@ class Site:
             claims=tuple(Claim(seats, Subject(user, team)) for user, team, seats in self.waiting),
         )
 
-    # The model: what each promise says about one more borrow, if nobody waits.
+    # The model: each promise about another borrow without a queue.
 
     def may(self, user: str, team: str, seats: int) -> bool:
         return (
@@ -76,7 +76,7 @@ class Site:
         )
 
     def may_behind_the_queue(self, user: str, team: str, seats: int) -> bool:
-        """One chair a free seat, with the name of the team it is reserved for, if
+        """Return one chair a free seat, with the name of the team it is reserved for, if
         any. Those who wait take theirs one after the other, their team's first,
         unless a rule keeps them from it; a newcomer takes what is left."""
         chairs = [owner for owner in self.reservations for _ in range(self.idle(owner))]
@@ -128,7 +128,7 @@ def sites(draw: st.DrawFn, *, waiting: bool = False) -> Site:
         include=draw(st.sets(names, max_size=2)),
     )
     requests = st.lists(st.tuples(st.sampled_from(USERS), st.sampled_from(TEAMS), st.integers(1, 3)), max_size=8)
-    # Those who have seats came by them.
+    # The borrowed seats were granted before.
     for request in draw(requests):
         if site.may(*request):
             site.out.append(request)
@@ -150,7 +150,7 @@ def test_a_seat_is_granted_exactly_when_every_promise_allows_it(site: Site, ask:
 
 
 @given(site=sites(waiting=True), ask=asks)
-def test_what_is_available_is_what_is_granted(site: Site, ask: tuple[str, str, int]) -> None:
+def test_the_available_seats_can_be_borrowed(site: Site, ask: tuple[str, str, int]) -> None:
     user, team, _ = ask
     seats = policy.available(site.pool(), Subject(user, team), NOW)
     assert seats == 0 or grants(site, user, team, seats)
@@ -165,7 +165,7 @@ def test_a_newcomer_gets_what_those_who_wait_leave(site: Site, ask: tuple[str, s
 
 @settings(max_examples=1000)
 @given(site=sites(waiting=True), ask=asks)
-def test_nobody_who_could_be_served_is_overtaken(site: Site, ask: tuple[str, str, int]) -> None:
+def test_nobody_overtakes_a_ticket_that_could_get_seats(site: Site, ask: tuple[str, str, int]) -> None:
     """Whoever in the queue could have seats now still can when a newcomer has theirs."""
     if not grants(site, *ask):
         return
@@ -176,7 +176,7 @@ def test_nobody_who_could_be_served_is_overtaken(site: Site, ask: tuple[str, str
 
 
 @given(site=sites(waiting=True))
-def test_the_seats_told_apart_add_up(site: Site) -> None:
+def test_the_levels_add_up_to_the_capacity(site: Site) -> None:
     levels = policy.levels(site.pool(), NOW)
     assert min(levels.available, levels.reserved_idle, levels.set_aside) >= 0
     free = max(site.capacity - levels.borrowed, 0)
@@ -184,7 +184,7 @@ def test_the_seats_told_apart_add_up(site: Site) -> None:
 
 
 @given(site=sites(waiting=True))
-def test_what_is_left_within_the_capacity_and_above_is_what_a_stranger_can_have(site: Site) -> None:
+def test_free_seats_and_overdraft_are_available_to_a_user_without_a_team(site: Site) -> None:
     site = replace(site, limits={}, user_limit=None, include=set(), exclude=set())
     levels = policy.levels(site.pool(), NOW)
     assert levels.available + levels.overdraft_left == policy.available(site.pool(), Subject("stranger"), NOW)
@@ -202,7 +202,7 @@ def test_a_capacity_below_what_is_reserved_is_never_exceeded(
 
 
 @given(reservation=st.integers(1, 5))
-def test_reserved_seats_that_are_left_go_to_who_comes_first(reservation: int) -> None:
+def test_the_remaining_reserved_seats_go_to_the_first_borrow(reservation: int) -> None:
     site = Site(1, 0, {}, {"crash": reservation, "body": reservation}, {}, None, set(), set())
     assert grants(site, "ana", "crash", 1)
     assert grants(site, "ben", "body", 1)

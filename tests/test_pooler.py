@@ -1,5 +1,5 @@
-"""Two replicas behind PgBouncer, which gives a connection to another client after
-each transaction. Skipped where PgBouncer isn't installed."""
+"""Two replicas behind PgBouncer, which gives a connection to another client after each
+transaction. Skipped without PgBouncer."""
 
 import itertools
 import os
@@ -23,8 +23,8 @@ CLIENTS = 32
 OPERATIONS = 2_000
 # Connections to PostgreSQL; the replicas have 16 to the pooler.
 POOL = 3
-# As docs/howto/scaling.md has them, but for the lock's, which a test waits for. The
-# isolation and the time zone have to do no harm.
+# The values of docs/howto/scaling.md, except the lock's, which a test waits for. The
+# isolation and the time zone must have no effect.
 LIMITS = {
     "statement_timeout": "5s",
     "lock_timeout": "300ms",
@@ -36,7 +36,7 @@ LIMITS = {
 
 @dataclass
 class Pooled:
-    """Two servers, and the way to their database past the pooler."""
+    """Two servers, and a connection to their database without the pooler."""
 
     servers: list[Server]
     direct: str
@@ -112,7 +112,7 @@ def test_two_replicas_never_lend_more_than_the_capacity(pooled: Pooled) -> None:
     steps = sorted([(start, 1) for _, start, _ in rows] + [(ended, -1) for _, _, ended in rows if ended is not None])
     assert max(itertools.accumulate((change for _, change in steps), initial=0)) <= CAPACITY
 
-    # They did share: 16 threads, and this many sessions.
+    # 16 threads shared this number of sessions.
     with psycopg.connect(pooled.direct) as connection:
         row = connection.execute(
             "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"

@@ -1,4 +1,4 @@
-"""What the server writes is its own: no other account of the machine reads or changes it."""
+"""Other accounts of the machine cannot read or change the server's files."""
 
 import os
 import stat
@@ -32,7 +32,7 @@ def mode(path: Path) -> int:
 def test_the_folder_for_metrics_is_new_private_and_gone_at_the_end(tmp_path: Path) -> None:
     temporary = tmp_path / "tmp"
     temporary.mkdir(mode=0o1777)
-    # What an earlier server's number makes guessable.
+    # A name that the number of an earlier server makes guessable.
     for number in range(os.getpid(), os.getpid() + 300):
         (temporary / f"licenseserver-metrics-{number}").mkdir(mode=0o777)
     guessed = set(temporary.iterdir())
@@ -62,13 +62,13 @@ def test_a_folder_that_others_can_write_to_stops_the_start(tmp_path: Path, right
     assert "PROMETHEUS_MULTIPROC_DIR can't be used: Others can write to" in result.stderr
     assert "Traceback" not in result.stderr
     assert (folder / "counter_1.db").exists()
-    # As in Kubernetes, where everyone can write to a volume's own folder.
+    # As in Kubernetes, where everybody can write to the folder of a volume.
     assert check_config(folder / "own").returncode == 0
     assert mode(folder / "own") & 0o777 == 0o700
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="Only root can give a folder away.")
-def test_a_folder_of_somebody_else_stops_the_start(tmp_path: Path) -> None:
+def test_a_folder_of_another_account_stops_the_start(tmp_path: Path) -> None:
     folder = tmp_path / "metrics"
     folder.mkdir(mode=0o700)
     os.chown(folder, 65534, 65534)
@@ -113,7 +113,7 @@ def test_nobody_else_reads_a_new_database(tmp_path: Path, umask: int) -> None:
         text=True,
         check=True,
     ).stdout.split()
-    # With what SQLite writes beside it.
+    # With SQLite's other files.
     assert modes == ["0o600"] * 3
 
 
@@ -201,7 +201,7 @@ def test_a_database_that_others_can_read_is_named_at_the_start_and_by_the_check(
             text=True,
         )
         assert "licenses.W003" in checked.stderr
-        # In a folder that they can't enter it is theirs no more.
+        # In a private folder they cannot read it.
         tmp_path.chmod(0o700)
         server.stop()
         server.log.write_text("")
@@ -221,7 +221,7 @@ def test_the_key_of_make_run_is_private_whatever_the_umask(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("path", "limit"), [("/signin/", 65_536), ("/", 65_536), ("/x", 65_536), ("/admin/login/", 2_621_440)]
 )
-def test_no_page_keeps_what_is_larger_than_its_forms(tmp_path: Path, path: str, limit: int) -> None:
+def test_no_page_accepts_a_body_larger_than_its_forms(tmp_path: Path, path: str, limit: int) -> None:
     temporary = tmp_path / "tmp"
     temporary.mkdir()
     part = b'--x\r\nContent-Disposition: form-data; name="f"; filename="f"\r\n\r\n'

@@ -1,4 +1,4 @@
-"""The files at the front door: the license, the hooks, the templates."""
+"""The project's files: license, hooks, templates."""
 
 import tomllib
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The proxy that compose and the chart run, with their nginx.conf."""
+"""The proxy of compose and the chart, with their nginx.conf."""
 
 import http.client
 import json
@@ -20,10 +20,10 @@ pytestmark = pytest.mark.skipif(shutil.which("nginx") is None, reason="There is 
 
 
 class Upstream(BaseHTTPRequestHandler):
-    """A server that answers any method and notes what came."""
+    """A server that answers any method and records the requests."""
 
     seen: list[str]
-    # Until it is set, calls of /held are not answered.
+    # Calls of /held get no answer until it is set.
     held = Event()
 
     def __getattr__(self, name: str) -> object:
@@ -44,13 +44,13 @@ class Upstream(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def seen() -> list[str]:
-    """The methods that came through the proxy."""
+    """Provide the methods that came through the proxy."""
     return []
 
 
 @pytest.fixture
 def narrowed() -> dict[str, str]:
-    """What a test makes narrower in the shipped file, to reach it with a few calls."""
+    """Return the limits that a test lowers in the shipped file, to reach them with a few calls."""
     return {}
 
 
@@ -135,9 +135,7 @@ def test_calls_wait_for_their_turn_at_the_proxy_before_they_are_refused(proxy: i
 
 
 @pytest.mark.parametrize("narrowed", [{"limit_conn connections 1000": "limit_conn connections 3"}])
-def test_one_address_has_only_so_many_calls_under_way(
-    proxy: int, seen: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_one_address_has_a_limit_of_pending_calls(proxy: int, seen: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     held = Event()
     monkeypatch.setattr(Upstream, "held", held)
     with ThreadPoolExecutor(3) as pool:

@@ -1,4 +1,4 @@
-"""Waiting in line for a seat."""
+"""The queue for seats."""
 
 import uuid
 from collections.abc import Callable
@@ -8,7 +8,7 @@ from io import StringIO
 import pytest
 from django.core.management import call_command
 
-from licenses import queueing
+from licenses.leases import queue
 from licenses.models import Lease, Ticket, TicketClaim, Tool
 
 from .conftest import Api
@@ -37,7 +37,7 @@ def test_a_free_seat_is_granted_without_a_wait(api: Api, make_tool: MakeTool) ->
     assert api.status()["queued"] == 0
 
 
-def test_who_waits_gets_the_seat_that_comes_back(api: Api, make_tool: MakeTool) -> None:
+def test_a_returned_seat_goes_to_the_queue(api: Api, make_tool: MakeTool) -> None:
     make_tool()
     lease = api.borrow().json()
     ticket = api.wait(user="ben", host="ws1", ttl_seconds=60)
@@ -51,7 +51,7 @@ def test_who_waits_gets_the_seat_that_comes_back(api: Api, make_tool: MakeTool) 
     assert (api.status()["queued"], api.status()["borrowed"]) == (0, 1)
 
 
-def test_an_expired_seat_goes_to_who_waits(api: Api, make_tool: MakeTool, pass_time: PassTime) -> None:
+def test_an_expired_seat_goes_to_the_queue(api: Api, make_tool: MakeTool, pass_time: PassTime) -> None:
     make_tool()
     api.borrow(ttl_seconds=15)
     ticket = api.wait()
@@ -65,7 +65,7 @@ def test_first_come_first_served(api: Api, make_tool: MakeTool) -> None:
     tickets = [api.wait(user=f"user{number}") for number in range(3)]
     assert [api.poll(ticket).json()["position"] for ticket in tickets] == [1, 2, 3]
     api.give_back(lease["id"])
-    # The later ones ask first, and more often.
+    # The later tickets poll first and more often.
     assert [api.poll(ticket).status_code for ticket in reversed(tickets)] == [202, 202, 200]
     assert [api.poll(ticket).json()["position"] for ticket in tickets[1:]] == [1, 2]
 
@@ -97,7 +97,7 @@ def test_a_big_request_is_not_starved_by_small_ones(api: Api, make_tool: MakeToo
     assert (api.poll(small).status_code, api.poll(big).status_code) == (202, 200)
 
 
-def test_what_the_first_does_not_need_goes_to_the_next(api: Api, make_tool: MakeTool) -> None:
+def test_seats_that_the_first_ticket_does_not_need_go_to_the_next(api: Api, make_tool: MakeTool) -> None:
     make_tool("cad", capacity=3)
     leases = [api.borrow().json() for _ in range(3)]
     first, second = api.wait(user="first"), api.wait(user="second", seats=2)
@@ -107,7 +107,7 @@ def test_what_the_first_does_not_need_goes_to_the_next(api: Api, make_tool: Make
     assert api.poll(first).status_code == 200
 
 
-def test_who_stops_asking_loses_the_place_and_the_next_moves_up(
+def test_a_ticket_without_polls_is_dropped_and_the_next_moves_up(
     api: Api, make_tool: MakeTool, pass_time: PassTime
 ) -> None:
     make_tool()
@@ -194,7 +194,7 @@ def test_a_set_waits_for_all_its_tools(api: Api, make_tool: MakeTool) -> None:
     assert len(api.poll(ticket).json()["items"]) == 2
 
 
-def test_who_would_take_either_gets_what_comes_free_first(api: Api, make_tool: MakeTool) -> None:
+def test_a_ticket_with_alternatives_gets_the_one_that_is_free_first(api: Api, make_tool: MakeTool) -> None:
     make_tool("cad")
     make_tool("sim")
     api.borrow("cad")
@@ -207,7 +207,7 @@ def test_who_would_take_either_gets_what_comes_free_first(api: Api, make_tool: M
     assert (api.status("cad")["queued"], api.status("sim")["queued"]) == (0, 0)
 
 
-def test_the_alternative_is_told_as_it_was_asked_for(api: Api, make_tool: MakeTool) -> None:
+def test_the_answer_has_the_number_of_the_requested_alternative(api: Api, make_tool: MakeTool) -> None:
     make_tool("off", enabled=False)
     make_tool("cad")
     lease = api.borrow("cad").json()
@@ -231,7 +231,7 @@ def test_the_expected_wait_follows_from_how_long_seats_were_held(
         pass_time(seconds=600)
         api.give_back(lease["id"])
     api.borrow(seats=2)
-    # Held for 600 s each: one of two seats comes back in 300 s, two in 600 s.
+    # With a holding time of 600 s, one of two seats comes back in 300 s, two in 600 s.
     etas = [api.borrow(user=f"user{number}", wait_seconds=60).json()["eta_seconds"] for number in range(3)]
     assert etas == pytest.approx([300, 600, 900], abs=5)
 
@@ -271,7 +271,7 @@ def test_the_queue_is_seen_in_metrics(api: Api, make_tool: MakeTool, pass_time: 
     assert found['license_queue_waits_total{outcome="granted",tool="busy"}'] == 1
     assert found['license_queue_waits_total{outcome="left",tool="busy"}'] == 1
     assert found['license_queue_wait_seconds_count{tool="busy"}'] == 1
-    # One borrow at once, one after a wait; who left was never decided about.
+    # One borrow at once, one after a wait. A ticket that left counts as no decision.
     assert found['license_borrow_attempts_total{tool="busy"}'] == 2
     assert found['license_borrow_success_total{tool="busy"}'] == 2
 
@@ -297,7 +297,7 @@ SECOND = timedelta(seconds=1)
 
 
 def told(position: int, eta: float | None, waited: float) -> timedelta:
-    return queueing.poll_after(
+    return queue.poll_after(
         position=position, eta=None if eta is None else eta * SECOND, waited=timedelta(seconds=waited)
     )
 
@@ -306,7 +306,7 @@ def test_the_first_and_those_whose_seats_come_soon_ask_soon() -> None:
     assert told(1, None, 0) == told(1, 3600, 0) == SECOND
     assert told(40, 4, 0) == 2 * SECOND
     assert told(40, 0, 0) == SECOND
-    # After a long wait ten seconds more are little.
+    # After a long wait another 10 s matter little.
     assert told(1, 3600, 1200) == 10 * SECOND
     assert told(1, 3, 1200) == 1.5 * SECOND
     assert told(1000, None, 0) == 90 * SECOND
@@ -321,12 +321,14 @@ def test_a_thousand_waiters_cost_less_than_20_requests_a_second(seats: int, held
     rate = 0.0
     for position in range(1, 1001):
         eta = held * position / seats if held is not None else None
-        # As clients are told it: in whole seconds.
+        # As in answers: in whole seconds.
         rate += 1 / max(round(told(position, eta, waited).total_seconds()), 1)
     assert rate < 20
 
 
-def test_a_waiter_far_behind_has_the_time_that_it_was_told(api: Api, make_tool: MakeTool, pass_time: PassTime) -> None:
+def test_a_ticket_far_behind_lives_for_twice_its_poll_interval(
+    api: Api, make_tool: MakeTool, pass_time: PassTime
+) -> None:
     make_tool()
     api.borrow()
     for number in range(29):

@@ -1,4 +1,4 @@
-"""How much of a tool a team may have, and a user; and who may have any."""
+"""Quotas, reservations, user limits and access rules."""
 
 import threading
 from collections import Counter
@@ -60,7 +60,7 @@ def test_a_team_has_no_more_than_its_quota(api: Api, make_tool: MakeTool, make_t
     assert_counters_equal_rows()
 
 
-def test_reserved_seats_are_for_the_team_alone(api: Api, make_tool: MakeTool, make_team: MakeTeam) -> None:
+def test_reserved_seats_are_only_for_the_team(api: Api, make_tool: MakeTool, make_team: MakeTeam) -> None:
     make_tool(capacity=3)
     allot("cad", make_team("crash", "ana"), reservation=2)
     assert api.borrow(user="eve").status_code == 200
@@ -141,7 +141,7 @@ def test_more_than_there_is_can_not_be_reserved(make_tool: MakeTool, make_team: 
     with pytest.raises(OverReserved):
         allot("cad", body, reservation=2)
     assert Allotment.objects.count() == 1
-    # Moved at once, it is never more than there is.
+    # A change in one step never exceeds the capacity.
     moved = {body: rationing.Allowance(None, 3), crash: rationing.Allowance(None, 0)}
     rationing.allot(tool="cad", allowances=moved, by=SOMEBODY)
 
@@ -170,7 +170,7 @@ def test_a_user_has_no_more_than_the_limit(api: Api, make_tool: MakeTool) -> Non
     assert (refused["code"], refused["limit"], refused["borrowed"]) == ("user_limit", 2, 2)
 
 
-def test_who_is_excluded_gets_nothing(api: Api, make_tool: MakeTool, make_team: MakeTeam) -> None:
+def test_an_excluded_user_gets_nothing(api: Api, make_tool: MakeTool, make_team: MakeTeam) -> None:
     tool = make_tool(capacity=9)
     make_team("interns", "ben")
     make_team("crash", "ben")
@@ -179,7 +179,7 @@ def test_who_is_excluded_gets_nothing(api: Api, make_tool: MakeTool, make_team: 
     exclude(tool, "host", "kiosk")
     exclude(tool, "project", "hobby")
     assert api.borrow(user="ana").json()["code"] == "excluded"
-    # Whichever of the teams it counts for.
+    # For either of the teams.
     assert api.borrow(user="ben", team="crash").json()["code"] == "excluded"
     assert api.borrow(user="eve", host="kiosk").json()["code"] == "excluded"
     assert api.borrow(user="eve", project="hobby").json()["excluded"] == {"project": "hobby"}
@@ -207,9 +207,7 @@ def test_of_several_teams_the_one_that_can_have_it_is_taken(api: Api, make_tool:
 # --- The queue --------------------------------------------------------------
 
 
-def test_who_waits_for_their_own_quota_stands_in_nobodys_way(
-    api: Api, make_tool: MakeTool, make_team: MakeTeam
-) -> None:
+def test_a_ticket_that_waits_for_its_quota_blocks_nobody(api: Api, make_tool: MakeTool, make_team: MakeTeam) -> None:
     make_tool(capacity=3)
     allot("cad", make_team("crash", "ana", "ben"), quota=1)
     lease = api.borrow(user="ana").json()
@@ -217,7 +215,7 @@ def test_who_waits_for_their_own_quota_stands_in_nobodys_way(
     assert api.borrow(user="eve").status_code == 200
     assert api.poll(ticket).status_code == 202
     api.give_back(lease["id"])
-    # Now they could have it: it is theirs before any newcomer's.
+    # Now the ticket can have the seat, before any newcomer.
     status = api.status()
     assert (status["set_aside"], status["available"]) == (1, 1)
     assert api.borrow(user="ana").json()["code"] == "quota"
@@ -250,7 +248,9 @@ def test_a_waiter_of_the_team_comes_before_a_newcomer_of_the_team(
     assert (granted["team"], granted["project"]) == ("crash", "hood")
 
 
-def test_what_waiting_does_not_cure_is_refused_at_once(api: Api, make_tool: MakeTool, make_team: MakeTeam) -> None:
+def test_a_refusal_that_waiting_does_not_change_comes_at_once(
+    api: Api, make_tool: MakeTool, make_team: MakeTeam
+) -> None:
     tool = make_tool(capacity=5, user_limit=2)
     exclude(tool, "user", "eve")
     allot("cad", make_team("crash", "ana"), quota=1)
@@ -310,7 +310,7 @@ def test_quotas_and_reservations_hold_under_load(server: Server) -> None:
         "for lease in Lease.objects.select_related('team'):\n"
         "    print(lease.borrowed_at.timestamp(), lease.ended_at.timestamp(), lease.team or '-')",
     )
-    # Both times were read under the tool's lock: their order is the order of what happened.
+    # Both times were read under the tool's lock, so their order is the order of events.
     events = []
     for row in rows.splitlines():
         began, ended, team = row.split()
@@ -321,7 +321,7 @@ def test_quotas_and_reservations_hold_under_load(server: Server) -> None:
         out[team] += change
         assert out.total() <= 5
         most[team] = max(most[team], out[team])
-    # A seat of the five is each team's own, and crash has a quota.
+    # Each team has one of the five seats reserved, and crash has a quota.
     assert most["crash"] <= 2
     assert most["-"] <= 3
     assert most["body"] <= 4

@@ -1,4 +1,4 @@
-"""Too many calls of one caller are refused; others don't notice."""
+"""Too many calls of one caller are refused, without an effect on others."""
 
 import threading
 from collections.abc import Callable
@@ -23,7 +23,7 @@ MakeTool = Callable[..., Tool]
 
 
 class Clock(SimpleNamespace):
-    """Time that passes when the test says so; ``work`` is what each call takes."""
+    """A clock that the test moves. ``work`` is the time of each call."""
 
     now = 1000.0
     work = 0.0
@@ -156,11 +156,11 @@ def test_each_credential_has_a_limit_of_its_own_wherever_it_is_used(required: No
     ana, ben = bearer(user="ana"), bearer(user="ben")
     answers = [get(address=f"192.0.2.{number}", **ana).status_code for number in range(BURST + 1)]
     assert answers == [200] * BURST + [429]
-    # At the same address as the last one's.
+    # The same address as the last one.
     assert statuses(lambda: get(address=f"192.0.2.{BURST}", **ben), BURST + 1) == [200] * BURST + [429]
 
 
-def test_who_has_a_credential_uses_nothing_of_the_address_they_share(required: None) -> None:
+def test_a_caller_with_a_credential_does_not_use_the_limit_of_the_address(required: None) -> None:
     """An office behind one address: many people, each with a limit of their own."""
     for number in range(2 * BURST):
         header = bearer(user=f"user-{number}")
@@ -204,7 +204,7 @@ def test_memory_is_bounded(required: None, monkeypatch: pytest.MonkeyPatch) -> N
 def test_a_call_that_works_longer_counts_more(clock: Clock) -> None:
     clock.work = rate_limits.WORTH * 4
     assert statuses(get, 4) == [200, 200, 429, 429]
-    # The second took it two calls below nothing.
+    # The second call put the bucket two calls into debt.
     assert get()["Retry-After"] == "2"
     clock.now += 1
     assert get().status_code == 429

@@ -1,4 +1,4 @@
-"""Reports as clients, files and the terminal have them."""
+"""Reports for clients, in files and in the terminal."""
 
 import codecs
 import csv
@@ -45,7 +45,7 @@ def monday(make_tool: MakeTool, make_team: MakeTeam) -> Tool:
 
 @pytest.fixture
 def api(db: None) -> Api:
-    """The API as an administrator sees it: who used how much is not for everybody."""
+    """Provide the API for an administrator, because reports by user need a permission."""
     return api_of(scopes=["admin"])
 
 
@@ -124,7 +124,7 @@ def borrowed(tool: Tool, user: str, start: datetime, end: datetime, **values: An
 
 @pytest.fixture
 def new_year(make_tool: MakeTool) -> Tool:
-    """A tool borrowed across a new year's midnight of Los Angeles, which is 8:00 UTC:
+    """Provide a tool borrowed across a new year's midnight of Los Angeles, which is 8:00 UTC:
     an hour before, two hours after; somebody was refused at 7:30 UTC."""
     cad = make_tool("cad", capacity=2, seat_hour_price="3", vendor="Acme")
     make_tool("sim", capacity=1, vendor="Beta")
@@ -147,7 +147,7 @@ def test_usage_by_month_is_cut_at_local_midnight(api: Api, new_year: Tool) -> No
         same | {"month": "2026-01-01", "borrows": 0, "seat_hours": 2, "cost": "6.00"},
     ]
     assert [row["seat_hours"] for row in get(api, "usage?by=month&since=2025-12-01&until=2026-01-31")["rows"]] == [2, 3]
-    # One local day within two of UTC's.
+    # One local day spans two UTC days.
     (day,) = get(api, "usage?by=tool&tz=America/Los_Angeles&since=2025-12-31&until=2025-12-31")["rows"]
     assert (day["seat_hours"], day["borrows"]) == (3, 2)
 
@@ -183,7 +183,7 @@ def test_days_whose_leases_were_deleted_count_where_their_noon_is(api: Api, new_
     call_command("forget", "--older-than", "30", "--delete")
     assert not Lease.objects.exists()
     rows = get(api, f"usage?by=month&{LOCAL}")["rows"]
-    # January 1 in UTC has its noon in the local January too.
+    # The noon of January 1 in UTC is in the local January too.
     assert [(row["month"], row["seat_hours"]) for row in rows] == [("2025-12-01", 2), ("2026-01-01", 3)]
     assert get(api, f"denials?by=day&{LOCAL}")["rows"][0]["day"] == "2026-01-01"
 
@@ -206,7 +206,7 @@ def test_what_if(api: Api, monday: Tool) -> None:
     assert today["capacity"] == 2
 
 
-def test_the_last_30_days_if_nothing_is_said(api: Api, monday: Tool) -> None:
+def test_a_report_has_the_last_30_days_by_default(api: Api, monday: Tool) -> None:
     answer = get(api, "usage")
     until = datetime.fromisoformat(answer["until"])
     assert until - datetime.fromisoformat(answer["since"]) == timedelta(days=29)
@@ -224,7 +224,7 @@ def test_every_report_is_there_as_csv(api: Api, monday: Tool, report: str, how: 
         answer = api.client.get(f"/api/v1/reports/{joined}", headers={"Accept": "text/csv"})
     assert answer["Content-Type"] == "text/csv; charset=utf-8"
     assert answer["Content-Disposition"].endswith('-2026-03-02-2026-03-03.csv"')
-    # By the byte order mark a spreadsheet knows that it is UTF-8.
+    # A spreadsheet needs the byte order mark to read UTF-8.
     assert answer.content.startswith(codecs.BOM_UTF8)
     found = list(csv.DictReader(io.StringIO(answer.content.decode("utf-8-sig"))))
     assert len(found) == len(rows) > 0
@@ -242,7 +242,7 @@ SIGNS = "=+-@\N{FULLWIDTH EQUALS SIGN}\N{FULLWIDTH PLUS SIGN}\N{FULLWIDTH HYPHEN
 @pytest.mark.parametrize("separator", [",", ";", "|"])
 @pytest.mark.parametrize("sign", SIGNS)
 @pytest.mark.parametrize("form", ["{0}1+1", " {0}1+1", "x{1}{0}1+1", "x{1} {0}1+1", 'x{1}"{0}1+1"', 'x"{1}""{0}1+1'])
-def test_no_spreadsheet_calculates_what_somebody_called_a_project(
+def test_no_spreadsheet_calculates_the_name_of_a_project(
     api: Api, monday: Tool, form: str, sign: str, separator: str
 ) -> None:
     """Whatever separator the reader's country has, and in whichever column the name is."""
@@ -287,7 +287,7 @@ def test_no_spreadsheet_calculates_what_somebody_called_a_project(
         "what-if?tool=cad&capacity=1,2,3,4,5,6,7,8,9,10,11",
     ],
 )
-def test_what_makes_no_sense_is_told_so(api: Api, monday: Tool, query: str) -> None:
+def test_invalid_values_are_reported(api: Api, monday: Tool, query: str) -> None:
     assert refused(api, query)["code"] == "invalid"
 
 
@@ -301,7 +301,7 @@ def test_reports_are_for_those_who_may_read(required: None, monday: Tool, report
     path = f"/api/v1/reports/{report}"
     assert api_with("").client.get(path).status_code == 401
     assert api_with(f"Bearer {make_token(user='ana', scopes=['borrow'])}").client.get(path).status_code == 403
-    # Use by user takes a permission: tests/test_who_sees_names.py.
+    # A report by user needs a permission: tests/test_who_sees_names.py.
     path = path.replace("usage", "usage?by=tool")
     assert api_with(f"Bearer {make_token(user='ana', scopes=['read'])}").client.get(path).status_code == 200
 
@@ -348,6 +348,6 @@ def test_the_command_tells_the_same(api: Api, monday: Tool) -> None:
         ["what-if", "--tool", "cad", "--capacity", "-1"],
     ],
 )
-def test_the_command_refuses_what_makes_no_sense(monday: Tool, arguments: list[str]) -> None:
+def test_the_command_refuses_invalid_arguments(monday: Tool, arguments: list[str]) -> None:
     with pytest.raises(CommandError):
         report(*arguments)

@@ -1,4 +1,4 @@
-"""What a program's call passes on its way, and what it is spared that pages need."""
+"""A program's call runs only the middleware that it needs, not that of pages."""
 
 import json
 from collections.abc import Callable
@@ -109,14 +109,14 @@ def test_a_page_has_a_session_and_the_headers_for_browsers(db: None, path: str) 
     assert "camera=()" in answer["Permissions-Policy"]
 
 
-def test_the_page_of_a_call_is_made_for_whoever_takes_any_text(make_tool: Callable[..., Tool]) -> None:
+def test_the_page_of_a_call_is_sent_to_clients_that_accept_any_text(make_tool: Callable[..., Tool]) -> None:
     make_tool("cad")
     answer = Client(headers={"Accept": "text/*"}).get("/api/v1/tools/")
     assert answer.status_code == 200
     assert answer["Content-Type"] == "text/html; charset=utf-8"
 
 
-def test_a_call_is_told_the_policies_of_transport_and_contents(api: Api, make_tool: Callable[..., Tool]) -> None:
+def test_an_answer_has_the_policies_for_transport_and_content(api: Api, make_tool: Callable[..., Tool]) -> None:
     make_tool("cad")
     with override_settings(
         SECURE_HSTS_SECONDS=60, SECURE_HSTS_INCLUDE_SUBDOMAINS=True, SECURE_HSTS_PRELOAD=False, SECURE_SSL_REDIRECT=True
@@ -185,7 +185,7 @@ def outcome(validate: Callable[[], Any]) -> Any:
 @pytest.mark.parametrize("serializer", [BorrowRequest, LeaseRequest, ForceReturnRequest, ItemRequest, StatusQuery])
 @given(data=st.data())
 @settings(max_examples=300, deadline=None)
-def test_the_short_way_to_read_a_body_comes_to_what_the_serializer_does(
+def test_the_fast_way_to_read_a_body_gives_the_result_of_the_serializer(
     serializer: type[StrictSerializer], data: st.DataObject
 ) -> None:
     body = data.draw(bodies(serializer))
@@ -230,7 +230,7 @@ def test_every_answer_has_the_fields_that_are_declared(api: Api, make_tool: Call
     assert list(api.give_back(lease["id"]).json()) == list(ReturnAnswer().fields)
 
 
-def test_who_asks_for_another_form_gets_it(api: Api, make_tool: Callable[..., Tool]) -> None:
+def test_another_form_is_sent_on_request(api: Api, make_tool: Callable[..., Tool]) -> None:
     make_tool("cad")
 
     def get(accept: str) -> Any:

@@ -1,4 +1,4 @@
-"""Forgetting old rows, or the names in them, without forgetting the figures."""
+"""Delete old rows, or the names in them, and keep the figures."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -54,12 +54,12 @@ def figures(tool: Tool) -> list[object]:
             (row.borrows, row.seat_time)
             for row in reports.usage(by=["tool", "project"], span=Span(span.first, span.last - timedelta(days=3)))
         ],
-        # People are counted by their names: where those are gone, they are unknown.
+        # Users are counted by name, so without names their number is unknown.
         [replace(row, people=None) for row in reports.denials(by=["tool", "code", "day"], span=span)],
     ]
 
 
-def test_deleting_keeps_the_figures_and_what_is_not_old(past: Tool) -> None:
+def test_deleting_keeps_the_figures_and_newer_rows(past: Tool) -> None:
     call_command("expire_leases", stdout=StringIO())  # which deletes old keys
     before = figures(past)
     assert Lease.objects.count() == 6
@@ -73,7 +73,7 @@ def test_deleting_keeps_the_figures_and_what_is_not_old(past: Tool) -> None:
     assert forget("--older-than", "5", "--delete") == "0 lease(s), 0 ticket(s), 0 denial(s) deleted\n"
 
 
-def test_what_an_idempotency_key_answers_for_stays(past: Tool) -> None:
+def test_rows_that_an_idempotency_key_needs_stay(past: Tool) -> None:
     assert BorrowKey.objects.exists()
     assert forget("--older-than", "5", "--delete") == "2 lease(s), 1 ticket(s), 1 denial(s) deleted\n"
     # Both leases of the borrow of two tools.

@@ -165,7 +165,7 @@ def test_the_same_key_at_the_same_moment_takes_one_seat(server: Server) -> None:
     assert all(len(answers) == 1 for answers in told.values())
     statuses = [status for ((status, _),) in told.values()]
     assert sorted(set(statuses)) == [200, 409]
-    # Five seats there are, and five keys have them.
+    # Five keys have all five seats.
     assert statuses.count(200) == httpx.get(f"{server.url}/licenses/cad_tool/status").json()["borrowed"] == 5
 
 

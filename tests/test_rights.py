@@ -1,6 +1,6 @@
-"""Nobody gives away more than they have, and every change of rights is on record.
+"""Nobody can give rights that they lack, and every change of rights is recorded.
 
-Both tests walk all pages of the admin: a new one has to be told here.
+Both tests visit all pages of the admin. Add new pages here.
 """
 
 import io
@@ -43,7 +43,7 @@ Attack = tuple[str, dict[str, Any]]
 @pytest.fixture
 def world(make_tool: Callable[..., Tool], api: Api, settings: Any) -> dict[str, User]:
     """Accounts of every kind, and a row of each table that has a page."""
-    # Many accounts are made, many times.
+    # The test creates many accounts, many times.
     settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
     make_tool("cad", capacity=9)
     team = Team.objects.create(name="crash")
@@ -58,7 +58,7 @@ def world(make_tool: Callable[..., Tool], api: Api, settings: Any) -> dict[str, 
     root = User.objects.create_superuser("root", password=PHRASE)
     boss = User.objects.create_user("boss", password=PHRASE, is_staff=True)
     boss.user_permissions.set(Permission.objects.filter(codename__in=["change_tool", "change_team"]))
-    # An account that was deactivated gives its rights to whoever wakes it up.
+    # A user who reactivates an account would get its rights.
     asleep = User.objects.create_user("asleep", password=PHRASE, is_staff=True, is_active=False)
     asleep.user_permissions.set(boss.user_permissions.all())
     ana = User.objects.create_user("ana", password=PHRASE)
@@ -80,7 +80,7 @@ def address(model: type[Model], *parts: Any) -> str:
 
 
 def attacks(world: dict[str, User]) -> Iterator[Attack]:
-    """Everything that could give somebody rights or names."""
+    """Yield every request that could give rights or names."""
     rights: dict[str, Any] = {"is_active": "on", "is_staff": "on", "is_superuser": "on"}
     rights |= {"groups": all_of(Group), "user_permissions": all_of(Permission)}
     phrases = {"usable_password": "true", "password1": "stolen phrase 42", "password2": "stolen phrase 42"}
@@ -107,7 +107,7 @@ def attacks(world: dict[str, User]) -> Iterator[Attack]:
 
 
 def ends(world: dict[str, User]) -> Iterator[Attack]:
-    """Everything that ends a row, or all rows of a page."""
+    """Yield every request that ends a row, or all rows of a page."""
     deactivated = {name: value for name, value in page_of(world["root"]).items() if name != "is_active"}
     yield address(User, world["root"].pk, "change"), deactivated
     for account in world.values():
@@ -119,7 +119,7 @@ def ends(world: dict[str, User]) -> Iterator[Attack]:
 
 
 def rights_of(account: User) -> tuple[Any, ...]:
-    """What an account may do and who can be it."""
+    """Return the rights of an account and its credentials."""
     return (
         account.username,
         account.password,
@@ -131,7 +131,7 @@ def rights_of(account: User) -> tuple[Any, ...]:
 
 
 def rights() -> dict[str, Any]:
-    """Who may do what; but for tokens, which end, and accounts that may nothing."""
+    """Return the rights of all accounts, without tokens, which end, and accounts without rights."""
     return {
         "accounts": {account.pk: rights_of(account) for account in User.objects.exclude(username="ana")},
         "active": dict(User.objects.exclude(username__in=["ana", "clerk"]).values_list("pk", "is_active")),
@@ -152,10 +152,10 @@ PERMISSIONS = [
 
 @pytest.mark.parametrize("codename", PERMISSIONS)
 def test_no_permission_leads_to_more(world: dict[str, User], client: Client, codename: str) -> None:
-    """Whoever may look at everything, and has one permission besides."""
+    """The account may view everything and has one more permission."""
     clerk = world["clerk"]
     looking = Permission.objects.filter(codename__startswith="view_")
-    # To add accounts Django wants both.
+    # Django requires both to add accounts.
     both = ["add_user", "change_user"] if codename == "add_user" else [codename]
     clerk.user_permissions.set([*looking, *Permission.objects.filter(codename__in=both)])
     client.force_login(clerk)
@@ -175,7 +175,7 @@ def test_no_permission_leads_to_more(world: dict[str, User], client: Client, cod
 
 
 def test_for_a_superuser_every_attack_is_a_change(world: dict[str, User], client: Client) -> None:
-    """Or the test above would show nothing."""
+    """Without this the test above would show nothing."""
     client.force_login(User.objects.create_superuser("other-root"))
     changed = set()
     for path, form in attacks(world):
@@ -195,7 +195,7 @@ def test_for_a_superuser_every_attack_is_a_change(world: dict[str, User], client
     }
 
 
-def test_a_clerk_looks_after_accounts_that_may_no_more(world: dict[str, User], client: Client) -> None:
+def test_a_clerk_edits_only_accounts_without_more_rights(world: dict[str, User], client: Client) -> None:
     clerk, ana = world["clerk"], world["ana"]
     clerk.user_permissions.set(Permission.objects.filter(codename__in=["change_user", "view_user"]))
     client.force_login(clerk)
@@ -223,7 +223,7 @@ def test_a_clerks_token_is_their_own(world: dict[str, User], client: Client) -> 
 
 
 def make_forms(world: dict[str, User]) -> dict[type[Model], dict[str, dict[str, Any]]]:
-    """What a superuser can do on each page of the admin, with a form that does it."""
+    """Return the actions of a superuser on each page of the admin, with a form for each."""
     ana, role, team, tool = world["ana"], Group.objects.get(), Team.objects.get(), Tool.objects.get()
     idp = {"user": world["clerk"].pk, "issuer": "https://idp.example", "subject": "4711"}
     made = dict(attacks(world))
@@ -258,7 +258,7 @@ def make_forms(world: dict[str, User]) -> dict[type[Model], dict[str, dict[str, 
         ApiToken: {"add": made[address(ApiToken, "add")] | {"user": "eve", "team": ""}},
         JwtCaller: {"delete": {}},
         RetiredName: {"delete": {}},
-        # Nothing on its page can be changed; its action is in test_audit.
+        # Its page changes nothing; its action is in test_audit.
         Lease: {"change": {}},
     }
 
@@ -270,7 +270,7 @@ def test_every_change_in_the_admin_is_on_record(world: dict[str, User], admin_cl
     for model, page in admin.site._registry.items():
         allowed = {verb for verb in ("add", "change", "delete") if getattr(page, f"has_{verb}_permission")(request)}
         assert set(forms.get(model, {})) - {"password"} == allowed, model
-    # Rows that nothing else refers to, so that they can be deleted.
+    # Rows without references, so that they can be deleted.
     for lease in api.client.get("/borrows").json():
         api.give_back(lease["id"])
     rows: dict[type[Model], Any] = {
@@ -287,14 +287,14 @@ def test_every_change_in_the_admin_is_on_record(world: dict[str, User], admin_cl
         RetiredName: RetiredName.objects.get(),
     }
     Lease.objects.all().delete()
-    # An account takes its memberships with it, and its form names a group.
+    # Memberships are deleted with an account, and its form names a group.
     for model in sorted(forms, key=lambda model: {User: 1, Group: 2}.get(model, 0)):
         for action, form in forms[model].items():
             if model is Lease:
                 continue
             path = address(model, "add") if action == "add" else address(model, rows[model].pk, action)
             if action == "delete" and model in (Team, Tool):
-                # The first step made rows that refer to them.
+                # The first step created rows that refer to them.
                 Allotment.objects.all().delete()
             before = AuditRecord.objects.count()
             answer = admin_client.post(path, form | {"post": "yes"})

@@ -1,4 +1,4 @@
-"""The OpenAPI schema as those read it who generate clients from it."""
+"""The OpenAPI schema for generators of clients."""
 
 import json
 import shutil
@@ -51,7 +51,7 @@ def test_every_error_is_declared_as_a_problem_document(schema: dict[str, Any]) -
                 assert list(response["content"]) == ["application/problem+json"], (name, status)
 
 
-def test_what_a_bad_id_and_an_unknown_field_end_with_is_declared(schema: dict[str, Any]) -> None:
+def test_the_schema_declares_the_refusals_of_wrong_ids_and_unknown_fields(schema: dict[str, Any]) -> None:
     for name, operation in operations(schema):
         cursors = [found for found in operation.get("parameters", []) if found["name"] == "cursor"]
         assert ("{" in name or bool(cursors)) <= ("404" in operation["responses"]), name
@@ -82,7 +82,7 @@ def test_the_server_accepts_each_example_of_the_schema(
             continue
         examples = operation["requestBody"]["content"]["application/json"]["examples"]
         for title, example in examples.items():
-            # The only thing that an example can't know.
+            # The only value that an example can't have.
             lease = admin_api.borrow("cad_tool").json()["id"]
             body = example["value"] | ({"id": lease} if "id" in example["value"] else {})
             method, path = name.split()

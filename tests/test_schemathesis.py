@@ -1,4 +1,4 @@
-"""Schemathesis: does the server do what its schema says, whatever it is sent?"""
+"""Schemathesis checks that the server follows its schema for any request."""
 
 import subprocess
 import sys

@@ -125,13 +125,13 @@ NINE = datetime(2026, 12, 31, 9, tzinfo=UTC)
 
 
 def tools_file(folder: Path, *lines: str) -> str:
-    """A file with the tool mesher and these lines of it; the option that names it."""
+    """Write a file with these lines of the tool mesher. Return the option that names it."""
     path = folder / "tools.toml"
     path.write_text("\n".join(["[mesher]", "capacity = 4", *lines]))
     return f"--file={path}"
 
 
-# What the same value means as the beginning and as the end.
+# The same value as the beginning and as the end.
 TIMES = [
     ("2026-12-31", DAY, LATER),
     ('"2026-12-31"', DAY, LATER),
@@ -152,7 +152,7 @@ TIMES = [
 def test_a_date_is_the_last_good_day_and_a_time_what_it_says(
     tmp_path: Path, written: str, beginning: datetime | None, end: datetime | None
 ) -> None:
-    # A warning about a time without a zone would fail this test, as any does.
+    # A warning about a time without a zone would fail this test.
     for field, expected in (("valid_from", beginning), ("valid_until", end)):
         seed(tools_file(tmp_path, f"{field} = {written}"))
         assert getattr(Tool.objects.get(), field) == expected
@@ -160,7 +160,7 @@ def test_a_date_is_the_last_good_day_and_a_time_what_it_says(
 
 
 @pytest.mark.parametrize("written", [written for written, *_ in TIMES])
-def test_what_is_seeded_again_is_no_change(tmp_path: Path, written: str) -> None:
+def test_seeding_again_is_not_a_change(tmp_path: Path, written: str) -> None:
     file = tools_file(tmp_path, f"valid_until = {written}", 'vendor = "ACME"', "enabled = true")
     seed(file)
     recorded = AuditRecord.objects.count()
@@ -209,7 +209,7 @@ def test_the_last_day_is_a_good_one(api: Api, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("ttl", [{}, {"ttl_seconds": 3600}])
-def test_a_past_end_frees_what_has_ended(api: Api, tmp_path: Path, ttl: dict[str, Any]) -> None:
+def test_a_past_end_frees_the_seats(api: Api, tmp_path: Path, ttl: dict[str, Any]) -> None:
     seed(tools_file(tmp_path))
     Tool.objects.update(default_ttl=None)
     lease = api.borrow("mesher", seats=2, **ttl).json()["id"]

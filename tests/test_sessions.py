@@ -36,7 +36,7 @@ def signed_in() -> Client:
 
 
 def left(browser: Client) -> timedelta:
-    """How long the session of a browser still lasts."""
+    """Return the time until the session of a browser ends."""
     return Session.objects.get(pk=browser.cookies["sessionid"].value).expire_date - timezone.now()
 
 
@@ -68,7 +68,7 @@ def test_no_page_moves_the_end_of_a_session(root: Client, issuer: Issuer, settin
     session["anything"] = 1
     session.save()
     assert left(root) < timedelta(minutes=1)
-    # A new password begins a new session, with the old one's end.
+    # A new password begins a new session with the same end.
     form = {"old_password": PHRASE, "new_password1": "another long phrase", "new_password2": "another long phrase"}
     before = root.cookies["sessionid"].value
     answer = root.post("/admin/password_change/", form)
@@ -94,7 +94,7 @@ def test_a_session_of_the_previous_version_keeps_its_end(root: Client) -> None:
     assert AccountSession.objects.count() == 1
 
 
-def test_who_signs_in_again_leaves_the_old_session_behind(root: Client) -> None:
+def test_a_new_sign_in_ends_the_old_session(root: Client) -> None:
     stolen = Client(headers={"Cookie": f"sessionid={root.cookies['sessionid'].value}"})
     assert stolen.get("/licenses/status").status_code == 200
     age(hours=7)
@@ -105,7 +105,7 @@ def test_who_signs_in_again_leaves_the_old_session_behind(root: Client) -> None:
     assert AccountSession.objects.count() == Session.objects.count() == 1
 
 
-def test_the_sweeper_deletes_what_has_expired_in_batches(root: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_sweeper_deletes_expired_rows_in_batches(root: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     now = timezone.now()
     Session.objects.bulk_create(
         Session(session_key=f"old{number:029}", session_data="", expire_date=now - timedelta(minutes=number))

@@ -57,7 +57,7 @@ def test_a_set_expires_as_one(api: Api, make_tool: MakeTool, pass_time: PassTime
     make_tool("sim", capacity=1)
     lease = api.borrow_set(("cad", 1), ("sim", 1), ttl_seconds=60).json()
     pass_time(seconds=60)
-    # Somebody closes one half of it.
+    # One half is closed separately.
     assert api.borrow("cad", "ben").status_code == 200
     assert api.renew(lease["id"]).json()["code"] == "expired"
     assert out(api) == {"cad": 1, "sim": 0}
@@ -133,7 +133,7 @@ def test_a_set_that_makes_no_sense_is_refused(api: Api, make_tool: MakeTool, wan
 
 
 def deadlocks(server: Server) -> int:
-    """How many PostgreSQL has had to resolve in the server's database."""
+    """Return the number of deadlocks in the server's PostgreSQL database."""
     url = server.environment.get("DATABASE_URL")
     if not url:
         return 0

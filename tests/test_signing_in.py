@@ -23,7 +23,7 @@ pytestmark = pytest.mark.django_db
 
 @pytest.fixture
 def provider(issuer: Issuer, settings: Any) -> Issuer:
-    """The provider as people sign in at it."""
+    """Provide the provider for sign-ins."""
     settings.LICENSE_OIDC_CLIENT_ID = CLIENT
     settings.LICENSE_OIDC_CLIENT_SECRET = "a secret"
     settings.LICENSE_OIDC_ADMIN_GROUPS = ["license admins"]
@@ -66,7 +66,7 @@ def is_signed_in(browser: Client) -> bool:
     return browser.get("/licenses/status").status_code == 200
 
 
-def test_a_person_comes_back_signed_in(provider: Issuer, browser: Client) -> None:
+def test_a_user_comes_back_from_the_provider_signed_in(provider: Issuer, browser: Client) -> None:
     asked = begin(browser, "/api/v1/leases/")
     assert asked["response_type"] == "code"
     assert asked["code_challenge_method"] == "S256"
@@ -76,7 +76,7 @@ def test_a_person_comes_back_signed_in(provider: Issuer, browser: Client) -> Non
     answer = come_back(browser, provider, asked)
     assert (answer.status_code, answer["Location"]) == (302, "/api/v1/leases/")
     assert is_signed_in(browser)
-    # Who has the code alone can do nothing with it (RFC 7636).
+    # The code is useless without its verifier (RFC 7636).
     verifier = provider.token_requests[0]["code_verifier"][0]
     digest = hashlib.sha256(verifier.encode()).digest()
     assert base64.urlsafe_b64encode(digest).decode().rstrip("=") == asked["code_challenge"]
@@ -94,7 +94,7 @@ def test_a_sign_in_begins_a_session_of_its_own(provider: Issuer, browser: Client
     assert not is_signed_in(Client(headers={"Cookie": f"sessionid={before}"}))
 
 
-def test_who_only_goes_to_the_provider_leaves_nothing_here(provider: Issuer, browser: Client) -> None:
+def test_a_started_sign_in_stores_nothing(provider: Issuer, browser: Client) -> None:
     for _ in range(10):
         begin(browser, "/api/docs/")
         begin(Client())
@@ -102,7 +102,7 @@ def test_who_only_goes_to_the_provider_leaves_nothing_here(provider: Issuer, bro
     assert "sessionid" not in browser.cookies
     cookie = browser.cookies["oidc"]
     assert (cookie["httponly"], cookie["samesite"], cookie["max-age"]) == (True, "Lax", 600)
-    # Of ten that a browser began, some may be finished; a cookie holds no more.
+    # A cookie can hold only some of ten sign-ins.
     assert len(cookie.value) < 4000
     assert browser.get("/oidc/callback/", {"error": "access_denied"}).status_code == 400
     assert not Session.objects.exists()
@@ -166,7 +166,7 @@ def test_groups_give_rights_and_teams_and_take_them(provider: Issuer, browser: C
 
 
 def recorded(*names: str) -> list[tuple[Any, ...]]:
-    """What the audit has so far: who did what to what, and these of its fields."""
+    """Return the audit records: actor, action, subject and these fields."""
     found = AuditRecord.objects.order_by("pk")
     return list(found.values_list("actor_kind", "actor", "origin", "action", "subject_kind", "subject", *names))
 
@@ -214,7 +214,7 @@ def test_groups_of_the_userinfo_stand_in_for_those_the_token_lacks(provider: Iss
     assert User.objects.get().is_superuser
 
 
-def test_what_groups_give_and_take_is_on_record(provider: Issuer, browser: Client, settings: Any) -> None:
+def test_changes_by_groups_are_recorded(provider: Issuer, browser: Client, settings: Any) -> None:
     settings.TRUSTED_PROXIES = 1
     browser.defaults["HTTP_X_FORWARDED_FOR"] = "198.51.100.7"
     ben = ("sign_in", "ben", "198.51.100.7")
@@ -237,7 +237,7 @@ def test_what_groups_give_and_take_is_on_record(provider: Issuer, browser: Clien
     ]
 
 
-def test_who_may_only_look_around_does_not_see_the_audit(provider: Issuer, browser: Client) -> None:
+def test_staff_of_the_provider_do_not_see_the_audit(provider: Issuer, browser: Client) -> None:
     sign_in(browser, provider, groups=["license staff"])
     assert browser.get("/admin/licenses/tool/").status_code == 200
     assert browser.get("/admin/licenses/auditrecord/").status_code == 403
@@ -262,11 +262,11 @@ def test_groups_may_come_from_the_userinfo(provider: Issuer, browser: Client) ->
     provider.userinfo = {"sub": "ben-s-subject", "groups": ["team-crash"], "preferred_username": "somebody else"}
     sign_in(browser, provider)
     assert TeamMember.objects.get().team.name == "crash"
-    # What is signed counts more.
+    # The signed claim wins.
     assert User.objects.get().username == "ben"
 
 
-def test_who_signs_in_again_is_the_same_whatever_their_name(provider: Issuer, browser: Client) -> None:
+def test_a_user_with_a_new_name_gets_the_same_account(provider: Issuer, browser: Client) -> None:
     sign_in(browser, provider)
     sign_in(browser, provider, preferred_username="benjamin", email="admin@example.com")
     assert User.objects.get().username == "ben"
@@ -420,7 +420,7 @@ def test_a_password_form_leads_to_no_provider(provider: Issuer, browser: Client)
     assert not is_signed_in(browser)
 
 
-def test_the_sign_in_pages_offer_what_there_is(provider: Issuer, browser: Client, settings: Any) -> None:
+def test_the_sign_in_pages_offer_the_configured_ways(provider: Issuer, browser: Client, settings: Any) -> None:
     for page in ("/signin/?next=/api/docs/", "/admin/login/?next=/admin/"):
         shown = browser.get(page).content.decode()
         assert "/oidc/authenticate/?next=%2Fa" in shown

@@ -1,4 +1,4 @@
-"""A version serves on while the next one's migration alters a column under it."""
+"""A version continues to serve while a migration of the next one alters a column."""
 
 from collections.abc import Callable, Iterator
 

@@ -15,7 +15,7 @@ from django.db import connection
 
 from .conftest import ROOT, Server, free_port, server_environment
 
-# Of a server of the tests: four processes with two each.
+# A test server has four processes with two threads each.
 THREADS = 8
 
 if TYPE_CHECKING:
@@ -32,14 +32,14 @@ def stack() -> Iterator[ExitStack]:
 
 @pytest.fixture
 def pair(tmp_path: Path, stack: ExitStack) -> tuple["Cluster", "Cluster"]:
-    """A primary that waits for its standby with every commit, and the standby."""
+    """Provide a primary that waits for its standby with every commit, and the standby."""
     from benchmarks import clusters
 
     primary = clusters.Cluster.created(tmp_path / "primary")
     stack.callback(primary.stop)
     standby = primary.standby(tmp_path / "standby", "standby")
     stack.callback(standby.stop)
-    # Applied there, not only written: what was answered can be read there.
+    # The standby has applied it, not only written it, so that reads see it.
     primary.configure("synchronous_standby_names = 'standby'", "synchronous_commit = remote_apply")
     primary.reload()
 

@@ -1,4 +1,4 @@
-"""A start that can't listen says so in one line, and what to do."""
+"""A server that can't listen says why in one line, and what to do."""
 
 import json
 import socket
@@ -15,7 +15,7 @@ from .monitoring import until
 
 
 def errors_of_a_start(folder: Path, database: dict[str, str], **more: str) -> list[str]:
-    """The errors of a server that doesn't come up."""
+    """Start a server that must fail, and return its errors."""
     environment = server_environment(folder, database, 1) | {"LICENSE_DB_SEED": "false"} | more
     done = subprocess.run(
         [sys.executable, "-m", "licenseserver"], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120
@@ -45,7 +45,7 @@ def test_an_address_that_cannot_be_had_is_one_line(tmp_path: Path, address: str,
 
 
 def test_a_server_waits_for_an_address_that_comes_free(tmp_path: Path) -> None:
-    """As in a restart, where the old one is about to go."""
+    """This happens in a restart, while the old server stops."""
     log = tmp_path / "log"
     with socket.create_server(("127.0.0.1", 0)) as listener, log.open("wb") as output:
         address = f"127.0.0.1:{listener.getsockname()[1]}"

@@ -1,4 +1,4 @@
-"""A server stops when it is told to."""
+"""A server stops on a signal."""
 
 import json
 import os
@@ -15,9 +15,9 @@ from .conftest import Server
 
 def test_an_impatient_ctrl_c_stops_a_server_in_order(server: Server) -> None:
     assert server.process is not None
-    # So often that a worker which minds it is hit while it deals with the last one.
+    # Often enough that a worker gets the next signal while it handles the last one.
     for _ in range(20_000):
-        # As a terminal does: to the master and to all of its workers.
+        # As a terminal does, to the master and all workers.
         os.killpg(server.process.pid, signal.SIGINT)
     assert server.process.wait(60) == 0
     log = server.log.read_text()
@@ -35,7 +35,7 @@ def test_a_signal_to_the_master_is_enough(server: Server, number: signal.Signals
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-def test_new_callers_are_refused_at_once_while_those_who_called_are_answered(
+def test_a_stopping_server_refuses_new_connections_and_answers_open_ones(
     server: Server, number: signal.Signals
 ) -> None:
     """In order, or because the master is gone: nobody waits in vain, and the address is free again."""
@@ -52,7 +52,7 @@ def test_new_callers_are_refused_at_once_while_those_who_called_are_answered(
                 socket.create_connection(address, timeout=60).close()
             except ConnectionRefusedError:
                 break
-        # Somebody else can listen there, though the call is not answered yet.
+        # Another server can listen there before the call is answered.
         with socket.create_server(address):
             call.sendall(body[5:])
             answer = call.makefile("rb").readline()
@@ -67,12 +67,12 @@ def test_a_server_that_is_still_starting_its_workers_stops_in_order(server: Serv
         process = subprocess.Popen(
             [sys.executable, *server.command],
             cwd=server.code,
-            # With traces a worker takes its time before it minds its own signals.
+            # With traces a worker takes longer until it handles its signals.
             env=server.environment | {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9"},
             stdout=log,
             stderr=subprocess.STDOUT,
         )
-    # It is heard when all are forked, and so at the last one's first steps.
+    # The master handles it after all forks, when the last worker has just started.
     while "Booting worker" not in server.log.read_text():
         assert process.poll() is None
     process.terminate()

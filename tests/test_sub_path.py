@@ -1,4 +1,4 @@
-"""A server below a path of its host, behind a proxy that takes the path away or doesn't."""
+"""A server below a path of its host, behind a proxy that removes the path or not."""
 
 import os
 import re

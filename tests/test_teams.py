@@ -1,4 +1,4 @@
-"""Whom a lease counts for: its user's team, and a project."""
+"""Teams and projects of leases."""
 
 from collections.abc import Callable
 from io import StringIO
@@ -27,7 +27,7 @@ def test_a_lease_records_team_and_project(api: Api, make_tool: MakeTool, make_te
     assert Lease.objects.get().team == Team.objects.get()
 
 
-def test_who_is_in_one_team_need_not_say_so(api: Api, make_tool: MakeTool, make_team: MakeTeam) -> None:
+def test_a_member_of_one_team_need_not_name_it(api: Api, make_tool: MakeTool, make_team: MakeTeam) -> None:
     make_tool(capacity=5)
     make_team("crash", "ana")
     assert api.borrow(user="ana").json()["team"] == "crash"
@@ -99,7 +99,7 @@ def test_members_come_from_a_file(db: None, tmp_path: Path, make_team: MakeTeam)
         ("body", "ben"),
         ("body", "ana"),
     }
-    # The file is the whole truth about those that came from it.
+    # An import replaces all members of earlier files.
     file.write_text("team,user\nbody,ana\n")
     told = run("import", str(file))
     assert set(TeamMember.objects.values_list("team__name", "user")) == {("crash", "manual"), ("body", "ana")}

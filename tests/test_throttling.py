@@ -1,4 +1,4 @@
-"""Who keeps sending credentials that fail has to wait; others need not."""
+"""Callers that send too many wrong credentials must wait, and others need not."""
 
 import time
 from collections.abc import Callable
@@ -55,13 +55,13 @@ def test_after_too_many_wrong_passwords_the_right_one_has_to_wait(ben: User, pas
     assert_problem(answer, 429)
     assert answer.json()["code"] == "too_many_failures"
     assert 0 < int(answer["Retry-After"]) <= WINDOW.total_seconds() + 1
-    # From elsewhere too: it is the account that is guessed at.
+    # From another address too, because the limit is for the account.
     assert password("ben", PASSWORD, "192.0.2.2") == 429
     pass_time(minutes=15)
     assert password("ben", PASSWORD) == 200
 
 
-def test_a_right_password_forgets_the_wrong_ones_before_it(ben: User) -> None:
+def test_a_correct_password_resets_the_failures(ben: User) -> None:
     for _ in range(2):
         assert [password("ben", word) for word in ("wrong", "wrong", PASSWORD)] == [401, 401, 200]
 
@@ -83,7 +83,7 @@ def test_a_network_of_the_new_protocol_is_one_address(ben: User) -> None:
     assert password("ben", PASSWORD, "2001:db8:0:1::1") == 200
 
 
-def test_a_good_token_passes_where_bad_ones_have_to_wait(db: None) -> None:
+def test_a_valid_token_works_while_invalid_ones_must_wait(db: None) -> None:
     good = f"Bearer {make_token(user='ben')}"
     bad = "Bearer lic_" + "a" * 43
     statuses = [answer_to(bad).status_code for _ in range(8)]
@@ -93,13 +93,13 @@ def test_a_good_token_passes_where_bad_ones_have_to_wait(db: None) -> None:
     assert answer_to(bad, "192.0.2.2").status_code == 401
 
 
-def test_bad_tokens_lock_nobody_out_who_has_a_password(ben: User) -> None:
+def test_wrong_tokens_do_not_lock_out_passwords(ben: User) -> None:
     for _ in range(8):
         answer_to("Bearer lic_" + "a" * 43)
     assert password("ben", PASSWORD) == 200
 
 
-def test_who_goes_on_trying_costs_no_writing(ben: User) -> None:
+def test_repeated_attempts_cost_no_writes(ben: User) -> None:
     bad = "Bearer lic_" + "a" * 43
     for _ in range(8):
         password("ben", "wrong")
@@ -145,7 +145,7 @@ def test_the_right_password_signs_in_by_the_page(ben: User) -> None:
         (1, "::ffff:203.0.113.9", "203.0.113.9"),
         (1, "2001:DB8::1", "2001:db8::1"),
         (1, ",".join(["203.0.113.9"] * 50), "203.0.113.9"),
-        # As gateways write it (Azure's, some of Amazon's).
+        # The form of some gateways (Azure, some of Amazon).
         (1, "203.0.113.9:4711", "203.0.113.9"),
         (1, "[2001:DB8::1]:4711", "2001:db8::1"),
         (1, "[2001:db8::1]", "2001:db8::1"),
@@ -158,7 +158,7 @@ def test_the_right_password_signs_in_by_the_page(ben: User) -> None:
         (1, "[]:80", "192.0.2.1"),
     ],
 )
-def test_an_address_is_believed_from_trusted_proxies_alone(
+def test_a_forwarded_address_is_trusted_only_from_trusted_proxies(
     settings: Any, proxies: int, forwarded: str, address: str
 ) -> None:
     settings.TRUSTED_PROXIES = proxies
@@ -196,7 +196,7 @@ def test_the_table_never_grows_beyond_its_bound(monkeypatch: pytest.MonkeyPatch)
     assert FailureCount.objects.filter(key="key 199").exists()
 
 
-def test_the_window_begins_with_the_first_failure_and_then_anew() -> None:
+def test_the_window_begins_with_the_first_failure_and_then_again() -> None:
     now = timezone.now()
 
     def attempt(after: timedelta) -> bool:
@@ -221,7 +221,7 @@ def test_attempts_under_way_take_places_and_give_them_back() -> None:
     assert not reserve()
     FailureCount.objects.release(["key"])
     assert [reserve() for _ in range(2)] == [True, False]
-    # A right password forgets the failures, and no attempt under way.
+    # A correct password resets the failures, but not pending attempts.
     FailureCount.objects.forget("key")
     assert [reserve() for _ in range(2)] == [True, False]
 
@@ -246,7 +246,7 @@ def test_an_attempt_that_breaks_off_gives_its_place_back(ben: User, monkeypatch:
 
 @pytest.fixture
 def hashed(ben: User, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The passwords that were hashed to be compared."""
+    """Provide the list of passwords that were hashed."""
     seen: list[str] = []
     verify = MD5PasswordHasher.verify
 
@@ -293,7 +293,7 @@ def test_an_account_that_is_gone_is_forgotten_at_once(ben: User, hashed: list[st
 
 
 def test_a_remembered_password_has_to_wait_like_any(ben: User, hashed: list[str]) -> None:
-    """Or a guess could be told from the others while all are refused."""
+    """Otherwise a correct guess would differ from the others while all are refused."""
     assert password("ben", PASSWORD) == 200
     for _ in range(3):
         password("ben", "wrong", "192.0.2.2")
@@ -310,7 +310,7 @@ def test_a_remembered_password_is_hashed_again_after_a_while(
     assert hashed == [PASSWORD] * 2
 
 
-def test_only_so_many_passwords_are_remembered(ben: User, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_number_of_remembered_passwords_has_a_limit(ben: User, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(passwords, "REMEMBERED_AT_MOST", 3)
     verified = passwords.Verified()
     macs = [verified.mac(ben, f"password {number}") for number in range(5)]
@@ -329,7 +329,7 @@ def test_a_remembered_password_costs_two_statements_and_no_writing(ben: User) ->
     assert sum("auth_user" in statement for statement in statements) == 1
 
 
-def test_of_many_guesses_at_once_no_more_are_looked_at_than_may_fail(required_server: Server) -> None:
+def test_of_many_simultaneous_guesses_only_as_many_as_may_fail_are_checked(required_server: Server) -> None:
     """Sixty wrong passwords at once, at four workers."""
     import httpx
 
@@ -339,12 +339,12 @@ def test_of_many_guesses_at_once_no_more_are_looked_at_than_may_fail(required_se
     with ThreadPoolExecutor(16) as pool:
         statuses = list(pool.map(attempt, range(60)))
     assert set(statuses) == {401, 429}
-    # However many come at once: no more are looked at than may fail.
+    # Of many simultaneous attempts only as many are checked as may fail.
     assert statuses.count(401) == 5
 
 
-def test_what_was_typed_as_a_name_is_kept_nowhere(ben: User, caplog: pytest.LogCaptureFixture) -> None:
-    """Often it is a password."""
+def test_a_password_that_was_typed_as_a_name_is_not_stored(ben: User, caplog: pytest.LogCaptureFixture) -> None:
+    """Users often type a password as a name."""
     for number, name in enumerate(("qS3cr3t phrase", "ben")):
         for _ in range(4):
             password(name, "wrong", f"192.0.2.{number}")

@@ -1,4 +1,4 @@
-"""API tokens: made, shown once, used, noted, revoked."""
+"""API tokens are created, shown once, used, recorded and revoked."""
 
 import io
 from collections.abc import Callable
@@ -242,7 +242,7 @@ def test_a_wrong_form_makes_no_token(admin_client: Client, wrong: dict[str, str]
     assert not ApiToken.objects.exists()
 
 
-def test_who_is_no_superuser_makes_no_administrators_token(client: Client) -> None:
+def test_only_a_superuser_creates_an_administrators_token(client: Client) -> None:
     clerk = User.objects.create_user("clerk", is_staff=True)
     clerk.user_permissions.set(Permission.objects.filter(codename__in=["add_apitoken", "view_apitoken"]))
     client.force_login(clerk)

@@ -1,5 +1,5 @@
-"""A tool that is switched off, has ended or has not begun: what is available is what
-a borrow would get, everywhere."""
+"""A tool that is disabled, has ended or has not begun shows everywhere the seats that a borrow
+would get."""
 
 from collections.abc import Callable
 from datetime import datetime, timedelta
@@ -35,13 +35,13 @@ OPEN: list[dict[str, Any]] = [
 
 
 def moments(values: dict[str, Any]) -> dict[str, Any]:
-    """The same, with times from now on."""
+    """Return the same, with times relative to now."""
     now = timezone.now()
     return {name: now + value if isinstance(value, timedelta) else value for name, value in values.items()}
 
 
 def seats_everywhere(api: Api, admin: Client) -> dict[str, tuple[int, str]]:
-    """What each place says of the tool cad: the available seats, and its state."""
+    """Return the available seats and the state of the tool cad on each page and call."""
     one, (listed,) = api.status(), api.client.get("/licenses/status").json()
     of_admin = api.client.get("/api/v1/tools/cad/").json()
     (in_list,) = [tool for tool in as_list(api.client.get("/api/v1/tools/").json()) if tool["name"] == "cad"]
@@ -61,7 +61,7 @@ def seats_everywhere(api: Api, admin: Client) -> dict[str, tuple[int, str]]:
 
 
 def as_list(answer: Any) -> list[Any]:
-    """The rows of a list, in pages or not."""
+    """Return the rows of a list, with or without pages."""
     rows: list[Any] = answer["results"] if isinstance(answer, dict) else answer
     return rows
 
@@ -78,7 +78,7 @@ def test_a_closed_tool_has_no_seat_available_anywhere(
 
 
 @pytest.mark.parametrize("values", OPEN)
-def test_an_open_tool_has_what_a_borrow_would_get(
+def test_an_open_tool_shows_the_seats_that_a_borrow_would_get(
     api: Api, admin_client: Client, make_tool: MakeTool, values: dict[str, Any]
 ) -> None:
     make_tool("cad", capacity=4, **moments(values))

@@ -1,4 +1,4 @@
-"""Traces: whole ones where the environment asks for them, and nothing otherwise."""
+"""Traces are complete if the environment enables them, and otherwise absent."""
 
 import json
 import os
@@ -28,7 +28,7 @@ TRACEPARENT = {"traceparent": f"00-{TRACE}-{PARENT}-01"}
 
 @dataclass
 class Collector:
-    """What takes the traces: OTLP over HTTP."""
+    """A collector of traces: OTLP over HTTP."""
 
     url: str
     bodies: list[bytes] = field(default_factory=list)
@@ -44,7 +44,7 @@ class Collector:
         ]
 
     def request_span(self, trace: str) -> Span:
-        """The span of the one request of this trace; waits for it."""
+        """Return the span of the one request of this trace; waits for it."""
 
         def found() -> list[Span]:
             return [
@@ -109,7 +109,7 @@ def test_a_borrow_is_one_trace_from_the_client_to_the_database(tmp_path: Path, c
     assert told["http.route"] == told["url.path"] == "/licenses/borrow"
     assert told["http.response.status_code"] == 200
     assert (told["licenseserver.tool"], told["licenseserver.lease"]) == ("cad_tool", borrow.json()["id"])
-    # The log and the trace lead to each other.
+    # The log and the trace refer to each other.
     (line,) = [line for line in lines if line.get("path") == "/licenses/borrow"]
     assert (line["trace_id"], line["request_id"]) == (TRACE, told["licenseserver.request_id"])
 
@@ -147,7 +147,7 @@ def test_no_secret_is_in_a_span(tmp_path: Path, collector: Collector) -> None:
             browser.post("/signin/", data=form | {"csrfmiddlewaretoken": browser.cookies["csrftoken"]})
             secrets += [browser.cookies["sessionid"], browser.cookies["csrftoken"]]
             browser.get("/admin/")
-        # A statement that fails, with an error that tells its values.
+        # A failing statement whose error contains its values.
         server.manage("migrate", "sessions", "zero", "--verbosity", "0")
         headers = {"Cookie": f"sessionid={'reason-5d11' * 3}", **TRACEPARENT}
         assert httpx.get(f"{server.url}/admin/", headers=headers).status_code == 500
@@ -158,7 +158,7 @@ def test_no_secret_is_in_a_span(tmp_path: Path, collector: Collector) -> None:
         assert not any(secret.encode() in body for body in collector.bodies)
 
 
-def test_what_is_left_is_sent_when_the_server_stops(tmp_path: Path, collector: Collector) -> None:
+def test_remaining_traces_are_sent_when_the_server_stops(tmp_path: Path, collector: Collector) -> None:
     an_hour = "3600000"
     with running_server(
         tmp_path, OTEL_EXPORTER_OTLP_TRACES_ENDPOINT=f"{collector.url}/v1/traces", OTEL_BSP_SCHEDULE_DELAY=an_hour

@@ -1,4 +1,4 @@
-"""An upgrade while people work: old and new code on one database, through every migration."""
+"""Upgrade under load: old and new code on one database, through every migration."""
 
 import io
 import itertools
@@ -25,7 +25,7 @@ PEOPLE = 4
 # The version before this migration can't run a plan again that a widened column made
 # stale: each of its connections answers one call `busy`, and changes nothing.
 WIDENS = MIGRATIONS.index("0010_longer_names") + 1
-# How the first version was started.
+# The command of the first version.
 FIRST_COMMAND = ("-m", "gunicorn", "--config", "licenseserver/gunicorn.conf.py", "licenseserver.wsgi")
 
 
@@ -34,7 +34,7 @@ def git(*arguments: str) -> bytes:
 
 
 def has_history() -> bool:
-    """Whether this is a whole clone, so that old code can be had."""
+    """Return whether this is a full clone with the old commits."""
     try:
         return git("rev-parse", "--is-shallow-repository").strip() == b"false"
     except (OSError, subprocess.CalledProcessError):
@@ -47,11 +47,11 @@ def migrations_at(commit: str) -> list[str]:
 
 
 def version_with(number: int) -> str | None:
-    """The newest commit that has the first so many migrations and no others, if
+    """Return the newest commit that has the first so many migrations and no others, if
     there is one: some came together, and one was numbered anew."""
     path = f"licenses/migrations/{MIGRATIONS[number]}.py"
     added = git("log", "--first-parent", "--diff-filter=A", "--format=%H", "--", path).decode().split()
-    # What isn't committed yet comes after all that is.
+    # Uncommitted code comes last.
     newest = f"{added[-1]}~1" if added else "HEAD"
     for commit in git("rev-list", "--first-parent", "--max-count=50", newest).decode().split():
         if migrations_at(commit) == MIGRATIONS[:number]:
@@ -60,7 +60,7 @@ def version_with(number: int) -> str | None:
 
 
 def steps() -> Iterator[tuple[str, str | None]]:
-    """The upgrades from each version to the next: the old commit, and the new one;
+    """Yield the upgrades from each version to the next: the old commit, and the new one;
     None is the code as it is here."""
     versions = [version_with(number) for number in range(1, len(MIGRATIONS))]
     yield from itertools.pairwise([*filter(None, versions), None])
@@ -70,7 +70,7 @@ UPGRADES = list(steps()) if connection.vendor == "postgresql" and has_history() 
 
 
 def code_of(commit: str | None, folder: Path) -> Path:
-    """The code of a commit, unpacked."""
+    """Return the code of a commit, unpacked."""
     if commit is None:
         return ROOT
     with tarfile.open(fileobj=io.BytesIO(git("archive", commit))) as archive:
@@ -104,7 +104,7 @@ class Work:
 
     def ask(self, call: str, body: dict[str, Any]) -> dict[str, Any]:
         answer = self.send(call, body)
-        # Without a key: a busy borrow that took a seat all the same would show at the end.
+        # Without a key, so that a busy borrow that took a seat would show at the end.
         while self.patient and answer.status_code == 503 and answer.json()["code"] == "busy":
             self.stopped.wait(int(answer.headers["Retry-After"]))
             answer = self.send(call, body)
@@ -115,7 +115,7 @@ class Work:
         return told
 
     def send(self, call: str, body: dict[str, Any]) -> httpx.Response:
-        # As a balancer deals them out, each request to the next one.
+        # As a load balancer does, each request goes to the next one.
         replicas = self.live
         server = replicas[next(self.turns) % len(replicas)]
         return httpx.post(f"{server.url}/licenses/{call}", json=body, timeout=30)
@@ -151,7 +151,7 @@ def test_nobody_notices_an_upgrade(tmp_path: Path, old: str, new: str | None) ->
         before, after = len(migrations_at(old)), len(migrations_at(new)) if new else len(MIGRATIONS)
 
         def migrate(number: int) -> None:
-            # All by today's command, which older versions didn't have.
+            # Use today's command, because older versions do not have it.
             environment = server_environment(tmp_path, database, 0)
             for target in (["auth"], ["admin"], ["sessions"], ["licenses", MIGRATIONS[number - 1]]):
                 command = [sys.executable, "manage.py", "migrate", "--verbosity", "0", *target]
@@ -174,7 +174,7 @@ def test_nobody_notices_an_upgrade(tmp_path: Path, old: str, new: str | None) ->
         with work(*olds, patient=before < WIDENS <= after) as people:
             people.wait_for_rounds(5)
             kept = people.ask("borrow", {"tool": "cad_tool", "user": "kept"})["id"]
-            # The migrations first, while only old code runs; then one replica after the other.
+            # First the migrations, while only old code runs; then one replica after the other.
             migrate(after)
             people.wait_for_rounds(5)
             for number, leaving in enumerate(olds):
@@ -182,7 +182,7 @@ def test_nobody_notices_an_upgrade(tmp_path: Path, old: str, new: str | None) ->
                 people.live = [*people.live, arriving]
                 people.wait_for_rounds(5)
                 people.live = [server for server in people.live if server is not leaving]
-                # Until nobody is about to call it any more.
+                # Wait until no call is pending.
                 people.wait_for_rounds(2)
                 leaving.stop()
             people.wait_for_rounds(5)
@@ -198,7 +198,7 @@ def test_nobody_notices_an_upgrade(tmp_path: Path, old: str, new: str | None) ->
 
 
 @pytest.mark.skipif(connection.vendor != "postgresql", reason="a request is held up by a row lock")
-def test_a_server_that_is_told_to_stop_answers_what_it_has_begun(server: Server) -> None:
+def test_a_stopping_server_answers_the_requests_that_it_has_begun(server: Server) -> None:
     answers: list[httpx.Response] = []
     with psycopg.connect(server.environment["DATABASE_URL"]) as lock:
         lock.execute("SELECT * FROM licenses_tool WHERE name = 'cad_tool' FOR UPDATE")
@@ -228,7 +228,7 @@ def test_a_server_that_is_told_to_stop_answers_what_it_has_begun(server: Server)
 
 @pytest.fixture
 def unmigrated(tmp_path: Path) -> Iterator[dict[str, str]]:
-    """The variables of a server whose database lacks the last migrations."""
+    """Provide the variables of a server whose database lacks the last migrations."""
     with own_database(tmp_path) as database:
         environment = server_environment(tmp_path, database, 0)
         command = [sys.executable, "manage.py", "migrate", "--verbosity", "0", "licenses", MIGRATIONS[3]]
@@ -249,7 +249,7 @@ def test_a_migration_lets_others_pass_while_a_table_is_in_use(unmigrated: dict[s
         while "A table is in use; trying again." not in migration.stderr.readline():
             assert migration.poll() is None
         with psycopg.connect(unmigrated["DATABASE_URL"]) as people:
-            # Longer than a migration keeps them waiting.
+            # Longer than a migration delays a call.
             people.execute("SET statement_timeout = '20s'")
             people.execute("UPDATE licenses_tool SET in_use = in_use")
         dump.rollback()
@@ -260,10 +260,10 @@ def test_a_migration_lets_others_pass_while_a_table_is_in_use(unmigrated: dict[s
 
 
 @pytest.mark.skipif(connection.vendor != "postgresql", reason="SQLite makes no index concurrently")
-def test_an_index_that_was_left_half_made_is_made_anew(unmigrated: dict[str, str]) -> None:
+def test_an_unfinished_index_is_created_again(unmigrated: dict[str, str]) -> None:
     with psycopg.connect(unmigrated["DATABASE_URL"]) as rows:
         rows.execute("CREATE INDEX lease_by_end ON licenses_lease (id)")
-        # As PostgreSQL leaves it when CREATE INDEX CONCURRENTLY is broken off.
+        # As PostgreSQL leaves it when CREATE INDEX CONCURRENTLY is interrupted.
         rows.execute("UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'lease_by_end'::regclass")
     with migrating(unmigrated) as migration:
         assert migration.wait(60) == 0

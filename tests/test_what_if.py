@@ -1,4 +1,4 @@
-"""What if there had been more seats, or fewer."""
+"""Replay the demand with other capacities."""
 
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
@@ -38,7 +38,7 @@ def wanted(minute: int, held: int = 60, seats: int = 1) -> Demand:
 
 
 def by_the_minute(demands: Sequence[Demand], capacity: int) -> tuple[int, dict[int, timedelta]]:
-    """How many are refused, and the waits, found by looking every minute."""
+    """Simulate minute by minute. Return the number of refusals and the waits."""
     in_order = sorted(demands, key=lambda demand: demand.at)
     refused = 0
     out: list[tuple[datetime, int]] = []
@@ -55,7 +55,7 @@ def by_the_minute(demands: Sequence[Demand], capacity: int) -> tuple[int, dict[i
         now = NOON + step * MINUTE
         held = [(end, seats) for end, seats in held if end > now]
         came = [number for number, demand in enumerate(in_order) if demand.at == now]
-        # Who came before is served before; what is only in the way takes its seats as it comes.
+        # Demands are served in order. Leases from before the span take their seats at once.
         for number in [None, *came]:
             if number is not None:
                 demand = in_order[number]
@@ -91,7 +91,7 @@ def test_a_seat_more_spares_waits() -> None:
     assert (three.refused, three.waited, three.longest_wait) == (0, 0, timedelta(0))
 
 
-def test_who_still_waits_at_the_end_is_counted() -> None:
+def test_tickets_that_still_wait_at_the_end_are_counted() -> None:
     told = outcome([wanted(0, held=600), wanted(30)], 1, NOON + 60 * MINUTE)
     assert (told.waited, told.unserved, told.longest_wait) == (1, 1, 30 * MINUTE)
 
@@ -107,7 +107,7 @@ def held(tool: Tool, start: datetime, minutes: int, **values: object) -> Lease:
 SPAN = Span(NOON.date(), NOON.date())
 
 
-def test_the_demand_is_what_was_borrowed_and_what_was_refused(make_tool: MakeTool) -> None:
+def test_the_demand_is_borrows_and_refusals(make_tool: MakeTool) -> None:
     cad, sim = make_tool("cad", capacity=1), make_tool("sim")
     held(cad, NOON - timedelta(days=1), 24 * 60 + 30)
     got_it = held(cad, NOON + 30 * MINUTE, 60, user="ben")
@@ -125,7 +125,7 @@ def test_the_demand_is_what_was_borrowed_and_what_was_refused(make_tool: MakeToo
         )
     Denial.objects.create(tool=cad, user="emil", code="quota", first_at=NOON, last_at=NOON)
     recorded, (one, two) = whatif.replay(tool=cad, capacities=[1, 2], span=SPAN)
-    # Ben wanted it at ten past; dora would have had it for as long as the others.
+    # Ben wanted a seat at ten past. Dora holds one for the average time of the others.
     assert sorted(recorded.demands, key=lambda demand: demand.at) == [
         Demand(NOON - timedelta(days=1), 1, timedelta(days=1, minutes=30), decided=False),
         Demand(NOON + 10 * MINUTE, 1, 60 * MINUTE),
@@ -137,7 +137,7 @@ def test_the_demand_is_what_was_borrowed_and_what_was_refused(make_tool: MakeToo
     assert (two.refused, two.waited) == (1, 1)
 
 
-def test_who_stood_in_the_queue_wanted_it_since_then(api: Api, make_tool: MakeTool, pass_time: PassTime) -> None:
+def test_a_wait_in_the_queue_counts_from_its_beginning(api: Api, make_tool: MakeTool, pass_time: PassTime) -> None:
     cad = make_tool("cad")
     lease = api.borrow(user="ana").json()["id"]
     ticket = api.wait(user="ben")
@@ -149,11 +149,11 @@ def test_who_stood_in_the_queue_wanted_it_since_then(api: Api, make_tool: MakeTo
     recorded, _ = whatif.replay(tool=cad, capacities=[], span=Span.of_late(2))
     assert (recorded.decided, recorded.unmet) == (3, 1)
     waits = sorted(granted.borrowed_at - demand.at for demand in recorded.demands)
-    # Ben's and cleo's, which both began while ana had the seat.
+    # The demands of ben and cleo, which began while ana had the seat.
     assert waits[0] > timedelta(seconds=9)
 
 
-def test_what_is_still_out_is_held_until_now_at_least(api: Api, make_tool: MakeTool, pass_time: PassTime) -> None:
+def test_active_leases_are_held_at_least_until_now(api: Api, make_tool: MakeTool, pass_time: PassTime) -> None:
     cad = make_tool("cad", capacity=2)
     api.borrow(user="ana", ttl_seconds=7200)
     pass_time(hours=1)

@@ -1,4 +1,4 @@
-"""Who may call what, where credentials are required."""
+"""The calls that each credential allows, if credentials are required."""
 
 import json
 from collections.abc import Callable
@@ -78,7 +78,7 @@ CASES = [
 
 @pytest.fixture
 def ana(api: Api, make_tool: MakeTool, settings: Any) -> dict[str, Any]:
-    """What there is: ana's lease of the one cad seat, her ticket for another, a denial, a change."""
+    """Create ana's lease of the only cad seat, her ticket for another, a denial and a change."""
     make_tool("cad", capacity=1)
     call_command("seed", "--tool", "sim=9", stdout=StringIO())
     TeamMember.objects.create(team=Team.objects.create(name="crash"), user="ana")
@@ -124,7 +124,7 @@ def test_a_call_is_for_those_it_is_meant_for(
         assert answer["WWW-Authenticate"] == 'Bearer realm="licenses"'
 
 
-def test_what_another_has_looks_like_what_is_not_there(ana: dict[str, Any]) -> None:
+def test_a_lease_of_another_user_looks_like_a_missing_one(ana: dict[str, Any]) -> None:
     nothing = "00000000-0000-4000-8000-000000000000"
     ben = api_of(user="ben")
     assert ben.give_back(ana["id"]).content == ben.give_back(nothing).content
@@ -140,7 +140,7 @@ def test_a_refused_borrow_does_not_tell_whether_there_is_such_a_user(ana: dict[s
     assert refused.content == ben.borrow("sim", "never heard of").content
 
 
-def test_who_has_a_name_needs_not_repeat_it(required: None, make_tool: MakeTool) -> None:
+def test_a_caller_with_a_name_need_not_send_it(required: None, make_tool: MakeTool) -> None:
     make_tool()
     ben = api_of(user="ben")
     lease = ben.post("/licenses/borrow", {"tool": "cad"}).json()
@@ -150,7 +150,7 @@ def test_who_has_a_name_needs_not_repeat_it(required: None, make_tool: MakeTool)
     assert (nobody.status_code, nobody.json()["errors"]["user"]) == (400, ["This field is required."])
 
 
-def test_a_team_token_acts_for_its_own_team_alone(required: None, make_tool: MakeTool) -> None:
+def test_a_team_token_acts_only_for_its_own_team(required: None, make_tool: MakeTool) -> None:
     make_tool(capacity=3)
     crash, noise = api_of(team="crash"), api_of(team="noise")
     TeamMember.objects.create(team=Team.objects.get(name="crash"), user="ana")
@@ -175,7 +175,7 @@ def test_a_person_signs_in_with_a_session_or_a_password(required: None, make_too
     browser = Client(enforce_csrf_checks=True)
     assert browser.login(username="ben", password="a long pass phrase")
     assert browser.get("/licenses/status").status_code == 200
-    # A session alone changes nothing: another site could have sent the call.
+    # A session without a token changes nothing, because another site could have sent the call.
     assert_problem(Api(browser).borrow(user="ben"), 403)
     browser.get("/admin/login/")
     token = browser.cookies["csrftoken"].value
@@ -203,7 +203,7 @@ def test_an_open_server_asks_nobody_but_administrators(api: Api, make_tool: Make
     lease = api.borrow(user="ana").json()
     assert api_of(user="ben", scopes=["read"]).give_back(lease["id"]).status_code == 200
     assert_problem(api.post(f"/api/v1/leases/{lease['id']}/force-return/", {"reason": "x"}), 401)
-    # Who sends a credential believes in it.
+    # A wrong credential is refused, also where none is needed.
     assert_problem(api_with("Bearer lic_" + "x" * 43).client.get("/borrows"), 401)
 
 

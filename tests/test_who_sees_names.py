@@ -1,4 +1,4 @@
-"""Who sees the names of those who hold, held, want or were refused seats."""
+"""The callers that see names on leases, tickets and denials."""
 
 from collections.abc import Callable
 from typing import Any
@@ -58,7 +58,7 @@ ROLES = [
     "superuser",
 ]
 SETTINGS = {"e": "everyone", "t": "team", "n": "nobody"}
-# What tells of her: her name, her machine, what was said to her, and who borrowed for her.
+# The values about her: name, machine, note, and who borrowed for her.
 TRACES = ["zora", "ws-417", "Go home", "token "]
 
 
@@ -78,7 +78,7 @@ def zora(api: Api, make_tool: MakeTool, make_team: MakeTeam) -> dict[str, Any]:
 
 
 def client_of(role: str, settings: Any) -> Client:
-    """The caller of this role."""
+    """Return the caller of this role."""
     settings.LICENSE_AUTH = "open" if role == "anonymous" else "required"
     if role == "anonymous":
         return Client()
@@ -103,7 +103,7 @@ def client_of(role: str, settings: Any) -> Client:
 
 
 def sight(client: Client, path: str) -> str:
-    """What a caller sees of zora at an address: shown, hidden or refused."""
+    """Return whether a caller sees zora's name at an address: shown, hidden or refused."""
     answer = client.get(path)
     if answer.status_code in (302, 401, 403, 404):
         return "refused"
@@ -156,7 +156,7 @@ def test_a_refusal_names_nobody_else(zora: dict[str, Any], settings: Any, settin
         assert [trace for trace in TRACES if trace in answer.content.decode()] == []
 
 
-def test_one_sees_the_names_of_all_ones_teams(zora: dict[str, Any], settings: Any, make_team: MakeTeam) -> None:
+def test_a_member_sees_the_names_of_all_own_teams(zora: dict[str, Any], settings: Any, make_team: MakeTeam) -> None:
     settings.LICENSE_SHOW_HOLDERS = "team"
     make_team("crash", "PLAIN")
     client = client_of("plain", settings)
@@ -165,7 +165,7 @@ def test_one_sees_the_names_of_all_ones_teams(zora: dict[str, Any], settings: An
     assert sight(client, "/borrows") == "shown"
 
 
-def test_who_may_only_change_leases_sees_nobodys_denials(zora: dict[str, Any], settings: Any) -> None:
+def test_the_right_to_change_leases_shows_no_denials(zora: dict[str, Any], settings: Any) -> None:
     client = client_of("plain", settings)
     user = User.objects.get(username="plain")
     user.is_staff = True
@@ -175,7 +175,7 @@ def test_who_may_only_change_leases_sees_nobodys_denials(zora: dict[str, Any], s
     assert sight(client, "/api/v1/denials/") == "hidden"
 
 
-def test_nobody_reads_names_whom_retention_took_out(zora: dict[str, Any], settings: Any) -> None:
+def test_nobody_reads_names_that_retention_removed(zora: dict[str, Any], settings: Any) -> None:
     """An empty name is not the name of a caller without one."""
     settings.LICENSE_SHOW_HOLDERS = "nobody"
     Denial.objects.update(user="", host="ws-417")
@@ -220,7 +220,7 @@ def test_a_report_by_user_says_what_it_needs(zora: dict[str, Any], settings: Any
     ],
 )
 @pytest.mark.parametrize("query", ["user=zora", "user=zora&team=crash"])
-def test_what_another_could_borrow_is_for_those_who_may_know(
+def test_the_available_seats_of_another_user_need_a_permission(
     zora: dict[str, Any], settings: Any, role: str, status: int, query: str
 ) -> None:
     client = client_of(role, settings)
@@ -229,7 +229,7 @@ def test_what_another_could_borrow_is_for_those_who_may_know(
 
 
 @pytest.mark.parametrize("role", ["plain", "mate", "other_team_token", "read_token"])
-def test_the_status_does_not_tell_who_is_in_which_team(zora: dict[str, Any], settings: Any, role: str) -> None:
+def test_the_status_does_not_reveal_the_members_of_teams(zora: dict[str, Any], settings: Any, role: str) -> None:
     client = client_of(role, settings)
     answers = {
         (answer.status_code, answer.content)

@@ -1,4 +1,4 @@
-"""The words of the pages and of the code are the same ones."""
+"""Pages and code use the same words."""
 
 import pkgutil
 import re
@@ -40,10 +40,18 @@ def test_the_glossary_explains_each_word_once() -> None:
     [
         ("page.md", "The holder is told.\n", ["1: told"]),
         ("page.md", "Use `licence` or [this](besides.md).\n\n```\nfor ever\n```\n\nFor ever.\n", ["7: For ever"]),
+        ("page.md", "It stays so for\never.\n", ["1: for ever"]),
         ("page.html", '<p class="alone">{# told #}{% load besides %}Only\nbesides</p>', ["2: besides"]),
         ("rules.yml", "# who is told\nsummary: Waited in vain\n", ["2: in vain"]),
         ("board.json", '{"title": "Seats of late"}', ["2: of late"]),
-        ("code.py", '"""Who is told."""\n\nHELP = "Wait so long."\nNAME = "licence"\n', ["3: so long"]),
+        ("code.py", '"""Be told."""\n\nHELP = "Wait so long."\nNAME = "licence"\n', ["1: told", "3: so long"]),
+        ("code.py", "X = 1\n# Wait for\n# ever.\nY = 2  # told\n", ["2: for ever", "4: told"]),
+        (
+            "code.py",
+            'def f():\n    """The number. Who has it."""\n',
+            ["2: Who has", "2: The: begin the docstring with a verb"],
+        ),
+        ("code.py", 'def test_f():\n    """The number."""\n', []),
         ("code.py", 'HELP = "Wait so long as you can: a license of everybody, only recently."\n', []),
     ],
 )

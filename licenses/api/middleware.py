@@ -21,10 +21,11 @@ from django.template.loader import render_to_string
 from django.utils.module_loading import import_string
 from gunicorn.http.errors import ParseException
 
-from licenses import metrics, statements
+from licenses import metrics
 from licenses.addresses import client_address
 from licenses.callers import Caller
 from licenses.errors import Overloaded, RateLimited
+from licenses.leases import sql
 from licenseserver import logs, workers
 
 from . import views
@@ -60,8 +61,12 @@ class EventMiddleware:
         request_id = request.META.get("HTTP_X_REQUEST_ID", "")
         if not logs.REQUEST_ID.fullmatch(request_id):
             request_id = os.urandom(16).hex()
-        with logs.Event(request_id) as event, metrics.REQUESTS_IN_FLIGHT.track_inprogress():
-            response = self.get_response(request) if request.method in METHODS else _method_not_allowed()
+        with logs.Event(request_id) as event:
+            metrics.REQUESTS_IN_FLIGHT.inc()
+            try:
+                response = self.get_response(request) if request.method in METHODS else _method_not_allowed()
+            finally:
+                metrics.REQUESTS_IN_FLIGHT.dec()
             response.headers["X-Request-ID"] = request_id
             # Django adds it further in; answers that are given before have none, and would go out in chunks.
             if isinstance(response, HttpResponse) and "Content-Length" not in response.headers:
@@ -305,7 +310,7 @@ class StalePlanMiddleware:
         self.get_response = get_response
 
     def __call__(self, request: HttpRequest) -> HttpResponseBase:
-        with connection.execute_wrapper(statements.again_if_stale):
+        with connection.execute_wrapper(sql.again_if_stale):
             return self.get_response(request)
 
 

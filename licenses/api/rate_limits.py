@@ -55,7 +55,7 @@ addresses = Buckets()
 _KEY = os.urandom(32)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Limit:
     """Limit one caller to ``setting`` calls per second; 0 is no limit."""
 
@@ -91,10 +91,10 @@ class RateLimitMiddleware:
         path = request.path_info
         if path in EXEMPT:
             return self.get_response(request)
-        keeping = KEEPING.fullmatch(f"{request.method} {path}") is not None
-        mine, theirs = _of_credential(request, keeping), _of_address(request, keeping)
+        keeping = request.method != "GET" and KEEPING.fullmatch(f"{request.method} {path}") is not None
+        mine = _of_credential(request, keeping)
         known = mine is not None and mine.caller in mine.buckets
-        limit = mine if mine is not None and known else theirs
+        limit = mine if mine is not None and known else _of_address(request, keeping)
         if wait := limit.take():
             return _refused(request, limit, wait)
         start = time.perf_counter()
@@ -104,17 +104,19 @@ class RateLimitMiddleware:
         if known and mine is not None and response.status_code == 401:
             # The credential was valid before, but no longer.
             mine.buckets.forget(mine.caller)
-            theirs.charge(cost)
+            _of_address(request, keeping).charge(cost)
         elif not known and mine is not None and _is_somebody(request):
-            theirs.charge(-1)
+            limit.charge(-1)
             mine.charge(cost)
-        else:
+        elif cost > 1:
             limit.charge(cost - 1)
         return response
 
 
 def _of_credential(request: HttpRequest, keeping: bool) -> Limit | None:
-    secret = request.META.get("HTTP_AUTHORIZATION") or request.COOKIES.get(settings.SESSION_COOKIE_NAME)
+    secret = request.META.get("HTTP_AUTHORIZATION")
+    if not secret and request.META.get("HTTP_COOKIE"):
+        secret = request.COOKIES.get(settings.SESSION_COOKIE_NAME)
     if not secret:
         return None
     digest = hashlib.blake2b(secret.encode("utf-8", "replace"), key=_KEY, digest_size=16).digest()

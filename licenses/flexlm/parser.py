@@ -111,7 +111,7 @@ class Feature:
 
     @property
     def dated(self) -> date | None:
-        """When it was issued, for lines that supersede it."""
+        """Return its date for lines that supersede it, or None."""
         return self.issued or self.starts
 
     def attribute(self, key: str) -> str:
@@ -156,7 +156,7 @@ class Package:
 
     @property
     def dated(self) -> date | None:
-        """When it was issued, for lines that supersede it."""
+        """Return its date for lines that supersede it, or None."""
         return self.issued or self.starts
 
 

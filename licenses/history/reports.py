@@ -206,7 +206,7 @@ def _exactly(read: Callable[[Recent], R], recent: Recent | None) -> R:
         recent = None
 
 
-# --- Utilisation ------------------------------------------------------------
+# --- Utilization ------------------------------------------------------------
 
 
 def utilisation(

@@ -2,7 +2,7 @@
 
 The demand is each granted borrow, from its first attempt, for the time of its lease,
 and each borrow without a seat, for the average time of the others. Each tool is
-replayed alone and only by its number of seats, without quotas, reservations, access
+replayed separately and only by its number of seats, without quotas, reservations, access
 rules and borrows of several tools.
 """
 

@@ -8,6 +8,7 @@ from typing import Any
 from django_prometheus.db.backends.sqlite3 import base
 
 from licenseserver import private
+from licenseserver.counting import counted
 
 
 class DatabaseWrapper(base.DatabaseWrapper):
@@ -38,3 +39,6 @@ class DatabaseWrapper(base.DatabaseWrapper):
         except OSError:
             return None
         return found.st_dev, found.st_ino
+
+    def create_cursor(self, name: str | None = None) -> Any:
+        return self.connection.cursor(factory=counted(self.CURSOR_CLASS, self.alias, self.vendor))

@@ -1,4 +1,4 @@
-"""The command-line client against the real server, as its users run it."""
+"""Run the command-line client against a real server."""
 
 import http.server
 import json
@@ -70,7 +70,7 @@ class Shell:
         )
 
     def leases(self) -> int:
-        """How many there ever were."""
+        """Return the number of all leases, ended ones too."""
         found = httpx.get(f"{self.server.url}/api/v1/leases/?page_size=200").json()
         assert found["next"] is None
         return len(found["results"])
@@ -87,7 +87,7 @@ def shared_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 @pytest.fixture
 def shell(shared_server: Server, tmp_path: Path) -> Shell:
-    """A shell at a server that runs and has all its seats."""
+    """Provide a shell with a running server whose seats are all free."""
     if shared_server.process is None:
         shared_server.start()
     for lease in httpx.get(f"{shared_server.url}/borrows").json():
@@ -103,7 +103,7 @@ def until(condition: Callable[[], bool], what: str) -> None:
 
 
 def line_of(process: "subprocess.Popen[str]") -> str:
-    """The next line that a started command's program prints: it is at work."""
+    """Wait for the next line of a started command and return it."""
     assert process.stdout is not None
     return process.stdout.readline().strip()
 
@@ -146,13 +146,13 @@ class Gateway:
     fault: Callable[[Call], Reply | Lost | None] = lambda call: None
 
     def to(self, name: str) -> list[Call]:
-        """The calls so far whose path ends so."""
+        """Return the calls so far whose path has this end."""
         return [call for call in self.calls if call.path.endswith(name)]
 
 
 @pytest.fixture
 def gateway(shell: Shell) -> Iterator[Gateway]:
-    """A gateway before the shell's server; the shell goes through it."""
+    """Provide a gateway between the shell and its server."""
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -203,5 +203,5 @@ PASSED_ON = ("Content-Type", "Retry-After", "Idempotent-Replayed")
 
 
 def problem(status: int, code: str) -> Reply:
-    """A refusal in the server's own form."""
+    """Return a refusal in the server's form."""
     return Reply(status, json.dumps({"status": status, "code": code, "detail": f"This is {code}."}))

@@ -1,7 +1,7 @@
-"""Runs the client as on Windows: ``python like_windows.py status``.
+"""Run the client as on Windows: ``python like_windows.py status``.
 
-Takes away what Python has only on other systems, and lets calls hold up the
-handlers of signals as they do there.
+Remove what Python has only on other systems, and let calls block signal handlers as
+they do there.
 """
 
 import os
@@ -13,14 +13,14 @@ from typing import Any
 
 from license_client import cli, platforms
 
-# Ctrl-Break has a number of its own there.
+# Ctrl-Break has its own number there.
 signal.SIGBREAK = signal.SIGUSR1  # type: ignore[attr-defined]
 CONSOLE = {signal.SIGINT, signal.SIGUSR1}
 really_mask = signal.pthread_sigmask
 
 
 def held_up(call: Any) -> Any:
-    """The call, during which handlers have to wait."""
+    """Wrap a call that blocks signal handlers."""
 
     def during(*arguments: Any, **more: Any) -> Any:
         before = really_mask(signal.SIG_BLOCK, CONSOLE)

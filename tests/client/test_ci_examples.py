@@ -1,4 +1,4 @@
-"""The documentation's examples for CI systems run, against a server that requires credentials."""
+"""The CI examples of the documentation work against a server that requires credentials."""
 
 import re
 import shlex
@@ -23,20 +23,20 @@ EXAMPLE_SERVER = "https://licenses.example.com"
 
 @dataclass(frozen=True)
 class Job:
-    """The shell of an example: what a CI system sets, and the scripts that it runs."""
+    """The variables and scripts of a CI system for an example."""
 
     variables: dict[str, str]
     scripts: list[str]
 
 
 def examples() -> list[tuple[str, str]]:
-    """The blocks of the documentation with their languages."""
+    """Return the code blocks of the documentation with their languages."""
     pages = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
     return [(match[1], match[2]) for page in pages for match in FENCE.finditer(page.read_text())]
 
 
 def the_example(mark: str) -> str:
-    """The one job that has this mark of its CI system."""
+    """Return the only job with this mark of its CI system."""
     (found,) = [text for _, text in examples() if mark in text and "license run" in text]
     return found
 
@@ -70,7 +70,7 @@ SYSTEMS: list[Callable[[str, str], Job]] = [github, gitlab, jenkins]
 
 @dataclass
 class Runner:
-    """Runs a job on a machine where ``pip`` only notes what it would install."""
+    """Run a job on a machine where ``pip`` only records what it would install."""
 
     server: Server
     folder: Path
@@ -87,7 +87,7 @@ class Runner:
             (self.folder / name).chmod(0o755)
 
     def run(self, job: Job, code: int = 0, **variables: str) -> tuple[int, str]:
-        """The exit code of the first script that fails, else 0; and what they say."""
+        """Return the exit code of the first script that fails, or 0, and their output."""
         environment = {
             "PATH": f"{self.folder}/bin:/usr/bin:/bin",
             "HOME": str(self.folder),
@@ -113,7 +113,7 @@ class Runner:
 
 @pytest.fixture(scope="module")
 def strict_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server where every call needs a credential."""
+    """Provide a server where every call needs a credential."""
     with running_server(tmp_path_factory.mktemp("server"), LICENSE_AUTH="required") as running:
         yield running
 

@@ -1,4 +1,4 @@
-"""The command-line client against the real server, as its users run it."""
+"""Commands of the client against a real server."""
 
 import contextlib
 import json
@@ -527,7 +527,7 @@ def test_a_user_without_a_name_is_a_number(monkeypatch: pytest.MonkeyPatch, erro
     def nobody() -> str:
         raise error
 
-    # What Python says in a container whose user is in no list of users.
+    # The errors of Python in a container for a user without a name.
     monkeypatch.setattr("getpass.getuser", nobody)
     assert load(environment={"XDG_CONFIG_HOME": "/nowhere"}).user == str(os.getuid())
 

@@ -1,4 +1,4 @@
-"""Which server, through which proxy, with which token, by which names."""
+"""The configuration of the client: server, proxy, token and former names."""
 
 import json
 import os
@@ -23,7 +23,7 @@ NO_PROXY_THERE = "http://127.0.0.1:9"
 
 @pytest.fixture
 def silent_server() -> Iterator[str]:
-    """The address of one that takes connections and never answers."""
+    """Provide the address of a server that accepts connections and never answers."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         yield f"http://127.0.0.1:{listener.getsockname()[1]}"
 
@@ -160,7 +160,7 @@ def test_a_command_that_only_shows_reports_retries_and_gives_up_after_ten_second
 def test_a_read_only_call_ends_in_time_whatever_delays_it(
     shell: Shell, silent_server: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # A name that isn't resolved: Python can't limit how long it takes.
+    # A name that is not resolved: Python can't limit the time of the lookup.
     code = (
         "import socket, sys, threading\n"
         "socket.getaddrinfo = lambda *a, **k: threading.Event().wait()\n"

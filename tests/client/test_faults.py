@@ -1,4 +1,4 @@
-"""Seats come back, once, whatever goes wrong between the client and the server."""
+"""Seats come back exactly once, whatever fails between the client and the server."""
 
 import email.utils
 import json
@@ -20,7 +20,7 @@ from license_client import License
 from .conftest import PATIENCE, Call, Gateway, Lost, Reply, Shell, line_of, problem, until
 
 RUN_UNTIL_A_LINE_COMES = ["--", "sh", "-c", "echo $LICENSE_LEASE_ID; read line"]
-# Runs a program with the terminal that is its stdin as its own, in the foreground.
+# Run a program in the foreground of the terminal that is its stdin.
 IN_THE_FOREGROUND = (
     "import fcntl, os, sys, termios\n"
     "os.setsid()\n"
@@ -38,7 +38,7 @@ def test_a_borrow_whose_reply_is_lost_takes_one_seat(shell: Shell, gateway: Gate
     assert shell("run", "--tool", "cad_tool", "--", "true").returncode == 0
     keys = {call.headers["Idempotency-Key"] for call in gateway.to("/borrow")}
     assert (len(gateway.to("/borrow")), len(keys)) == (2, 1)
-    # The answer that came is as old as the one that was lost, so the client made sure.
+    # The replayed answer is old, so the client renewed the lease.
     assert gateway.to("/renew")
     assert (shell.leases(), shell.borrowed()) == (before + 1, 0)
 
@@ -112,7 +112,7 @@ def test_a_heartbeat_comes_no_sooner_than_it_is_asked_to_and_once_more_at_the_en
     assert line_of(process)
     assert process.stderr is not None
     assert "THE LEASE IS LOST. No heartbeat has reached the server in time. Busy." in process.stderr.readline()
-    # The first, and the last; one more if that came a moment before the end.
+    # The first one and the last one; one more if the last was just before the end.
     assert len(gateway.to("/renew")) in {2, 3}
     process.communicate("\n", timeout=PATIENCE)
     assert process.returncode == 0
@@ -222,7 +222,7 @@ def test_several_signals_at_once_leave_the_queue_once(shell: Shell) -> None:
     process = shell.start("run", "--tool", "analysis", "--wait", "5m", "--", "true")
     assert process.stderr is not None
     process.stderr.readline()
-    # As a closed terminal or a service manager does; all are there when it goes on.
+    # As a closed terminal or a service manager does. All signals wait when it continues.
     for number in (signal.SIGSTOP, signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGCONT):
         process.send_signal(number)
     assert process.wait(PATIENCE) > 128
@@ -230,10 +230,10 @@ def test_several_signals_at_once_leave_the_queue_once(shell: Shell) -> None:
     shell("return", held)
 
 
-# A command that counts what it gets, until a line comes.
+# A command that counts its signals until it reads a line.
 COUNT_SIGNALS = (
     "import os, signal, sys\n"
-    # Not by print(): a second signal may come meanwhile.
+    # Do not use print(), because a second signal may arrive during it.
     "def count(number, frame): os.write(1, signal.Signals(number).name.encode() + b'\\n')\n"
     "for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1): signal.signal(number, count)\n"
     "print('up', flush=True)\n"
@@ -276,7 +276,7 @@ def test_a_ctrl_c_reaches_the_command_once(shell: Shell) -> None:
 def test_signals_while_the_command_is_being_started_reach_it_once(
     shell: Shell, tmp_path: Path, others: list[signal.Signals]
 ) -> None:
-    # As on a busy machine: the command runs long before the client comes back from starting it.
+    # As on a busy machine: the command runs long before Popen returns in the client.
     go_on, waiting = tmp_path / "go-on", tmp_path / "waiting"
     os.mkfifo(go_on)
     os.mkfifo(waiting)
@@ -296,7 +296,7 @@ def test_signals_while_the_command_is_being_started_reach_it_once(
         assert line_of(process) == "up"
         os.write(terminal, b"\x03")
         assert line_of(process) == "SIGINT"
-        # What only the client gets, it passes on.
+        # The client passes on a signal that only it gets.
         for number in others:
             process.send_signal(number)
         go_on.write_text("")
@@ -331,16 +331,16 @@ def test_the_client_shows_why_an_administrator_ended_the_lease(shell: Shell) -> 
     lease = line_of(process)
     code = (
         "from uuid import UUID\n"
-        "from licenses import leasing\n"
+        "from licenses.leases import services\n"
         "from licenses.auditing import Actor\n"
-        f"leasing.force_return(lease_id=UUID('{lease}'), note='Maintenance tonight', by=Actor.of_command('shell'))\n"
+        f"services.force_return(lease_id=UUID('{lease}'), note='Maintenance tonight', by=Actor.of_command('shell'))\n"
     )
     shell.server.manage("shell", "-c", code)
     assert process.stderr is not None
     said = json.loads(process.stderr.readline())
     assert (said["event"], said["lease"]) == ("lost", lease)
     assert "Maintenance tonight" in said["detail"]
-    # With its input still open: the end of that would end the command as well.
+    # Keep its input open, because the end of the input would end the command.
     assert process.wait(PATIENCE) == 128 + signal.SIGTERM
 
 

@@ -1,7 +1,7 @@
-"""Commands as people start them, on the system that the tests run on.
+"""Launchers of commands, on the system that runs the tests.
 
-CI runs this file on Windows too, with no other part of the suite:
-LICENSE_TEST_SERVER is the address of a server with the default tools then.
+CI also runs this file on Windows, without the rest of the suite. Then
+LICENSE_TEST_SERVER is the address of a server with the default tools.
 """
 
 import json
@@ -31,7 +31,7 @@ else:
 
 
 class Caller:
-    """Runs ``license`` with a folder of launchers on its path."""
+    """Run ``license`` with a folder of launchers on its path."""
 
     def __init__(self, server: str, folder: Path) -> None:
         self.server = server
@@ -121,7 +121,7 @@ def test_a_launcher_is_found_by_its_name_and_gets_its_arguments_unchanged(caller
     assert (code, output.strip(), errors) == (0, dumped(arguments), "")
 
 
-def test_a_launchers_exit_code_is_ours(caller: Caller) -> None:
+def test_the_client_exits_with_the_code_of_the_launcher(caller: Caller) -> None:
     caller.launcher("tool", "raise SystemExit(7)")
     assert caller.run("run", "--tool", "cad_tool", "--", "tool")[0] == 7
     assert caller.run("run", "--tool", "cad_tool", "--", "no-such-tool")[0] == 127
@@ -129,7 +129,7 @@ def test_a_launchers_exit_code_is_ours(caller: Caller) -> None:
 
 
 def test_an_interrupt_reaches_what_the_launcher_runs_and_the_seat_comes_back(caller: Caller) -> None:
-    # Without a terminal it may come twice, from the group and from the client.
+    # Without a terminal the signal may arrive twice, from the group and from the client.
     script = (
         "import signal, sys, time\n"
         "number = signal.SIGBREAK if sys.platform == 'win32' else signal.SIGINT\n"
@@ -141,7 +141,7 @@ def test_an_interrupt_reaches_what_the_launcher_runs_and_the_seat_comes_back(cal
         "sys.exit(42)\n"
     )
     caller.launcher("tool", script)
-    # Not by the launcher: after an interrupt cmd.exe asks whether to end the batch job.
+    # Do not use the launcher: after an interrupt cmd.exe asks whether to end the batch job.
     process = caller.start("run", "--tool", "cad_tool", "--", PYTHON, str(caller.folder / "tool.py"))
     assert line_of(process) == "up"
     caller.interrupt(process)
@@ -164,7 +164,7 @@ def test_a_lost_lease_ends_what_the_launcher_runs(caller: Caller) -> None:
     caller.launcher("tool", "import os, sys; print(os.environ['LICENSE_LEASE_ID'], flush=True); sys.stdin.read()")
     process = caller.start("run", "--tool", "cad_tool", "--ttl", "1s", "--on-lost", "kill", "--", "tool")
     assert caller.run("return", line_of(process))[0] == 0
-    # Its output is open for as long as one of them runs; its input is open all the time.
+    # Its output stays open while one of them runs; its input is always open.
     assert process.stdout is not None
     assert process.stdout.read() == ""
     assert process.wait(PATIENCE) != 0

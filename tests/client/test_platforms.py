@@ -1,4 +1,4 @@
-"""What differs on Windows, simulated; test_launchers.py runs there for real."""
+"""Differences of Windows, simulated. test_launchers.py also runs on Windows."""
 
 import os
 import signal
@@ -15,14 +15,14 @@ from .conftest import CLIENT_PYTHON, PATIENCE, Shell, line_of
 
 SYSTEM = {"SystemRoot": r"D:\Win"}
 CMD = r"D:\Win\System32\cmd.exe"
-# What a killed process's code is without Windows, where it is a number like others.
+# The code of a killed process on other systems than Windows.
 KILLED = 256 - signal.SIGKILL
-# As Windows numbers it, and the client passes it to its caller.
+# The number on Windows, which the client passes to its caller.
 ENDED_BY_CTRL_C = 0xC000013A
 
 
 class WindowsShell(Shell):
-    """Runs ``license`` as on Windows."""
+    """Run ``license`` as on Windows."""
 
     def command(self, *arguments: str) -> list[str]:
         return [CLIENT_PYTHON, str(Path(__file__).with_name("like_windows.py")), *arguments]
@@ -83,7 +83,7 @@ def test_an_interrupt_while_waiting_leaves_the_queue(windows: WindowsShell, numb
 
 
 def test_a_lost_lease_ends_the_command_and_what_it_has_started(windows: WindowsShell, tmp_path: Path) -> None:
-    # Windows' own taskkill, by its path: here a file with that name.
+    # The path of Windows' taskkill: here a file with that name.
     taskkill = tmp_path / r"Windows\System32\taskkill.exe"
     taskkill.write_text('#!/bin/sh\necho "$@" > "$0.log"; kill -9 "$5"\n')
     taskkill.chmod(taskkill.stat().st_mode | stat.S_IXUSR)
@@ -136,7 +136,7 @@ def test_a_batch_file_is_run_by_the_systems_cmd(file: str) -> None:
 
 
 @pytest.mark.parametrize("argument", ['"&calc&"', "%PATH%", "a\nb", "a\rb", "a\0b"])
-def test_what_a_batch_file_would_get_changed_is_refused(argument: str) -> None:
+def test_arguments_that_a_batch_file_would_change_are_refused(argument: str) -> None:
     with pytest.raises(Unsafe, match="batch file"):
         Windows(SYSTEM).command(["run", "fine", argument], r"C:\CAD\run.bat")
     with pytest.raises(Unsafe, match="rename"):

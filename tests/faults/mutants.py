@@ -21,9 +21,11 @@ from .stack import ROOT
 CODE = ("licenses", "licenseserver", "manage.py")
 
 # The files that most mistakes are made in.
-LEASING = "licenses/leasing.py"
-POOLS = "licenses/pools.py"
-STATEMENTS = "licenses/statements.py"
+BATCH = "licenses/leases/batch.py"
+DECISIONS = "licenses/leases/decisions.py"
+LEDGER = "licenses/leases/ledger.py"
+SNAPSHOT = "licenses/leases/snapshot.py"
+SQL = "licenses/leases/sql.py"
 SETTINGS = "licenseserver/settings.py"
 
 
@@ -48,8 +50,8 @@ MUTANTS = [
         (
             (
                 "licenses/models/tool.py",
-                "return self.select_for_update(no_key=True).filter(name__in",
-                "return self.filter(name__in",
+                "return self.select_for_update(no_key=True, skip_locked=skip_locked).order_by",
+                "return self.order_by",
             ),
         ),
         deeds=BORROWS,
@@ -59,22 +61,22 @@ MUTANTS = [
         (
             (SETTINGS, "IsolationLevel.READ_COMMITTED", "IsolationLevel.REPEATABLE_READ"),
             # Tried again, it would be slow and right: the tool's row is always written.
-            (LEASING, "TRIES = 3\n", "TRIES = 1\n"),
+            (BATCH, "TRIES = 3\n", "TRIES = 1\n"),
         ),
         deeds=BORROWS,
     ),
     Mutant(
         "key ignored",
-        ((LEASING, "    if retry is None:\n", "    if True:\n"),),
+        ((DECISIONS, "    if key is None:\n        return _new(", "    if True:\n        return _new("),),
         deeds=("retry_with_a_key", "send_a_key_at_once", "reuse_a_key"),
     ),
     Mutant(
         "refusals not kept",
         (
             (
-                LEASING,
-                "    _keep(kept, outcome)\n",
-                "    if isinstance(outcome, Refusal):\n        kept.delete()\n    else:\n        _keep(kept, outcome)\n",
+                DECISIONS,
+                "    ledger.keep(_kept(key, request, outcome))\n",
+                "    if not isinstance(outcome, Refusal):\n        ledger.keep(_kept(key, request, outcome))\n",
             ),
         ),
         deeds=("send_a_key_at_once", "work"),
@@ -82,45 +84,43 @@ MUTANTS = [
     Mutant(
         "counter in another transaction",
         (
+            (LEDGER, 'COUNTED = (\n    "in_use",\n', "COUNTED = (\n"),
             (
-                STATEMENTS,
-                '"UPDATE licenses_tool SET in_use = %s, kept_back = %s, overdraft_total = %s, last_fence = %s WHERE id = %s",\n'
-                "            [tool.in_use, tool.kept_back, tool.overdraft_total, tool.last_fence, tool.pk],\n"
-                "        ),\n"
-                "    )\n",
-                '"UPDATE licenses_tool SET kept_back = %s, overdraft_total = %s, last_fence = %s WHERE id = %s",\n'
-                "            [tool.kept_back, tool.overdraft_total, tool.last_fence, tool.pk],\n"
-                "        ),\n"
-                "    )\n"
-                "    from django.db import transaction\n"
-                '    later = "UPDATE licenses_tool SET in_use = in_use + %s WHERE id = %s"\n'
-                "    transaction.on_commit(lambda: connection.cursor().execute(later, [lease.seats, tool.pk]))\n",
+                LEDGER,
+                "            sql.update(Tool, *COUNTED).run(self._tools.values())\n",
+                "            sql.update(Tool, *COUNTED).run(self._tools.values())\n"
+                "            from django.db import transaction\n"
+                "            tools = list(self._tools.values())\n"
+                '            transaction.on_commit(lambda: sql.update(Tool, "in_use").run(tools))\n',
             ),
         ),
         deeds=BORROWS,
     ),
     Mutant(
         "unguarded return",
-        ((LEASING, "        if lease.ended_at is not None:\n            continue\n", ""),),
+        (
+            (
+                DECISIONS,
+                "        if lease.ended_at is None:\n            ledger.end(lease, reason,",
+                "        if True:\n            ledger.end(lease, reason,",
+            ),
+        ),
         deeds=("work_twice_as_polite",),
     ),
     Mutant(
         "the server's clock",
-        (
-            (
-                STATEMENTS,
-                "    return tools, [Team(pk=pk, name=name) for pk, name in teams or ()], now",
-                "    return tools, [Team(pk=pk, name=name) for pk, name in teams or ()], timezone.now()",
-            ),
-        ),
+        ((SQL, "            now: datetime = self.cursor.fetchone()[0]\n", "            now = timezone.now()\n"),),
         deeds=BORROWS,
         kinds=("shift_clock",),
     ),
     Mutant(
         "a late heartbeat revives",
         (
-            (LEASING, "    if any(lease.is_over(now) for lease in leases):\n", "    if False:\n"),
-            (LEASING, "for lease in leases]).active(Now())", "for lease in leases]).open()"),
+            (
+                DECISIONS,
+                "    if any(lease.is_over(now) for lease in leases):\n",
+                "    if any(lease.ended_at is not None for lease in leases):\n",
+            ),
         ),
         deeds=("oversleep",),
         # There are seats enough, so that nobody closes a lease because it is overdue.
@@ -128,14 +128,14 @@ MUTANTS = [
     ),
     Mutant(
         "the queue ignores order",
-        ((POOLS, "live = live.filter(ticket__lt=ahead_of.number)", "live = live.none()"),),
+        ((SNAPSHOT, "if ahead_of is None or place.ticket < ahead_of.number]", "if ahead_of is None]"),),
         deeds=("wait_for_the_one_seat",),
     ),
     Mutant(
         "quota read before the lock",
         (
             (
-                POOLS,
+                SNAPSHOT,
                 '    allotments = Allotment.objects.filter(tool__in=tools, team__name__in=teams).select_related("team")\n',
                 "    key = (tuple(tool.pk for tool in tools), tuple(sorted(teams)))\n"
                 "    from time import monotonic\n"
@@ -145,32 +145,49 @@ MUTANTS = [
                 "    allotments = _early[key][1]\n",
             ),
             (
-                POOLS,
+                SNAPSHOT,
                 "    if not overdue_is_out:\n        allotments",
                 "    if False:\n        allotments",
             ),
-            (POOLS, "Claims = dict[int", "_early: dict = {}\nClaims = dict[int"),
+            (SNAPSHOT, "class Place(NamedTuple):", "_early: dict = {}\n\n\nclass Place(NamedTuple):"),
         ),
         deeds=("work_for_a_team",),
     ),
     Mutant(
-        "answers swapped",
+        "batch answers swapped",
         (
             (
-                LEASING,
-                "    if replayed:\n        metrics",
-                "    _previous.append(outcome)\n"
-                "    if len(_previous) > 1:\n"
-                "        outcome = _previous.pop(0)\n"
-                "    if replayed:\n        metrics",
+                BATCH,
+                "    for entry, answer, refusal in decided:\n",
+                "    swapped = [one for one in decided if isinstance(one[0].request, Borrow)]\n"
+                "    others = [one for one in decided if not isinstance(one[0].request, Borrow)]\n"
+                "    answers = [one[1:] for one in swapped[1:] + swapped[:1]]\n"
+                "    decided = others + [(one[0], *got) for one, got in zip(swapped, answers)]\n"
+                "    for entry, answer, refusal in decided:\n",
             ),
-            (LEASING, "TRIES = 3\n", "TRIES = 3\n_previous: list = []\n"),
+        ),
+        deeds=BORROWS,
+    ),
+    Mutant(
+        "a batch forgets its own grants",
+        (
+            (
+                SNAPSHOT,
+                "        self.now = now\n        self.tools = {tool.name: tool for tool in tools}\n",
+                "        self.now = now\n        self.tools = {tool.name: tool for tool in tools}\n"
+                "        self.before = {tool.pk: tool.in_use for tool in self.tools.values()}\n",
+            ),
+            (
+                SNAPSHOT,
+                "return _pool(tool, tool.in_use, tool.kept_back,",
+                "return _pool(tool, self.before[tool.pk], tool.kept_back,",
+            ),
         ),
         deeds=BORROWS,
     ),
     Mutant(
         "fence reused",
-        ((LEASING, "tool.last_fence += 1", "tool.last_fence += tool.in_use == 0"),),
+        ((LEDGER, "tool.last_fence += 1", "tool.last_fence += tool.in_use == 0"),),
         deeds=BORROWS,
     ),
     Mutant(
@@ -184,9 +201,9 @@ MUTANTS = [
         "a force return without a record",
         (
             (
-                LEASING,
-                "    _record_end(by, Action.FORCE_RETURNED, leases, ended, note)\n",
-                "",
+                DECISIONS,
+                "    if by is not None and own:\n",
+                "    if by is not None and own and reason != EndReason.FORCED:\n",
             ),
         ),
         deeds=("work", "force_a_return"),

@@ -1,0 +1,1 @@
+"""PostgreSQL as a server's database, whose statements are counted."""
