@@ -13,6 +13,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from .checker import rule_of
 from .jobs import side_by_side
 from .run import Plan
 from .site import CLIENTS
@@ -31,9 +32,11 @@ SETTINGS = "licenseserver/settings.py"
 
 @dataclass(frozen=True)
 class Mutant:
-    """One mistake: replacements by file, and the deeds and faults that bring it to light."""
+    """One mistake: the rule that must catch it, replacements by file, and the deeds and
+    faults that bring it to light."""
 
     name: str
+    rule: str
     changes: tuple[tuple[str, str, str], ...]
     deeds: tuple[str, ...]
     kinds: tuple[str, ...] = ("kill_sweeper",)
@@ -46,7 +49,9 @@ BORROWS = ("work", "retry_with_a_key", "send_a_key_at_once")
 
 MUTANTS = [
     Mutant(
+        # Two grants at once would have the same fence, which the database refuses.
         "no lock",
+        "s7_counters_are_rows",
         (
             (
                 "licenses/models/tool.py",
@@ -58,6 +63,7 @@ MUTANTS = [
     ),
     Mutant(
         "repeatable read",
+        "s0_no_failure_without_a_fault",
         (
             (SETTINGS, "IsolationLevel.READ_COMMITTED", "IsolationLevel.REPEATABLE_READ"),
             # Tried again, it would be slow and right: the tool's row is always written.
@@ -67,11 +73,13 @@ MUTANTS = [
     ),
     Mutant(
         "key ignored",
+        "s5_one_key_is_one_borrow",
         ((DECISIONS, "    if key is None:\n        return _new(", "    if True:\n        return _new("),),
         deeds=("retry_with_a_key", "send_a_key_at_once", "reuse_a_key"),
     ),
     Mutant(
         "refusals not kept",
+        "s5_one_key_is_one_borrow",
         (
             (
                 DECISIONS,
@@ -83,6 +91,7 @@ MUTANTS = [
     ),
     Mutant(
         "counter in another transaction",
+        "s1_never_oversold_in_the_ledger",
         (
             (LEDGER, 'COUNTED = (\n    "in_use",\n', "COUNTED = (\n"),
             (
@@ -98,6 +107,7 @@ MUTANTS = [
     ),
     Mutant(
         "unguarded return",
+        "s6_a_lease_ends_once",
         (
             (
                 DECISIONS,
@@ -109,12 +119,14 @@ MUTANTS = [
     ),
     Mutant(
         "the server's clock",
+        "s11_fences_grow",
         ((SQL, "            now: datetime = self.cursor.fetchone()[0]\n", "            now = timezone.now()\n"),),
         deeds=BORROWS,
         kinds=("shift_clock",),
     ),
     Mutant(
         "a late heartbeat revives",
+        "s10_a_lease_lives_until_its_end_and_not_longer",
         (
             (
                 DECISIONS,
@@ -128,11 +140,13 @@ MUTANTS = [
     ),
     Mutant(
         "the queue ignores order",
+        "s9_nobody_is_overtaken",
         ((SNAPSHOT, "if ahead_of is None or place.ticket < ahead_of.number]", "if ahead_of is None]"),),
         deeds=("wait_for_the_one_seat",),
     ),
     Mutant(
         "quota read before the lock",
+        "s8_quotas_reservations_and_limits_hold",
         (
             (
                 SNAPSHOT,
@@ -151,10 +165,11 @@ MUTANTS = [
             ),
             (SNAPSHOT, "class Place(NamedTuple):", "_early: dict = {}\n\n\nclass Place(NamedTuple):"),
         ),
-        deeds=("work_for_a_team",),
+        deeds=("hurry_for_a_team",),
     ),
     Mutant(
         "batch answers swapped",
+        "s3_no_acknowledged_lease_is_lost",
         (
             (
                 BATCH,
@@ -170,6 +185,7 @@ MUTANTS = [
     ),
     Mutant(
         "a batch forgets its own grants",
+        "s1_never_oversold_in_the_ledger",
         (
             (
                 SNAPSHOT,
@@ -186,12 +202,21 @@ MUTANTS = [
         deeds=BORROWS,
     ),
     Mutant(
+        # The database refuses the second lease: the borrow fails.
         "fence reused",
+        "s0_no_failure_without_a_fault",
         ((LEDGER, "tool.last_fence += 1", "tool.last_fence += tool.in_use == 0"),),
         deeds=BORROWS,
     ),
     Mutant(
+        "fences out of order",
+        "s11_fences_grow",
+        ((LEDGER, "fence=tool.last_fence,", "fence=tool.last_fence ^ 1,"),),
+        deeds=BORROWS,
+    ),
+    Mutant(
         "commits that a crash loses",
+        "s3_no_acknowledged_lease_is_lost",
         ((SETTINGS, "-c lock_timeout=3s", "-c lock_timeout=3s -c synchronous_commit=off"),),
         deeds=BORROWS,
         kinds=("crash_database",),
@@ -199,6 +224,7 @@ MUTANTS = [
     ),
     Mutant(
         "a force return without a record",
+        "s14_every_force_return_is_audited_once",
         (
             (
                 DECISIONS,
@@ -210,6 +236,7 @@ MUTANTS = [
     ),
     Mutant(
         "everybody's leases are everybody's",
+        "s13_nobody_touches_what_is_not_theirs",
         (
             (
                 "licenses/api/permissions.py",
@@ -237,11 +264,14 @@ def main() -> None:
         plans = [_plan(mutant, Path(folder) / f"{number}-code") for number, mutant in enumerate(chosen)]
         for verdict in run_all((plan, Path(folder) / str(number)) for number, plan in enumerate(plans)):
             mutant = chosen[int(verdict.folder.name)]
-            rules = sorted({sentence.partition(":")[0] for sentence in verdict.violations})
-            caught = ", ".join(rules) or f"NOT CAUGHT {verdict.failure}".rstrip()
-            print(f"{mutant.name}: {caught}; {verdict.operations} operations, {verdict.seconds:.0f} s", flush=True)
-            if not rules:
+            found = set(map(rule_of, verdict.violations))
+            if mutant.rule not in found:
                 survivors.append(mutant.name)
+                print(f"{mutant.name}: NOT CAUGHT by {mutant.rule} {verdict.failure}")
+            print(
+                f"{mutant.name}: {', '.join(sorted(found))}; {verdict.operations} operations, {verdict.seconds:.0f} s",
+                flush=True,
+            )
     print(f"{len(chosen) - len(survivors)} of {len(chosen)} caught")
     sys.exit(1 if survivors else 0)
 
@@ -255,7 +285,7 @@ def _plan(mutant: Mutant, code: Path) -> Plan:
         deeds=mutant.deeds,
         clients=mutant.clients,
         code=make(mutant, code),
-        quick=True,
+        until=mutant.rule,
     )
 
 
