@@ -1,5 +1,5 @@
-"""The documentation as a site: ``make docs`` (Sphinx with MyST). Every warning, such as a
-broken link, is an error."""
+"""Build the documentation as a site: ``make docs`` (Sphinx with MyST). Every warning, for
+example a broken link, is an error."""
 
 import os
 import re
@@ -16,10 +16,10 @@ html_theme = "furo"
 html_title = project
 html_copy_source = False
 myst_heading_anchors = 4
-# What a console session or a log line shows need not be valid in its language.
+# The text of a console session or a log line can be invalid in its language.
 suppress_warnings = ["misc.highlighting_failure"]
 
-# The order in the sidebar; a page that is missing here is a warning.
+# The order in the sidebar. Sphinx warns about a page that is missing here.
 CONTENTS = {
     "Start": ["quickstart"],
     "How to": [f"howto/{page}" for page in ("tools", "ci", "sign-in", "teams", "board", "reports", "flexlm")],
@@ -42,7 +42,7 @@ def prepare(app: Any, name: str, source: list[str]) -> None:
 
     def pointed(link: re.Match[str]) -> str:
         target = (DOCS / name).parent.joinpath(link["path"]).resolve()
-        # A link that leads nowhere stays as it is, for MyST to warn of.
+        # A broken link stays as it is, so that MyST warns about it.
         if target.is_relative_to(DOCS) or not target.exists():
             return link[0]
         kind = "tree" if target.is_dir() else "blob"

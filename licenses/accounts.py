@@ -12,8 +12,9 @@ from django.contrib.auth.models import User
 from django.db import transaction
 from django.utils import timezone
 
-from . import auditing, leasing, tokens
+from . import auditing, tokens
 from .auditing import Actor
+from .leases import services
 from .models import AccountSession, Action, ApiToken, Identity, JwtCaller, RetiredName, TeamMember
 from .names import folded
 
@@ -114,7 +115,7 @@ def _end(account: User, *, by: Actor, force_note: str) -> Ended:
     valid = ApiToken.objects.acting_as(account).filter(revoked_at__isnull=True).order_by("pk")
     revoked = [token.pk for token in valid if tokens.revoke(token, by=by)]
     sessions = AccountSession.objects.end(account)
-    tickets, leases = leasing.end_all_of(user=account.username, by=by, force_note=force_note)
+    tickets, leases = services.end_all_of(user=account.username, by=by, force_note=force_note)
     ended = Ended(revoked, sessions, tickets, leases)
     if revoked or sessions or tickets or leases:
         auditing.record(

@@ -164,18 +164,31 @@ def record(
     note: str = "",
     at: datetime | None = None,
 ) -> None:
-    """Write one record as part of the caller's transaction.
+    """Write one record (``made``) as part of the caller's transaction.
 
-    ``before`` and ``after`` are JSON without secrets. ``at`` is the database's time,
-    if the caller knows it. Raises TransactionManagementError without a transaction,
-    because then a record could exist without its change, or a change without its
-    record.
+    Raises TransactionManagementError without a transaction, because then a record could
+    exist without its change, or a change without its record.
     """
     if not connection.in_atomic_block:
         raise TransactionManagementError("An audit record is written in the transaction of its change.")
+    made(by, action=action, subject=subject, before=before, after=after, note=note, at=at or database_now()).save()
+
+
+def made(
+    by: Actor,
+    *,
+    action: Action,
+    subject: models.Model,
+    at: datetime,
+    before: Mapping[str, Any] | None = None,
+    after: Mapping[str, Any] | None = None,
+    note: str = "",
+) -> AuditRecord:
+    """Return a record that is not written yet. ``before`` and ``after`` are JSON without
+    secrets; ``at`` is the database's time."""
     kind, name = SUBJECTS[type(subject)]
-    AuditRecord.objects.create(
-        recorded_at=at or database_now(),
+    return AuditRecord(
+        recorded_at=at,
         actor_kind=by.kind,
         actor=by.name,
         origin=by.origin,

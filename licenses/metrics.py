@@ -25,13 +25,14 @@ from prometheus_client.core import Metric
 from prometheus_client.metrics import MetricWrapperBase
 from prometheus_client.multiprocess import MultiProcessCollector
 
-from . import metric_text, pools, statements
+from . import metric_text
 from .errors import BORROW_FAILURE_REASONS, UnknownTool
+from .leases import snapshot, sql
+from .leases.snapshot import TeamSeats
 from .metric_text import Counters, Family, labels
 from .models import EndReason, Sweep, Ticket, TicketState, Tool
 from .names import UNKNOWN_TOOL_LABEL
 from .policy import State
-from .pools import TeamSeats
 
 BORROW_ATTEMPTS = Counter("license_borrow_attempts_total", "Borrows asked for.", ["tool"])
 BORROW_SUCCESS = Counter("license_borrow_success_total", "Borrows granted and committed.", ["tool"])
@@ -406,8 +407,8 @@ def exposition(version: str) -> bytes:
     mode, hence this one.
     """
     try:
-        tools: list[Tool] | None = pools.with_levels(statements.tools_with_levels())
-        teams = pools.teams()
+        tools: list[Tool] | None = snapshot.with_levels(sql.tools_with_levels())
+        teams = snapshot.team_seats()
         swept_at = Sweep.objects.values_list("finished_at", flat=True).first()
     except (DatabaseError, InterfaceError):
         # The counters are wanted most while the database is away.

@@ -8,7 +8,7 @@ and reservations correspond to FlexNet's EXCLUDE, INCLUDE, MAX and RESERVE lines
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -87,9 +87,9 @@ class Rules:
 
     include: frozenset[tuple[str, str]] = frozenset()
     exclude: frozenset[tuple[str, str]] = frozenset()
-    shares: Mapping[str, Share] = field(default_factory=dict)
-    limits: Mapping[str, int] = field(default_factory=dict)
-    held: Mapping[str, int] = field(default_factory=dict)
+    shares: dict[str, Share] = field(default_factory=dict)
+    limits: dict[str, int] = field(default_factory=dict)
+    held: dict[str, int] = field(default_factory=dict)
     ignores_case: bool = False
 
     def in_any_case(self) -> "Rules":

@@ -9,12 +9,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from django.db import transaction
-from django.db.models import Sum
 
 from . import auditing
 from .auditing import Actor
 from .errors import OverReserved, UnknownTool
-from .models import AccessRule, Allotment, Lease, Team, Tool, UserLimit
+from .leases import ledger
+from .models import AccessRule, Allotment, Team, Tool, UserLimit
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,14 +43,12 @@ def allot(*, tool: str, allowances: Mapping[Team, Allowance | None], by: Actor) 
             continue
         grows |= allowance.reservation > (mine.reservation if mine else 0)
         if mine is None:
-            open_leases = Lease.objects.open().filter(tool=locked, team=team)
-            in_use = open_leases.aggregate(seats=Sum("seats", default=0))["seats"]
-            mine = Allotment(tool=locked, team=team, in_use=in_use)
+            mine = Allotment(tool=locked, team=team, in_use=ledger.seats_of_team(locked, team))
         mine.quota, mine.reservation = allowance.quota, allowance.reservation
         with auditing.changing(mine, by=by):
             # Write only these fields: leases change the borrowed seats.
             mine.save(update_fields=["quota", "reservation"] if mine.pk else None)
-    _settle(locked)
+    ledger.settle(locked)
     if grows and locked.reserved > locked.capacity:
         raise OverReserved(tool=tool, capacity=locked.capacity, reserved=locked.reserved)
 
@@ -64,7 +62,7 @@ def settling(*, tool: str) -> Iterator[Tool]:
     with transaction.atomic():
         locked = _lock(tool)
         yield locked
-        _settle(locked)
+        ledger.settle(locked)
 
 
 def add(*, tool: str, rows: Sequence[UserLimit | AccessRule], by: Actor) -> None:
@@ -84,7 +82,7 @@ def settle(*, tool: str) -> None:
 
     Call it in the transaction of the change. Raises UnknownTool.
     """
-    _settle(_lock(tool))
+    ledger.settle(_lock(tool))
 
 
 def _lock(name: str) -> Tool:
@@ -92,11 +90,3 @@ def _lock(name: str) -> Tool:
     if tool is None:
         raise UnknownTool(tool=name)
     return tool
-
-
-def _settle(tool: Tool) -> None:
-    shares = [allotment.share for allotment in tool.allotments.all()]
-    tool.reserved = sum(share.reservation for share in shares)
-    tool.kept_back = sum(share.idle for share in shares)
-    tool.has_rules = bool(shares) or tool.user_limits.exists() or tool.access_rules.exists()
-    tool.save(update_fields=["reserved", "kept_back", "has_rules"])

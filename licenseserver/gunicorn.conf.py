@@ -92,8 +92,8 @@ metric_files.install()
 # Load the application once, so that workers start fast and share memory.
 preload_app = True
 worker_class = "licenseserver.workers.Worker"
-# More threads per process only wait for each other (docs/performance.md).
-threads = 2
+# Requests of many threads share a transaction (docs/performance.md).
+threads = 16
 timeout = 30
 graceful_timeout = 25
 keepalive = 5

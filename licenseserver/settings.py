@@ -315,9 +315,10 @@ PROMETHEUS_EXPORT_MIGRATIONS = False
 # --- Server ------------------------------------------------------------------
 
 BIND = environment.address("BIND", "0.0.0.0:8000")
-# gunicorn's worker processes.
+# gunicorn's worker processes, of 16 threads. SQLite has one writer at a time: several
+# processes would poll for its lock, while threads take turns.
 WEB_CONCURRENCY = environment.integer(
-    "WEB_CONCURRENCY", min(2 * multiprocessing.cpu_count(), 8), minimum=1, maximum=512
+    "WEB_CONCURRENCY", min(max(multiprocessing.cpu_count(), 2), 4) if DATABASE_URL else 1, minimum=1, maximum=512
 )
 
 # --- The product ------------------------------------------------------------

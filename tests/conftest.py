@@ -25,8 +25,9 @@ from django.db.backends.base.operations import BaseDatabaseOperations
 from django.db.models import DateTimeField, F
 from django.test import Client
 
-from licenses import leasing, rationing
+from licenses import rationing
 from licenses.auditing import Actor
+from licenses.leases import expiry
 from licenses.models import ApiToken, AuditRecord, Team, TeamMember, Tool
 from licenses.signin.provider import _provider
 
@@ -109,7 +110,7 @@ def make_team(db: None) -> Callable[..., Team]:
 @pytest.fixture
 def exported(client: Client, db: None) -> set[str]:
     """Provide the names of all series in Prometheus: the server's and Prometheus' own."""
-    leasing.tidy()
+    expiry.tidy()
     names = {"up"}
     for line in client.get("/metrics").content.decode().splitlines():
         if line.startswith("# TYPE "):

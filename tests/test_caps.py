@@ -12,8 +12,9 @@ from django.db import connection
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
-from licenses import errors, leasing, queueing, statements
+from licenses import errors
 from licenses.buckets import Buckets
+from licenses.leases import decisions, expiry, queue, services, sql
 from licenses.models import BorrowKey, Denial, EndReason, Lease, Team, Ticket, Tool, UserLimit
 
 from .conftest import ROOT, Api, Server, allot
@@ -21,7 +22,7 @@ from .conftest import ROOT, Api, Server, allot
 MakeTool = Callable[..., Tool]
 MakeTeam = Callable[..., Team]
 PassTime = Callable[..., None]
-ONE_TRANSACTION = statements.OVERDUE_AT_ONCE
+ONE_TRANSACTION = sql.OVERDUE_AT_ONCE
 
 
 @pytest.fixture
@@ -115,8 +116,8 @@ def test_no_transaction_closes_more_than_its_share(api: Api, make_tool: MakeTool
     closed: list[int] = []
 
     def watch(execute: Any, sql: str, params: Any, many: bool, context: Any) -> Any:
-        if sql.startswith('UPDATE "licenses_lease"') and "end_reason" in sql:
-            closed.append(len(params or ()) - 2)
+        if sql.startswith("UPDATE licenses_lease") and "end_reason" in sql:
+            closed.append(len(params if many else params[0]))
         return execute(sql, params, many, context)
 
     with connection.execute_wrapper(watch):
@@ -128,7 +129,7 @@ def test_no_transaction_closes_more_than_its_share(api: Api, make_tool: MakeTool
 def test_the_sweeper_closes_all_of_them_some_at_a_time(make_tool: MakeTool, make_overdue: Any) -> None:
     make_tool(capacity=1000)
     make_overdue(2 * ONE_TRANSACTION + 50)
-    assert leasing.tidy().leases == 2 * ONE_TRANSACTION + 50
+    assert expiry.tidy().leases == 2 * ONE_TRANSACTION + 50
     assert overdue() == 0
     assert Lease.objects.filter(end_reason=EndReason.EXPIRED).count() == 2 * ONE_TRANSACTION + 50
     assert consistent()
@@ -152,13 +153,13 @@ def test_a_waiter_gets_a_seat_behind_a_pile_of_overdue_leases(api: Api, make_too
 def test_a_borrow_closes_only_some_of_many_dead_tickets(api: Api, make_tool: MakeTool, pass_time: PassTime) -> None:
     make_tool(capacity=1, default_ttl=None)
     api.borrow(user="ana")
-    for number in range(3 * queueing.DEAD_AT_ONCE):
+    for number in range(3 * queue.DEAD_AT_ONCE):
         api.wait(user=f"eve-{number}", seconds=604_800)
     pass_time(minutes=10)
     with CaptureQueriesContext(connection) as queries:
         api.wait(user="ben")
     left = Ticket.objects.dead(timezone.now()).count()
-    assert left == 2 * queueing.DEAD_AT_ONCE
+    assert left == 2 * queue.DEAD_AT_ONCE
     # Dead tickets do not count, closed or not.
     assert api.status()["queued"] == 1
     assert len(queries) < 100
@@ -243,7 +244,7 @@ def test_many_tickets_of_a_tool_with_rules_cost_no_more_statements(api: Api, mak
 
 @pytest.fixture
 def no_keys_yet(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(leasing, "_new_keys", Buckets())
+    monkeypatch.setattr(decisions, "_new_keys", Buckets())
 
 
 def test_a_caller_has_a_limit_of_new_keys_per_day(
@@ -272,10 +273,10 @@ def test_a_stored_refusal_has_a_size_limit(api: Api, make_tool: MakeTool) -> Non
     body = {"user": "ana", "alternatives": [[{"tool": name} for name, _ in items] for items in sets]}
     first = api.post("/licenses/borrow", body, **{"Idempotency-Key": "huge"})
     assert first.status_code == 409
-    assert len(first.json()["reasons"]) == leasing.MAX_REASONS
-    assert first.json()["reasons_omitted"] == 16 * 32 - leasing.MAX_REASONS
+    assert len(first.json()["reasons"]) == decisions.MAX_REASONS
+    assert first.json()["reasons_omitted"] == 16 * 32 - decisions.MAX_REASONS
     kept = BorrowKey.objects.get(key="huge")
-    assert len(kept.facts) <= leasing.KEPT_BYTES
+    assert len(kept.facts) <= decisions.KEPT_BYTES
     assert len(kept.detail) < 1000
     again = api.post("/licenses/borrow", body, **{"Idempotency-Key": "huge"})
     assert again.status_code == 409
@@ -283,7 +284,7 @@ def test_a_stored_refusal_has_a_size_limit(api: Api, make_tool: MakeTool) -> Non
     assert {name: short[name] for name in ("code", "detail", "tool", "total")} == {
         name: first.json()[name] for name in ("code", "detail", "tool", "total")
     }
-    assert 0 < len(short["reasons"]) < leasing.MAX_REASONS
+    assert 0 < len(short["reasons"]) < decisions.MAX_REASONS
     assert len(short["reasons"]) + short["reasons_omitted"] == 16 * 32
 
 
@@ -305,10 +306,10 @@ def test_old_keys_go_where_no_sweeper_runs(
         BorrowKey(caller="eve", key=f"{number}", fingerprint="", refusal="exhausted") for number in range(1000)
     )
     pass_time(days=2)
-    for number in range(3 * leasing.NEW_KEYS_A_TIDYING):
+    for number in range(3 * services.NEW_KEYS_A_TIDYING):
         api.borrow(key=f"new-{number}")
-    assert BorrowKey.objects.filter(caller="eve").count() == 1000 - 3 * leasing.KEYS_AT_ONCE
-    assert BorrowKey.objects.exclude(caller="eve").count() == 3 * leasing.NEW_KEYS_A_TIDYING
+    assert BorrowKey.objects.filter(caller="eve").count() == 1000 - 3 * expiry.KEYS_AT_ONCE
+    assert BorrowKey.objects.exclude(caller="eve").count() == 3 * services.NEW_KEYS_A_TIDYING
 
 
 def test_the_sweeper_deletes_all_old_keys_some_at_a_time(make_tool: MakeTool, pass_time: PassTime) -> None:

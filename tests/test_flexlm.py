@@ -8,17 +8,21 @@ from io import StringIO
 from pathlib import Path
 
 import pytest
+from django.core.exceptions import ValidationError
 from django.core.management import CommandError, call_command
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
 from hypothesis import given
 from hypothesis import strategies as st
 
 from licenses.flexlm import parser
+from licenses.flexlm.applying import bring_in
 from licenses.flexlm.parser import day, lines, parse_license, parse_options
 from licenses.flexlm.plan import Plan, Renames, plan
 from licenses.flexlm.writing import license_lines, options_lines
 from licenses.models import AccessRule, Allotment, AuditRecord, Lease, Team, TeamMember, Tool, UserLimit
 
-from .conftest import ROOT, Api, allot
+from .conftest import ROOT, SOMEBODY, Api, allot
 
 MakeTool = Callable[..., Tool]
 MakeTeam = Callable[..., Team]
@@ -980,3 +984,28 @@ def test_lists_are_lines_of_the_tools(tmp_path: Path) -> None:
         ("exclude", "user", "ben"),
         ("exclude", "team", "interns"),
     }
+
+
+@pytest.mark.django_db
+def test_what_no_tool_can_have_is_named_and_changes_nothing() -> None:
+    wanted = planned(LICENSE)
+    wanted.tools["solver"].valid_from = datetime(2031, 1, 1, tzinfo=UTC)
+    wanted.tools["solver"].valid_until = datetime(2030, 1, 1, tzinfo=UTC)
+    with pytest.raises(ValidationError, match="solver: The license must end after it starts"):
+        bring_in(wanted, by=SOMEBODY, for_real=True)
+    assert not Tool.objects.exists()
+
+
+@pytest.mark.django_db
+def test_a_tool_without_rules_costs_few_statements(tmp_path: Path) -> None:
+    # Vendors' files have thousands of lines.
+    def statements(tools: int) -> int:
+        Tool.objects.all().delete()
+        lines = "".join(f"FEATURE tool{number} meshd 1.0 permanent 4 SIGN=00\n" for number in range(tools))
+        with CaptureQueriesContext(connection) as executed:
+            run(tmp_path, "--apply", license=f"SERVER licsrv ANY\nVENDOR meshd\n{lines}", options="")
+        assert Tool.objects.count() == tools
+        return len(executed)
+
+    # The tool, its audit record, and the savepoint of both.
+    assert statements(20) - statements(10) <= 6 * 10

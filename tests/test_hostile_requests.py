@@ -182,7 +182,7 @@ def test_a_broken_server_says_so_without_its_insides(api: Api, monkeypatch: pyte
     def fail(**values: Any) -> None:
         raise RuntimeError("secret insides")
 
-    monkeypatch.setattr("licenses.leasing.borrow", fail)
+    monkeypatch.setattr("licenses.leases.services.borrow", fail)
     answer = api.borrow()
     assert_problem(answer, 500)
     assert b"secret insides" not in answer.content

@@ -287,14 +287,14 @@ def test_a_request_stops_counting_when_its_worker_stops_at_once(api: Api, rf: Re
 
 
 def test_a_worker_that_is_gone_takes_its_share_along(server: Server) -> None:
-    wait_for_gauges(server, workers=4, threads=8, requests_in_flight=1)
+    wait_for_gauges(server, workers=4, threads=64, requests_in_flight=1)
     with unfinished_request(server):
-        wait_for_gauges(server, workers=4, threads=8, requests_in_flight=2)
+        wait_for_gauges(server, workers=4, threads=64, requests_in_flight=2)
         gone = workers_of(server)
         for pid in gone:
             os.kill(pid, signal.SIGKILL)
         until(lambda: not gone & workers_of(server), lambda: "the killed workers are still there")
-        wait_for_gauges(server, workers=4, threads=8, requests_in_flight=1)
+        wait_for_gauges(server, workers=4, threads=64, requests_in_flight=1)
 
 
 def test_a_worker_that_died_before_it_counted_anything_spoils_nothing(server: Server) -> None:

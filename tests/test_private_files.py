@@ -148,6 +148,41 @@ print(os.path.exists({str(database)!r} + "-wal"))
     assert kept.strip() == "True"
 
 
+def test_a_connection_is_kept_until_its_file_is_replaced(tmp_path: Path) -> None:
+    database = tmp_path / "licenses.db"
+    migrate(database, 0o022)
+    program = f"""
+import django, pathlib
+django.setup()
+from django.contrib.auth.models import User
+from django.db import close_old_connections, connection
+database = pathlib.Path({str(database)!r})
+User.objects.create(username="ana")
+kept = connection.connection
+close_old_connections()
+print(connection.connection is kept)
+connection.close()
+copy = database.read_bytes()
+User.objects.create(username="ben")
+for file in database.parent.glob("licenses.db*"):
+    file.rename(file.with_name("aside" + file.name))
+close_old_connections()
+print(connection.connection is None)
+database.write_bytes(copy)
+print(*User.objects.values_list("username", flat=True))
+"""
+    said = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=ROOT,
+        env={name: value for name, value in os.environ.items() if name != "DATABASE_URL"}
+        | {"LICENSE_DB_PATH": str(database), "DJANGO_SETTINGS_MODULE": "licenseserver.settings"},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    assert said.split() == ["True", "True", "ana"]
+
+
 @pytest.mark.skipif("DATABASE_URL" in os.environ, reason="PostgreSQL has no file of ours.")
 def test_a_database_that_others_can_read_is_named_at_the_start_and_by_the_check(tmp_path: Path) -> None:
     tmp_path.chmod(0o755)

@@ -8,7 +8,7 @@ from io import StringIO
 import pytest
 from django.core.management import call_command
 
-from licenses import queueing
+from licenses.leases import queue
 from licenses.models import Lease, Ticket, TicketClaim, Tool
 
 from .conftest import Api
@@ -297,7 +297,7 @@ SECOND = timedelta(seconds=1)
 
 
 def told(position: int, eta: float | None, waited: float) -> timedelta:
-    return queueing.poll_after(
+    return queue.poll_after(
         position=position, eta=None if eta is None else eta * SECOND, waited=timedelta(seconds=waited)
     )
 

@@ -1,11 +1,11 @@
-"""Calls the server from inside the cluster, for scripts/verify_kind.
+"""Call the server from inside the cluster, for scripts/verify_kind.
 
-    caller.py ask PATH [JSON]      prints the status on a line, then the answer
-    caller.py scrape URL           prints what is there, as Prometheus would ask
-    caller.py go-on TOOL FILE      borrows and returns, over and over, until FILE
-                                   is there; prints how often, and what went wrong
+    caller.py ask PATH [JSON]      print the status on a line, then the answer
+    caller.py scrape URL           print the answer, like a scrape of Prometheus
+    caller.py go-on TOOL FILE      borrow and return until FILE exists; print the
+                                   number of pairs and the failed calls
 
-From the environment: CALLER_URL and CALLER_TOKEN. Needs Python alone.
+It reads CALLER_URL and CALLER_TOKEN from the environment, and needs only Python.
 """
 
 import http.client
@@ -18,7 +18,7 @@ import urllib.request
 from pathlib import Path
 
 URL = os.environ["CALLER_URL"]
-# As an ingress controller does it, where TLS has ended.
+# Like an ingress controller that ends TLS.
 HEADERS = {
     "Authorization": f"Bearer {os.environ['CALLER_TOKEN']}",
     "Content-Type": "application/json",
@@ -27,7 +27,7 @@ HEADERS = {
 
 
 def ask(path: str, body: str | None = None) -> tuple[int, str]:
-    """The status and the answer; 0 and the error where there was none."""
+    """Return the status and the answer, or 0 and the error if there is no answer."""
     request = urllib.request.Request(URL + path, data=body.encode() if body else None, headers=HEADERS)
     try:
         with urllib.request.urlopen(request, timeout=30) as answer:
@@ -39,10 +39,10 @@ def ask(path: str, body: str | None = None) -> tuple[int, str]:
 
 
 def go_on(tool: str, end: Path) -> tuple[int, list[str]]:
-    """How many seats were borrowed and returned, and every call that failed.
+    """Return the number of seats borrowed and returned, and every failed call.
 
-    One call after another, each over a connection of its own, so that each may
-    come to another pod; a tenth of a second lies between two pairs.
+    Each call uses a new connection, so it can reach another pod. The pause between
+    two pairs is 0.1 s.
     """
     pairs, failures = 0, []
     while not end.exists():

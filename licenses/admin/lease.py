@@ -10,8 +10,8 @@ from django.db.models import QuerySet
 from django.db.models.functions import Now
 from django.http import HttpRequest, HttpResponse
 
-from licenses import leasing
 from licenses.errors import Refusal
+from licenses.leases import services
 from licenses.models import EndReason, Lease
 from licenses.models.lease import NOTE_LENGTH
 from licenses.names import is_clean
@@ -110,7 +110,7 @@ class LeaseAdmin(ListedLookups):
         ended = 0
         for public_id in {lease.public_id: None for lease in leases.filter(ended_at__isnull=True)}:
             try:
-                together = leasing.force_return(lease_id=public_id, note=note, by=actor_of(request))
+                together = services.force_return(lease_id=public_id, note=note, by=actor_of(request))
             except Refusal as refusal:
                 self.message_user(request, f"{public_id}: {refusal.detail}", messages.ERROR)
                 continue

@@ -9,7 +9,8 @@ from django.forms import ModelForm
 from django.http import HttpRequest
 from django.utils.html import format_html
 
-from licenses import auditing, leasing, pools
+from licenses import auditing
+from licenses.leases import expiry, snapshot
 from licenses.models import AccessRule, Allotment, Tool, UserLimit
 from licenses.policy import Levels
 
@@ -20,7 +21,7 @@ from .lines import link_to
 
 def _levels(tool: Tool) -> Levels:
     if "levels" not in vars(tool):
-        pools.with_levels([tool])
+        snapshot.with_levels([tool])
     return tool.levels
 
 
@@ -40,7 +41,7 @@ class ToolList(ChangeList):
 
     def get_results(self, request: HttpRequest) -> None:
         super().get_results(request)
-        pools.with_levels(self.result_list)
+        snapshot.with_levels(self.result_list)
 
 
 @admin.register(Tool)
@@ -153,7 +154,7 @@ class ToolAdmin(AuditedAdmin[Tool]):
             with auditing.changing(obj, by=actor_of(request)):
                 obj.save(update_fields=form.changed_data)
             if "valid_until" in form.changed_data:
-                leasing.follow_validity(tool=obj.name)
+                expiry.follow_validity(tool=obj.name, previous=form.initial["valid_until"])
         if obj.reserved > obj.capacity:
             self.message_user(
                 request,

@@ -10,8 +10,8 @@ from typing import Any
 
 from rest_framework.utils.encoders import JSONEncoder
 
+from licenses.leases.requests import Waiting
 from licenses.models import Lease, Tool
-from licenses.queueing import Waiting
 
 # As DRF's renderer sets it up for each answer.
 _ENCODER = JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))

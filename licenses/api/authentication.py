@@ -17,8 +17,9 @@ from rest_framework import authentication
 from rest_framework.exceptions import AuthenticationFailed
 from rest_framework.request import Request
 
-from licenses import accounts, database, statements
+from licenses import accounts, database
 from licenses.callers import Caller, Kind, Scope
+from licenses.leases import sql
 from licenses.models import ApiToken, Identity
 from licenses.models.token import TOKEN_PREFIX, is_token, token_hash
 from licenses.names import NAME_LENGTH, is_name
@@ -108,7 +109,7 @@ class BearerAuthentication(authentication.BaseAuthentication):
 
 def caller_of_token(secret: str) -> Caller:
     """The owner of an API token; raises InvalidCredential."""
-    token = statements.token_of_hash(token_hash(secret)) if is_token(secret) else None
+    token = sql.token_of_hash(token_hash(secret)) if is_token(secret) else None
     if token is None:
         raise InvalidCredential
     # Explain only to a caller who holds the secret.

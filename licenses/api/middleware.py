@@ -21,10 +21,11 @@ from django.template.loader import render_to_string
 from django.utils.module_loading import import_string
 from gunicorn.http.errors import ParseException
 
-from licenses import metrics, statements
+from licenses import metrics
 from licenses.addresses import client_address
 from licenses.callers import Caller
 from licenses.errors import Overloaded, RateLimited
+from licenses.leases import sql
 from licenseserver import logs, workers
 
 from . import views
@@ -309,7 +310,7 @@ class StalePlanMiddleware:
         self.get_response = get_response
 
     def __call__(self, request: HttpRequest) -> HttpResponseBase:
-        with connection.execute_wrapper(statements.again_if_stale):
+        with connection.execute_wrapper(sql.again_if_stale):
             return self.get_response(request)
 
 

@@ -12,13 +12,13 @@ from typing import Any, ClassVar
 from django.utils import timezone
 from rest_framework import serializers
 
-from licenses.leasing import Asked
+from licenses.leases import requests
+from licenses.leases.requests import Waiting
 from licenses.models import Denial, EndReason, Lease, Tool
 from licenses.models.lease import NOTE_LENGTH
 from licenses.models.tool import MAX_CAPACITY, MAX_TTL, MIN_TTL
 from licenses.names import NAME_LENGTH, is_clean
 from licenses.policy import Item, State
-from licenses.queueing import Waiting
 from licenses.visibility import LeaseNames
 
 from . import answers, formats
@@ -252,7 +252,7 @@ class BorrowRequest(StrictBody):
         return attrs
 
 
-def asked_for(body: Any, *, caller: str) -> Asked:
+def asked_for(body: Any, *, caller: str) -> requests.BorrowRequest:
     """Read the body of a borrow. Raises ValidationError.
 
     ``caller`` is the caller's name, the default of the user; '' for none.
@@ -266,7 +266,7 @@ def asked_for(body: Any, *, caller: str) -> Asked:
     else:
         sets = data.get("alternatives") or [data["items"]]
     ttl = data.get("ttl_seconds")
-    return Asked(
+    return requests.BorrowRequest(
         user=user,
         team=data.get("team"),
         project=data["project"],

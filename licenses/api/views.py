@@ -29,14 +29,15 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from licenses import leasing, metrics, pools, readiness, statements
+from licenses import metrics, readiness
 from licenses.auditing import Actor
 from licenses.callers import Caller, Scope
 from licenses.clock import database_now, is_in_calendar
 from licenses.errors import Refusal, UnknownLease, UnknownTicket, UnknownTool
+from licenses.leases import requests, services, snapshot, sql
+from licenses.leases.requests import Granted, Held, Waiting
 from licenses.models import Denial, Lease, Ticket, Tool
 from licenses.names import NAME_LENGTH, TOOL_NAME_PATTERN
-from licenses.queueing import Waiting
 from licenses.visibility import LeaseNames
 from licenseserver import logs
 
@@ -119,10 +120,10 @@ def problem_response(description: str) -> OpenApiResponse:
 def find_tool(name: str) -> Tool:
     """The tool of this name; raises UnknownTool, also for what can't be one."""
     logs.note(tool=name)
-    tools = statements.tools_with_levels(name) if re.fullmatch(TOOL_NAME_PATTERN, name) else []
+    tools = sql.tools_with_levels(name) if re.fullmatch(TOOL_NAME_PATTERN, name) else []
     if not tools:
         raise UnknownTool
-    return pools.with_levels(tools)[0]
+    return snapshot.with_levels(tools)[0]
 
 
 def find_uuid(value: str, unknown: type[Refusal]) -> uuid.UUID:
@@ -154,14 +155,14 @@ def note_leases(leases: list[Lease]) -> None:
     logs.note(lease=head.pk, user=head.user, tool=",".join(lease.tool.name for lease in leases))
 
 
-def lease_answer(request: Request, held: leasing.Held) -> HttpResponse:
+def lease_answer(request: Request, held: Held) -> HttpResponse:
     note_leases(held.leases)
     return answer(request, answers.lease(held.head, held.leases, now=held.now))
 
 
-def borrow_answer(request: Request, outcome: leasing.Granted | Waiting) -> HttpResponse:
+def borrow_answer(request: Request, outcome: Granted | Waiting) -> HttpResponse:
     """200 with the lease, or 202 with the place in the queue."""
-    if isinstance(outcome, leasing.Granted):
+    if isinstance(outcome, Granted):
         note_leases(outcome.leases)
         data = answers.lease(outcome.head, outcome.leases, now=outcome.now) | {"alternative": outcome.alternative}
         return answer(request, data, headers={"Idempotent-Replayed": "true"} if outcome.replayed else None)
@@ -180,19 +181,19 @@ def status_answer(request: Request, name: str) -> HttpResponse:
         user, caller = subject.get("user", ""), caller_of(request)
         if user:
             require_may_ask_about(caller, user)
-        data["available_to_you"] = leasing.available_to(
+        data["available_to_you"] = services.available_to(
             tool=tool, user=user, team=team_for(caller, subject.get("team"))
         )
     return answer(request, data)
 
 
-def borrow_request(request: Request, require: Callable[[Caller, str], None]) -> leasing.Asked:
+def borrow_request(request: Request, require: Callable[[Caller, str], None]) -> requests.BorrowRequest:
     """The body of a borrow, by somebody who is not refused by ``require``."""
     caller = caller_of(request)
     asked = asked_for(body_of(request), caller=caller.name)
     logs.note(user=asked.user, tool=",".join(sorted(asked.tools())))
     require(caller, asked.user)
-    return replace(asked, team=team_for(caller, asked.team))
+    return replace(asked, team=team_for(caller, asked.team), asserted_teams=caller.teams)
 
 
 class LicensesViewSet(CallViewSet):
@@ -204,7 +205,7 @@ class LicensesViewSet(CallViewSet):
     @extend_schema(responses={200: ToolStatus(many=True)})
     def status(self, request: Request) -> HttpResponse:
         """The seats of every tool, by name."""
-        tools, now = pools.with_levels(statements.tools_with_levels()), timezone.now()
+        tools, now = snapshot.with_levels(sql.tools_with_levels()), timezone.now()
         return answer(request, [answers.tool_status(tool, now=now) for tool in tools])
 
     @extend_schema(
@@ -253,8 +254,8 @@ class LicensesViewSet(CallViewSet):
         by = actor_for(request, asked.user)
         retry = None
         if (header := request.META.get("HTTP_IDEMPOTENCY_KEY")) is not None:
-            retry = leasing.Retry(user=asked.user, by=by, key=IdempotencyKey.of(header))
-        return borrow_answer(request, leasing.borrow(asked, retry=retry, vouched=caller_of(request).teams, by=by))
+            retry = requests.IdempotencyKey(user=asked.user, by=by, key=IdempotencyKey.of(header))
+        return borrow_answer(request, services.borrow(asked, key=retry, by=by))
 
     @extend_schema(
         request=BorrowRequest,
@@ -268,7 +269,7 @@ class LicensesViewSet(CallViewSet):
     )
     def explain(self, request: Request) -> Response:
         """Whether a borrow would be granted now, and if not, why not. Takes no seat."""
-        explanation = leasing.explain(borrow_request(request, require_may_ask_about), vouched=caller_of(request).teams)
+        explanation = services.explain(borrow_request(request, require_may_ask_about))
         return Response(ExplanationSerializer(explanation).data)
 
     @extend_schema(
@@ -285,7 +286,7 @@ class LicensesViewSet(CallViewSet):
     def renew(self, request: Request) -> HttpResponse:
         """Extend a live lease by its time to live: the heartbeat."""
         lease_id = LeaseRequest.validated(body_of(request))["id"]
-        return lease_answer(request, leasing.renew(lease_id=lease_id, by=require_own_lease(request, lease_id)))
+        return lease_answer(request, services.renew(lease_id=lease_id, by=require_own_lease(request, lease_id)))
 
     @extend_schema(
         request=LeaseRequest,
@@ -300,7 +301,7 @@ class LicensesViewSet(CallViewSet):
     def give_back(self, request: Request) -> HttpResponse:
         """Return a lease's seats. Harmless if it is returned already."""
         lease_id = LeaseRequest.validated(body_of(request))["id"]
-        leases = leasing.give_back(lease_id=lease_id, by=require_own_lease(request, lease_id))
+        leases = services.give_back(lease_id=lease_id, by=require_own_lease(request, lease_id))
         note_leases(leases)
         return answer(request, {"status": "ok", "tool": leases[0].tool.name})
 
@@ -325,7 +326,7 @@ class QueueViewSet(CallViewSet):
     def retrieve(self, request: Request, ticket: str) -> HttpResponse:
         """Ask for the seats that a ticket waits for: the lease, or the place in the queue."""
         ticket_id, by = find_own_ticket(request, ticket)
-        return borrow_answer(request, leasing.poll(ticket_id=ticket_id, by=by))
+        return borrow_answer(request, services.poll(ticket_id=ticket_id, by=by))
 
     @extend_schema(
         parameters=[ticket],
@@ -339,7 +340,7 @@ class QueueViewSet(CallViewSet):
     def destroy(self, request: Request, ticket: str) -> Response:
         """Leave the queue."""
         ticket_id, by = find_own_ticket(request, ticket)
-        leasing.leave(ticket_id=ticket_id, by=by)
+        services.leave(ticket_id=ticket_id, by=by)
         return Response(status=204)
 
 
@@ -400,10 +401,10 @@ class ToolViewSet(StrictQuery, viewsets.ReadOnlyModelViewSet[Tool]):
     def list(self, request: Request) -> Response:
         """Every tool, by name."""
         page = self.paginate_queryset(self.get_queryset())
-        return self.get_paginated_response(self.get_serializer(pools.with_levels(page or []), many=True).data)
+        return self.get_paginated_response(self.get_serializer(snapshot.with_levels(page or []), many=True).data)
 
     def get_object(self) -> Tool:
-        return pools.with_levels([super().get_object()])[0]
+        return snapshot.with_levels([super().get_object()])[0]
 
     @extend_schema(responses={200: ToolStatusForYou, 404: problem_response("`unknown_tool`")})
     @action(detail=True)
@@ -520,7 +521,7 @@ class LeaseViewSet(StrictQuery, mixins.ListModelMixin, mixins.RetrieveModelMixin
     def renew(self, request: Request, pk: str) -> HttpResponse:
         """Extend a live lease by its time to live, as /licenses/renew does."""
         lease_id = find_uuid(pk, UnknownLease)
-        return lease_answer(request, leasing.renew(lease_id=lease_id, by=require_own_lease(request, lease_id)))
+        return lease_answer(request, services.renew(lease_id=lease_id, by=require_own_lease(request, lease_id)))
 
     @extend_schema(
         request=ForceReturnRequest,
@@ -547,7 +548,7 @@ class LeaseViewSet(StrictQuery, mixins.ListModelMixin, mixins.RetrieveModelMixin
         by = Actor.of_call(caller, request.META)
         lease_id = find_uuid(pk, UnknownLease)
         logs.note(lease=lease_id)
-        note_leases(leasing.force_return(lease_id=lease_id, note=reason, by=by))
+        note_leases(services.force_return(lease_id=lease_id, note=reason, by=by))
         return Response(self.get_serializer(self.get_object()).data)
 
 

@@ -15,7 +15,7 @@ from uuid import UUID
 from django.db.models import Count, Exists, F, OrderBy, OuterRef, Q, QuerySet, Subquery, Window
 from django.db.models.functions import Coalesce, RowNumber
 
-from licenses import pools, statements
+from licenses.leases import snapshot, sql
 from licenses.models import Denial, Lease, TicketClaim, Tool
 
 R = TypeVar("R")
@@ -79,12 +79,12 @@ class Totals:
 
 def entries(now: datetime) -> list[Entry]:
     """Return all tools, sorted by name."""
-    return [_entry(tool, now) for tool in pools.with_levels(statements.tools_with_levels())]
+    return [_entry(tool, now) for tool in snapshot.with_levels(sql.tools_with_levels())]
 
 
 def entry(name: str, now: datetime) -> Entry | None:
     """Return the tool of this name, or None."""
-    found = pools.with_levels(statements.tools_with_levels(name))
+    found = snapshot.with_levels(sql.tools_with_levels(name))
     return _entry(found[0], now) if found else None
 
 

@@ -24,13 +24,14 @@ from django.utils.http import url_has_allowed_host_and_scheme
 from django.views.decorators.cache import never_cache
 from django.views.decorators.gzip import gzip_page
 
-from licenses import database, leasing
+from licenses import database
 from licenses.api.authentication import anonymous, caller_of_account
 from licenses.api.permissions import may, names_on_board
 from licenses.api.problems import STATUS, note_database_failure
 from licenses.callers import Caller, Kind, Scope
 from licenses.clock import database_now
 from licenses.errors import LeaseEnded, Refusal
+from licenses.leases import services
 from licenses.models import EndReason, Lease, Tool
 from licenses.names import TOOL_NAME_PATTERN, is_clean
 
@@ -226,7 +227,7 @@ def give_back(request: HttpRequest, caller: Caller, lease_id: UUID) -> HttpRespo
     if lease is None:
         raise Http404("You do not have this lease. Maybe it was borrowed under another name.")
     if lease.ended_at is None:
-        leases = leasing.give_back(lease_id=lease_id)
+        leases = services.give_back(lease_id=lease_id)
         lease.ended_at, lease.end_reason = leases[0].ended_at, leases[0].end_reason
         if lease.end_reason == EndReason.RETURNED:
             messages.success(request, f"Returned: {what(lease)}.")

@@ -8,10 +8,11 @@ from collections.abc import Iterator
 from typing import Any
 
 from django.core.exceptions import ValidationError
-from django.db import transaction
+from django.db import IntegrityError, transaction
 
-from licenses import auditing, leasing, rationing
+from licenses import auditing, rationing
 from licenses.auditing import Actor
+from licenses.leases import expiry
 from licenses.models import AccessRule, Allotment, MemberSource, Team, TeamMember, Tool, UserLimit
 
 from .plan import Plan, ToolPlan
@@ -28,16 +29,26 @@ def bring_in(plan: Plan, *, by: Actor, for_real: bool) -> list[str]:
     what would change. Raises ValidationError, OverReserved, or IntegrityError if
     another program creates the same rows; then nothing has changed.
     """
+    try:
+        return _bring_in(plan, by, for_real, with_constraints=False)
+    except IntegrityError:
+        # To ask about each constraint of each tool takes far longer than to save the
+        # tool: so only to say which one it was.
+        return _bring_in(plan, by, for_real, with_constraints=True)
+
+
+def _bring_in(plan: Plan, by: Actor, for_real: bool, *, with_constraints: bool) -> list[str]:
     changes: list[str] = []
     try:
         with transaction.atomic(durable=True):
             # Lock all tools first, in the order that borrows of several tools use.
-            list(Tool.objects.locked(plan.tools))
+            tools = {tool.name: tool for tool in Tool.objects.locked(plan.tools)}
             Team.objects.filter(name__in=plan.teams).lock()
             for name, members in sorted(plan.teams.items()):
                 changes += _team(name, members, by, plan.ignores_case)
             for name, wanted in sorted(plan.tools.items()):
-                changes += _tool(name, wanted, by)
+                tool = tools.get(name) or Tool(name=name, capacity=wanted.capacity)
+                changes += _tool(tool, wanted, by, with_constraints)
             if not for_real:
                 raise _Undone
     except _Undone:
@@ -67,9 +78,8 @@ def _team(name: str, members: set[str], by: Actor, ignores_case: bool) -> Iterat
         yield f"team {name}: {user} joins"
 
 
-def _tool(name: str, wanted: ToolPlan, by: Actor) -> Iterator[str]:
-    tool = Tool.objects.locked([name]).first() or Tool(name=name, capacity=wanted.capacity)
-    is_new = tool.pk is None
+def _tool(tool: Tool, wanted: ToolPlan, by: Actor, with_constraints: bool) -> Iterator[str]:
+    name, is_new = tool.name, tool.pk is None
     values: dict[str, Any] = {
         "capacity": wanted.capacity,
         "overdraft": wanted.overdraft,
@@ -86,21 +96,24 @@ def _tool(name: str, wanted: ToolPlan, by: Actor) -> Iterator[str]:
     before = {field: getattr(tool, field) for field in changed}
     for field, value in changed.items():
         setattr(tool, field, value)
-    try:
-        # A tool may have a name from before it was reserved.
-        tool.full_clean(exclude=["name"] if tool.pk else None)
-    except ValidationError as error:
-        raise ValidationError([f"{name}: {message}" for message in error.messages]) from None
     if is_new or changed:
+        # A tool may have a name from before it was reserved.
+        exclude = None if is_new else ["name"]
+        try:
+            tool.full_clean(exclude, validate_unique=with_constraints, validate_constraints=with_constraints)
+        except ValidationError as error:
+            raise ValidationError([f"{name}: {message}" for message in error.messages]) from None
         with auditing.changing(tool, by=by):
             # Write only these fields: leases change the borrowed seats.
             tool.save(update_fields=None if is_new else list(changed))
         if "valid_until" in changed and not is_new:
-            leasing.follow_validity(tool=name)
+            expiry.follow_validity(tool=name, previous=before["valid_until"])
     if is_new:
         yield f"{name}: new, {_values(values)}"
     for field, value in {} if is_new else changed.items():
         yield f"{name}: {field} {_value(before[field])} -> {_value(value)}"
+    if is_new and not wanted.has_policy:
+        return
     yield from _allotments(tool, wanted, by)
     yield from _limits(tool, wanted, by)
     yield from _lists(tool, wanted, by)

@@ -46,10 +46,6 @@ class LeaseQuerySet(models.QuerySet["Lease"]):
         """Return open leases that have expired."""
         return self.open().filter(expires_at__lte=now)
 
-    def overdue_of_tool(self, tool_id: int, now: datetime) -> "LeaseQuerySet":
-        """Lock and return the expired open leases of a tool. A heartbeat does not lock the tool."""
-        return self.overdue(now).filter(tool=tool_id).order_by("pk").select_for_update(no_key=True)
-
     def heads(self) -> "LeaseQuerySet":
         """Return one lease per borrow: the one whose id the client has."""
         return self.filter(part_of__isnull=True)
@@ -59,14 +55,10 @@ class LeaseQuerySet(models.QuerySet["Lease"]):
         together = Q(pk=lease_id, part_of__isnull=True) | Q(part_of=lease_id)
         return self.filter(together).order_by("place")
 
-    def locked_for_return(self, lease_id: uuid.UUID) -> "LeaseQuerySet":
-        """Lock and return all leases of one borrow with their tools.
-
-        Locks each tool before its lease, in the order of ``Tool.objects.locked``. The rows
-        are as they are after the wait for the lock, also if another call has ended them.
-        """
-        rows = self.borrowed_as(lease_id).select_related("tool").order_by("tool_id")
-        return rows.select_for_update(no_key=True, of=("tool", "self"))
+    def under_lock(self) -> "LeaseQuerySet":
+        """Return these leases with their teams, under row locks, in the one order that
+        every caller uses. The tools of all but heartbeats are locked before."""
+        return self.select_related("team").select_for_update(no_key=True, of=("self",)).order_by("pk")
 
     def of_tool(self, name: str) -> "LeaseQuerySet":
         """Return the heads of borrows with seats of this tool."""

@@ -32,13 +32,19 @@ def reject_reserved_name(name: str) -> None:
 
 class ToolQuerySet(models.QuerySet["Tool"]):
     def locked(self, names: Iterable[str]) -> "ToolQuerySet":
-        """Lock and return the named tools, in the order that every caller uses, to prevent deadlocks.
+        """Return the named tools under a row lock (``under_lock``)."""
+        return self.filter(name__in=list(names)).under_lock()
+
+    def under_lock(self, *, skip_locked: bool = False) -> "ToolQuerySet":
+        """Return these tools under a row lock, in the one order that every caller uses,
+        so that two callers can't deadlock. With ``skip_locked``, without the tools that
+        another transaction has locked.
 
         NO KEY UPDATE keeps others from changing seats, and allows inserts that only refer
         to the row. SQLite has no row locks: its transaction holds the only write lock from
         the start (IMMEDIATE).
         """
-        return self.select_for_update(no_key=True).filter(name__in=list(names)).order_by("pk")
+        return self.select_for_update(no_key=True, skip_locked=skip_locked).order_by("pk")
 
     def with_levels(self) -> "ToolQuerySet":
         """Add values that other rows determine, as of now.
@@ -70,9 +76,8 @@ class Tool(models.Model):
     """A pool of seats.
 
     ``in_use`` and the fields down to ``revoked_total`` change only in
-    ``licenses.leasing`` and ``licenses.queueing``, under this row's lock. ``in_use`` is
-    always the sum of seats of the tool's open leases, ``waiting`` the number of its
-    open tickets.
+    ``licenses.leases.ledger``, under this row's lock. ``in_use`` is always the sum of
+    seats of the tool's open leases, ``waiting`` the number of its open tickets.
     """
 
     name = models.CharField(
@@ -129,7 +134,7 @@ class Tool(models.Model):
     has_rules = models.BooleanField(default=False, db_default=False, editable=False)
     last_fence = models.PositiveBigIntegerField(default=0, db_default=0, editable=False)
     waiting = models.PositiveIntegerField(default=0, db_default=0, editable=False)
-    # The time of the last denial, roughly. It shows whether a borrow may end an episode.
+    # Written by the previous version only.
     denied_at = models.DateTimeField(null=True, editable=False)
     # Ended leases by reason. Counted here, because other processes than the server end leases too.
     returned_total = models.PositiveBigIntegerField(default=0, db_default=0, editable=False)
@@ -195,7 +200,7 @@ class Tool(models.Model):
     wanted: int
     oldest_wait: datetime | None
     read_at: datetime
-    # pools.with_levels() adds this.
+    # What leases.snapshot.with_levels() adds.
     levels: Levels
     state: State
 

@@ -331,9 +331,9 @@ def test_the_client_shows_why_an_administrator_ended_the_lease(shell: Shell) -> 
     lease = line_of(process)
     code = (
         "from uuid import UUID\n"
-        "from licenses import leasing\n"
+        "from licenses.leases import services\n"
         "from licenses.auditing import Actor\n"
-        f"leasing.force_return(lease_id=UUID('{lease}'), note='Maintenance tonight', by=Actor.of_command('shell'))\n"
+        f"services.force_return(lease_id=UUID('{lease}'), note='Maintenance tonight', by=Actor.of_command('shell'))\n"
     )
     shell.server.manage("shell", "-c", code)
     assert process.stderr is not None

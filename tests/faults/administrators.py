@@ -39,6 +39,7 @@ class Administrators(threading.Thread):
             self.switch_a_tool_off,
             self.force_a_return,
             self.force_a_return,
+            self.force_a_return,
         ]
         self.deeds = [deed for deed in deeds if not only or deed.__name__ in only]
 
@@ -83,9 +84,9 @@ class Administrators(threading.Thread):
 
     def force_a_return(self) -> None:
         """Take a seat back from a holder."""
-        others = list(self.shared.newest.values())
-        if others:
-            lease = self.chance.choice(others)
+        held = list(self.shared.held.values())
+        if held:
+            lease = self.chance.choice(held)
             path = f"/api/v1/leases/{lease}/force-return/"
             self.caller.call("force", "POST", path, {"reason": "needed elsewhere"}, facts={"lease": lease})
 

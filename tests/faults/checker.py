@@ -85,6 +85,11 @@ def violations_so_far(evidence: Evidence) -> list[str]:
     return _broken([rule for rule in RULES if rule not in ONLY_IN_THE_END], evidence)
 
 
+def rule_of(violation: str) -> str:
+    """The name of the rule that a violation breaks."""
+    return violation.partition(":")[0]
+
+
 def _broken(rules: Iterable[Rule], evidence: Evidence) -> list[str]:
     return [f"{rule.__name__}: {sentence}" for rule in rules for sentence in rule(evidence)]
 
@@ -163,10 +168,21 @@ def s0_no_server_error(evidence: Evidence) -> Iterator[str]:
 
 
 def s0_no_failure_without_a_fault(evidence: Evidence) -> Iterator[str]:
-    for calm in evidence.of_kind("calm"):
+    """At the beginning, and when the last fault has been over for long enough."""
+    for start, end in _quiet(evidence):
         for operation in evidence.operations:
-            if operation.is_unknown and calm.start <= operation.start and operation.end <= calm.end:
+            if operation.is_unknown and start <= operation.start and operation.end <= end:
                 yield f"{operation.kind} of {operation.caller} was answered {operation.status} while nothing was wrong"
+
+
+def _quiet(evidence: Evidence) -> Iterator[tuple[float, float]]:
+    yield from ((calm.start, calm.end) for calm in evidence.of_kind("calm"))
+    faults = sorted((fault.start, fault.end) for fault in evidence.of_kind("fault"))
+    last = max((operation.end for operation in evidence.operations), default=0.0)
+    starts = [start for start, _ in faults[1:]] + [last]
+    for (_, over), start in zip(faults, starts, strict=False):
+        if over + RECOVERY_SECONDS < start:
+            yield over + RECOVERY_SECONDS, start
 
 
 def s1_never_oversold_in_the_ledger(evidence: Evidence) -> Iterator[str]:

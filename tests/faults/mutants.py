@@ -13,6 +13,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from .checker import rule_of
 from .jobs import side_by_side
 from .run import Plan
 from .site import CLIENTS
@@ -21,17 +22,21 @@ from .stack import ROOT
 CODE = ("licenses", "licenseserver", "manage.py")
 
 # The files that most mistakes are made in.
-LEASING = "licenses/leasing.py"
-POOLS = "licenses/pools.py"
-STATEMENTS = "licenses/statements.py"
+BATCH = "licenses/leases/batch.py"
+DECISIONS = "licenses/leases/decisions.py"
+LEDGER = "licenses/leases/ledger.py"
+SNAPSHOT = "licenses/leases/snapshot.py"
+SQL = "licenses/leases/sql.py"
 SETTINGS = "licenseserver/settings.py"
 
 
 @dataclass(frozen=True)
 class Mutant:
-    """One mistake: replacements by file, and the deeds and faults that bring it to light."""
+    """One mistake: the rule that must catch it, replacements by file, and the deeds and
+    faults that bring it to light."""
 
     name: str
+    rule: str
     changes: tuple[tuple[str, str, str], ...]
     deeds: tuple[str, ...]
     kinds: tuple[str, ...] = ("kill_sweeper",)
@@ -44,83 +49,90 @@ BORROWS = ("work", "retry_with_a_key", "send_a_key_at_once")
 
 MUTANTS = [
     Mutant(
+        # Two grants at once would have the same fence, which the database refuses.
         "no lock",
+        "s7_counters_are_rows",
         (
             (
                 "licenses/models/tool.py",
-                "return self.select_for_update(no_key=True).filter(name__in",
-                "return self.filter(name__in",
+                "return self.select_for_update(no_key=True, skip_locked=skip_locked).order_by",
+                "return self.order_by",
             ),
         ),
         deeds=BORROWS,
     ),
     Mutant(
         "repeatable read",
+        "s0_no_failure_without_a_fault",
         (
             (SETTINGS, "IsolationLevel.READ_COMMITTED", "IsolationLevel.REPEATABLE_READ"),
             # Tried again, it would be slow and right: the tool's row is always written.
-            (LEASING, "TRIES = 3\n", "TRIES = 1\n"),
+            (BATCH, "TRIES = 3\n", "TRIES = 1\n"),
         ),
         deeds=BORROWS,
     ),
     Mutant(
         "key ignored",
-        ((LEASING, "    if retry is None:\n", "    if True:\n"),),
+        "s5_one_key_is_one_borrow",
+        ((DECISIONS, "    if key is None:\n        return _new(", "    if True:\n        return _new("),),
         deeds=("retry_with_a_key", "send_a_key_at_once", "reuse_a_key"),
     ),
     Mutant(
         "refusals not kept",
+        "s5_one_key_is_one_borrow",
         (
             (
-                LEASING,
-                "    _keep(kept, outcome)\n",
-                "    if isinstance(outcome, Refusal):\n        kept.delete()\n    else:\n        _keep(kept, outcome)\n",
+                DECISIONS,
+                "    ledger.keep(_kept(key, request, outcome))\n",
+                "    if not isinstance(outcome, Refusal):\n        ledger.keep(_kept(key, request, outcome))\n",
             ),
         ),
         deeds=("send_a_key_at_once", "work"),
     ),
     Mutant(
         "counter in another transaction",
+        "s1_never_oversold_in_the_ledger",
         (
+            (LEDGER, 'COUNTED = (\n    "in_use",\n', "COUNTED = (\n"),
             (
-                STATEMENTS,
-                '"UPDATE licenses_tool SET in_use = %s, kept_back = %s, overdraft_total = %s, last_fence = %s WHERE id = %s",\n'
-                "            [tool.in_use, tool.kept_back, tool.overdraft_total, tool.last_fence, tool.pk],\n"
-                "        ),\n"
-                "    )\n",
-                '"UPDATE licenses_tool SET kept_back = %s, overdraft_total = %s, last_fence = %s WHERE id = %s",\n'
-                "            [tool.kept_back, tool.overdraft_total, tool.last_fence, tool.pk],\n"
-                "        ),\n"
-                "    )\n"
-                "    from django.db import transaction\n"
-                '    later = "UPDATE licenses_tool SET in_use = in_use + %s WHERE id = %s"\n'
-                "    transaction.on_commit(lambda: connection.cursor().execute(later, [lease.seats, tool.pk]))\n",
+                LEDGER,
+                "            sql.update(Tool, *COUNTED).run(self._tools.values())\n",
+                "            sql.update(Tool, *COUNTED).run(self._tools.values())\n"
+                "            from django.db import transaction\n"
+                "            tools = list(self._tools.values())\n"
+                '            transaction.on_commit(lambda: sql.update(Tool, "in_use").run(tools))\n',
             ),
         ),
         deeds=BORROWS,
     ),
     Mutant(
         "unguarded return",
-        ((LEASING, "        if lease.ended_at is not None:\n            continue\n", ""),),
+        "s6_a_lease_ends_once",
+        (
+            (
+                DECISIONS,
+                "        if lease.ended_at is None:\n            ledger.end(lease, reason,",
+                "        if True:\n            ledger.end(lease, reason,",
+            ),
+        ),
         deeds=("work_twice_as_polite",),
     ),
     Mutant(
         "the server's clock",
-        (
-            (
-                STATEMENTS,
-                "    return tools, [Team(pk=pk, name=name) for pk, name in teams or ()], now",
-                "    return tools, [Team(pk=pk, name=name) for pk, name in teams or ()], timezone.now()",
-            ),
-        ),
+        "s11_fences_grow",
+        ((SQL, "            now: datetime = self.cursor.fetchone()[0]\n", "            now = timezone.now()\n"),),
         deeds=BORROWS,
         kinds=("shift_clock",),
     ),
     Mutant(
         "a late heartbeat revives",
+        "s10_a_lease_lives_until_its_end_and_not_longer",
         (
-            (LEASING, "    if any(lease.is_over(now) for lease in leases):\n", "    if False:\n"),
-            (LEASING, "for lease in leases]).active(Now())", "for lease in leases]).open()"),
+            (
+                DECISIONS,
+                "    if any(lease.is_over(now) for lease in leases):\n",
+                "    if any(lease.ended_at is not None for lease in leases):\n",
+            ),
         ),
         deeds=("oversleep",),
         # There are seats enough, so that nobody closes a lease because it is overdue.
@@ -128,14 +140,16 @@ MUTANTS = [
     ),
     Mutant(
         "the queue ignores order",
-        ((POOLS, "live = live.filter(ticket__lt=ahead_of.number)", "live = live.none()"),),
+        "s9_nobody_is_overtaken",
+        ((SNAPSHOT, "if ahead_of is None or place.ticket < ahead_of.number]", "if ahead_of is None]"),),
         deeds=("wait_for_the_one_seat",),
     ),
     Mutant(
         "quota read before the lock",
+        "s8_quotas_reservations_and_limits_hold",
         (
             (
-                POOLS,
+                SNAPSHOT,
                 '    allotments = Allotment.objects.filter(tool__in=tools, team__name__in=teams).select_related("team")\n',
                 "    key = (tuple(tool.pk for tool in tools), tuple(sorted(teams)))\n"
                 "    from time import monotonic\n"
@@ -145,36 +159,64 @@ MUTANTS = [
                 "    allotments = _early[key][1]\n",
             ),
             (
-                POOLS,
+                SNAPSHOT,
                 "    if not overdue_is_out:\n        allotments",
                 "    if False:\n        allotments",
             ),
-            (POOLS, "Claims = dict[int", "_early: dict = {}\nClaims = dict[int"),
+            (SNAPSHOT, "class Place(NamedTuple):", "_early: dict = {}\n\n\nclass Place(NamedTuple):"),
         ),
-        deeds=("work_for_a_team",),
+        deeds=("hurry_for_a_team",),
     ),
     Mutant(
-        "answers swapped",
+        "batch answers swapped",
+        "s3_no_acknowledged_lease_is_lost",
         (
             (
-                LEASING,
-                "    if replayed:\n        metrics",
-                "    _previous.append(outcome)\n"
-                "    if len(_previous) > 1:\n"
-                "        outcome = _previous.pop(0)\n"
-                "    if replayed:\n        metrics",
+                BATCH,
+                "    for entry, answer, refusal in decided:\n",
+                "    swapped = [one for one in decided if isinstance(one[0].request, Borrow)]\n"
+                "    others = [one for one in decided if not isinstance(one[0].request, Borrow)]\n"
+                "    answers = [one[1:] for one in swapped[1:] + swapped[:1]]\n"
+                "    decided = others + [(one[0], *got) for one, got in zip(swapped, answers)]\n"
+                "    for entry, answer, refusal in decided:\n",
             ),
-            (LEASING, "TRIES = 3\n", "TRIES = 3\n_previous: list = []\n"),
         ),
         deeds=BORROWS,
     ),
     Mutant(
+        "a batch forgets its own grants",
+        "s1_never_oversold_in_the_ledger",
+        (
+            (
+                SNAPSHOT,
+                "        self.now = now\n        self.tools = {tool.name: tool for tool in tools}\n",
+                "        self.now = now\n        self.tools = {tool.name: tool for tool in tools}\n"
+                "        self.before = {tool.pk: tool.in_use for tool in self.tools.values()}\n",
+            ),
+            (
+                SNAPSHOT,
+                "return _pool(tool, tool.in_use, tool.kept_back,",
+                "return _pool(tool, self.before[tool.pk], tool.kept_back,",
+            ),
+        ),
+        deeds=BORROWS,
+    ),
+    Mutant(
+        # The database refuses the second lease: the borrow fails.
         "fence reused",
-        ((LEASING, "tool.last_fence += 1", "tool.last_fence += tool.in_use == 0"),),
+        "s0_no_failure_without_a_fault",
+        ((LEDGER, "tool.last_fence += 1", "tool.last_fence += tool.in_use == 0"),),
+        deeds=BORROWS,
+    ),
+    Mutant(
+        "fences out of order",
+        "s11_fences_grow",
+        ((LEDGER, "fence=tool.last_fence,", "fence=tool.last_fence ^ 1,"),),
         deeds=BORROWS,
     ),
     Mutant(
         "commits that a crash loses",
+        "s3_no_acknowledged_lease_is_lost",
         ((SETTINGS, "-c lock_timeout=3s", "-c lock_timeout=3s -c synchronous_commit=off"),),
         deeds=BORROWS,
         kinds=("crash_database",),
@@ -182,17 +224,19 @@ MUTANTS = [
     ),
     Mutant(
         "a force return without a record",
+        "s14_every_force_return_is_audited_once",
         (
             (
-                LEASING,
-                "    _record_end(by, Action.FORCE_RETURNED, leases, ended, note)\n",
-                "",
+                DECISIONS,
+                "    if by is not None and own:\n",
+                "    if by is not None and own and reason != EndReason.FORCED:\n",
             ),
         ),
         deeds=("work", "force_a_return"),
     ),
     Mutant(
         "everybody's leases are everybody's",
+        "s13_nobody_touches_what_is_not_theirs",
         (
             (
                 "licenses/api/permissions.py",
@@ -220,11 +264,14 @@ def main() -> None:
         plans = [_plan(mutant, Path(folder) / f"{number}-code") for number, mutant in enumerate(chosen)]
         for verdict in run_all((plan, Path(folder) / str(number)) for number, plan in enumerate(plans)):
             mutant = chosen[int(verdict.folder.name)]
-            rules = sorted({sentence.partition(":")[0] for sentence in verdict.violations})
-            caught = ", ".join(rules) or f"NOT CAUGHT {verdict.failure}".rstrip()
-            print(f"{mutant.name}: {caught}; {verdict.operations} operations, {verdict.seconds:.0f} s", flush=True)
-            if not rules:
+            found = set(map(rule_of, verdict.violations))
+            if mutant.rule not in found:
                 survivors.append(mutant.name)
+                print(f"{mutant.name}: NOT CAUGHT by {mutant.rule} {verdict.failure}")
+            print(
+                f"{mutant.name}: {', '.join(sorted(found))}; {verdict.operations} operations, {verdict.seconds:.0f} s",
+                flush=True,
+            )
     print(f"{len(chosen) - len(survivors)} of {len(chosen)} caught")
     sys.exit(1 if survivors else 0)
 
@@ -238,7 +285,7 @@ def _plan(mutant: Mutant, code: Path) -> Plan:
         deeds=mutant.deeds,
         clients=mutant.clients,
         code=make(mutant, code),
-        quick=True,
+        until=mutant.rule,
     )
 
 

@@ -235,6 +235,9 @@ def hold_the_write_lock(target: Target) -> None:
 
 def fill_the_disk(target: Target) -> None:
     """Fill the file system of the database for two seconds."""
+    with target.sqlite.session() as connection, contextlib.suppress(sqlite3.OperationalError):
+        # Or there is room in the log that it has.
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     filler = target.sqlite.path.parent / "filler"
     with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:
         while file.write(b"\0" * 64 * 1024):

@@ -10,9 +10,10 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import DatabaseError, InterfaceError, close_old_connections
 
-from licenses import database, leasing
+from licenses import database
 from licenses.errors import Refusal
 from licenses.history import rollups
+from licenses.leases import expiry
 from licenses.signin import sessions
 
 logger = logging.getLogger(__name__)
@@ -66,5 +67,5 @@ class Command(BaseCommand):
     def _tidy(self, *, at_most: int | None = None) -> dict[str, int]:
         """Return the numbers of rows that were closed or deleted, and of days that were rolled up, at most
         ``at_most``."""
-        done = asdict(leasing.tidy()) | {"sessions": sessions.delete_expired()}
+        done = asdict(expiry.tidy()) | {"sessions": sessions.delete_expired()}
         return done | {"days": rollups.roll_up(at_most=at_most)}

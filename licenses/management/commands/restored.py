@@ -5,7 +5,7 @@ from typing import Any
 
 from django.core.management.base import BaseCommand
 
-from licenses import leasing
+from licenses.leases import expiry
 from licenses.models import Lease, Tool
 
 
@@ -17,7 +17,7 @@ class Command(BaseCommand):
     )
 
     def handle(self, *args: Any, **options: Any) -> None:
-        leasing.skip_fences()
+        expiry.skip_fences()
         self.stdout.write("New fences are higher than all earlier ones.")
         newest = Lease.objects.newest_first().values_list("borrowed_at", flat=True).first()
         self.stdout.write(f"The newest lease in this database: {newest.isoformat() if newest else 'none'}.")

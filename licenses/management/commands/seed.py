@@ -15,8 +15,9 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import transaction
 from django.utils.dateparse import parse_date, parse_datetime
 
-from licenses import auditing, leasing
+from licenses import auditing
 from licenses.auditing import Actor
+from licenses.leases import expiry
 from licenses.models import Tool
 
 DEFAULT_TOOLS = {"cad_tool": {"capacity": 5}, "simulation": {"capacity": 3}, "analysis": {"capacity": 2}}
@@ -133,7 +134,7 @@ def ensure_tool(name: str, values: dict[str, Any], *, force: bool) -> str:
     with auditing.changing(tool, by=Actor.of_command("seed")):
         tool.save(update_fields=None if created else list(values))
     if "valid_until" in values and before["valid_until"] != tool.valid_until:
-        leasing.follow_validity(tool=name)
+        expiry.follow_validity(tool=name, previous=before["valid_until"])
     if created:
         return f"{name}: created with capacity {tool.capacity}"
     changes = [

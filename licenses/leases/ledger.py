@@ -1,0 +1,235 @@
+"""The only writer of seats and of what tools count.
+
+A ledger belongs to one batch. It changes the snapshot in memory at each decision, and
+keeps the writes until ``write``, which sends all of them in one round trip.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from django.db.models import F, Sum
+
+from licenses import auditing
+from licenses.auditing import Actor
+from licenses.models import AuditRecord, BorrowKey, EndReason, Lease, Team, Tool
+from licenses.models.denial import EPISODE_WINDOW
+from licenses.policy import Item, Subject
+
+from . import sql
+from .snapshot import Snapshot
+
+# The columns of a tool that only this module changes.
+COUNTED = (
+    "in_use",
+    "kept_back",
+    "waiting",
+    "last_fence",
+    "overdraft_total",
+    "holding_time",
+    *(f"{reason}_total" for reason in EndReason.values),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Episode:
+    """What refusals of one kind have in common."""
+
+    tool: int
+    user: str
+    code: str
+
+
+@dataclass(slots=True)
+class _Denied:
+    host: str
+    team: int | None
+    seats: int
+    attempts: int = 0
+
+
+def settle(tool: Tool) -> None:
+    """Count what the quotas, reservations, limits and access rules of a locked tool say,
+    after they were changed in the caller's transaction."""
+    shares = [allotment.share for allotment in tool.allotments.all()]
+    tool.reserved = sum(share.reservation for share in shares)
+    tool.kept_back = sum(share.idle for share in shares)
+    tool.has_rules = bool(shares) or tool.user_limits.exists() or tool.access_rules.exists()
+    tool.save(update_fields=["reserved", "kept_back", "has_rules"])
+
+
+def seats_of_team(tool: Tool, team: Team) -> int:
+    """Return the seats of a locked tool that a team has out, for its new allotment."""
+    open_leases = Lease.objects.open().filter(tool=tool, team=team)
+    seats: int = open_leases.aggregate(seats=Sum("seats", default=0))["seats"]
+    return seats
+
+
+def skip_fences(number: int) -> None:
+    """Let every tool go on with fences that are higher by this number. Part of the
+    caller's transaction."""
+    Tool.objects.update(last_fence=F("last_fence") + number)
+
+
+def end_with_license(tool: Tool, now: datetime) -> None:
+    """Let the live leases of a locked tool end with its license at the latest, and those
+    without a heartbeat exactly then; at ``now`` if it has ended."""
+    live = Lease.objects.filter(tool=tool).active(now)
+    end = max(tool.valid_until, now) if tool.valid_until is not None else None
+    live.filter(ttl__isnull=True).update(expires_at=end)
+    if end is not None:
+        live.filter(expires_at__gt=end).update(expires_at=end)
+
+
+class Ledger:
+    """What a batch changes of seats. All tools of the snapshot are locked."""
+
+    def __init__(self, snapshot: Snapshot) -> None:
+        self.snapshot = snapshot
+        self._tools: dict[int, Tool] = {}
+        self._granted: list[Lease] = []
+        self._ended: list[Lease] = []
+        self._extended: list[Lease] = []
+        self._teams: Counter[tuple[int, int]] = Counter()
+        self._denied: dict[_Episode, _Denied] = {}
+        # Who got seats: their episodes at these tools are over.
+        self._resolved: list[tuple[str, int, Lease]] = []
+        self._keys: list[BorrowKey] = []
+        self._records: list[AuditRecord] = []
+
+    # --- Changes --------------------------------------------------------------------
+
+    def grant(
+        self,
+        items: Sequence[Item],
+        *,
+        subject: Subject,
+        team: Team | None,
+        tools: Iterable[str],
+        ttl: timedelta | None,
+        expires_at: datetime | None,
+        by: Actor | None,
+    ) -> list[Lease]:
+        """Lend seats: return one lease for each item, the head first. ``tools`` are all
+        that were asked for: the subject's episodes of denials there are over."""
+        now = self.snapshot.now
+        leases: list[Lease] = []
+        for item in items:
+            tool = self.snapshot.tools[item.tool]
+            tool.last_fence += 1
+            tool.in_use += item.seats
+            above = min(max(tool.in_use - tool.capacity, 0), item.seats)
+            tool.overdraft_total += above > 0
+            lease = Lease(
+                tool=tool,
+                part_of=leases[0] if leases else None,
+                place=len(leases),
+                fence=tool.last_fence,
+                user=subject.user,
+                team=team,
+                project=subject.project,
+                host=subject.host,
+                seats=item.seats,
+                overdraft_seats=above,
+                borrowed_at=now,
+                ttl=ttl,
+                expires_at=expires_at,
+                borrowed_by=by.label if by else "",
+            )
+            self._count_for(tool, lease, item.seats)
+            leases.append(lease)
+        self._granted += leases
+        self._resolved += [(subject.user, self.snapshot.tools[name].pk, leases[0]) for name in tools]
+        self.snapshot.change_borrows(subject.user, borrowed=+1)
+        return leases
+
+    def end(self, lease: Lease, reason: EndReason, *, note: str = "", by: Actor | None = None) -> None:
+        """Take the seats of an open lease of a locked tool back. A lease whose time is
+        over already ends as of then, for that reason."""
+        tool, now = self.snapshot.by_id[lease.tool_id], self.snapshot.now
+        lease.end_when_over(now)
+        if lease.ended_at is None:
+            # A clock that was set back must not end a lease before it began.
+            lease.ended_at, lease.end_reason, lease.end_note = max(now, lease.borrowed_at), reason, note
+            lease.ended_by = by.label if by else ""
+        tool.in_use -= lease.seats
+        tool.held_for(lease.duration(now))
+        total = f"{EndReason(lease.end_reason)}_total"
+        setattr(tool, total, getattr(tool, total) + 1)
+        self._count_for(tool, lease, -lease.seats)
+        self._ended.append(lease)
+        if lease.part_of_id is None:
+            self.snapshot.change_borrows(lease.user, borrowed=-1)
+
+    def extend(self, leases: Iterable[Lease], expires_at: datetime | None) -> None:
+        """Let the live leases of one borrow last until then; None is without an end."""
+        for lease in leases:
+            lease.expires_at = expires_at
+            self._extended.append(lease)
+
+    def change_waiting(self, tool: Tool, change: int) -> None:
+        """Count the tickets that wait for a tool."""
+        tool.waiting += change
+        self._tools[tool.pk] = tool
+
+    def deny(self, tool: Tool, *, user: str, team: Team | None, host: str, code: str, seats: int) -> None:
+        """Add a refusal to its episode, or begin one."""
+        if any(user == granted for granted, _, _ in self._resolved):
+            # The episode that the grant ends is an earlier one.
+            self.write()
+        episode = _Episode(tool.pk, user, code)
+        denied = self._denied.setdefault(episode, _Denied(host, team.pk if team else None, seats))
+        denied.attempts += 1
+
+    def keep(self, key: BorrowKey) -> None:
+        """Keep what the first call with an idempotency key is answered."""
+        self._keys.append(key)
+        self.snapshot.keys[key.caller, key.key] = key
+
+    def record(self, by: Actor, **what: Any) -> None:
+        """Record an act for somebody else in the audit, as ``auditing.record`` does."""
+        self._records.append(auditing.made(by, at=self.snapshot.now, **what))
+
+    def _count_for(self, tool: Tool, lease: Lease, seats: int) -> None:
+        self._tools[tool.pk] = tool
+        team = lease.team.name if lease.team is not None else None
+        is_shared = self.snapshot.share(tool, team) is not None
+        tool.kept_back += self.snapshot.count(tool, user=lease.user, team=team, seats=seats)
+        if is_shared and lease.team_id is not None:
+            self._teams[tool.pk, lease.team_id] += seats
+
+    # --- Writing --------------------------------------------------------------------
+
+    def write(self) -> None:
+        """Send all that was changed. On PostgreSQL the caller may have begun a pipeline."""
+        now, since = self.snapshot.now, self.snapshot.now - EPISODE_WINDOW
+        if self._denied:
+            rows = [
+                (episode.tool, episode.user, episode.code, one.host, one.team, one.seats, one.attempts)
+                for episode, one in self._denied.items()
+            ]
+            sql.write_denials(rows, now=now, since=since)
+        if self._granted:
+            sql.insert(Lease).run(self._granted)
+        if self._ended:
+            sql.update(Lease, "ended_at", "end_reason", "end_note", "ended_by").run(self._ended)
+        if self._extended:
+            sql.update(Lease, "expires_at").run(self._extended)
+        if shares := [(tool, team, seats) for (tool, team), seats in self._teams.items() if seats]:
+            sql.change_allotments().run(shares)
+        if self._tools:
+            sql.update(Tool, *COUNTED).run(self._tools.values())
+        if self._resolved:
+            times = sql.parameters(now, since)
+            sql.resolve_denials().run(
+                [(user, tool, *sql.parameters(lease.pk), *times) for user, tool, lease in self._resolved]
+            )
+        if self._keys:
+            sql.insert(BorrowKey, without=("created_at",)).run(self._keys)
+        if self._records:
+            sql.insert(AuditRecord, without=("id",)).run(self._records)
+        self._tools, self._granted, self._ended, self._extended = {}, [], [], []
+        self._teams, self._denied, self._resolved = Counter(), {}, []
+        self._keys, self._records = [], []

@@ -1,0 +1,232 @@
+"""The queue for seats. Everything here is part of a batch, which has locked the tools.
+
+No process hands out seats. A client polls its ticket, and gets its seats if enough are
+free next to those that the live tickets ahead want. So a seat that comes back is set
+aside for the first in the queue, until that one polls or has not polled for too long
+(``patience``). A newcomer comes after all tickets, so nobody overtakes.
+"""
+
+import math
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+from django.conf import settings
+
+from licenses.errors import (
+    QueueDropped,
+    QueueEnded,
+    QueueFull,
+    QueueLeft,
+    QueueTimeout,
+    Refusal,
+    Shortage,
+    TooManyTickets,
+)
+from licenses.models import Lease, Team, Ticket, TicketClaim, TicketState, Tool
+from licenses.policy import Claim, Item, Subject
+
+from .ledger import Ledger
+from .requests import Waiting
+from .snapshot import Place, Snapshot, asked_for, open_tickets, tools_of
+
+# The server asks a client to poll again after one of these at least and at most.
+SOONEST, LATEST = timedelta(seconds=1), timedelta(seconds=90)
+# The first in a queue polls this often at least.
+SELDOM = timedelta(seconds=10)
+# A ticket that is not polled keeps its place at least this long.
+PATIENCE = timedelta(seconds=20)
+# Dead tickets that a borrow closes at most.
+DEAD_AT_ONCE = 10
+
+
+def poll_after(*, position: int, eta: timedelta | None, waited: timedelta) -> timedelta:
+    """Return when to poll again: soon for the first in the queue and where seats are
+    expected soon, seldom for the others.
+
+    Seats stay idle from a return to the next poll, and each poll costs. So the ticket at
+    ``position`` polls every that many seconds, and one that ``waited`` long no sooner than
+    after an eighth of that, up to ``SELDOM``, which adds little to the wait. Seats
+    expected in ``eta`` are polled for at half the time.
+    """
+    by_place = max(position * SOONEST, min(waited / 8, SELDOM))
+    by_eta = eta / 2 if eta is not None else by_place
+    return max(SOONEST, min(by_place, by_eta, LATEST))
+
+
+def patience(again: timedelta) -> timedelta:
+    """Return how long a ticket keeps its place whose client should poll after ``again``."""
+    return max(PATIENCE, 2 * again)
+
+
+def enqueue(
+    snapshot: Snapshot,
+    ledger: Ledger,
+    *,
+    subject: Subject,
+    team: Team | None,
+    ttl: timedelta | None,
+    alternatives: Mapping[int, Sequence[Item]],
+    wait: timedelta,
+    eta: timedelta | None,
+    borrowed_by: str,
+) -> Waiting:
+    """Put a borrow at the end of the queue, for at most ``wait``. It counts for ``team``,
+    ``borrowed_by`` acts for its user, and its seats are expected in ``eta``. The
+    alternatives go by their numbers in the borrow, of which they may be some."""
+    now = snapshot.now
+    wanted: dict[str, int] = {}
+    for items in alternatives.values():
+        for item in items:
+            # One of the alternatives will be taken: the most of each tool is enough.
+            wanted[item.tool] = max(item.seats, wanted.get(item.tool, 0))
+    tools = [snapshot.tools[name] for name in wanted]
+    close_dead(snapshot, ledger)
+    position = _ahead(snapshot, tools, None) + 1
+    again = poll_after(position=position, eta=eta, waited=timedelta(0))
+    ticket = Ticket.objects.create(
+        user=subject.user,
+        team=team,
+        project=subject.project,
+        host=subject.host,
+        ttl=ttl,
+        alternatives=[
+            {"number": number, "items": [{"tool": item.tool, "seats": item.seats} for item in items]}
+            for number, items in alternatives.items()
+        ],
+        created_at=now,
+        alive_until=now + min(patience(again), wait),
+        deadline=now + wait,
+        borrowed_by=borrowed_by,
+    )
+    TicketClaim.objects.bulk_create(TicketClaim(ticket=ticket, tool=tool, seats=wanted[tool.name]) for tool in tools)
+    for tool in tools:
+        snapshot.places.setdefault(tool.pk, []).append(Place(ticket.number, Claim(wanted[tool.name], subject)))
+        ledger.change_waiting(tool, +1)
+    snapshot.change_borrows(subject.user, waiting=+1)
+    return Waiting(ticket, position, eta, max(min(again, wait), SOONEST))
+
+
+def full(user: str, tools: Collection[Tool], now: datetime) -> Refusal | None:
+    """Return why one more ticket for these locked tools is too many; None if it is not."""
+    per_user, per_tool = settings.LICENSE_QUEUE_PER_USER, settings.LICENSE_QUEUE_PER_TOOL
+    least = min(limit or math.inf for limit in (per_user, per_tool))
+    # Counts the dead too: an upper bound that costs nothing.
+    crowded = {tool.pk: tool for tool in tools if tool.waiting >= least}
+    if not crowded:
+        return None
+    for tool, (waiting, own) in open_tickets(crowded.values(), now, user=user).items():
+        if per_user and own >= per_user:
+            return TooManyTickets(tool=crowded[tool].name, user=user, limit=per_user)
+        if per_tool and waiting >= per_tool:
+            return QueueFull(tool=crowded[tool].name, limit=per_tool)
+    return None
+
+
+def first_item(ticket: Ticket) -> Item:
+    """Return what a ticket wants first of all."""
+    return next(iter(asked_for(ticket).values()))[0]
+
+
+def keep_place(snapshot: Snapshot, ticket: Ticket, eta: timedelta | None) -> Waiting:
+    """Keep a polled ticket alive, and return its place."""
+    now = snapshot.now
+    position = _ahead(snapshot, [snapshot.tools[name] for name in tools_of(ticket)], ticket) + 1
+    again = poll_after(position=position, eta=eta, waited=now - ticket.created_at)
+    ticket.alive_until = min(now + patience(again), ticket.deadline)
+    ticket.save(update_fields=["alive_until"])
+    return Waiting(ticket, position, eta, max(min(again, ticket.deadline - now), SOONEST))
+
+
+def _ahead(snapshot: Snapshot, tools: Iterable[Tool], ticket: Ticket | None) -> int:
+    """Return how many live tickets want seats of any of these tools; before ``ticket``, if given."""
+    ahead = {place.ticket for tool in tools for place in snapshot.places.get(tool.pk, ())}
+    return len(ahead if ticket is None else {number for number in ahead if number < ticket.number})
+
+
+def expected_in(alternatives: Iterable[Iterable[Refusal]], tools: Mapping[str, Tool]) -> timedelta | None:
+    """Return when seats are expected, by what stands in the way of each alternative. If
+    leases last as long as recently, ``short_by`` seats of the ``out`` that are out come
+    back in short_by / out of a holding time. None if unknown, or never."""
+    expected = []
+    for reasons in alternatives:
+        waits = [_wait_for(reason, tools) for reason in reasons]
+        known = [wait for wait in waits if wait is not None]
+        if len(known) == len(waits):
+            expected.append(max(known, default=timedelta(0)))
+    return min(expected, default=None)
+
+
+def _wait_for(reason: Refusal, tools: Mapping[str, Tool]) -> timedelta | None:
+    if not isinstance(reason, Shortage) or not reason.passes or not reason.out:
+        return None
+    held = tools[reason.facts["tool"]].holding_time
+    return held * reason.short_by / reason.out if held is not None else None
+
+
+def close(
+    snapshot: Snapshot,
+    ledger: Ledger,
+    ticket: Ticket,
+    state: TicketState,
+    *,
+    lease: Lease | None = None,
+    alternative: int = 0,
+) -> None:
+    """End a wait. All tools of the ticket are locked, and it is open."""
+    ticket.state = state
+    ticket.closed_at = snapshot.now
+    ticket.lease = lease
+    ticket.alternative = alternative
+    ticket.save(update_fields=["state", "closed_at", "lease", "alternative"])
+    for name in tools_of(ticket):
+        tool = snapshot.tools[name]
+        ledger.change_waiting(tool, -1)
+        places = snapshot.places.get(tool.pk, [])
+        places[:] = [place for place in places if place.ticket != ticket.number]
+    TicketClaim.objects.filter(ticket=ticket).delete()
+    snapshot.change_borrows(ticket.user, waiting=-1)
+    if state == TicketState.TIMED_OUT:
+        first = first_item(ticket)
+        ledger.deny(
+            snapshot.tools[first.tool],
+            user=ticket.user,
+            team=ticket.team,
+            host=ticket.host,
+            code=QueueTimeout.code,
+            seats=first.seats,
+        )
+
+
+def close_as_dead(snapshot: Snapshot, ledger: Ledger, ticket: Ticket) -> None:
+    """Close a ticket whose time is over: it has waited to its deadline, or its client
+    stopped polling before."""
+    timed_out = ticket.alive_until >= ticket.deadline
+    close(snapshot, ledger, ticket, TicketState.TIMED_OUT if timed_out else TicketState.DROPPED)
+
+
+def close_dead(snapshot: Snapshot, ledger: Ledger) -> None:
+    """Close some dead tickets that want nothing but the locked tools: more than come, so
+    that they go where no sweeper runs."""
+    queued = [tool for tool in snapshot.tools.values() if tool.waiting]
+    if not queued:
+        return
+    elsewhere = TicketClaim.objects.exclude(tool__in=queued)
+    dead = Ticket.objects.dead(snapshot.now).filter(claims__tool__in=queued)
+    dead = dead.exclude(pk__in=elsewhere.values("ticket")).select_related("team")
+    # A ticket that another request of the batch is about has one row in memory.
+    mine = {ticket.number: ticket for ticket in snapshot.tickets.values()}
+    for found in dead.distinct()[:DEAD_AT_ONCE]:
+        ticket = mine.get(found.number, found)
+        if ticket.state == TicketState.WAITING:
+            close_as_dead(snapshot, ledger, ticket)
+
+
+def ended(ticket: Ticket) -> QueueEnded:
+    """Return what the client of a ticket without a seat is answered."""
+    refusals: dict[Any, type[QueueEnded]] = {
+        TicketState.TIMED_OUT: QueueTimeout,
+        TicketState.DROPPED: QueueDropped,
+        TicketState.LEFT: QueueLeft,
+    }
+    return refusals[ticket.state](tool=first_item(ticket).tool)

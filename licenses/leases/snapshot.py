@@ -1,0 +1,503 @@
+"""What decisions need to know of tools, read from the database.
+
+``read`` locks the tools of a batch and reads what its decisions need; the ledger keeps
+that up to date while the batch is decided. ``unlocked`` and ``with_levels`` read without
+a lock, for questions that change nothing.
+
+A tool without rules and without a queue costs nothing but its row. A tool with quotas,
+reservations, limits or access rules costs a handful of statements for the whole batch.
+"""
+
+import uuid
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import NamedTuple
+
+from django.conf import settings
+from django.db.models import Count, Q, Sum
+from django.db.models.functions import Now
+from django.utils import timezone
+
+from licenses.models import (
+    AccessRule,
+    Allotment,
+    BorrowKey,
+    Effect,
+    Lease,
+    Team,
+    TeamMember,
+    Ticket,
+    TicketClaim,
+    Tool,
+    UserLimit,
+)
+from licenses.policy import Claim, Item, Pool, Rules, Share, Subject, levels
+
+from . import sql
+from .requests import Borrow, BorrowRequest, CloseDead, CloseOverdue, ForceReturn, Leave, Poll, Renew, Request, Return
+
+
+class Stale(Exception):
+    """Rows changed between the reading and the lock. Nothing was changed: read again."""
+
+
+class Place(NamedTuple):
+    """The seats of one tool that a live ticket waits for."""
+
+    ticket: int
+    claim: Claim
+
+
+def asked_for(ticket: Ticket) -> dict[int, tuple[Item, ...]]:
+    """Return the sets of items that a ticket waits for, by their numbers."""
+    return {entry["number"]: tuple(Item(**item) for item in entry["items"]) for entry in ticket.alternatives}
+
+
+def tools_of(ticket: Ticket) -> set[str]:
+    """Return the names of all tools that a ticket waits for."""
+    return {item.tool for items in asked_for(ticket).values() for item in items}
+
+
+def subjects_of(request: BorrowRequest, teams: Collection[str]) -> list[Subject]:
+    """Return whom a borrow may count for: the team that it names, or any team of its
+    user, or no team if the user has none. Empty if the user is not in the named team."""
+    chosen = list(teams) or [""]
+    if request.team is not None:
+        chosen = [request.team] if request.team in teams else []
+    return [
+        Subject(user=request.user, team=team, teams=frozenset(teams), host=request.host, project=request.project)
+        for team in chosen
+    ]
+
+
+def subject_of(ticket: Ticket, teams: Collection[str]) -> Subject:
+    """Return whom a ticket counts for; ``teams`` are those of its user."""
+    return Subject(
+        user=ticket.user,
+        team=ticket.team.name if ticket.team else "",
+        teams=frozenset(teams),
+        host=ticket.host,
+        project=ticket.project,
+    )
+
+
+class Wanted:
+    """The rows that the requests of a batch need."""
+
+    def __init__(self, requests: Iterable[Request]) -> None:
+        names: set[str] = set()
+        users: set[str] = set()
+        asserted: set[str] = set()
+        lease_ids: set[uuid.UUID] = set()
+        ticket_ids: set[uuid.UUID] = set()
+        keys: set[tuple[str, str]] = set()
+        for request in requests:
+            match request:
+                case Borrow(request=asked, key=key):
+                    names |= asked.tools()
+                    users.add(asked.user)
+                    asserted |= asked.asserted_teams
+                    if key is not None:
+                        keys.add((key.caller, key.key))
+                case Return() | ForceReturn() | Renew():
+                    lease_ids.add(request.lease_id)
+                case Poll() | Leave() | CloseDead():
+                    ticket_ids.add(request.ticket_id)
+                case CloseOverdue():
+                    names.add(request.tool)
+        self.names, self.users, self.asserted = sorted(names), sorted(users), sorted(asserted)
+        self.lease_ids, self.ticket_ids, self.keys = sorted(lease_ids), sorted(ticket_ids), sorted(keys)
+
+
+class Snapshot:
+    """The locked tools and what belongs to them, as their rows count: seats of a lease
+    whose time is over are out until it is closed."""
+
+    def __init__(self, tools: Iterable[Tool], now: datetime) -> None:
+        self.now = now
+        self.tools = {tool.name: tool for tool in tools}
+        self.by_id = {tool.pk: tool for tool in self.tools.values()}
+        # All leases of a borrow, the head first.
+        self.leases: dict[uuid.UUID, list[Lease]] = {}
+        # By tool, what a decision may close where seats are short.
+        self.overdue: dict[int, list[Lease]] = {}
+        self.more_overdue = False
+        self.tickets: dict[uuid.UUID, Ticket] = {}
+        self.keys: dict[tuple[str, str], BorrowKey] = {}
+        self.teams: dict[str, list[Team]] = {}
+        self.asserted: dict[str, Team] = {}
+        # Borrows that users have or wait for, where that is limited.
+        self.borrows: dict[str, tuple[int, int]] = {}
+        self.rules: dict[int, Rules] = {}
+        self.places: dict[int, list[Place]] = {}
+        # By ticket, what it was granted in this batch.
+        self.granted: dict[int, list[Lease]] = {}
+
+    def teams_of(self, request: BorrowRequest) -> dict[str, Team]:
+        """Return the teams that a borrow's user is in, by the table and by the
+        credential, in the order of their names."""
+        teams = {team.name: team for team in self.teams.get(request.user, ())}
+        more = {name: self.asserted[name] for name in request.asserted_teams if name in self.asserted}
+        return dict(sorted((more | teams).items())) if more else teams
+
+    def pool(self, name: str, *, ahead_of: Ticket | None = None) -> Pool:
+        """Return what the policy needs to know of a tool. Ahead of a newcomer are all
+        who wait; ``ahead_of`` a ticket those before it."""
+        tool = self.tools[name]
+        places = self.places.get(tool.pk, ())
+        ahead = [place.claim for place in places if ahead_of is None or place.ticket < ahead_of.number]
+        if len(ahead) > 1 and not tool.is_rationed:
+            # Where nothing but the number of seats decides, all of them are one claim.
+            ahead = [Claim(sum(claim.seats for claim in ahead))]
+        claims = tuple(ahead)
+        return _pool(tool, tool.in_use, tool.kept_back, self.rules.get(tool.pk), claims)
+
+    def change_borrows(self, user: str, *, borrowed: int = 0, waiting: int = 0) -> None:
+        """Count borrows that a user has or waits for."""
+        if user in self.borrows:
+            before = self.borrows[user]
+            self.borrows[user] = before[0] + borrowed, before[1] + waiting
+
+    def share(self, tool: Tool, team: str | None) -> Share | None:
+        """Return the share of a tool that a team has; None if it has no quota or reservation."""
+        rules = self.rules.get(tool.pk)
+        return rules.shares.get(team) if rules is not None and team is not None else None
+
+    def count(self, tool: Tool, *, user: str, team: str | None, seats: int) -> int:
+        """Count seats that a user and a team get, or give back if below 0. Return by how
+        much the idle reserved seats of the tool change."""
+        rules = self.rules.get(tool.pk)
+        if rules is None:
+            return 0
+        known = user.lower() if rules.ignores_case else user
+        if known in rules.held:
+            rules.held[known] += seats
+        share = rules.shares.get(team) if team is not None else None
+        if share is None or team is None:
+            return 0
+        after = Share(share.quota, share.reservation, share.in_use + seats)
+        rules.shares[team] = after
+        return after.idle - share.idle
+
+
+def read(requests: Sequence[Request], *, skip_locked: bool = False, patience: int | None = None) -> Snapshot:
+    """Lock the tools of these requests, and read what deciding them needs. With
+    ``skip_locked``, tools that others have locked are left out: their requests raise
+    Stale. ``patience``: the longest wait for a lock, in milliseconds. Part of the caller's
+    transaction."""
+    wanted = Wanted(requests)
+    if settings.LICENSE_LEASES_PER_USER and wanted.users:
+        # No two borrows of one user may count at once, of different tools either.
+        sql.lock_users(wanted.users)
+    with sql.one_round_trip():
+        if patience is not None:
+            sql.wait_for_locks(patience)
+        tools = sql.send_lock(wanted.names, wanted.lease_ids, wanted.ticket_ids, skip_locked=skip_locked)
+        leases = sql.send_leases(wanted.names, wanted.lease_ids, wanted.ticket_ids)
+        tickets = sql.send_tickets(wanted.ticket_ids) if wanted.ticket_ids else None
+        keys = sql.send_keys(wanted.keys) if wanted.keys else None
+        teams = sql.SentTeams(wanted.users) if wanted.users else None
+        clock = sql.SentClock()
+    snapshot = Snapshot(tools.rows(), clock.now())
+    _sort_leases(snapshot, leases.rows(), wanted)
+    if keys is not None:
+        snapshot.keys = {(key.caller, key.key): key for key in keys.rows()}
+    if teams is not None:
+        snapshot.teams = teams.by_user()
+    if wanted.asserted:
+        snapshot.asserted = {team.name: team for team in Team.objects.filter(name__in=wanted.asserted)}
+    if tickets is not None:
+        snapshot.tickets = {ticket.id: ticket for ticket in tickets.rows()}
+        snapshot.teams |= sql.SentTeams([ticket.user for ticket in snapshot.tickets.values()]).by_user()
+    if settings.LICENSE_LEASES_PER_USER:
+        snapshot.borrows = {user: borrows_of(user, snapshot.now) for user in wanted.users}
+    _read_queues_and_rules(snapshot, requests)
+    return snapshot
+
+
+def read_held(requests: Sequence[Renew]) -> Snapshot:
+    """Lock the leases that are renewed, and no tool: a heartbeat waits for nobody who
+    holds a tool. Part of the caller's transaction."""
+    with sql.one_round_trip():
+        leases = sql.send_held(sorted({request.lease_id for request in requests}))
+        clock = sql.SentClock()
+    snapshot = Snapshot((), clock.now())
+    for lease in leases.rows():
+        snapshot.leases.setdefault(lease.public_id, []).append(lease)
+    for together in snapshot.leases.values():
+        together.sort(key=lambda lease: lease.place)
+    return snapshot
+
+
+def _sort_leases(snapshot: Snapshot, leases: Iterable[Lease], wanted: Wanted) -> None:
+    asked = set(wanted.lease_ids)
+    overdue = 0
+    for lease in leases:
+        tool = snapshot.by_id.get(lease.tool_id)
+        if tool is not None:
+            lease.tool = tool
+        if lease.public_id in asked:
+            snapshot.leases.setdefault(lease.public_id, []).append(lease)
+        if lease.ended_at is None and lease.is_over(snapshot.now):
+            overdue += 1
+            if tool is not None:
+                snapshot.overdue.setdefault(tool.pk, []).append(lease)
+    for together in snapshot.leases.values():
+        together.sort(key=lambda lease: lease.place)
+    snapshot.more_overdue = overdue > sql.OVERDUE_AT_ONCE
+
+
+def borrows_of(user: str, now: datetime) -> tuple[int, int]:
+    """Return how many borrows a user has, and how many the user waits for."""
+    borrowed = Lease.objects.active(now).heads().held_by(user).count()
+    return borrowed, Ticket.objects.waiting().filter(user=user, alive_until__gt=now).count()
+
+
+def _read_queues_and_rules(snapshot: Snapshot, requests: Iterable[Request]) -> None:
+    queued = [tool for tool in snapshot.tools.values() if tool.waiting]
+    if queued:
+        snapshot.places = _places(queued, snapshot.now)
+    rationed = [tool for tool in snapshot.tools.values() if tool.is_rationed]
+    if rationed:
+        teams = {lease.team.name for lease in _leases_in(snapshot) if lease.team is not None}
+        concerned = {*_subjects(snapshot, requests), *_waiting_for(rationed, snapshot.places)}
+        snapshot.rules = _rules(rationed, concerned, teams, snapshot.now, overdue_is_out=True)
+
+
+def _leases_in(snapshot: Snapshot) -> Iterator[Lease]:
+    for together in snapshot.leases.values():
+        yield from together
+    for overdue in snapshot.overdue.values():
+        yield from overdue
+
+
+def _subjects(snapshot: Snapshot, requests: Iterable[Request]) -> Iterator[Subject]:
+    for request in requests:
+        if isinstance(request, Borrow):
+            yield from subjects_of(request.request, snapshot.teams_of(request.request))
+        elif isinstance(request, Poll) and (ticket := snapshot.tickets.get(request.ticket_id)):
+            yield subject_of(ticket, [team.name for team in snapshot.teams.get(ticket.user, ())])
+
+
+def _waiting_for(tools: Iterable[Tool], places: dict[int, list[Place]]) -> Iterator[Subject]:
+    for tool in tools:
+        for place in places.get(tool.pk, ()):
+            yield place.claim.subject
+
+
+# --- Without a lock ---------------------------------------------------------------------
+
+
+def unlocked(tools: Collection[Tool], subjects: Iterable[Subject], now: datetime) -> dict[str, Pool]:
+    """Return tools from ``with_levels``, by name, as they are at ``now``: seats of a lease
+    whose time is over are back."""
+    queued = [tool for tool in tools if tool.wanted and tool.is_rationed]
+    places = _places(queued, now) if queued else {}
+    rationed = [tool for tool in tools if tool.is_rationed]
+    concerned = {*subjects, *_waiting_for(rationed, places)}
+    rules = _rules(rationed, concerned, set(), now, overdue_is_out=False) if rationed else {}
+
+    def claims(tool: Tool) -> tuple[Claim, ...]:
+        if tool.pk in places:
+            return tuple(place.claim for place in places[tool.pk])
+        return (Claim(tool.wanted),) if tool.wanted else ()
+
+    return {
+        tool.name: _pool(tool, tool.borrowed, tool.reserved_idle, rules.get(tool.pk), claims(tool)) for tool in tools
+    }
+
+
+def with_levels(tools: Iterable[Tool]) -> list[Tool]:
+    """Return tools from ``Tool.objects.with_levels`` with their ``levels`` and ``state`` as
+    of when they were read. Costs statements only where somebody waits for a tool with rules."""
+    tools = list(tools)
+    crowded = [tool for tool in tools if tool.wanted and tool.is_rationed]
+    pools = unlocked(crowded, (), timezone.now()) if crowded else {}
+    for tool in tools:
+        plain = (Claim(tool.wanted),) if tool.wanted else ()
+        pool = pools.get(tool.name) or _pool(tool, tool.borrowed, tool.reserved_idle, None, plain)
+        tool.levels, tool.state = levels(pool, tool.read_at), pool.state(tool.read_at)
+    return tools
+
+
+@dataclass(frozen=True, slots=True)
+class TeamSeats:
+    """The seats of a tool that a team has, and its quota and reservation if it has any."""
+
+    tool: str
+    team: str
+    borrowed: int
+    quota: int | None = None
+    reservation: int | None = None
+
+
+def team_seats() -> list[TeamSeats]:
+    """Return every team that has seats of a tool, or a quota or reservation, as of now."""
+    out = Lease.objects.active(Now()).filter(team__isnull=False).order_by()
+    borrowed = {
+        (tool, team): seats for tool, team, seats in out.values_list("tool__name", "team__name").annotate(Sum("seats"))
+    }
+    allotted = {(found.tool.name, found.team.name): found for found in Allotment.objects.select_related("tool", "team")}
+    return [
+        TeamSeats(
+            tool,
+            team,
+            borrowed.get((tool, team), 0),
+            quota=allotted[tool, team].quota if (tool, team) in allotted else None,
+            reservation=allotted[tool, team].reservation if (tool, team) in allotted else None,
+        )
+        for tool, team in sorted(borrowed.keys() | allotted.keys())
+    ]
+
+
+# --- Parts of both ----------------------------------------------------------------------
+
+
+def _pool(tool: Tool, in_use: int, kept_back: int, rules: Rules | None, claims: tuple[Claim, ...]) -> Pool:
+    return Pool(
+        tool=tool.name,
+        capacity=tool.capacity,
+        in_use=in_use,
+        overdraft=tool.overdraft,
+        reserved=tool.reserved,
+        kept_back=kept_back,
+        user_limit=tool.user_limit,
+        max_ttl=tool.max_ttl,
+        enabled=tool.enabled,
+        valid_from=tool.valid_from,
+        valid_until=tool.valid_until,
+        rules=rules or Rules(),
+        claims=claims,
+    )
+
+
+def _places(tools: Collection[Tool], now: datetime) -> dict[int, list[Place]]:
+    """Return what the live tickets want of these tools, the first first. The subjects are
+    known only where rules may ask for them."""
+    live = TicketClaim.objects.live(now)
+    rationed = {tool.pk for tool in tools if tool.is_rationed}
+    places: dict[int, list[Place]] = defaultdict(list)
+    # Without rows of the ORM: a queue may have a thousand tickets.
+    plain = [tool for tool in tools if tool.pk not in rationed]
+    if plain:
+        rows = live.filter(tool__in=plain).order_by("ticket").values_list("tool", "ticket", "seats")
+        for tool, ticket, seats in rows:
+            places[tool].append(Place(ticket, Claim(seats)))
+    if rationed:
+        named = list(
+            live.filter(tool__in=rationed)
+            .order_by("ticket")
+            .values_list(
+                "tool", "ticket", "seats", "ticket__user", "ticket__team__name", "ticket__host", "ticket__project"
+            )
+        )
+        teams = _teams(user for _, _, _, user, *_ in named)
+        # One for all tickets of a subject.
+        subjects: dict[tuple[str, str | None, str, str], Subject] = {}
+        for tool, ticket, seats, user, team, host, project in named:
+            subject = subjects.get((user, team, host, project))
+            if subject is None:
+                subject = Subject(user=user, team=team or "", teams=frozenset(teams[user]), host=host, project=project)
+                subjects[user, team, host, project] = subject
+            places[tool].append(Place(ticket, Claim(seats, subject)))
+    return places
+
+
+def _teams(users: Iterable[str]) -> dict[str, set[str]]:
+    """Return the names of the teams that each of these users is in."""
+    given = set(users)
+    known_as = defaultdict(set)
+    for user in given:
+        known_as[user.lower()].add(user)
+    teams = defaultdict(set)
+    members = TeamMember.objects.of_users(given).values_list("user", "team__name", "team__ignores_case")
+    for member, team, ignores_case in members:
+        for user in known_as[member.lower()] if ignores_case else {member}:
+            teams[user].add(team)
+    return teams
+
+
+def _rules(
+    tools: Collection[Tool],
+    subjects: Collection[Subject],
+    more_teams: Collection[str],
+    now: datetime,
+    *,
+    overdue_is_out: bool,
+) -> dict[int, Rules]:
+    """Return the rules of these tools as far as they concern these subjects, and the
+    shares of these teams too."""
+    ruled = [tool for tool in tools if tool.has_rules]
+    teams = {subject.team for subject in subjects if subject.team} | set(more_teams)
+    shares = _shares(ruled, teams, now, overdue_is_out)
+    users = {subject.user for subject in subjects}
+    limits, held = _limits(tools, users, now, overdue_is_out)
+    lists: dict[tuple[int, str], set[tuple[str, str]]] = defaultdict(set)
+    for line in AccessRule.objects.of_tools(ruled) if ruled else ():
+        lists[line.tool_id, line.effect].add((line.kind, line.subject))
+    rules = {
+        tool.pk: Rules(
+            include=frozenset(lists[tool.pk, Effect.INCLUDE]),
+            exclude=frozenset(lists[tool.pk, Effect.EXCLUDE]),
+            shares=shares[tool.pk],
+            limits=limits[tool.pk],
+            held=held[tool.pk],
+        )
+        for tool in tools
+    }
+    return rules | {tool.pk: rules[tool.pk].in_any_case() for tool in tools if tool.ignores_case}
+
+
+def _shares(
+    tools: Sequence[Tool], teams: Collection[str], now: datetime, overdue_is_out: bool
+) -> dict[int, dict[str, Share]]:
+    shares: dict[int, dict[str, Share]] = defaultdict(dict)
+    if not (tools and teams):
+        return shares
+    allotments = Allotment.objects.filter(tool__in=tools, team__name__in=teams).select_related("team")
+    if not overdue_is_out:
+        allotments = allotments.with_borrowed(now)
+    for allotment in allotments:
+        if not overdue_is_out:
+            allotment.in_use = allotment.borrowed
+        shares[allotment.tool_id][allotment.team.name] = allotment.share
+    return shares
+
+
+def _limits(
+    tools: Collection[Tool], users: Collection[str], now: datetime, overdue_is_out: bool
+) -> tuple[dict[int, dict[str, int]], dict[int, Counter[str]]]:
+    """Return by tool the limits that users have of their own, and the seats of users
+    who have any limit. Where a tool ignores case, of users in any spelling."""
+    limits: dict[int, dict[str, int]] = defaultdict(dict)
+    held: dict[int, Counter[str]] = defaultdict(Counter)
+    if not users:
+        return limits, held
+    if ruled := [tool for tool in tools if tool.has_rules]:
+        for limit in UserLimit.objects.filter(_of_users(ruled, users)):
+            limits[limit.tool_id][limit.user] = limit.seats
+    if limited := [tool for tool in tools if tool.user_limit is not None or limits[tool.pk]]:
+        for tool in limited:
+            # There for all, also for those without a seat, so that the ledger counts them.
+            held[tool.pk].update(dict.fromkeys(users, 0))
+        leases = Lease.objects.open() if overdue_is_out else Lease.objects.active(now)
+        mine = leases.filter(_of_users(limited, users)).order_by()
+        for key, user, seats in mine.values_list("tool", "user").annotate(Sum("seats")):
+            held[key][user] = seats
+    return limits, held
+
+
+def _of_users(tools: Sequence[Tool], users: Collection[str]) -> Q:
+    """Return the filter for what these users have of tools; all of a tool that ignores
+    case, since their names may be spelled in any way."""
+    exact = [tool for tool in tools if not tool.ignores_case]
+    return Q(tool__in=exact, user__in=users) | Q(tool__in=[tool for tool in tools if tool.ignores_case])
+
+
+def open_tickets(tools: Collection[Tool], now: datetime, *, user: str) -> dict[int, tuple[int, int]]:
+    """Return by tool how many live tickets wait for it, and how many of them are the user's."""
+    live = TicketClaim.objects.live(now).filter(tool__in=list(tools)).order_by()
+    counts = live.values("tool").annotate(waiting=Count("pk"), own=Count("pk", filter=Q(ticket__user=user)))
+    return {tool: (waiting, own) for tool, waiting, own in counts.values_list("tool", "waiting", "own")}

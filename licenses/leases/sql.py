@@ -1,0 +1,507 @@
+"""The statements of a batch, each with its reason.
+
+The ORM takes several times as long to write a statement as PostgreSQL takes to run
+it. So each query is written by the ORM once and kept as text, with ``Slot``s where
+the values go. Statements that are sent together share a round trip
+(``one_round_trip``). The figures are in docs/performance.md.
+"""
+
+import json
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from functools import cache
+from operator import attrgetter
+from typing import Any, Generic, TypeVar
+
+from django.db import NotSupportedError, connection, models
+from django.db.models.expressions import RawSQL
+from django.db.models.query import QuerySet
+from django.utils import timezone
+
+from licenses.models import ApiToken, BorrowKey, Lease, Team, Ticket, Tool
+
+M = TypeVar("M", bound=models.Model)
+
+# PostgreSQL's code for "cached plan must not change result type": a migration altered a
+# column that a prepared statement reads. A rollback makes psycopg prepare them all again.
+STALE_PLAN = "0A000"
+# Leases that one transaction closes at most, of those whose time is over.
+OVERDUE_AT_ONCE = 200
+
+
+@cache
+def is_postgresql() -> bool:
+    """Return whether the database is PostgreSQL; else it is SQLite."""
+    return connection.vendor == "postgresql"
+
+
+def again_if_stale(execute: Callable[..., Any], sql: Any, params: Any, many: bool, context: dict[str, Any]) -> Any:
+    """Run a statement, as Django's ``execute_wrapper``; once more if its plan is stale.
+
+    Within a transaction the error is raised: PostgreSQL has undone the transaction then.
+    """
+    try:
+        return execute(sql, params, many, context)
+    except NotSupportedError as error:
+        if getattr(error.__cause__, "sqlstate", None) != STALE_PLAN or connection.in_atomic_block:
+            raise
+        # psycopg forgets its prepared statements with the server's.
+        context["connection"].connection.execute("DEALLOCATE ALL")
+        return execute(sql, params, many, context)
+
+
+@contextmanager
+def one_round_trip() -> Iterator[None]:
+    """Send the statements within together, where the database is on the network; what
+    they return can be read after it. Part of a transaction."""
+    if not is_postgresql():
+        yield
+        return
+    with connection.wrap_database_errors, connection.connection.pipeline():
+        yield
+
+
+class Slot:
+    """The place of a value in the text of a statement."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+
+class Sent(Generic[M]):
+    """A query that was sent."""
+
+    def __init__(self, query: "Query[M]", values: Sequence[Any]) -> None:
+        self.query = query
+        self.cursor = connection.cursor()
+        self.cursor.execute(query.sql, query.parameters(values))
+
+    def rows(self) -> list[M]:
+        """Return what it found."""
+        with self.cursor:
+            return self.query.made(self.cursor.fetchall())
+
+
+class Query(Generic[M]):
+    """A query of whole rows, with annotations and related rows or without, as text.
+
+    ``build`` gets an expression for each of ``slots`` values and returns the queryset;
+    ``related`` are the names of its related rows, in the order of the model's fields.
+    Make it at its first use: a lock can be compiled within a transaction only.
+    """
+
+    def __init__(self, build: Callable[..., QuerySet[M]], *, slots: int = 0, related: Sequence[str] = ()) -> None:
+        queryset = build(*(RawSQL("%s", [Slot(number)]) for number in range(slots)))
+        self.compiler = queryset.query.get_compiler(connection=connection)
+        self.sql, self._parameters = self.compiler.as_sql()
+        self.model = queryset.model
+        self.names = [field.attname for field in self.model._meta.concrete_fields]
+        # Of each related row: its name, its model, its fields and where it begins.
+        self.related: list[tuple[str, Any, list[str], int]] = []
+        begin = len(self.names)
+        for name in related:
+            model: Any = self.model._meta.get_field(name).related_model
+            names = [field.attname for field in model._meta.concrete_fields]
+            self.related.append((name, model, names, begin))
+            begin += len(names)
+        self.annotations = self.compiler.annotation_col_map or {}
+        self.converters = self.compiler.get_converters([expression for expression, _, _ in self.compiler.select])
+
+    def parameters(self, values: Sequence[Any]) -> list[Any]:
+        """Return the parameters of the statement for these values."""
+        return [
+            _parameter(values[parameter.number]) if isinstance(parameter, Slot) else parameter
+            for parameter in self._parameters
+        ]
+
+    def send(self, *values: Any) -> Sent[M]:
+        """Send the query; read it later."""
+        return Sent(self, values)
+
+    def rows(self, *values: Any) -> list[M]:
+        """Send the query and return what it found."""
+        return self.send(*values).rows()
+
+    def made(self, found: Iterable[Sequence[Any]]) -> list[M]:
+        """Return model instances for rows of the database."""
+        if self.converters:
+            found = self.compiler.apply_converters(found, self.converters)
+        return [self._made(row) for row in found]
+
+    def _made(self, row: Sequence[Any]) -> M:
+        made = self.model.from_db(connection.alias, self.names, row[: len(self.names)])
+        for name, model, names, begin in self.related:
+            # An outer join gives NULLs where there is no row.
+            values = row[begin : begin + len(names)]
+            setattr(made, name, model.from_db(connection.alias, names, values) if values[0] is not None else None)
+        for name, column in self.annotations.items():
+            setattr(made, name, row[column])
+        return made
+
+
+def _parameter(value: Any) -> Any:
+    """Return a value as the database's driver takes it; a list as one parameter."""
+    if isinstance(value, list):
+        return value if is_postgresql() else json.dumps([_parameter(one) for one in value])
+    if isinstance(value, uuid.UUID) and not connection.features.has_native_uuid_field:
+        return value.hex
+    if isinstance(value, datetime):
+        return connection.ops.adapt_datetimefield_value(value)
+    return value
+
+
+def _in(kind: str) -> str:
+    """Return the right side of a comparison with a list that is one parameter."""
+    return f"= ANY(%s::{kind}[])" if is_postgresql() else "IN (SELECT value FROM json_each(%s))"
+
+
+def _ids(sql: str, *slots: int) -> RawSQL:
+    return RawSQL(sql, [Slot(number) for number in slots])  # noqa: S611 - the text is ours
+
+
+# --- What a batch reads, in this order: names, lease ids, ticket ids -----------------
+
+
+def _waited_for() -> str:
+    return (
+        "SELECT claim.tool_id FROM licenses_ticketclaim claim "
+        f"JOIN licenses_ticket ticket ON ticket.number = claim.ticket_id WHERE ticket.id {_in('uuid')}"
+    )
+
+
+@cache
+def _tools(skip_locked: bool) -> Query[Tool]:
+    wanted = (
+        f"SELECT id FROM licenses_tool WHERE name {_in('text')} "
+        f"UNION ALL SELECT tool_id FROM licenses_lease WHERE id {_in('uuid')} "
+        f"UNION ALL SELECT tool_id FROM licenses_lease WHERE part_of_id {_in('uuid')} "
+        f"UNION ALL {_waited_for()}"
+    )
+    return Query(lambda: Tool.objects.filter(pk__in=_ids(wanted, 0, 1, 1, 2)).under_lock(skip_locked=skip_locked))
+
+
+def send_lock(
+    names: list[str], lease_ids: list[uuid.UUID], ticket_ids: list[uuid.UUID], *, skip_locked: bool
+) -> Sent[Tool]:
+    """Lock the tools of these names, of these borrows and of these tickets, in the one
+    order that everybody uses. With ``skip_locked``, those that nobody else has locked."""
+    return _tools(skip_locked).send(names, lease_ids, ticket_ids)
+
+
+@cache
+def _leases() -> Query[Lease]:
+    now = "clock_timestamp()" if is_postgresql() else "%s"
+    overdue = (
+        "SELECT id FROM licenses_lease WHERE ended_at IS NULL "
+        f"AND tool_id IN (SELECT id FROM licenses_tool WHERE name {_in('text')} UNION ALL {_waited_for()}) "
+        f"AND expires_at <= {now} ORDER BY expires_at LIMIT {OVERDUE_AT_ONCE + 1}"
+    )
+    wanted = (
+        f"SELECT id FROM licenses_lease WHERE id {_in('uuid')} "
+        f"UNION ALL SELECT id FROM licenses_lease WHERE part_of_id {_in('uuid')} "
+        f"UNION ALL SELECT id FROM ({overdue}) overdue"
+    )
+    slots = (1, 1, 0, 2) if is_postgresql() else (1, 1, 0, 2, 3)
+    return Query(lambda: Lease.objects.filter(pk__in=_ids(wanted, *slots)).under_lock(), related=["team"])
+
+
+def send_leases(names: list[str], lease_ids: list[uuid.UUID], ticket_ids: list[uuid.UUID]) -> Sent[Lease]:
+    """Lock all leases of these borrows, and the leases whose time is over of the tools
+    of these names and tickets: one more than ``OVERDUE_AT_ONCE`` at most. In one
+    statement, so that all are locked in one order: a heartbeat locks no tool."""
+    return _leases().send(names, lease_ids, ticket_ids, timezone.now())
+
+
+@cache
+def _held() -> Query[Lease]:
+    wanted = (
+        f"SELECT id FROM licenses_lease WHERE id {_in('uuid')} "
+        f"UNION ALL SELECT id FROM licenses_lease WHERE part_of_id {_in('uuid')}"
+    )
+    return Query(
+        lambda: Lease.objects.filter(pk__in=_ids(wanted, 0, 0)).select_related("tool").under_lock(),
+        related=["tool", "team"],
+    )
+
+
+def send_held(lease_ids: list[uuid.UUID]) -> Sent[Lease]:
+    """Lock all leases of these borrows, and read their tools, which are not locked."""
+    return _held().send(lease_ids)
+
+
+@cache
+def _teams() -> str:
+    if is_postgresql():
+        return (
+            "SELECT wanted.name, team.id, team.name FROM unnest(%s::text[]) AS wanted (name) "
+            "JOIN licenses_teammember member ON member.user = wanted.name OR lower(member.user) = lower(wanted.name) "
+            "JOIN licenses_team team ON team.id = member.team_id "
+            "WHERE member.user = wanted.name OR team.ignores_case"
+        )
+    return (
+        "SELECT wanted.value, team.id, team.name FROM json_each(%s) AS wanted "
+        "JOIN licenses_teammember member ON member.user = wanted.value OR lower(member.user) = lower(wanted.value) "
+        "JOIN licenses_team team ON team.id = member.team_id "
+        "WHERE member.user = wanted.value OR team.ignores_case"
+    )
+
+
+class SentTeams:
+    """A question for the teams of users that was sent."""
+
+    def __init__(self, users: list[str]) -> None:
+        self.cursor = connection.cursor()
+        self.cursor.execute(_teams(), [_parameter(users)])
+
+    def by_user(self) -> dict[str, list[Team]]:
+        """Return the teams of each user who is in any, by name."""
+        teams: dict[str, dict[str, Team]] = {}
+        with self.cursor:
+            for user, pk, name in self.cursor.fetchall():
+                teams.setdefault(user, {})[name] = Team(pk=pk, name=name)
+        return {user: [found[name] for name in sorted(found)] for user, found in teams.items()}
+
+
+@cache
+def _keys() -> Query[BorrowKey]:
+    pairs = (
+        "SELECT kept.id FROM licenses_borrowkey kept JOIN unnest(%s::text[], %s::text[]) AS wanted (caller, key) "
+        "ON kept.caller = wanted.caller AND kept.key = wanted.key"
+        if is_postgresql()
+        else "SELECT kept.id FROM licenses_borrowkey kept JOIN json_each(%s) callers JOIN json_each(%s) keys "
+        "ON keys.key = callers.key WHERE kept.caller = callers.value AND kept.key = keys.value"
+    )
+    return Query(lambda: BorrowKey.objects.filter(pk__in=_ids(pairs, 0, 1)).order_by(), slots=0)
+
+
+def send_keys(pairs: Sequence[tuple[str, str]]) -> Sent[BorrowKey]:
+    """Ask for these keys, by caller and key."""
+    return _keys().send([caller for caller, _ in pairs], [key for _, key in pairs])
+
+
+@cache
+def _tickets() -> Query[Ticket]:
+    wanted = f"SELECT number FROM licenses_ticket WHERE id {_in('uuid')}"
+    return Query(
+        lambda: Ticket.objects.filter(pk__in=_ids(wanted, 0)).select_related("team").order_by(),
+        related=["team"],
+    )
+
+
+def send_tickets(ticket_ids: list[uuid.UUID]) -> Sent[Ticket]:
+    """Ask for these tickets with their teams."""
+    return _tickets().send(ticket_ids)
+
+
+class SentClock:
+    """A question for the database's time that was sent. After a lock in the same round
+    trip, the time is not stale by the wait for it. SQLite's clock is ours."""
+
+    def __init__(self) -> None:
+        self.cursor: Any = None
+        if is_postgresql():
+            self.cursor = connection.cursor()
+            self.cursor.execute("SELECT clock_timestamp()")
+
+    def now(self) -> datetime:
+        """Return the time."""
+        if self.cursor is None:
+            return timezone.now()
+        with self.cursor:
+            now: datetime = self.cursor.fetchone()[0]
+        return now
+
+
+def lock_users(names: Iterable[str]) -> None:
+    """Make other borrows of these users wait until this transaction ends. SQLite has
+    one writer at a time in any case."""
+    if is_postgresql():
+        with connection.cursor() as cursor:
+            for name in sorted(names):
+                cursor.execute("SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", [f"licenses user {name}"])
+
+
+def wait_for_locks(milliseconds: int) -> None:
+    """Wait no longer than this for a lock, until this transaction ends."""
+    if is_postgresql():
+        connection.cursor().execute(f"SET LOCAL lock_timeout = {milliseconds}")
+
+
+# --- What a batch writes ----------------------------------------------------------------
+
+
+class Write:
+    """A statement that writes many rows: on PostgreSQL one statement with an array for
+    each column, on SQLite one for each row.
+
+    In the text, ``{n}`` is value n of a row, and ``types`` are PostgreSQL's names of
+    their types. An UPDATE has one WHERE.
+    """
+
+    def __init__(self, text: str, types: Sequence[str]) -> None:
+        if not is_postgresql():
+            self.order = [int(slot.partition("}")[0]) for slot in text.split("{")[1:]]
+            self.sql = text.format(*["%s"] * len(types))
+            return
+        arrays = ", ".join(f"%s::{name}[]" for name in types)
+        columns = ", ".join(f"c{number}" for number in range(len(types)))
+        values = f"unnest({arrays}) AS value ({columns})"
+        names = [f"value.c{number}" for number in range(len(types))]
+        if text.startswith("INSERT"):
+            self.sql = text.partition(" VALUES ")[0] + f" SELECT * FROM {values}"
+        else:
+            change, _, condition = text.partition(" WHERE ")
+            self.sql = f"{change.format(*names)} FROM {values} WHERE {condition.format(*names)}"
+
+    def run(self, rows: Iterable[Sequence[Any]]) -> None:
+        """Write these rows of values."""
+        with connection.cursor() as cursor:
+            if is_postgresql():
+                cursor.execute(self.sql, [list(column) for column in zip(*rows, strict=True)])
+            else:
+                cursor.executemany(self.sql, [[row[number] for number in self.order] for row in rows])
+
+
+class Rows:
+    """A ``Write`` of model instances."""
+
+    def __init__(self, text: str, fields: Sequence[Any]) -> None:
+        self.write = Write(text, [_type(field) for field in fields])
+        self.names = attrgetter(*(field.attname for field in fields))
+        # psycopg knows every type that these have, but for JSON.
+        self.prepared = [
+            (number, field)
+            for number, field in enumerate(fields)
+            if not is_postgresql() or field.get_internal_type() == "JSONField"
+        ]
+
+    def run(self, rows: Iterable[models.Model]) -> None:
+        """Write these instances."""
+        values = (self.names(row) for row in rows)
+        self.write.run([self._prepare(list(row)) for row in values] if self.prepared else list(values))
+
+    def _prepare(self, values: list[Any]) -> list[Any]:
+        for number, field in self.prepared:
+            values[number] = field.get_db_prep_save(values[number], connection)
+        return values
+
+
+@cache
+def insert(model: type[models.Model], *, without: tuple[str, ...] = ()) -> Rows:
+    """Return the statement that inserts rows of a model, without these columns."""
+    fields = [field for field in model._meta.concrete_fields if field.name not in without]
+    columns = ", ".join(connection.ops.quote_name(str(field.column)) for field in fields)
+    slots = ", ".join(f"{{{number}}}" for number in range(len(fields)))
+    return Rows(f"INSERT INTO {model._meta.db_table} ({columns}) VALUES ({slots})", fields)
+
+
+@cache
+def update(model: type[models.Model], *names: str) -> Rows:
+    """Return the statement that writes these columns of rows of a model, by their key."""
+    key: Any = model._meta.pk
+    fields = [key, *(model._meta.get_field(name) for name in names)]
+    sets = ", ".join(f"{field.column} = {{{number}}}" for number, field in enumerate(fields) if number)
+    table = model._meta.db_table
+    return Rows(f"UPDATE {table} SET {sets} WHERE {table}.{key.column} = {{0}}", fields)
+
+
+def _type(field: Any) -> str:
+    """Return PostgreSQL's name of a field's type, without its length."""
+    kind: str = (field.db_type(connection) or "").partition("(")[0]
+    return {"varchar": "text", "serial": "integer", "bigserial": "bigint"}.get(kind, kind)
+
+
+@cache
+def change_allotments() -> Write:
+    """Return the statement that counts seats of teams: tool, team, by how much."""
+    text = "UPDATE licenses_allotment SET in_use = in_use + {2} WHERE tool_id = {0} AND team_id = {1}"
+    return Write(text, ("bigint", "bigint", "integer"))
+
+
+@cache
+def resolve_denials() -> Write:
+    """Return the statement that ends episodes of denials: user, tool, lease, now, and the
+    time since when an episode goes on."""
+    text = (
+        "UPDATE licenses_denial SET resolved_at = {3}, resolved_by_id = {2} "
+        'WHERE licenses_denial."user" = {0} AND tool_id = {1} AND resolved_at IS NULL AND last_at > {4}'
+    )
+    return Write(text, ("text", "bigint", "uuid", "timestamptz", "timestamptz"))
+
+
+@cache
+def _deny() -> tuple[str, ...]:
+    columns = 'tool_id, "user", code, host, team_id, seats, attempts, first_at, last_at'
+    if not is_postgresql():
+        return (
+            "UPDATE licenses_denial SET attempts = attempts + %s, last_at = %s WHERE tool_id = %s "
+            'AND "user" = %s AND code = %s AND resolved_at IS NULL AND last_at > %s',
+            f"INSERT INTO licenses_denial ({columns}) VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s)",
+        )
+    types = ("bigint", "text", "text", "text", "bigint", "integer", "integer")
+    arrays = ", ".join(f"%s::{name}[]" for name in types)
+    return (
+        f"WITH denied AS (SELECT * FROM unnest({arrays}) "
+        "AS denied (tool_id, name, code, host, team_id, seats, attempts)), "
+        "going_on AS (UPDATE licenses_denial episode SET attempts = episode.attempts + denied.attempts, "
+        "last_at = %s FROM denied WHERE episode.tool_id = denied.tool_id AND episode.user = denied.name "
+        "AND episode.code = denied.code AND episode.resolved_at IS NULL AND episode.last_at > %s "
+        "RETURNING denied.tool_id, denied.name, denied.code) "
+        f"INSERT INTO licenses_denial ({columns}) SELECT denied.*, %s::timestamptz, %s::timestamptz FROM denied "
+        "WHERE (tool_id, name, code) NOT IN (SELECT tool_id, name, code FROM going_on)",
+    )
+
+
+def write_denials(
+    rows: Sequence[tuple[int, str, str, str, int | None, int, int]], *, now: datetime, since: datetime
+) -> None:
+    """Add refusals to their episodes, or begin these: tool, user, code, host, team, seats,
+    attempts. An episode goes on if its last refusal was after ``since``."""
+    with connection.cursor() as cursor:
+        if is_postgresql():
+            # One statement: the episodes that go on, and rows for those that begin.
+            cursor.execute(_deny()[0], [*[list(column) for column in zip(*rows, strict=True)], now, since, now, now])
+            return
+        again, begin = _deny()
+        moment, limit = _parameter(now), _parameter(since)
+        for tool, user, code, host, team, seats, attempts in rows:
+            cursor.execute(again, [attempts, moment, tool, user, code, limit])
+            if not cursor.rowcount:
+                cursor.execute(begin, [tool, user, code, host, team, seats, attempts, moment, moment])
+
+
+def parameters(*values: Any) -> list[Any]:
+    """Return values as the database's driver takes them."""
+    return [_parameter(value) for value in values]
+
+
+# --- What other calls read ------------------------------------------------------------
+
+
+@cache
+def _with_levels(named: bool) -> Query[Tool]:
+    tools = Tool.objects.with_levels().order_by("name")
+    return Query(lambda name: tools.filter(name=name), slots=1) if named else Query(lambda: tools)
+
+
+@cache
+def _token_of_hash() -> Query[ApiToken]:
+    return Query(lambda value: ApiToken.objects.of_hash(value), slots=1)
+
+
+def token_of_hash(hash: str) -> ApiToken | None:
+    """Return the token with the secret of this hash (``ApiToken.objects.of_hash``)."""
+    tokens = _token_of_hash().rows(hash)
+    return tokens[0] if tokens else None
+
+
+def teams_of(user: str) -> list[Team]:
+    """Return the teams that a user is in, by name."""
+    return SentTeams([user]).by_user().get(user, [])
+
+
+def tools_with_levels(name: str | None = None) -> list[Tool]:
+    """Return all tools (``Tool.objects.with_levels``) by name, or the one of a name."""
+    return _with_levels(named=False).rows() if name is None else _with_levels(named=True).rows(name)

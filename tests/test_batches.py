@@ -1,0 +1,302 @@
+"""Group commit: requests of many threads in one transaction, and none harms another."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from django.db import IntegrityError, connection, connections, transaction
+from django.test.utils import CaptureQueriesContext
+
+from licenses.errors import Busy, Exhausted, Refusal
+from licenses.leases import batch, decisions, services
+from licenses.leases.requests import Borrow, BorrowRequest, IdempotencyKey, Request, Return
+from licenses.models import Lease, Tool
+from licenses.policy import Item
+
+MakeTool = Callable[..., Tool]
+
+pytestmark = pytest.mark.django_db(transaction=True)
+PATIENCE = 60
+
+
+def borrow(user: str, tool: str = "cad", *, seats: int = 1, key: str = "") -> Borrow:
+    request = BorrowRequest(user=user, alternatives=((Item(tool, seats),),))
+    return Borrow(request, IdempotencyKey(user, key) if key else None)
+
+
+def decided(*requests: Request) -> list[batch.Entry]:
+    """Decide requests as one batch."""
+    entries = [batch.Entry(request) for request in requests]
+    batch.Lane()._decide(entries)
+    return entries
+
+
+def holders() -> list[str]:
+    return list(Lease.objects.open().order_by("fence").values_list("user", flat=True))
+
+
+def consistent() -> bool:
+    return all(
+        tool.in_use == sum(lease.seats for lease in Lease.objects.open().filter(tool=tool))
+        for tool in Tool.objects.all()
+    )
+
+
+@contextmanager
+def locked(name: str) -> Iterator[None]:
+    """Another transaction that has a tool's lock; on SQLite, the one of all writers."""
+    has_it, go = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with transaction.atomic():
+            list(Tool.objects.locked([name]))
+            has_it.set()
+            go.wait(PATIENCE)
+        connections.close_all()
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    assert has_it.wait(PATIENCE)
+    try:
+        yield
+    finally:
+        go.set()
+        holder.join()
+
+
+class People:
+    """Threads that ask one lane."""
+
+    def __init__(self, lane: batch.Lane) -> None:
+        self.lane = lane
+        self.pool = ThreadPoolExecutor(32)
+
+    def ask(self, request: Request) -> "Future[Any]":
+        return self.pool.submit(self._ask, request)
+
+    def _ask(self, request: Request) -> Any:
+        try:
+            return self.lane.submit(request)
+        finally:
+            connections.close_all()
+
+    def wait_until(self, condition: Callable[[], bool]) -> None:
+        end = time.monotonic() + PATIENCE
+        while not condition():
+            assert time.monotonic() < end
+            time.sleep(0.005)
+
+
+@pytest.fixture
+def people() -> Iterator[People]:
+    people = People(batch.Lane())
+    yield people
+    people.pool.shutdown()
+
+
+@dataclass
+class Watch:
+    """The transactions of batches: how many requests each decided. The first waits for ``go``."""
+
+    sizes: list[int] = field(default_factory=list)
+    began: threading.Event = field(default_factory=threading.Event)
+    go: threading.Event = field(default_factory=threading.Event)
+
+
+@pytest.fixture
+def watch(monkeypatch: pytest.MonkeyPatch) -> Watch:
+    watch = Watch()
+    decide = batch._decide_together
+
+    def decide_later(entries: Any, **options: Any) -> None:
+        watch.sizes.append(len(entries))
+        if len(watch.sizes) == 1:
+            watch.began.set()
+            assert watch.go.wait(PATIENCE)
+        decide(entries, **options)
+
+    monkeypatch.setattr(batch, "_decide_together", decide_later)
+    return watch
+
+
+def test_those_who_come_while_a_batch_is_under_way_are_the_next_batch(
+    make_tool: MakeTool, people: People, watch: Watch
+) -> None:
+    make_tool(capacity=30)
+    first = people.ask(borrow("first"))
+    assert watch.began.wait(PATIENCE)
+    others = [people.ask(borrow(f"user{number}")) for number in range(20)]
+    people.wait_until(lambda: len(people.lane._waiting) == 20)
+    watch.go.set()
+    outcomes = [answer.result(PATIENCE)[0] for answer in [first, *others]]
+    assert watch.sizes == [1, 20]
+    assert [outcome.head.user for outcome in outcomes] == ["first", *(f"user{number}" for number in range(20))]
+    assert len({outcome.head.pk for outcome in outcomes}) == 21
+    assert sorted(holders()) == sorted(outcome.head.user for outcome in outcomes)
+    assert consistent()
+
+
+def test_no_transaction_decides_more_than_its_share(make_tool: MakeTool, people: People, watch: Watch) -> None:
+    make_tool(capacity=200)
+    people.pool = ThreadPoolExecutor(batch.AT_ONCE + 10)
+    first = people.ask(borrow("first"))
+    assert watch.began.wait(PATIENCE)
+    others = [people.ask(borrow(f"user{number}")) for number in range(batch.AT_ONCE + 5)]
+    people.wait_until(lambda: len(people.lane._waiting) == batch.AT_ONCE + 5)
+    watch.go.set()
+    for answer in [first, *others]:
+        answer.result(PATIENCE)
+    assert watch.sizes == [1, batch.AT_ONCE, 5]
+
+
+def test_each_decision_sees_the_ones_before_it(make_tool: MakeTool) -> None:
+    make_tool(capacity=2)
+    lease = services.borrow(borrow("ana").request).head  # type: ignore[union-attr]
+    ben, eve, gone, max_ = decided(borrow("ben"), borrow("eve"), Return(lease.pk), borrow("max"))
+    assert ben.result()[0].head.user == "ben"
+    assert isinstance(eve.result()[0], Exhausted)
+    assert [lease.user for lease in gone.result()] == ["ana"]
+    assert max_.result()[0].head.user == "max"
+    assert holders() == ["ben", "max"]
+    times = [lease.borrowed_at for lease in Lease.objects.order_by("fence")]
+    assert times == sorted(set(times))
+    assert consistent()
+
+
+def test_a_batch_costs_no_more_statements_than_one_request(make_tool: MakeTool) -> None:
+    make_tool(capacity=50)
+    counts = []
+    for number in (1, 10, 40):
+        with CaptureQueriesContext(connection) as queries:
+            decided(*(borrow(f"user{person}") for person in range(number)))
+        counts.append(len(queries))
+        leases = list(Lease.objects.open().values_list("pk", flat=True))
+        with CaptureQueriesContext(connection) as queries:
+            decided(*(Return(lease) for lease in leases))
+        counts.append(len(queries))
+    assert counts[0] == counts[2] == counts[4]
+    assert counts[1] == counts[3] == counts[5]
+
+
+def test_a_decision_that_fails_harms_nobody_else(make_tool: MakeTool, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_tool(capacity=5)
+    decide = decisions.decide
+
+    def fail(request: Any, snapshot: Any, ledger: Any) -> Any:
+        answer = decide(request, snapshot, ledger)
+        if request.request.user == "bad":
+            raise RuntimeError("after it changed something")
+        return answer
+
+    monkeypatch.setattr(batch, "decide", fail)
+    ana, bad, ben = decided(borrow("ana"), borrow("bad"), borrow("ben"))
+    assert [entry.result()[0].head.user for entry in (ana, ben)] == ["ana", "ben"]
+    with pytest.raises(RuntimeError, match="after it changed something"):
+        bad.result()
+    assert holders() == ["ana", "ben"]
+    assert consistent()
+
+
+def test_a_write_that_fails_harms_nobody_else(make_tool: MakeTool) -> None:
+    make_tool(capacity=5)
+    # No caller can ask for no seats; the table refuses it too.
+    ana, bad, ben = decided(borrow("ana"), borrow("bad", seats=0), borrow("ben"))
+    assert [entry.result()[0].head.user for entry in (ana, ben)] == ["ana", "ben"]
+    with pytest.raises(IntegrityError):
+        bad.result()
+    assert holders() == ["ana", "ben"]
+    assert consistent()
+
+
+def test_a_thread_that_ends_while_it_leads_leaves_nobody_waiting(
+    make_tool: MakeTool, people: People, watch: Watch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_tool(capacity=5)
+    decide = decisions.decide
+
+    def end(request: Any, snapshot: Any, ledger: Any) -> Any:
+        if request.request.user == "bad":
+            raise SystemExit
+        return decide(request, snapshot, ledger)
+
+    monkeypatch.setattr(batch, "decide", end)
+    bad = people.ask(borrow("bad"))
+    assert watch.began.wait(PATIENCE)
+    ana = people.ask(borrow("ana"))
+    people.wait_until(lambda: len(people.lane._waiting) == 1)
+    watch.go.set()
+    with pytest.raises(SystemExit):
+        bad.result(PATIENCE)
+    assert ana.result(PATIENCE)[0].head.user == "ana"
+    assert holders() == ["ana"]
+    assert not people.lane._is_led
+
+
+def test_of_a_batch_whose_leader_ends_all_are_told_to_try_again(
+    make_tool: MakeTool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_tool(capacity=5)
+
+    def end(*args: Any) -> Any:
+        raise SystemExit
+
+    monkeypatch.setattr(batch, "decide", end)
+    lane, leader, other = batch.Lane(), batch.Entry(borrow("ana")), batch.Entry(borrow("ben"))
+    lane._waiting.extend([leader, other])
+    with pytest.raises(SystemExit):
+        lane._lead(leader)
+    with pytest.raises(Busy):
+        other.result()
+    assert other.woken.acquire(blocking=False)
+    assert holders() == []
+
+
+def test_calls_with_one_key_never_share_a_batch(make_tool: MakeTool, people: People, watch: Watch) -> None:
+    make_tool(capacity=5)
+    first = people.ask(borrow("first"))
+    assert watch.began.wait(PATIENCE)
+    same = [people.ask(borrow("ana", key="once")) for _ in range(3)]
+    people.wait_until(lambda: len(people.lane._waiting) == 3)
+    watch.go.set()
+    first.result(PATIENCE)
+    outcomes = [answer.result(PATIENCE) for answer in same]
+    assert watch.sizes == [1, 1, 1, 1]
+    assert len({outcome.head.pk for outcome, _ in outcomes}) == 1
+    assert sorted(replayed for _, replayed in outcomes) == [False, True, True]
+    assert holders() == ["first", "ana"]
+
+
+@pytest.mark.skipif(connection.vendor != "postgresql", reason="SQLite has one lock for all tools")
+def test_a_stranger_who_locks_one_tool_holds_up_no_other(make_tool: MakeTool, people: People) -> None:
+    make_tool("cad", capacity=5)
+    make_tool("sim", capacity=5)
+    lease = services.borrow(borrow("old", "sim").request).head  # type: ignore[union-attr]
+    with locked("cad"):
+        stuck = [people.ask(borrow(f"stuck{number}")) for number in range(3)]
+        others = [people.ask(borrow(f"user{number}", "sim")) for number in range(3)]
+        others.append(people.ask(Return(lease.pk)))
+        for answer in others:
+            answer.result(PATIENCE)
+        assert holders() == [] or set(holders()) == {"user0", "user1", "user2"}
+        assert Lease.objects.filter(tool__name="cad").count() == 0
+        outcomes = [answer.exception(PATIENCE) for answer in stuck]
+    # They waited as long as anybody waits for a lock.
+    assert all(isinstance(outcome, Busy) for outcome in outcomes)
+    assert people.ask(borrow("ana")).result(PATIENCE)[0].head.user == "ana"
+    assert consistent()
+
+
+def test_a_refusal_writes_nothing_of_the_tool(make_tool: MakeTool) -> None:
+    make_tool(capacity=0)
+    decided(borrow("ana"))
+    with CaptureQueriesContext(connection) as queries:
+        (entry,) = decided(borrow("ana"))
+    assert isinstance(entry.result()[0], Refusal)
+    written = [query["sql"] for query in queries if not query["sql"].lstrip().upper().startswith(("SELECT", "SET"))]
+    assert written
+    assert not any("licenses_tool" in sql for sql in written)
