@@ -125,7 +125,7 @@ LICENSE_OIDC_CLIENT_AUTH = environment.choice("LICENSE_OIDC_CLIENT_AUTH", "basic
 if LICENSE_OIDC_CLIENT_ID and not (LICENSE_OIDC_ISSUER and LICENSE_OIDC_CLIENT_SECRET):
     raise SettingError("LICENSE_OIDC_CLIENT_ID needs LICENSE_OIDC_ISSUER and LICENSE_OIDC_CLIENT_SECRET.")
 if not LICENSE_LOCAL_PASSWORDS and not LICENSE_OIDC_CLIENT_ID:
-    raise SettingError("LICENSE_LOCAL_PASSWORDS=false needs LICENSE_OIDC_CLIENT_ID, or nobody could sign in.")
+    raise SettingError("LICENSE_LOCAL_PASSWORDS=false needs LICENSE_OIDC_CLIENT_ID. Otherwise nobody can sign in.")
 
 # Names of mozilla-django-oidc.
 OIDC_RP_SCOPES = environment.text("LICENSE_OIDC_SCOPES", "openid profile")

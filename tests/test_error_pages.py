@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from django.contrib.auth.models import User
+from django.contrib.sessions.models import Session
 from django.db import InterfaceError, OperationalError
 from django.test import Client
 
@@ -109,6 +110,21 @@ def test_a_page_of_the_admin_says_that_the_database_is_away(
     answer = admin.get("/admin/licenses/tool/")
     assert (answer.status_code, answer["Retry-After"]) == (503, str(Busy.retry_after))
     assert Busy.title in answer.content.decode()
+
+
+def test_a_session_that_the_database_cannot_save_is_no_bad_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    User.objects.create_superuser("root", password="a-long-passphrase")
+    write = Session.save
+
+    def lose_updates(session: Session, **options: Any) -> None:
+        if options.get("force_update"):
+            lose_the_database()
+        write(session, **options)
+
+    monkeypatch.setattr(Session, "save", lose_updates)
+    form = {"username": "root", "password": "a-long-passphrase", "next": "/admin/"}
+    answer = Client(raise_request_exception=False).post("/admin/login/", form)
+    assert answer.status_code == 503
 
 
 def test_a_defect_in_the_admin_is_no_trouble_with_the_database(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -112,14 +112,14 @@ def _tool(tool: Tool, wanted: ToolPlan, by: Actor, with_constraints: bool) -> It
         yield f"{name}: new, {_values(values)}"
     for field, value in {} if is_new else changed.items():
         yield f"{name}: {field} {_value(before[field])} -> {_value(value)}"
-    if is_new and not wanted.has_policy:
+    rules = [*_allotments(tool, wanted, by), *_limits(tool, wanted, by), *_lists(tool, wanted, by)]
+    yield from rules
+    if rules:
+        rationing.settle(tool=name)
+    if "capacity" not in changed or (is_new and not rules):
         return
-    yield from _allotments(tool, wanted, by)
-    yield from _limits(tool, wanted, by)
-    yield from _lists(tool, wanted, by)
-    rationing.settle(tool=name)
     tool.refresh_from_db(fields=["reserved"])
-    if "capacity" in changed and tool.reserved > tool.capacity:
+    if tool.reserved > tool.capacity:
         yield f"{name}: {tool.reserved} seats are reserved, more than the capacity of {tool.capacity}"
 
 

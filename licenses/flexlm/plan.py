@@ -57,11 +57,6 @@ class ToolPlan:
     # Effect, kind of subject and name, as AccessRule has them.
     lists: set[tuple[str, str, str]] = field(default_factory=set)
 
-    @property
-    def has_policy(self) -> bool:
-        """Return whether there are quotas, reservations, user limits or access rules."""
-        return bool(self.quotas or self.reservations or self.user_limits or self.lists)
-
 
 @dataclass(slots=True)
 class Plan:

@@ -28,6 +28,10 @@ if sys.platform == "win32":
 else:
     INTERRUPT, INTERRUPTED = signal.SIGINT, 128 + signal.SIGINT
     OWN_GROUP = {"start_new_session": True}
+# As in a shell, also where the suite runs in the background with the interrupt ignored.
+HEED_INTERRUPT = (
+    "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); os.execv(sys.argv[1], sys.argv[1:])"
+)
 
 
 class Caller:
@@ -57,8 +61,9 @@ class Caller:
             launcher.chmod(0o755)
 
     def start(self, *arguments: str) -> "subprocess.Popen[str]":
+        heeding = [] if WINDOWS else [PYTHON, "-c", HEED_INTERRUPT]
         return subprocess.Popen(
-            [PYTHON, "-m", "license_client", *arguments],
+            [*heeding, PYTHON, "-m", "license_client", *arguments],
             env=self.environment,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

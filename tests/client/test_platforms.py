@@ -117,7 +117,7 @@ def test_an_argument_that_a_batch_file_would_get_changed_takes_no_seat(windows: 
     before = windows.leases()
     done = windows("run", "--tool", "cad_tool", "--", str(launcher), "50%")
     assert (done.returncode, windows.leases()) == (126, before)
-    assert "can't hand it the argument '50%'" in done.stderr
+    assert "can't pass the argument '50%'" in done.stderr
 
 
 # --- The parts -------------------------------------------------------------------------

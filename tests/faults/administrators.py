@@ -74,7 +74,8 @@ class Administrators(threading.Thread):
         """Let a license end while people work with it, and extend it."""
         end = datetime.now(UTC) + timedelta(seconds=NOTICE_SECONDS)
         self._change("dated", valid_until_0=f"{end:%Y-%m-%d}", valid_until_1=f"{end:%H:%M:%S.%f}")
-        self.shared.stopping.wait(0.8)
+        # Long enough that a sweeper comes by.
+        self.shared.stopping.wait(1.5)
         self._change("dated", valid_until_0="", valid_until_1="")
 
     def switch_a_tool_off(self) -> None:

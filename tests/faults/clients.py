@@ -273,7 +273,11 @@ class Client(threading.Thread):
             self._give_back(lease)
 
     def work_on_what_ends(self) -> None:
-        self._use({"tool": "dated"})
+        lease = self._borrow({"tool": "dated"})
+        if lease is not None:
+            # Long enough that the license may end meanwhile.
+            self._sleep(self.chance.choice([0.2, 1.0, 2.0]))
+            self._give_back(lease)
 
     def touch_what_is_not_mine(self) -> None:
         """Return and renew another person's lease: it must not be found."""

@@ -24,8 +24,8 @@ from benchmarks.clusters import Cluster
 
 ROOT = Path(__file__).resolve().parents[2]
 WORKERS = 4
-# PostgreSQL's limit on sessions: enough for four workers, sweepers and the harness.
-MAX_CONNECTIONS = 40
+# PostgreSQL's default limit on sessions.
+MAX_CONNECTIONS = 100
 # What an orderly stop may take: graceful_timeout (25 s), and more on a busy machine.
 STOP_SECONDS = 60
 

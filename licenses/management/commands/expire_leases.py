@@ -24,9 +24,9 @@ DAYS_A_ROUND = 31
 
 class Command(BaseCommand):
     help = (
-        "Close leases and queue tickets whose time is over, delete expired sessions and idempotency keys that nobody "
-        "can use any more, and roll up the history of days that are over. Seats come free without it; it keeps the "
-        "tables tidy and reports fast. Any number may run at once."
+        "Close expired leases and queue tickets, delete expired sessions and old idempotency keys, and roll up the "
+        "history of finished days. Seats come free without it, but tables grow and reports are slow. "
+        "Several can run at once."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
@@ -40,7 +40,7 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         if options["every"] <= 0:
-            raise CommandError("--every takes a number of seconds above 0.")
+            raise CommandError("--every must be above 0 seconds.")
         if not options["loop"]:
             done = self._tidy()
             self.stdout.write(

@@ -22,7 +22,7 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, older_than: int, anonymise: bool, delete: bool, **options: Any) -> None:
         if not 1 <= older_than <= 36500:
-            raise CommandError("--older-than takes a number of days from 1 to 36500.")
+            raise CommandError("--older-than must be 1 to 36500 days.")
         if not (anonymise or delete):
             raise CommandError("Give --anonymise, --delete or both.")
         before = (database_now() - timedelta(days=older_than)).astimezone(UTC).date()
