@@ -148,8 +148,8 @@ def test_the_number_of_statements_does_not_grow_with_the_leases(api: Api, make_t
     # A status: one. A return: tools and leases; the lease and the tool's counters.
     # PostgreSQL reads the teams with the tools, and writes in one statement.
     # Each transaction here is a savepoint, which adds two.
-    borrow, give_back = (1 + 1, 2 + 1) if connection.vendor == "postgresql" else (2 + 3, 2 + 2)
-    assert counts[0] == counts[1] == (borrow + 2, 1, give_back + 2)
+    to_borrow, to_return = (1 + 1, 2 + 1) if connection.vendor == "postgresql" else (2 + 3, 2 + 2)
+    assert counts[0] == counts[1] == (to_borrow + 2, 1, to_return + 2)
 
 
 @pytest.mark.parametrize("values", [{"in_use": -1}, {"capacity": -1}, {"capacity": 1_000_001}])
