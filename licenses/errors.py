@@ -125,7 +125,8 @@ class LeaseEnded(Refusal):
         why = self.WHY[reason]
         if reason == "returned" and ended_by:
             why = f"It was returned by {ended_by}."
-        why += f" Reason given: {note}" if note else ""
+        # The administrator's own words, with or without a period.
+        why += f" Reason given: {note.rstrip('. ')}." if note else ""
         super().__init__(
             f"This lease ended at {ended_at:%Y-%m-%d %H:%M:%S} UTC. {why} It can't be renewed. Borrow again.",
             end_reason=reason,

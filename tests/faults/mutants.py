@@ -26,7 +26,6 @@ BATCH = "licenses/leases/batch.py"
 DECISIONS = "licenses/leases/decisions.py"
 LEDGER = "licenses/leases/ledger.py"
 SNAPSHOT = "licenses/leases/snapshot.py"
-SQL = "licenses/leases/sql.py"
 SETTINGS = "licenseserver/settings.py"
 
 
@@ -96,11 +95,13 @@ MUTANTS = [
             (LEDGER, 'COUNTED = (\n    "in_use",\n', "COUNTED = (\n"),
             (
                 LEDGER,
-                "            sql.update(Tool, *COUNTED).run(self._tools.values())\n",
-                "            sql.update(Tool, *COUNTED).run(self._tools.values())\n"
-                "            from django.db import transaction\n"
-                "            tools = list(self._tools.values())\n"
-                '            transaction.on_commit(lambda: sql.update(Tool, "in_use").run(tools))\n',
+                "        sql.write(*writes)\n",
+                "        sql.write(*writes)\n"
+                "        from django.db import transaction\n"
+                "        tools = list(self._tools.values())\n"
+                '        later = sql.update(Tool, "in_use")\n'
+                "        if tools:\n"
+                "            transaction.on_commit(lambda: sql.write(later.of(tools)))\n",
             ),
         ),
         deeds=BORROWS,
@@ -120,7 +121,7 @@ MUTANTS = [
     Mutant(
         "the server's clock",
         "s11_fences_grow",
-        ((SQL, "            now: datetime = self.cursor.fetchone()[0]\n", "            now = timezone.now()\n"),),
+        ((SNAPSHOT, "database_now() if not tools.more else tools.more[-1]", "timezone.now()"),),
         deeds=BORROWS,
         kinds=("shift_clock",),
     ),
