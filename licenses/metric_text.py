@@ -125,7 +125,7 @@ class _Counted:
         return self.head + self._lines.text
 
     def _accumulated(self, values: list[float]) -> list[float]:
-        """Each bucket with all below it, their number, the sum; for each series."""
+        """Return for each series each bucket with all below it, their number, and the sum."""
         found: list[float] = []
         for series, buckets in self.buckets.items():
             counts = list(accumulate([values[buckets[bound]] for bound in sorted(buckets)]))

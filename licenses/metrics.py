@@ -157,12 +157,12 @@ def know(tool: str) -> None:
 
 
 def label(tool: str) -> str:
-    """The label for a name that a client sent."""
+    """Return the label for a name that a client sent."""
     return tool if tool in _known else UNKNOWN_TOOL_LABEL
 
 
 def worker_started(threads: int) -> None:
-    """Count this process as a worker that answers so many requests at once."""
+    """Count this process as a worker that answers this many requests at once."""
     WORKERS.set(1)
     THREADS.set(threads)
 
@@ -396,12 +396,12 @@ class Page:
 
 @cache
 def _page() -> Page:
-    """The page of this process; made after the fork, at the first scrape."""
+    """Return the page of this process, made after the fork, at the first scrape."""
     return Page()
 
 
 def exposition(version: str) -> bytes:
-    """The page for Prometheus: all workers' counters and the levels.
+    """Return the page for Prometheus: all workers' counters and the levels.
 
     django-prometheus' own view leaves out custom collectors in multiprocess
     mode, hence this one.

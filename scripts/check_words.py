@@ -52,19 +52,6 @@ PATTERN = re.compile("|".join(GROUPS), re.IGNORECASE)
 ADVICE = list(INSTEAD.values())
 # The support for the former names.
 FORMER = ("client/src/licence/", "client/src/license_client/former.py")
-# Only the texts of these are checked yet, not their docstrings and comments.
-NOT_YET = (
-    "licenses/api/authentication.py",
-    "licenses/api/middleware.py",
-    "licenses/api/views.py",
-    "licenses/leases/",
-    "licenses/leasing.py",
-    "licenses/metric_text.py",
-    "licenses/metrics.py",
-    "licenses/pools.py",
-    "licenses/queueing.py",
-    "licenses/statements.py",
-)
 NO_TEXTS = (
     "tests/",
     "scripts/check_words.py",
@@ -82,7 +69,7 @@ def findings(path: Path) -> Iterator[str]:
             at = line + text.count("\n", 0, match.start())
             group = match.lastgroup or "w0"
             yield f"{path}:{at}: {' '.join(match.group().split())}: write: {ADVICE[int(group[1:])]}"
-    if path.suffix == ".py" and not path.as_posix().startswith(NOT_YET):
+    if path.suffix == ".py":
         for line, docstring in _docstrings_of_functions(ast.parse(path.read_text(encoding="utf-8"))):
             if start := NO_VERB.match(docstring):
                 yield f"{path}:{line}: {start.group().strip()}: begin the docstring with a verb"
@@ -91,10 +78,8 @@ def findings(path: Path) -> Iterator[str]:
 def _texts(path: Path) -> Iterator[tuple[int, str]]:
     content = path.read_text(encoding="utf-8")
     if path.suffix == ".py":
-        is_revised = not path.as_posix().startswith(NOT_YET)
-        yield from _strings(ast.parse(content), with_docstrings=is_revised)
-        if is_revised:
-            yield from _comments(content)
+        yield from _strings(ast.parse(content))
+        yield from _comments(content)
     elif path.suffix == ".md":
         fences = re.sub(r"^ *```.*?^ *```", _blank, content, flags=re.MULTILINE | re.DOTALL)
         yield 1, re.sub(r"`[^`\n]*`|\]\([^)]*\)", _blank, fences)
@@ -106,18 +91,11 @@ def _texts(path: Path) -> Iterator[tuple[int, str]]:
         yield 1, json.dumps(json.loads(content), indent=2, ensure_ascii=False)
 
 
-def _strings(tree: ast.Module, *, with_docstrings: bool) -> Iterator[tuple[int, str]]:
-    docstrings = {
-        id(node.body[0].value)
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef)
-        and node.body
-        and isinstance(node.body[0], ast.Expr)
-    }
+def _strings(tree: ast.Module) -> Iterator[tuple[int, str]]:
+    """Yield the strings that are texts: docstrings, and others with a space that are no SQL."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Constant) and isinstance(node.value, str):
-            text = " " in node.value.strip() and "SELECT" not in node.value
-            if text and (with_docstrings or id(node) not in docstrings):
+            if " " in node.value.strip() and "SELECT" not in node.value:
                 yield node.lineno, node.value
 
 

@@ -60,7 +60,7 @@ def caller_of_account(user: User, kind: Kind) -> Caller:
 
 
 def caller_of(request: Request) -> Caller:
-    """Who sent this request."""
+    """Return who sent this request."""
     caller = request.auth
     assert isinstance(caller, Caller)  # noqa: S101
     return caller
@@ -108,7 +108,7 @@ class BearerAuthentication(authentication.BaseAuthentication):
 
 
 def caller_of_token(secret: str) -> Caller:
-    """The owner of an API token; raises InvalidCredential."""
+    """Return the owner of an API token. Raises InvalidCredential."""
     token = sql.token_of_hash(token_hash(secret)) if is_token(secret) else None
     if token is None:
         raise InvalidCredential
@@ -126,10 +126,10 @@ def caller_of_token(secret: str) -> Caller:
 
 
 def caller_of_jwt(token: str) -> Caller:
-    """Whom the provider says this is; raises InvalidCredential or ProviderAway.
+    """Return the caller that the provider's JWT names. Raises InvalidCredential or ProviderAway.
 
-    A person who has signed in here is known by that account. A name that is
-    another account's is nobody else's, whatever the provider calls them.
+    A person who has signed in here is known by that account. A name of another account
+    is refused, whatever the provider calls the person.
     """
     if not settings.LICENSE_JWT_AUDIENCE:
         raise InvalidCredential

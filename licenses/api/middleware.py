@@ -136,7 +136,7 @@ def _level(request: HttpRequest, status: int) -> int:
 
 
 def _caller(request: HttpRequest) -> dict[str, Any]:
-    """Who sent the request, as far as that was found out while it was answered."""
+    """Return the caller's facts, as far as answering the request has found them out."""
     caller = getattr(request, "auth", None)
     if isinstance(caller, Caller):
         facts = {"caller": caller.name, "caller_kind": caller.kind.value, "credential": caller.credential}

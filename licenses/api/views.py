@@ -118,7 +118,7 @@ def problem_response(description: str) -> OpenApiResponse:
 
 
 def find_tool(name: str) -> Tool:
-    """The tool of this name; raises UnknownTool, also for what can't be one."""
+    """Return the tool of this name. Raises UnknownTool, also for text that can't be a name."""
     logs.note(tool=name)
     tools = sql.tools_with_levels(name) if re.fullmatch(TOOL_NAME_PATTERN, name) else []
     if not tools:
@@ -127,7 +127,7 @@ def find_tool(name: str) -> Tool:
 
 
 def find_uuid(value: str, unknown: type[Refusal]) -> uuid.UUID:
-    """The id in a path; what is no UUID names nothing, and raises ``unknown``."""
+    """Return the id in a path. Raises ``unknown`` for text that is no UUID."""
     try:
         return uuid.UUID(value)
     except ValueError:
@@ -142,8 +142,8 @@ def require_own_lease(request: Request, lease_id: uuid.UUID) -> Actor | None:
 
 
 def find_own_ticket(request: Request, value: str) -> tuple[uuid.UUID, Actor | None]:
-    """The ticket's id in a path, and who acts for the one who waits, if not that
-    one; raises UnknownTicket, also for another's."""
+    """Return the ticket's id in a path, and the actor if the caller acts for the user who
+    waits. Raises UnknownTicket, also for a ticket of another user."""
     ticket_id = find_uuid(value, UnknownTicket)
     logs.note(ticket=ticket_id)
     return ticket_id, require_own(request, TICKETS, UnknownTicket, id=ticket_id)
@@ -173,7 +173,7 @@ def borrow_answer(request: Request, outcome: Granted | Waiting) -> HttpResponse:
 
 
 def status_answer(request: Request, name: str) -> HttpResponse:
-    """The status of a tool; for somebody in particular, if the query says so."""
+    """Return the status of a tool, for one user or team if the query names one."""
     subject = StatusQuery.validated(request.query_params.dict()) if request.META.get("QUERY_STRING") else {}
     tool = find_tool(name)
     data = answers.tool_status(tool, now=timezone.now())
@@ -188,7 +188,7 @@ def status_answer(request: Request, name: str) -> HttpResponse:
 
 
 def borrow_request(request: Request, require: Callable[[Caller, str], None]) -> requests.BorrowRequest:
-    """The body of a borrow, by somebody who is not refused by ``require``."""
+    """Read the body of a borrow. ``require`` raises if the caller may not ask for the user."""
     caller = caller_of(request)
     asked = asked_for(body_of(request), caller=caller.name)
     logs.note(user=asked.user, tool=",".join(sorted(asked.tools())))
@@ -204,7 +204,7 @@ class LicensesViewSet(CallViewSet):
 
     @extend_schema(responses={200: ToolStatus(many=True)})
     def status(self, request: Request) -> HttpResponse:
-        """The seats of every tool, by name."""
+        """List the seats of every tool, by name."""
         tools, now = snapshot.with_levels(sql.tools_with_levels()), timezone.now()
         return answer(request, [answers.tool_status(tool, now=now) for tool in tools])
 
@@ -218,7 +218,7 @@ class LicensesViewSet(CallViewSet):
         },
     )
     def tool_status(self, request: Request, tool: str) -> HttpResponse:
-        """The seats of one tool."""
+        """Show the seats of one tool."""
         return status_answer(request, tool)
 
     @extend_schema(
@@ -268,7 +268,7 @@ class LicensesViewSet(CallViewSet):
         },
     )
     def explain(self, request: Request) -> Response:
-        """Whether a borrow would be granted now, and if not, why not. Takes no seat."""
+        """Explain whether a borrow would be granted now, and if not, why not. Takes no seat."""
         explanation = services.explain(borrow_request(request, require_may_ask_about))
         return Response(ExplanationSerializer(explanation).data)
 
@@ -361,7 +361,7 @@ class BorrowsViewSet(StrictQuery, viewsets.ViewSet):
         responses={200: LeaseSerializer(many=True), 400: problem_response("`invalid`")},
     )
     def list(self, request: Request) -> Response:
-        """The active leases, newest first."""
+        """List the active leases, newest first."""
         query = BorrowsQuery.validated(request.query_params.dict())
         now, caller = database_now(), caller_of(request)
         names = names_on_board(caller)
@@ -399,7 +399,7 @@ class ToolViewSet(StrictQuery, viewsets.ReadOnlyModelViewSet[Tool]):
     known_by_serializer = frozenset({"status"})
 
     def list(self, request: Request) -> Response:
-        """Every tool, by name."""
+        """List every tool, by name."""
         page = self.paginate_queryset(self.get_queryset())
         return self.get_paginated_response(self.get_serializer(snapshot.with_levels(page or []), many=True).data)
 
@@ -409,7 +409,7 @@ class ToolViewSet(StrictQuery, viewsets.ReadOnlyModelViewSet[Tool]):
     @extend_schema(responses={200: ToolStatusForYou, 404: problem_response("`unknown_tool`")})
     @action(detail=True)
     def status(self, request: Request, name: str) -> HttpResponse:
-        """The seats of one tool, as /licenses/{tool}/status gives them."""
+        """Show the seats of one tool, as /licenses/{tool}/status does."""
         return status_answer(request, name)
 
 
@@ -591,15 +591,15 @@ class DenialViewSet(StrictQuery, viewsets.ReadOnlyModelViewSet[Denial]):
 @require_safe
 @never_cache
 def livez(request: HttpRequest) -> HttpResponse:
-    """The process is up and answers."""
+    """Answer that the process is up."""
     return JsonResponse({"status": "ok"})
 
 
 @require_safe
 @never_cache
 def readyz(request: HttpRequest) -> HttpResponse:
-    """The database answers, has every migration and room to grow; else 503 and why.
-    The log says more: this page is for anyone."""
+    """Answer whether the database answers, has every migration and room to grow; else 503
+    and why. The log says more, because anyone can read this page."""
     trouble = readiness.check()
     if trouble is None:
         return JsonResponse({"status": "ok"})

@@ -217,7 +217,7 @@ def _decide_together(batch: Sequence[Entry]) -> None:
         snapshot = read_held(renewals) if renewals else read(requests)
         ledger = Ledger(snapshot)
         for entry in batch:
-            # One after the other, also for whoever sorts by time.
+            # One after the other, also for a reader who sorts by time.
             snapshot.now += TICK
             try:
                 decided.append((entry, decide(entry.request, snapshot, ledger), None))

@@ -39,7 +39,7 @@ class BorrowRequest:
     def fingerprint(self) -> str:
         """Return the same text for the same request, however it was written."""
         asked = asdict(self)
-        # Who asks may change from one retry to the next; what is asked for does not.
+        # The caller's teams may change from one retry to the next.
         del asked["asserted_teams"]
         return hashlib.sha256(json.dumps(asked, default=str, sort_keys=True).encode()).hexdigest()
 

@@ -37,7 +37,7 @@ def is_postgresql() -> bool:
 
 
 def again_if_stale(execute: Callable[..., Any], sql: Any, params: Any, many: bool, context: dict[str, Any]) -> Any:
-    """Run a statement, as Django's ``execute_wrapper``; once more if its plan is stale.
+    """Run a statement, as Django's ``execute_wrapper``; again if its plan is stale.
 
     Within a transaction the error is raised: PostgreSQL has undone the transaction then.
     """
