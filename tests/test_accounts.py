@@ -285,7 +285,7 @@ def test_a_name_that_was_anothers_is_given_to_nobody_by_accident(
     end(admin_client, ana)
     for name in ("ana", "Ana"):
         answer = admin_client.post("/admin/auth/user/add/", {"username": name, "usable_password": "false"})
-        assert b"was another account" in answer.content
+        assert b"Another account had the name" in answer.content
     with pytest.raises(CommandError, match="an account that was deleted or renamed"):
         call_command("token", "create", "x", "--user", "ana", stderr=io.StringIO())
     assert not ApiToken.objects.exists()

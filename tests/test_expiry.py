@@ -142,10 +142,9 @@ def test_a_heartbeat_locks_no_tool(api: Api, make_tool: MakeTool) -> None:
     lease = api.borrow().json()
     with CaptureQueriesContext(connection) as queries:
         api.renew(lease["id"])
-    assert not [
-        query["sql"] for query in queries if "FOR NO KEY UPDATE" in query["sql"] or "FOR UPDATE" in query["sql"]
-    ]
-    assert not [query["sql"] for query in queries if 'UPDATE "licenses_tool"' in query["sql"]]
+    locks = [query["sql"] for query in queries if "FOR NO KEY UPDATE" in query["sql"]]
+    assert all('FOR NO KEY UPDATE OF "licenses_lease"' in sql for sql in locks)
+    assert not [query["sql"] for query in queries if "UPDATE licenses_tool" in query["sql"]]
 
 
 def test_fence_numbers_increase_with_every_lease_of_a_tool(api: Api, make_tool: MakeTool, pass_time: PassTime) -> None:

@@ -10,7 +10,6 @@ docs/development/architecture.md follows one borrow through it.
 
 import logging
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -21,13 +20,13 @@ from typing import Any
 from django.db import DatabaseError, InterfaceError, NotSupportedError, OperationalError, transaction
 
 from licenses import database
-from licenses.errors import Refusal
+from licenses.errors import Busy, Refusal
 
 from . import sql
 from .decisions import Later, decide
 from .ledger import Ledger
 from .requests import Borrow, Renew, Request
-from .snapshot import Snapshot, Stale, read, read_held
+from .snapshot import Stale, read, read_held
 
 logger = logging.getLogger("licenses.batch")
 
@@ -42,11 +41,9 @@ TRIES = 3
 TICK = timedelta(microseconds=1)
 # Requests that one transaction decides at most.
 AT_ONCE = 64
-# Milliseconds that a batch waits for a tool that another transaction has locked. Other
-# batches are done sooner; a stranger who takes longer must not hold up all tools.
-PATIENCE = 1000
-# Seconds for which batches leave locked tools out, after one waited in vain.
-CAUTION = 5.0
+# Seconds after which a request no longer waits for the batch before its own. Others are
+# done sooner: that one waits for a tool that a stranger has locked.
+PATIENCE = 1.0
 
 
 class Turn(Enum):
@@ -62,13 +59,15 @@ class Entry:
     """A request in a lane, and what becomes of it. Only the thread that leads its batch
     changes it, until it wakes the thread of the request."""
 
-    __slots__ = ("answer", "error", "request", "turn", "woken")
+    __slots__ = ("answer", "error", "request", "tries", "turn", "woken")
 
     def __init__(self, request: Request) -> None:
         self.request = request
         self.answer: Any = None
         self.error: BaseException | None = None
         self.turn = Turn.WAIT
+        # How often its rows changed between the reading and the lock.
+        self.tries = 0
         self.woken = threading.Lock()
         self.woken.acquire()
 
@@ -95,7 +94,6 @@ class Lane:
         self._lock = threading.Lock()
         self._waiting: deque[Entry] = deque()
         self._is_led = False
-        self._cautious_until = 0.0
 
     def submit(self, request: Request) -> Any:
         """Return what a request is answered, once that is committed. Raises its Refusal:
@@ -108,15 +106,26 @@ class Lane:
             self._is_led = True
         while turn is not Turn.DONE:
             if turn is Turn.WAIT:
-                # Each wait is ended by one release, which comes after all else.
-                entry.woken.acquire()
-                turn = entry.turn
+                turn = self._wait(entry)
             elif turn is Turn.LEAD:
                 turn = self._lead(entry)
             else:
                 _decide_alone(entry)
                 turn = entry.turn
         return entry.result()
+
+    def _wait(self, entry: Entry) -> Turn:
+        """Wait until it is this entry's turn. One that waits too long for its batch to begin
+        leaves the lane: its tool is not the one that everybody waits for, or it is, and then
+        it waits for it in its own transaction."""
+        if not entry.woken.acquire(timeout=PATIENCE):
+            with self._lock:
+                if entry in self._waiting and entry.turn is Turn.WAIT:
+                    self._waiting.remove(entry)
+                    return Turn.ALONE
+            # Its batch is under way, or it was just made the leader.
+            entry.woken.acquire()
+        return entry.turn
 
     def _lead(self, leader: Entry) -> Turn:
         """Decide one batch, and hand the lead on; return what ``leader`` does next."""
@@ -156,18 +165,17 @@ class Lane:
     def _hand_on(self, batch: Sequence[Entry], leader: Entry) -> Turn:
         """Wake the next leader, and all whose turn it is; return ``leader``'s turn."""
         again = [entry for entry in batch if entry.turn is Turn.WAIT]
+        # From its release on an entry is its own thread's.
+        woken = [entry for entry in batch if entry is not leader and entry.turn is not Turn.WAIT]
         with self._lock:
             self._waiting.extendleft(reversed(again))
             following = self._waiting[0] if self._waiting else None
             self._is_led = following is not None
-        # From its release on an entry is its own thread's.
-        woken = [entry for entry in batch if entry is not leader and entry.turn is not Turn.WAIT]
+            if following is not None:
+                following.turn = Turn.LEAD
         turn = leader.turn
-        if following is leader:
-            turn = Turn.LEAD
-        elif following is not None:
-            # The next batch first: it need not wait until all are woken.
-            following.turn = Turn.LEAD
+        # The next batch first: it need not wait until all are woken.
+        if following is not None and following is not leader:
             following.woken.release()
         for entry in woken:
             entry.woken.release()
@@ -176,44 +184,39 @@ class Lane:
     def _decide(self, batch: Sequence[Entry]) -> None:
         """Decide these requests in one transaction, or, if that fails for a reason that
         one of them may be to blame for, each in its own."""
-        is_cautious = time.monotonic() < self._cautious_until
         try:
-            _decide_together(batch, skip_locked=is_cautious, patience=PATIENCE)
+            _decide_together(batch)
         except (OperationalError, InterfaceError, NotSupportedError) as error:
             state = getattr(error.__cause__, "sqlstate", None)
-            if state == LOCK_NOT_AVAILABLE:
-                # Somebody holds a tool: each request for it waits in its own thread.
-                self._cautious_until = time.monotonic() + CAUTION
-                _decide_apart(batch)
+            if state == LOCK_NOT_AVAILABLE and len(batch) > 1:
+                # A stranger holds a tool: only those who need it go on waiting.
+                for entry in batch:
+                    entry.turn = Turn.ALONE
             elif state in TRY_AGAIN:
                 _decide_one_by_one(batch)
             else:
                 _refuse(batch, error)
         except Exception as error:
-            if len(batch) == 1:
+            if _is_lost_race(error):
+                _decide_one_by_one(batch)
+            elif len(batch) == 1:
                 batch[0].finish(error=error)
             else:
-                logger.warning(
-                    "A batch of %d requests failed. Each gets a transaction of its own.", len(batch), exc_info=True
-                )
+                text = "A batch of %d requests failed. Each gets a transaction of its own."
+                logger.warning(text, len(batch), exc_info=True)
                 _decide_one_by_one(batch)
 
 
-def _decide_together(batch: Sequence[Entry], *, skip_locked: bool = False, patience: int | None = None) -> None:
+def _decide_together(batch: Sequence[Entry]) -> None:
     """Decide requests in one transaction. What it returns is committed. Requests that
-    must be decided again are left undone; those whose tools are locked by others are
-    marked ``alone``."""
+    must be decided again keep ``Turn.WAIT``."""
     decided: list[tuple[Entry, Any, Refusal | None]] = []
-    alone = []
     with written() as begin:
         requests = [entry.request for entry in batch]
         renewals = [request for request in requests if isinstance(request, Renew)]
-        snapshot = read_held(renewals) if renewals else read(requests, skip_locked=skip_locked, patience=patience)
+        snapshot = read_held(renewals) if renewals else read(requests)
         ledger = Ledger(snapshot)
         for entry in batch:
-            if skip_locked and _is_locked_out(entry.request, snapshot):
-                alone.append(entry)
-                continue
             # One after the other, also for whoever sorts by time.
             snapshot.now += TICK
             try:
@@ -223,12 +226,12 @@ def _decide_together(batch: Sequence[Entry], *, skip_locked: bool = False, patie
             except Later:
                 continue
             except Stale:
-                alone.append(entry)
+                entry.tries += 1
+                if entry.tries == TRIES:
+                    decided.append((entry, None, Busy()))
         begin(ledger.write)
     for entry, answer, refusal in decided:
         entry.finish(answer, refusal)
-    for entry in alone:
-        entry.turn = Turn.ALONE
 
 
 @contextmanager
@@ -246,24 +249,6 @@ def written() -> Iterator[Callable[[Callable[[], None]], None]]:
             yield begin
 
 
-def _is_locked_out(request: Request, snapshot: Snapshot) -> bool:
-    """Return whether a tool of the request may be locked by somebody else."""
-    return isinstance(request, Borrow) and not request.request.tools() <= snapshot.tools.keys()
-
-
-def _decide_apart(batch: Sequence[Entry]) -> None:
-    """Decide the requests whose tools are not locked by others; leave the others to
-    their threads."""
-    try:
-        if not isinstance(batch[0].request, Renew):
-            _decide_together(batch, skip_locked=True)
-    except (DatabaseError, InterfaceError):
-        logger.info("A batch of %d requests could not lock its rows.", len(batch), exc_info=True)
-    for entry in batch:
-        if not entry.is_done:
-            entry.turn = Turn.ALONE
-
-
 def _decide_one_by_one(batch: Sequence[Entry]) -> None:
     for entry in batch:
         if not entry.is_done:
@@ -273,8 +258,8 @@ def _decide_one_by_one(batch: Sequence[Entry]) -> None:
 def _decide_alone(entry: Entry) -> None:
     """Decide one request in its own transaction.
 
-    A deadlock, a serialization failure, a stale plan or a row that changed before it was
-    locked is tried again, ``TRIES`` times in all. Nothing else is: a connection that
+    A deadlock, a serialization failure, a stale plan or a lost race for an idempotency key
+    is tried again, ``TRIES`` times in all. Nothing else is: a connection that
     breaks in the commit leaves it open whether the commit happened.
     """
     for left in reversed(range(TRIES)):
@@ -286,16 +271,17 @@ def _decide_alone(entry: Entry) -> None:
             if getattr(error.__cause__, "sqlstate", None) in TRY_AGAIN and left:
                 continue
             _refuse([entry], error)
-        except DatabaseError as error:
-            # Another process used the same idempotency key at the same time: its answer is there now.
-            if getattr(error.__cause__, "sqlstate", None) == UNIQUE_VIOLATION and left:
+        except Exception as error:  # noqa: BLE001 - it is raised again in its thread
+            if _is_lost_race(error) and left:
                 continue
             entry.finish(error=error)
-        except Exception as error:  # noqa: BLE001 - it is raised again in its thread
-            entry.finish(error=error)
-        if entry.is_done:
-            return
-    _refuse([entry], OperationalError("Its rows changed at every try."))
+        return
+
+
+def _is_lost_race(error: Exception) -> bool:
+    """Return whether another process used the same idempotency key at the same time: its
+    answer is there now."""
+    return getattr(error.__cause__, "sqlstate", None) == UNIQUE_VIOLATION
 
 
 def _refuse(entries: Sequence[Entry], error: DatabaseError | InterfaceError) -> None:

@@ -5,7 +5,6 @@ The rules are those of ``licenses.policy``; the next decision of the batch sees 
 one has done.
 """
 
-import itertools
 import json
 import math
 import time
@@ -56,7 +55,6 @@ from .requests import (
     Waiting,
 )
 from .snapshot import Snapshot, Stale, asked_for, subject_of, subjects_of, tools_of
-from .sql import OVERDUE_AT_ONCE
 
 # Reasons that a refusal lists, and bytes that are kept of one under its key.
 MAX_REASONS = 16
@@ -234,9 +232,10 @@ class Desk:
                 verdicts.append(verdict)
                 if not verdict.reasons:
                     return verdicts
-        if self.snapshot.more_overdue and any(
-            isinstance(reason, Shortage) for verdict in verdicts for reason in verdict.reasons
-        ):
+        short = {
+            reason.facts["tool"] for verdict in verdicts for reason in verdict.reasons if isinstance(reason, Shortage)
+        }
+        if short & self.snapshot.untidy:
             raise Later
         return verdicts
 
@@ -512,10 +511,8 @@ def _end(
 
 def close_overdue(snapshot: Snapshot, ledger: Ledger, tool: Tool) -> int:
     """Close leases of a locked tool whose time is over, as of their end. Return how many,
-    ``OVERDUE_AT_ONCE`` at most."""
-    closed = 0
-    for lease in itertools.islice(snapshot.overdue.pop(tool.pk, ()), OVERDUE_AT_ONCE):
-        if lease.ended_at is None:
-            ledger.end(lease, EndReason.EXPIRED)
-            closed += 1
-    return closed
+    ``sql.OVERDUE_AT_ONCE`` at most."""
+    leases = snapshot.overdue(tool)
+    for lease in leases:
+        ledger.end(lease, EndReason.EXPIRED)
+    return len(leases)

@@ -211,25 +211,26 @@ class Ledger:
                 for episode, one in self._denied.items()
             ]
             sql.write_denials(rows, now=now, since=since)
+        writes: list[Any] = []
         if self._granted:
-            sql.insert(Lease).run(self._granted)
+            writes.append(sql.insert(Lease).of(self._granted))
         if self._ended:
-            sql.update(Lease, "ended_at", "end_reason", "end_note", "ended_by").run(self._ended)
+            writes.append(sql.update(Lease, "ended_at", "end_reason", "end_note", "ended_by").of(self._ended))
         if self._extended:
-            sql.update(Lease, "expires_at").run(self._extended)
+            writes.append(sql.update(Lease, "expires_at").of(self._extended))
         if shares := [(tool, team, seats) for (tool, team), seats in self._teams.items() if seats]:
-            sql.change_allotments().run(shares)
-        if self._tools:
-            sql.update(Tool, *COUNTED).run(self._tools.values())
+            writes.append((sql.change_allotments(), shares))
         if self._resolved:
             times = sql.parameters(now, since)
-            sql.resolve_denials().run(
-                [(user, tool, *sql.parameters(lease.pk), *times) for user, tool, lease in self._resolved]
-            )
+            grants = [(user, tool, *sql.parameters(lease.pk), *times) for user, tool, lease in self._resolved]
+            writes.append((sql.resolve_denials(), grants))
         if self._keys:
-            sql.insert(BorrowKey, without=("created_at",)).run(self._keys)
+            writes.append(sql.insert(BorrowKey, without=("created_at",)).of(self._keys))
         if self._records:
-            sql.insert(AuditRecord, without=("id",)).run(self._records)
+            writes.append(sql.insert(AuditRecord, without=("id",)).of(self._records))
+        if self._tools:
+            writes.append(sql.update(Tool, *COUNTED).of(self._tools.values()))
+        sql.write(*writes)
         self._tools, self._granted, self._ended, self._extended = {}, [], [], []
         self._teams, self._denied, self._resolved = Counter(), {}, []
         self._keys, self._records = [], []

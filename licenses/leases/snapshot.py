@@ -20,6 +20,7 @@ from django.db.models import Count, Q, Sum
 from django.db.models.functions import Now
 from django.utils import timezone
 
+from licenses.clock import database_now
 from licenses.models import (
     AccessRule,
     Allotment,
@@ -121,9 +122,9 @@ class Snapshot:
         self.by_id = {tool.pk: tool for tool in self.tools.values()}
         # All leases of a borrow, the head first.
         self.leases: dict[uuid.UUID, list[Lease]] = {}
-        # By tool, what a decision may close where seats are short.
-        self.overdue: dict[int, list[Lease]] = {}
-        self.more_overdue = False
+        # Tools whose overdue leases are closed, and those that have more of them.
+        self.tidied: set[int] = set()
+        self.untidy: set[str] = set()
         self.tickets: dict[uuid.UUID, Ticket] = {}
         self.keys: dict[tuple[str, str], BorrowKey] = {}
         self.teams: dict[str, list[Team]] = {}
@@ -165,6 +166,29 @@ class Snapshot:
         rules = self.rules.get(tool.pk)
         return rules.shares.get(team) if rules is not None and team is not None else None
 
+    def all_leases(self) -> Iterator[Lease]:
+        """Yield the leases that requests of the batch are about."""
+        for together in self.leases.values():
+            yield from together
+
+    def overdue(self, tool: Tool) -> list[Lease]:
+        """Lock and return open leases of a tool whose time is over, and whose seats the
+        ledger can count; at the first question of the batch, later none."""
+        if tool.pk in self.tidied:
+            return []
+        self.tidied.add(tool.pk)
+        leases = sql.overdue(tool, self.now)
+        if len(leases) > sql.OVERDUE_AT_ONCE:
+            self.untidy.add(tool.name)
+            leases.pop()
+        # One that a request is about has one instance, which may have ended in this batch.
+        mine = {lease.pk: lease for lease in self.all_leases()}
+        leases = [mine.get(lease.pk, lease) for lease in leases]
+        if (rules := self.rules.get(tool.pk)) is not None and tool.has_rules:
+            teams = {lease.team.name for lease in leases if lease.team is not None} - rules.shares.keys()
+            rules.shares.update(_shares([tool], teams, self.now, overdue_is_out=True)[tool.pk])
+        return [lease for lease in leases if lease.ended_at is None]
+
     def count(self, tool: Tool, *, user: str, team: str | None, seats: int) -> int:
         """Count seats that a user and a team get, or give back if below 0. Return by how
         much the idle reserved seats of the tool change."""
@@ -182,35 +206,32 @@ class Snapshot:
         return after.idle - share.idle
 
 
-def read(requests: Sequence[Request], *, skip_locked: bool = False, patience: int | None = None) -> Snapshot:
-    """Lock the tools of these requests, and read what deciding them needs. With
-    ``skip_locked``, tools that others have locked are left out: their requests raise
-    Stale. ``patience``: the longest wait for a lock, in milliseconds. Part of the caller's
-    transaction."""
+def read(requests: Sequence[Request]) -> Snapshot:
+    """Lock the tools of these requests, and read what deciding them needs. Part of the
+    caller's transaction."""
     wanted = Wanted(requests)
     if settings.LICENSE_LEASES_PER_USER and wanted.users:
         # No two borrows of one user may count at once, of different tools either.
         sql.lock_users(wanted.users)
     with sql.one_round_trip():
-        if patience is not None:
-            sql.wait_for_locks(patience)
-        tools = sql.send_lock(wanted.names, wanted.lease_ids, wanted.ticket_ids, skip_locked=skip_locked)
-        leases = sql.send_leases(wanted.names, wanted.lease_ids, wanted.ticket_ids)
+        tools = sql.send_lock(wanted.names, wanted.lease_ids, wanted.ticket_ids, wanted.users)
+        leases = sql.send_leases(wanted.lease_ids) if wanted.lease_ids else None
         tickets = sql.send_tickets(wanted.ticket_ids) if wanted.ticket_ids else None
         keys = sql.send_keys(wanted.keys) if wanted.keys else None
-        teams = sql.SentTeams(wanted.users) if wanted.users else None
-        clock = sql.SentClock()
-    snapshot = Snapshot(tools.rows(), clock.now())
-    _sort_leases(snapshot, leases.rows(), wanted)
+    snapshot = Snapshot(tools.rows(), database_now() if not tools.more else tools.more[-1])
+    if leases is not None:
+        _take_leases(snapshot, leases)
     if keys is not None:
         snapshot.keys = {(key.caller, key.key): key for key in keys.rows()}
-    if teams is not None:
-        snapshot.teams = teams.by_user()
+    if tools.more:
+        snapshot.teams = sql.grouped(tools.more[0])
+    elif wanted.users:
+        snapshot.teams = sql.teams_of_users(wanted.users)
     if wanted.asserted:
         snapshot.asserted = {team.name: team for team in Team.objects.filter(name__in=wanted.asserted)}
     if tickets is not None:
         snapshot.tickets = {ticket.id: ticket for ticket in tickets.rows()}
-        snapshot.teams |= sql.SentTeams([ticket.user for ticket in snapshot.tickets.values()]).by_user()
+        snapshot.teams |= sql.teams_of_users([ticket.user for ticket in snapshot.tickets.values()])
     if settings.LICENSE_LEASES_PER_USER:
         snapshot.borrows = {user: borrows_of(user, snapshot.now) for user in wanted.users}
     _read_queues_and_rules(snapshot, requests)
@@ -222,31 +243,21 @@ def read_held(requests: Sequence[Renew]) -> Snapshot:
     holds a tool. Part of the caller's transaction."""
     with sql.one_round_trip():
         leases = sql.send_held(sorted({request.lease_id for request in requests}))
-        clock = sql.SentClock()
-    snapshot = Snapshot((), clock.now())
-    for lease in leases.rows():
-        snapshot.leases.setdefault(lease.public_id, []).append(lease)
-    for together in snapshot.leases.values():
-        together.sort(key=lambda lease: lease.place)
+    snapshot = Snapshot((), timezone.now())
+    _take_leases(snapshot, leases)
     return snapshot
 
 
-def _sort_leases(snapshot: Snapshot, leases: Iterable[Lease], wanted: Wanted) -> None:
-    asked = set(wanted.lease_ids)
-    overdue = 0
-    for lease in leases:
-        tool = snapshot.by_id.get(lease.tool_id)
-        if tool is not None:
-            lease.tool = tool
-        if lease.public_id in asked:
-            snapshot.leases.setdefault(lease.public_id, []).append(lease)
-        if lease.ended_at is None and lease.is_over(snapshot.now):
-            overdue += 1
-            if tool is not None:
-                snapshot.overdue.setdefault(tool.pk, []).append(lease)
+def _take_leases(snapshot: Snapshot, sent: sql.Sent[Lease]) -> None:
+    for lease in sent.rows():
+        if lease.tool_id in snapshot.by_id:
+            lease.tool = snapshot.by_id[lease.tool_id]
+        snapshot.leases.setdefault(lease.public_id, []).append(lease)
     for together in snapshot.leases.values():
         together.sort(key=lambda lease: lease.place)
-    snapshot.more_overdue = overdue > sql.OVERDUE_AT_ONCE
+    if sent.more:
+        # A heartbeat may have held the rows up after the tools were locked.
+        snapshot.now = sent.more[0]
 
 
 def borrows_of(user: str, now: datetime) -> tuple[int, int]:
@@ -261,16 +272,9 @@ def _read_queues_and_rules(snapshot: Snapshot, requests: Iterable[Request]) -> N
         snapshot.places = _places(queued, snapshot.now)
     rationed = [tool for tool in snapshot.tools.values() if tool.is_rationed]
     if rationed:
-        teams = {lease.team.name for lease in _leases_in(snapshot) if lease.team is not None}
+        teams = {lease.team.name for lease in snapshot.all_leases() if lease.team is not None}
         concerned = {*_subjects(snapshot, requests), *_waiting_for(rationed, snapshot.places)}
         snapshot.rules = _rules(rationed, concerned, teams, snapshot.now, overdue_is_out=True)
-
-
-def _leases_in(snapshot: Snapshot) -> Iterator[Lease]:
-    for together in snapshot.leases.values():
-        yield from together
-    for overdue in snapshot.overdue.values():
-        yield from overdue
 
 
 def _subjects(snapshot: Snapshot, requests: Iterable[Request]) -> Iterator[Subject]:

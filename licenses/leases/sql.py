@@ -18,7 +18,6 @@ from typing import Any, Generic, TypeVar
 from django.db import NotSupportedError, connection, models
 from django.db.models.expressions import RawSQL
 from django.db.models.query import QuerySet
-from django.utils import timezone
 
 from licenses.models import ApiToken, BorrowKey, Lease, Team, Ticket, Tool
 
@@ -77,11 +76,17 @@ class Sent(Generic[M]):
         self.query = query
         self.cursor = connection.cursor()
         self.cursor.execute(query.sql, query.parameters(values))
+        # What PostgreSQL gives with the last row; empty without a row.
+        self.more: Sequence[Any] = ()
 
     def rows(self) -> list[M]:
         """Return what it found."""
         with self.cursor:
-            return self.query.made(self.cursor.fetchall())
+            found = self.cursor.fetchall()
+        if found and self.query.more:
+            # Rows are locked one after the other: the last one's time is after all waits.
+            self.more = found[-1][-self.query.more :]
+        return self.query.made(found)
 
 
 class Query(Generic[M]):
@@ -89,10 +94,19 @@ class Query(Generic[M]):
 
     ``build`` gets an expression for each of ``slots`` values and returns the queryset;
     ``related`` are the names of its related rows, in the order of the model's fields.
+    ``more`` are expressions, each with the slot of its value or None, that PostgreSQL
+    gives with each row after it has locked it; SQLite does not.
     Make it at its first use: a lock can be compiled within a transaction only.
     """
 
-    def __init__(self, build: Callable[..., QuerySet[M]], *, slots: int = 0, related: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        build: Callable[..., QuerySet[M]],
+        *,
+        slots: int = 0,
+        related: Sequence[str] = (),
+        more: Sequence[tuple[str, int | None]] = (),
+    ) -> None:
         queryset = build(*(RawSQL("%s", [Slot(number)]) for number in range(slots)))
         self.compiler = queryset.query.get_compiler(connection=connection)
         self.sql, self._parameters = self.compiler.as_sql()
@@ -108,6 +122,11 @@ class Query(Generic[M]):
             begin += len(names)
         self.annotations = self.compiler.annotation_col_map or {}
         self.converters = self.compiler.get_converters([expression for expression, _, _ in self.compiler.select])
+        self.more = len(more) if is_postgresql() else 0
+        if self.more:
+            columns = ", ".join(text for text, _ in more)
+            self.sql = f"WITH locked AS MATERIALIZED ({self.sql}) SELECT *, {columns} FROM locked"
+            self._parameters = (*self._parameters, *(Slot(slot) for _, slot in more if slot is not None))
 
     def parameters(self, values: Sequence[Any]) -> list[Any]:
         """Return the parameters of the statement for these values."""
@@ -171,47 +190,68 @@ def _waited_for() -> str:
     )
 
 
+CLOCK = "clock_timestamp()"
+TEAMS = """(
+    SELECT json_agg(json_build_array(wanted.name, team.id, team.name)) FROM unnest(%s::text[]) AS wanted (name)
+    JOIN licenses_teammember member ON member.user = wanted.name OR lower(member.user) = lower(wanted.name)
+    JOIN licenses_team team ON team.id = member.team_id
+    WHERE member.user = wanted.name OR team.ignores_case
+)"""
+
+
 @cache
-def _tools(skip_locked: bool) -> Query[Tool]:
+def _tools() -> Query[Tool]:
     wanted = (
         f"SELECT id FROM licenses_tool WHERE name {_in('text')} "
         f"UNION ALL SELECT tool_id FROM licenses_lease WHERE id {_in('uuid')} "
         f"UNION ALL SELECT tool_id FROM licenses_lease WHERE part_of_id {_in('uuid')} "
         f"UNION ALL {_waited_for()}"
     )
-    return Query(lambda: Tool.objects.filter(pk__in=_ids(wanted, 0, 1, 1, 2)).under_lock(skip_locked=skip_locked))
+    return Query(
+        lambda: Tool.objects.filter(pk__in=_ids(wanted, 0, 1, 1, 2)).under_lock(), more=[(TEAMS, 3), (CLOCK, None)]
+    )
 
 
 def send_lock(
-    names: list[str], lease_ids: list[uuid.UUID], ticket_ids: list[uuid.UUID], *, skip_locked: bool
+    names: list[str], lease_ids: list[uuid.UUID], ticket_ids: list[uuid.UUID], users: list[str]
 ) -> Sent[Tool]:
     """Lock the tools of these names, of these borrows and of these tickets, in the one
-    order that everybody uses. With ``skip_locked``, those that nobody else has locked."""
-    return _tools(skip_locked).send(names, lease_ids, ticket_ids)
+    order that everybody uses. PostgreSQL gives the teams of these users and the time too."""
+    return _tools().send(names, lease_ids, ticket_ids, users)
 
 
 @cache
 def _leases() -> Query[Lease]:
-    now = "clock_timestamp()" if is_postgresql() else "%s"
-    overdue = (
-        "SELECT id FROM licenses_lease WHERE ended_at IS NULL "
-        f"AND tool_id IN (SELECT id FROM licenses_tool WHERE name {_in('text')} UNION ALL {_waited_for()}) "
-        f"AND expires_at <= {now} ORDER BY expires_at LIMIT {OVERDUE_AT_ONCE + 1}"
-    )
     wanted = (
         f"SELECT id FROM licenses_lease WHERE id {_in('uuid')} "
-        f"UNION ALL SELECT id FROM licenses_lease WHERE part_of_id {_in('uuid')} "
-        f"UNION ALL SELECT id FROM ({overdue}) overdue"
+        f"UNION ALL SELECT id FROM licenses_lease WHERE part_of_id {_in('uuid')}"
     )
-    slots = (1, 1, 0, 2) if is_postgresql() else (1, 1, 0, 2, 3)
-    return Query(lambda: Lease.objects.filter(pk__in=_ids(wanted, *slots)).under_lock(), related=["team"])
+    return Query(
+        lambda: Lease.objects.filter(pk__in=_ids(wanted, 0, 0)).under_lock(), related=["team"], more=[(CLOCK, None)]
+    )
 
 
-def send_leases(names: list[str], lease_ids: list[uuid.UUID], ticket_ids: list[uuid.UUID]) -> Sent[Lease]:
-    """Lock all leases of these borrows, and the leases whose time is over of the tools
-    of these names and tickets: one more than ``OVERDUE_AT_ONCE`` at most. In one
-    statement, so that all are locked in one order: a heartbeat locks no tool."""
-    return _leases().send(names, lease_ids, ticket_ids, timezone.now())
+def send_leases(lease_ids: list[uuid.UUID]) -> Sent[Lease]:
+    """Lock all leases of these borrows. PostgreSQL gives the time too."""
+    return _leases().send(lease_ids)
+
+
+@cache
+def _overdue() -> Query[Lease]:
+    # One more, to know whether there are more.
+    return Query(
+        lambda tool, now: Lease.objects.filter(ended_at__isnull=True, tool=tool, expires_at__lte=now).under_lock()[
+            : OVERDUE_AT_ONCE + 1
+        ],
+        slots=2,
+        related=["team"],
+    )
+
+
+def overdue(tool: Tool, now: datetime) -> list[Lease]:
+    """Lock and return leases of a locked tool whose time is over: one more than
+    ``OVERDUE_AT_ONCE`` at most."""
+    return _overdue().rows(tool.pk, now)
 
 
 @cache
@@ -223,6 +263,7 @@ def _held() -> Query[Lease]:
     return Query(
         lambda: Lease.objects.filter(pk__in=_ids(wanted, 0, 0)).select_related("tool").under_lock(),
         related=["tool", "team"],
+        more=[(CLOCK, None)],
     )
 
 
@@ -231,37 +272,28 @@ def send_held(lease_ids: list[uuid.UUID]) -> Sent[Lease]:
     return _held().send(lease_ids)
 
 
-@cache
-def _teams() -> str:
-    if is_postgresql():
-        return (
-            "SELECT wanted.name, team.id, team.name FROM unnest(%s::text[]) AS wanted (name) "
-            "JOIN licenses_teammember member ON member.user = wanted.name OR lower(member.user) = lower(wanted.name) "
+def grouped(teams: Iterable[tuple[str, int, str]] | None) -> dict[str, list[Team]]:
+    """Return the teams of each user who is in any, by name; given users with teams' ids and names."""
+    found: dict[str, dict[str, Team]] = {}
+    for user, pk, name in teams or ():
+        found.setdefault(user, {})[name] = Team(pk=pk, name=name)
+    return {user: [mine[name] for name in sorted(mine)] for user, mine in found.items()}
+
+
+def teams_of_users(users: list[str]) -> dict[str, list[Team]]:
+    """Return the teams of each of these users who is in any, by name."""
+    with connection.cursor() as cursor:
+        if is_postgresql():
+            cursor.execute(f"SELECT {TEAMS}", [users])
+            return grouped(cursor.fetchone()[0])
+        cursor.execute(
+            "SELECT wanted.value, team.id, team.name FROM json_each(%s) AS wanted "
+            "JOIN licenses_teammember member ON member.user = wanted.value OR lower(member.user) = lower(wanted.value) "
             "JOIN licenses_team team ON team.id = member.team_id "
-            "WHERE member.user = wanted.name OR team.ignores_case"
+            "WHERE member.user = wanted.value OR team.ignores_case",
+            [_parameter(users)],
         )
-    return (
-        "SELECT wanted.value, team.id, team.name FROM json_each(%s) AS wanted "
-        "JOIN licenses_teammember member ON member.user = wanted.value OR lower(member.user) = lower(wanted.value) "
-        "JOIN licenses_team team ON team.id = member.team_id "
-        "WHERE member.user = wanted.value OR team.ignores_case"
-    )
-
-
-class SentTeams:
-    """A question for the teams of users that was sent."""
-
-    def __init__(self, users: list[str]) -> None:
-        self.cursor = connection.cursor()
-        self.cursor.execute(_teams(), [_parameter(users)])
-
-    def by_user(self) -> dict[str, list[Team]]:
-        """Return the teams of each user who is in any, by name."""
-        teams: dict[str, dict[str, Team]] = {}
-        with self.cursor:
-            for user, pk, name in self.cursor.fetchall():
-                teams.setdefault(user, {})[name] = Team(pk=pk, name=name)
-        return {user: [found[name] for name in sorted(found)] for user, found in teams.items()}
+        return grouped(cursor.fetchall())
 
 
 @cache
@@ -295,25 +327,6 @@ def send_tickets(ticket_ids: list[uuid.UUID]) -> Sent[Ticket]:
     return _tickets().send(ticket_ids)
 
 
-class SentClock:
-    """A question for the database's time that was sent. After a lock in the same round
-    trip, the time is not stale by the wait for it. SQLite's clock is ours."""
-
-    def __init__(self) -> None:
-        self.cursor: Any = None
-        if is_postgresql():
-            self.cursor = connection.cursor()
-            self.cursor.execute("SELECT clock_timestamp()")
-
-    def now(self) -> datetime:
-        """Return the time."""
-        if self.cursor is None:
-            return timezone.now()
-        with self.cursor:
-            now: datetime = self.cursor.fetchone()[0]
-        return now
-
-
 def lock_users(names: Iterable[str]) -> None:
     """Make other borrows of these users wait until this transaction ends. SQLite has
     one writer at a time in any case."""
@@ -321,12 +334,6 @@ def lock_users(names: Iterable[str]) -> None:
         with connection.cursor() as cursor:
             for name in sorted(names):
                 cursor.execute("SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", [f"licenses user {name}"])
-
-
-def wait_for_locks(milliseconds: int) -> None:
-    """Wait no longer than this for a lock, until this transaction ends."""
-    if is_postgresql():
-        connection.cursor().execute(f"SET LOCAL lock_timeout = {milliseconds}")
 
 
 # --- What a batch writes ----------------------------------------------------------------
@@ -355,13 +362,31 @@ class Write:
             change, _, condition = text.partition(" WHERE ")
             self.sql = f"{change.format(*names)} FROM {values} WHERE {condition.format(*names)}"
 
-    def run(self, rows: Iterable[Sequence[Any]]) -> None:
-        """Write these rows of values."""
-        with connection.cursor() as cursor:
-            if is_postgresql():
-                cursor.execute(self.sql, [list(column) for column in zip(*rows, strict=True)])
-            else:
-                cursor.executemany(self.sql, [[row[number] for number in self.order] for row in rows])
+    def parameters(self, rows: Iterable[Sequence[Any]]) -> list[list[Any]]:
+        """Return the parameters of the statement for these rows of values."""
+        if is_postgresql():
+            return [list(column) for column in zip(*rows, strict=True)]
+        return [[row[number] for number in self.order] for row in rows]
+
+
+def write(*writes: tuple[Write, Iterable[Sequence[Any]]]) -> None:
+    """Write rows of values; different rows in each write. One statement where the database can."""
+    if not writes:
+        return
+    with connection.cursor() as cursor:
+        if is_postgresql():
+            parameters = [column for one, rows in writes for column in one.parameters(rows)]
+            cursor.execute(_together(tuple(one.sql for one, _ in writes)), parameters)
+        else:
+            for one, rows in writes:
+                cursor.executemany(one.sql, one.parameters(rows))
+
+
+@cache
+def _together(texts: tuple[str, ...]) -> str:
+    *firsts, last = texts
+    steps = ", ".join(f"step{number} AS ({text})" for number, text in enumerate(firsts))
+    return f"WITH {steps} {last}" if steps else last
 
 
 class Rows:
@@ -377,10 +402,10 @@ class Rows:
             if not is_postgresql() or field.get_internal_type() == "JSONField"
         ]
 
-    def run(self, rows: Iterable[models.Model]) -> None:
-        """Write these instances."""
+    def of(self, rows: Iterable[models.Model]) -> tuple[Write, Iterable[Sequence[Any]]]:
+        """Return the statement and the values of these instances, for ``write``."""
         values = (self.names(row) for row in rows)
-        self.write.run([self._prepare(list(row)) for row in values] if self.prepared else list(values))
+        return self.write, [self._prepare(list(row)) for row in values] if self.prepared else list(values)
 
     def _prepare(self, values: list[Any]) -> list[Any]:
         for number, field in self.prepared:
@@ -499,7 +524,7 @@ def token_of_hash(hash: str) -> ApiToken | None:
 
 def teams_of(user: str) -> list[Team]:
     """Return the teams that a user is in, by name."""
-    return SentTeams([user]).by_user().get(user, [])
+    return teams_of_users([user]).get(user, [])
 
 
 def tools_with_levels(name: str | None = None) -> list[Tool]:
