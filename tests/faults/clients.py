@@ -209,6 +209,9 @@ class Client(threading.Thread):
         """Use a key for another request, which must be refused."""
         key = self._new_key()
         lease = self._borrow({"tool": "spare"}, key=key)
+        if self.shared.stopping.is_set():
+            # Perhaps nobody knows the key: the first use was not decided.
+            return
         self.caller.call("misuse", "POST", "/licenses/borrow", self._request({"tool": "spare", "seats": 3}), key=key)
         if lease is not None:
             self._give_back(lease)
