@@ -93,10 +93,11 @@ def _texts(path: Path) -> Iterator[tuple[int, str]]:
 
 def _strings(tree: ast.Module) -> Iterator[tuple[int, str]]:
     """Yield the strings that are texts: docstrings, and others with a space that are no SQL."""
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Constant) and isinstance(node.value, str):
-            if " " in node.value.strip() and "SELECT" not in node.value:
-                yield node.lineno, node.value
+    strings = [node for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)]
+    for string in strings:
+        text = str(string.value)
+        if " " in text.strip() and "SELECT" not in text:
+            yield string.lineno, text
 
 
 def _comments(content: str) -> Iterator[tuple[int, str]]:

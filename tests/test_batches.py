@@ -12,10 +12,11 @@ import pytest
 from django.db import IntegrityError, connection, connections, transaction
 from django.test.utils import CaptureQueriesContext
 
-from licenses.errors import Busy, Exhausted, Refusal
+from licenses.clock import database_now
+from licenses.errors import Busy, Exhausted, LeaseEnded, Refusal
 from licenses.leases import batch, decisions, services
-from licenses.leases.requests import Borrow, BorrowRequest, IdempotencyKey, Request, Return
-from licenses.models import Lease, Tool
+from licenses.leases.requests import Borrow, BorrowRequest, IdempotencyKey, Renew, Request, Return
+from licenses.models import EndReason, Lease, Tool
 from licenses.policy import Item
 
 MakeTool = Callable[..., Tool]
@@ -49,12 +50,19 @@ def consistent() -> bool:
 
 @contextmanager
 def locked(name: str) -> Iterator[None]:
-    """Another transaction that has a tool's lock; on SQLite, the one of all writers."""
+    """Another transaction that has a tool's lock."""
+    with changing(lambda: list(Tool.objects.locked([name]))):
+        yield
+
+
+@contextmanager
+def changing(change: Callable[[], Any]) -> Iterator[None]:
+    """Another transaction that has changed something, and commits at the end."""
     has_it, go = threading.Event(), threading.Event()
 
     def hold() -> None:
         with transaction.atomic():
-            list(Tool.objects.locked([name]))
+            change()
             has_it.set()
             go.wait(PATIENCE)
         connections.close_all()
@@ -288,6 +296,45 @@ def test_a_stranger_who_locks_one_tool_holds_up_no_other(make_tool: MakeTool, pe
     # They waited as long as anybody waits for a lock.
     assert all(isinstance(outcome, Busy) for outcome in outcomes)
     assert people.ask(borrow("ana")).result(PATIENCE)[0].head.user == "ana"
+    assert consistent()
+
+
+def waits_for_a_lock() -> bool:
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT count(*) FROM pg_locks WHERE NOT granted")
+        return bool(cursor.fetchone()[0])
+
+
+@pytest.mark.skipif(connection.vendor != "postgresql", reason="SQLite locks before it reads")
+def test_no_lease_is_lost_that_changes_while_a_batch_waits_for_it(make_tool: MakeTool, people: People) -> None:
+    make_tool(capacity=9)
+    leases = sorted(services.borrow(borrow(f"user{number}").request).head.pk for number in range(4))  # type: ignore[union-attr]
+    of_one = Lease.objects.filter(pk=leases[0])
+    now = database_now()
+    with changing(lambda: of_one.update(ended_at=now, end_reason=EndReason.FORCED)):
+        renewed = people.pool.submit(decided, *(Renew(lease) for lease in leases))
+        people.wait_until(waits_for_a_lock)
+    first, *others = renewed.result(PATIENCE)
+    with pytest.raises(LeaseEnded):
+        first.result()
+    assert [entry.result().head.pk for entry in others] == leases[1:]
+    with changing(lambda: Lease.objects.filter(pk__in=leases[:3]).update(project="x")):
+        ended = people.pool.submit(decided, *(Return(lease) for lease in leases))
+        people.wait_until(waits_for_a_lock)
+    assert [entry.result()[0].pk for entry in ended.result(PATIENCE)] == leases
+
+
+@pytest.mark.skipif(connection.vendor != "postgresql", reason="SQLite locks before it reads")
+def test_no_tool_is_lost_that_changes_while_a_batch_waits_for_it(make_tool: MakeTool, people: People) -> None:
+    for name in ("cad", "sim", "old"):
+        make_tool(name, capacity=5)
+    lease = services.borrow(borrow("old", "old").request).head  # type: ignore[union-attr]
+    with changing(lambda: Tool.objects.update(vendor="x", capacity=3)):
+        asked = people.pool.submit(decided, borrow("ana"), borrow("ben", "sim"), Return(lease.pk), borrow("eve", "sim"))
+        people.wait_until(waits_for_a_lock)
+    ana, ben, gone, eve = asked.result(PATIENCE)
+    assert [entry.result()[0].head.user for entry in (ana, ben, eve)] == ["ana", "ben", "eve"]
+    assert gone.result()[0].pk == lease.pk
     assert consistent()
 
 

@@ -180,6 +180,18 @@ def _ids(sql: str, *slots: int) -> RawSQL:
     return RawSQL(sql, [Slot(number) for number in slots])  # noqa: S611 - the text is ours
 
 
+def _where(sql: str, *slots: int) -> RawSQL:
+    """Return a condition on the rows themselves. A query that locks rows must not find them
+    by a subquery of several rows: where a row has changed during the wait for its lock,
+    PostgreSQL checks the condition again, with one of the subquery's rows only, and may
+    lose the row. An array of a subquery is read once."""
+    return RawSQL(sql, [Slot(number) for number in slots], output_field=models.BooleanField())  # noqa: S611
+
+
+def _array(sql: str) -> str:
+    return f"= ANY(ARRAY({sql}))" if is_postgresql() else f"IN ({sql})"
+
+
 # --- What a batch reads, in this order: names, lease ids, ticket ids -----------------
 
 
@@ -201,15 +213,14 @@ TEAMS = """(
 
 @cache
 def _tools() -> Query[Tool]:
+    ids = _in("uuid")
     wanted = (
-        f"SELECT id FROM licenses_tool WHERE name {_in('text')} "
-        f"UNION ALL SELECT tool_id FROM licenses_lease WHERE id {_in('uuid')} "
-        f"UNION ALL SELECT tool_id FROM licenses_lease WHERE part_of_id {_in('uuid')} "
-        f"UNION ALL {_waited_for()}"
+        f"licenses_tool.name {_in('text')} "
+        f"OR licenses_tool.id {_array(f'SELECT tool_id FROM licenses_lease WHERE id {ids}')} "
+        f"OR licenses_tool.id {_array(f'SELECT tool_id FROM licenses_lease WHERE part_of_id {ids}')} "
+        f"OR licenses_tool.id {_array(_waited_for())}"
     )
-    return Query(
-        lambda: Tool.objects.filter(pk__in=_ids(wanted, 0, 1, 1, 2)).under_lock(), more=[(TEAMS, 3), (CLOCK, None)]
-    )
+    return Query(lambda: Tool.objects.filter(_where(wanted, 0, 1, 1, 2)).under_lock(), more=[(TEAMS, 3), (CLOCK, None)])
 
 
 def send_lock(
@@ -220,15 +231,13 @@ def send_lock(
     return _tools().send(names, lease_ids, ticket_ids, users)
 
 
+def _of_borrows() -> RawSQL:
+    return _where(f"licenses_lease.id {_in('uuid')} OR licenses_lease.part_of_id {_in('uuid')}", 0, 0)
+
+
 @cache
 def _leases() -> Query[Lease]:
-    wanted = (
-        f"SELECT id FROM licenses_lease WHERE id {_in('uuid')} "
-        f"UNION ALL SELECT id FROM licenses_lease WHERE part_of_id {_in('uuid')}"
-    )
-    return Query(
-        lambda: Lease.objects.filter(pk__in=_ids(wanted, 0, 0)).under_lock(), related=["team"], more=[(CLOCK, None)]
-    )
+    return Query(lambda: Lease.objects.filter(_of_borrows()).under_lock(), related=["team"], more=[(CLOCK, None)])
 
 
 def send_leases(lease_ids: list[uuid.UUID]) -> Sent[Lease]:
@@ -256,12 +265,8 @@ def overdue(tool: Tool, now: datetime) -> list[Lease]:
 
 @cache
 def _held() -> Query[Lease]:
-    wanted = (
-        f"SELECT id FROM licenses_lease WHERE id {_in('uuid')} "
-        f"UNION ALL SELECT id FROM licenses_lease WHERE part_of_id {_in('uuid')}"
-    )
     return Query(
-        lambda: Lease.objects.filter(pk__in=_ids(wanted, 0, 0)).select_related("tool").under_lock(),
+        lambda: Lease.objects.filter(_of_borrows()).select_related("tool").under_lock(),
         related=["tool", "team"],
         more=[(CLOCK, None)],
     )
