@@ -99,6 +99,18 @@ def _reserve(filename: str, size: int) -> None:
             raise
 
 
+_pid = os.getpid()
+
+
+def _forked() -> None:
+    global _pid
+    _pid = os.getpid()
+
+
 def install() -> None:
     """Let prometheus_client use these files in this process and its children."""
     values.MmapedDict = ReservedFile  # type: ignore[attr-defined]
+    if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
+        # The library would ask the kernel for the process id at each event.
+        os.register_at_fork(after_in_child=_forked)
+        values.ValueClass = values.MultiProcessValue(process_identifier=lambda: _pid)  # type: ignore[no-untyped-call]
