@@ -6,15 +6,18 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, timedelta
 from typing import Any
 
 import pytest
 from django.db import IntegrityError, connection, connections, transaction
 from django.test.utils import CaptureQueriesContext
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from licenses.clock import database_now
 from licenses.errors import Busy, Exhausted, LeaseEnded, Refusal
-from licenses.leases import batch, decisions, services
+from licenses.leases import batch, decisions, services, sql
 from licenses.leases.requests import Borrow, BorrowRequest, IdempotencyKey, Renew, Request, Return
 from licenses.models import EndReason, Lease, Tool
 from licenses.policy import Item
@@ -346,3 +349,26 @@ def test_a_refusal_writes_nothing_of_the_tool(make_tool: MakeTool) -> None:
     assert isinstance(entry.result()[0], Refusal)
     assert any("UPDATE licenses_denial" in query["sql"] for query in queries)
     assert not any("UPDATE licenses_tool" in query["sql"] for query in queries)
+
+
+TEXTS = st.text(st.characters(blacklist_categories=["Cs"], blacklist_characters="\0"))
+MOMENTS = st.datetimes(timezones=st.just(UTC))
+SPANS = st.timedeltas(timedelta(days=-1000), timedelta(days=100_000))
+
+
+@pytest.mark.skipif(connection.vendor != "postgresql", reason="SQLite has no arrays")
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    texts=st.lists(st.none() | TEXTS | st.sampled_from(["NULL", "{}", '"', "\\", "a,b", " "])),
+    numbers=st.lists(st.none() | st.integers(-(2**63), 2**63 - 1)),
+    ids=st.lists(st.uuids()),
+    moments=st.lists(st.none() | MOMENTS),
+    spans=st.lists(st.none() | SPANS),
+)
+def test_what_is_sent_in_an_array_arrives_unchanged(
+    db: None, texts: Any, numbers: Any, ids: Any, moments: Any, spans: Any
+) -> None:
+    arrays = [sql._parameter(values) for values in (texts, numbers, ids, moments, spans)]
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT %s::text[], %s::bigint[], %s::uuid[], %s::timestamptz[], %s::interval[]", arrays)
+        assert cursor.fetchone() == (texts, numbers, ids, moments, spans)

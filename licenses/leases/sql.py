@@ -10,7 +10,7 @@ import json
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import cache
 from operator import attrgetter
 from typing import Any, Generic, TypeVar
@@ -163,12 +163,33 @@ class Query(Generic[M]):
 def _parameter(value: Any) -> Any:
     """Return a value as the database's driver takes it; a list as one parameter."""
     if isinstance(value, list):
-        return value if is_postgresql() else json.dumps([_parameter(one) for one in value])
+        return _literal(value) if is_postgresql() else json.dumps([_parameter(one) for one in value])
     if isinstance(value, uuid.UUID) and not connection.features.has_native_uuid_field:
         return value.hex
     if isinstance(value, datetime):
         return connection.ops.adapt_datetimefield_value(value)
     return value
+
+
+def _literal(values: Iterable[Any]) -> str:
+    """Return PostgreSQL's text for an array of these values. psycopg takes ten times as long
+    to find out their types. https://www.postgresql.org/docs/current/arrays.html#ARRAYS-IO"""
+    return "{" + ",".join([TEXTS.get(type(value), _quoted)(value) for value in values]) + "}"
+
+
+def _quoted(value: Any) -> str:
+    text = str(value).replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{text}"'
+
+
+TEXTS: dict[type, Callable[[Any], str]] = {
+    type(None): lambda value: "NULL",
+    int: str,
+    bool: str,
+    uuid.UUID: str,
+    datetime: lambda value: f'"{value.isoformat()}"',
+    timedelta: lambda value: f'"{value.days} days {value.seconds}.{value.microseconds:06} seconds"',
+}
 
 
 def _in(kind: str) -> str:
@@ -289,7 +310,7 @@ def teams_of_users(users: list[str]) -> dict[str, list[Team]]:
     """Return the teams of each of these users who is in any, by name."""
     with connection.cursor() as cursor:
         if is_postgresql():
-            cursor.execute(f"SELECT {TEAMS}", [users])
+            cursor.execute(f"SELECT {TEAMS}", [_parameter(users)])
             return grouped(cursor.fetchone()[0])
         cursor.execute(
             "SELECT wanted.value, team.id, team.name FROM json_each(%s) AS wanted "
@@ -367,10 +388,10 @@ class Write:
             change, _, condition = text.partition(" WHERE ")
             self.sql = f"{change.format(*names)} FROM {values} WHERE {condition.format(*names)}"
 
-    def parameters(self, rows: Iterable[Sequence[Any]]) -> list[list[Any]]:
+    def parameters(self, rows: Iterable[Sequence[Any]]) -> list[Any]:
         """Return the parameters of the statement for these rows of values."""
         if is_postgresql():
-            return [list(column) for column in zip(*rows, strict=True)]
+            return [_literal(column) for column in zip(*rows, strict=True)]
         return [[row[number] for number in self.order] for row in rows]
 
 
@@ -400,7 +421,6 @@ class Rows:
     def __init__(self, text: str, fields: Sequence[Any]) -> None:
         self.write = Write(text, [_type(field) for field in fields])
         self.names = attrgetter(*(field.attname for field in fields))
-        # psycopg knows every type that these have, but for JSON.
         self.prepared = [
             (number, field)
             for number, field in enumerate(fields)
@@ -414,7 +434,10 @@ class Rows:
 
     def _prepare(self, values: list[Any]) -> list[Any]:
         for number, field in self.prepared:
-            values[number] = field.get_db_prep_save(values[number], connection)
+            if is_postgresql():
+                values[number] = json.dumps(values[number], cls=field.encoder)
+            else:
+                values[number] = field.get_db_prep_save(values[number], connection)
         return values
 
 
@@ -492,7 +515,8 @@ def write_denials(
     with connection.cursor() as cursor:
         if is_postgresql():
             # One statement: the episodes that go on, and rows for those that begin.
-            cursor.execute(_deny()[0], [*[list(column) for column in zip(*rows, strict=True)], now, since, now, now])
+            columns = [_literal(column) for column in zip(*rows, strict=True)]
+            cursor.execute(_deny()[0], [*columns, now, since, now, now])
             return
         again, begin = _deny()
         moment, limit = _parameter(now), _parameter(since)
