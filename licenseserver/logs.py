@@ -163,6 +163,8 @@ def configuration(form: str, level: str) -> dict[str, Any]:
             "django.request": {"level": "ERROR", "filters": ["with_traceback"]},
             # Anybody can send a wrong Host header. The request's line has the 400.
             "django.security.DisallowedHost": {"level": "CRITICAL"},
+            # It warns of a pipeline that ends with an error, which is raised too.
+            "psycopg": {"level": "ERROR"},
         },
     }
 

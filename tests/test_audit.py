@@ -427,7 +427,9 @@ def test_a_change_that_is_rolled_back_is_not_on_record(admin_client: Client, mak
     tool = make_tool("cad", capacity=5)
     admin_client.raise_request_exception = False
     with refusing_rows(table):
-        assert set_capacity(admin_client, tool, 9).status_code == 500
+        # PostgreSQL says what a full disk is; SQLite's trigger says only that it refuses.
+        expected = 503 if connection.vendor == "postgresql" else 500
+        assert set_capacity(admin_client, tool, 9).status_code == expected
     tool.refresh_from_db()
     assert tool.capacity == 5
     assert records(admin_client) == []
