@@ -168,11 +168,13 @@ def test_nothing_is_reloaded_that_did_not_change(tmp_path: Path, closing: ExitSt
     folder.mkdir()
     (folder / "file").write_text("one")
     running = Running(
-        folder, closing, "sh", "-c", "trap 'echo reloaded' HUP; trap 'exit' TERM; while :; do sleep 0.1; done"
+        folder, closing, "sh", "-c", "trap 'echo reloaded' HUP; trap 'exit' TERM; echo up; while :; do sleep 0.1; done"
     )
+    # A signal before its trap would end it.
+    until(lambda: running.log.read_text() == "up\n", running.log.read_text)
     for _ in range(3):
         assert running.check("true").returncode == 0
-    until(lambda: running.log.read_text() == "reloaded\n", running.log.read_text)
+    until(lambda: running.log.read_text() == "up\nreloaded\n", running.log.read_text)
     (folder / "file").write_text("two")
     assert running.check("true").returncode == 0
-    until(lambda: running.log.read_text() == "reloaded\n" * 2, running.log.read_text)
+    until(lambda: running.log.read_text() == "up\n" + "reloaded\n" * 2, running.log.read_text)
