@@ -198,6 +198,40 @@ def test_changing_the_date_in_the_admin_moves_the_end_of_leases(
     assert api.renew(endless["id"]).json()["code"] == "revoked"
 
 
+@pytest.mark.parametrize("ttl", [None, 3600])
+def test_a_lease_that_the_license_ended_keeps_its_reason_when_the_license_is_extended(
+    api: Api, make_tool: MakeTool, admin_client: Client, pass_time: PassTime, ttl: int | None
+) -> None:
+    until = (datetime.now(UTC) + timedelta(hours=1)).replace(microsecond=0)
+    tool = make_tool("cad", capacity=3, valid_until=until)
+    body = {} if ttl is None else {"ttl_seconds": ttl + 3600}
+    lease = api.borrow("cad", **body).json()
+    pass_time(hours=2)
+    later = datetime.now(UTC) + timedelta(days=30)
+    form = {"capacity": 3, "enabled": "on", "valid_until_0": f"{later:%Y-%m-%d}", "valid_until_1": "00:00:00"}
+    page = admin_client.post(f"/admin/licenses/tool/{tool.pk}/change/", form)
+    assert page.status_code == 302, page.content
+    row = Lease.objects.get(pk=lease["id"])
+    assert (row.end_reason, row.ended_at) == ("revoked", row.expires_at)
+    assert api.status("cad")["available"] == 3
+
+
+def test_closing_many_leases_costs_no_more_statements_than_closing_one(
+    api: Api, make_tool: MakeTool, pass_time: PassTime
+) -> None:
+    make_tool("cad", capacity=40)
+    counts = []
+    for number in (1, 30):
+        for _ in range(number):
+            api.borrow("cad", ttl_seconds=10)
+        pass_time(minutes=1)
+        with CaptureQueriesContext(connection) as queries:
+            assert api.borrow("cad", seats=40, ttl_seconds=10).status_code == 200
+        counts.append(len(queries))
+        pass_time(minutes=1)
+    assert counts[0] == counts[1]
+
+
 def test_a_sweep_closes_only_expired_rows(api: Api, make_tool: MakeTool, pass_time: PassTime) -> None:
     make_tool("cad", capacity=3)
     make_tool("sim", capacity=3)

@@ -184,6 +184,8 @@ class Snapshot:
         # One that a request is about has one instance, which may have ended in this batch.
         mine = {lease.pk: lease for lease in self.all_leases()}
         leases = [mine.get(lease.pk, lease) for lease in leases]
+        for lease in leases:
+            lease.tool = tool
         if (rules := self.rules.get(tool.pk)) is not None and tool.has_rules:
             teams = {lease.team.name for lease in leases if lease.team is not None} - rules.shares.keys()
             rules.shares.update(_shares([tool], teams, self.now, overdue_is_out=True)[tool.pk])
