@@ -117,8 +117,8 @@ def test_no_transaction_closes_more_than_its_share(api: Api, make_tool: MakeTool
 
     def watch(execute: Any, sql: str, params: Any, many: bool, context: Any) -> Any:
         if "UPDATE licenses_lease" in sql:
-            # PostgreSQL gets all rows at once, in an array for each column.
-            closed.append(len(params) if many else max(len(column) for column in params))
+            # PostgreSQL gets all rows at once, in an array for each column: "{first,second}".
+            closed.append(len(params) if many else max(column.count(",") + 1 for column in params))
         return execute(sql, params, many, context)
 
     with connection.execute_wrapper(watch):
