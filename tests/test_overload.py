@@ -13,7 +13,8 @@ import pytest
 
 from .conftest import Server, running_server
 
-WAITERS = 24
+# More than a worker has threads, by more than as many again.
+WAITERS = 48
 
 
 @pytest.fixture
