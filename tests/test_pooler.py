@@ -171,6 +171,6 @@ def test_a_pool_without_a_free_connection_is_a_busy_database(pooled: Pooled) -> 
 
 def test_a_server_says_at_its_start_that_limits_are_missing(tmp_path: Path, stack: ExitStack) -> None:
     pooled = pooled_replicas(tmp_path, stack, {"statement_timeout": "5s"})
-    assert "PostgreSQL sets no idle_in_transaction_session_timeout, lock_timeout for this server" in (
+    assert "PostgreSQL has no idle_in_transaction_session_timeout, lock_timeout for this server" in (
         pooled.servers[0].log.read_text()
     )
