@@ -34,7 +34,7 @@ def main() -> int:
     )
     parser.add_argument("--database", choices=["sqlite", "postgresql"], default="sqlite")
     parser.add_argument("--requests", type=int, default=200, help="of each kind in a round; 200")
-    parser.add_argument("--rounds", type=int, default=7, help="of which the median is told; 7")
+    parser.add_argument("--rounds", type=int, default=7, help="of which the median is printed; 7")
     parser.add_argument("--profile", metavar="KIND", help="show where the time of this kind goes instead")
     options = parser.parse_args()
     # The logs are written, as a worker writes them, but not here.

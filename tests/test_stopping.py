@@ -38,7 +38,7 @@ def test_a_signal_to_the_master_is_enough(server: Server, number: signal.Signals
 def test_a_stopping_server_refuses_new_connections_and_answers_open_ones(
     server: Server, number: signal.Signals
 ) -> None:
-    """In order, or because the master is gone: nobody waits in vain, and the address is free again."""
+    """In order, or because the master is gone: every call gets an end, and the address is free again."""
     assert server.process is not None
     url = httpx.URL(server.url)
     address = (url.host, url.port or 80)

@@ -130,7 +130,7 @@ class Lane:
     def _lead(self, leader: Entry) -> Turn:
         """Decide one batch, and hand the lead on; return what ``leader`` does next."""
         leader.turn = Turn.WAIT
-        batch = self._next_batch(leader)
+        batch = self._next_batch()
         try:
             self._decide(batch)
         except BaseException:
@@ -141,8 +141,8 @@ class Lane:
             turn = self._hand_on(batch, leader)
         return turn
 
-    def _next_batch(self, leader: Entry) -> list[Entry]:
-        """Return the requests to decide, in order of arrival; ``leader``'s is among them.
+    def _next_batch(self) -> list[Entry]:
+        """Return the requests to decide, in order of arrival; the leader's is the first.
         Two requests with one idempotency key never share a batch: the second is
         answered what the first was."""
         batch: list[Entry] = []

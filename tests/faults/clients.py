@@ -88,7 +88,7 @@ class Caller:
         )
         self.shared.recorder.write(done)
         if done.is_unknown:
-            # Or those who call in vain would keep the server from coming back.
+            # Or clients without an answer would keep the server from coming back.
             self.shared.stopping.wait(PAUSE_AFTER_FAILURE_SECONDS)
         return done
 
