@@ -246,7 +246,7 @@ def test_a_migration_lets_others_pass_while_a_table_is_in_use(unmigrated: dict[s
     with psycopg.connect(unmigrated["DATABASE_URL"]) as dump, migrating(unmigrated) as migration:
         dump.execute("SELECT count(*) FROM licenses_lease")
         assert migration.stderr is not None
-        while "A table is in use; trying again." not in migration.stderr.readline():
+        while "A table is in use. Trying again." not in migration.stderr.readline():
             assert migration.poll() is None
         with psycopg.connect(unmigrated["DATABASE_URL"]) as people:
             # Longer than a migration delays a call.
