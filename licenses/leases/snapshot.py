@@ -34,7 +34,7 @@ from licenses.models import (
     Tool,
     UserLimit,
 )
-from licenses.policy import Claim, Item, Pool, Rules, Share, Subject, levels
+from licenses.policy import NO_RULES, Claim, Item, Pool, Rules, Share, Subject, levels
 
 from . import sql
 from .requests import Borrow, BorrowRequest, CloseDead, CloseOverdue, ForceReturn, Leave, Poll, Renew, Request, Return
@@ -324,7 +324,8 @@ def with_levels(tools: Iterable[Tool]) -> list[Tool]:
     for tool in tools:
         plain = (Claim(tool.wanted),) if tool.wanted else ()
         pool = pools.get(tool.name) or _pool(tool, tool.borrowed, tool.reserved_idle, None, plain)
-        tool.levels, tool.state = levels(pool, tool.read_at), pool.state(tool.read_at)
+        tool.levels = levels(pool, tool.read_at)
+        tool.state = tool.levels.state
     return tools
 
 
@@ -374,7 +375,7 @@ def _pool(tool: Tool, in_use: int, kept_back: int, rules: Rules | None, claims: 
         enabled=tool.enabled,
         valid_from=tool.valid_from,
         valid_until=tool.valid_until,
-        rules=rules or Rules(),
+        rules=rules or NO_RULES,
         claims=claims,
     )
 
