@@ -25,11 +25,11 @@ from django.db.backends.base.operations import BaseDatabaseOperations
 from django.db.models import DateTimeField, F
 from django.test import Client
 
-from licenses import rationing
 from licenses.auditing import Actor
 from licenses.leases import expiry
 from licenses.models import ApiToken, AuditRecord, Team, TeamMember, Tool
 from licenses.signin.provider import _provider
+from licenses.tools import quotas
 
 from .issuer import AUDIENCE, Issuer, running_issuer
 
@@ -124,7 +124,7 @@ SOMEBODY = Actor.of_command("test")
 
 def allot(tool: str, team: Team, *, quota: int | None = None, reservation: int = 0) -> None:
     """Let a team have so much of a tool."""
-    rationing.allot(tool=tool, allowances={team: rationing.Allowance(quota, reservation)}, by=SOMEBODY)
+    quotas.allot(tool=tool, allowances={team: quotas.Allowance(quota, reservation)}, by=SOMEBODY)
 
 
 @dataclass
