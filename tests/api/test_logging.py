@@ -270,7 +270,9 @@ def test_a_problem_that_is_the_server_s_names_the_request(server: Server) -> Non
 # --- X-Request-ID -----------------------------------------------------------
 
 
-@pytest.mark.parametrize("request_id", ["a", "4bf92f3577b34da6a3ce929d0e0e4736", "2db236c4-a601-4b7a-897d-25b58a4c3a61", "x" * 36, "f" * 64])
+@pytest.mark.parametrize(
+    "request_id", ["a", "4bf92f3577b34da6a3ce929d0e0e4736", "2db236c4-a601-4b7a-897d-25b58a4c3a61", "x" * 36, "f" * 64]
+)
 def test_a_request_keeps_the_id_it_came_with(logging_server: Server, request_id: str) -> None:
     answer = httpx.get(f"{logging_server.url}/borrows", headers={"X-Request-ID": request_id})
     assert answer.headers["X-Request-ID"] == request_id
