@@ -254,7 +254,7 @@ def test_a_defect_is_one_line_with_its_traceback(server: Server) -> None:
     defect, request = events_of(server, answer)
     assert defect["level"] == "error"
     assert defect["exception"].startswith("Traceback (most recent call last):\n")
-    assert "licenses/api/views.py" in defect["exception"]
+    assert "licenses/api/tools.py" in defect["exception"]
     assert (request["event"], request["status"], request["level"]) == ("request", 500, "error")
 
 
