@@ -11,11 +11,13 @@ import yaml
 from django.core.exceptions import ValidationError
 from django.core.management import CommandError, call_command
 from django.db import connection
+from django.urls import Resolver404, resolve
 from django.utils import timezone
 from drf_spectacular.generators import SchemaGenerator
 
 from licenses.api import schema as schema_module
 from licenses.api import urls
+from licenses.api.middleware import ProbeMiddleware
 from licenses.models import Lease, Tool
 from licenses.names import CALLS, RESERVED_TOOL_NAMES
 from tests.support.api import Api, assert_problem
@@ -241,6 +243,14 @@ def test_a_slash_is_not_forced_on_the_client_calls(api: Api, make_tool: Callable
 def test_probes_answer(api: Api) -> None:
     for path in ("/livez", "/readyz", "/version"):
         assert api.client.get(path).status_code == 200
+
+
+def test_urls_declare_the_addresses_that_are_answered_early() -> None:
+    for path in ("/livez", "/readyz", "/metrics"):
+        assert resolve(path).func is ProbeMiddleware.probes[path]
+    for path in ("/livez/", "/metrics/"):
+        with pytest.raises(Resolver404):
+            resolve(path)
 
 
 def test_a_server_with_pending_migrations_is_not_ready(api: Api) -> None:

@@ -253,7 +253,7 @@ def test_a_defect_is_one_line_with_its_traceback(server: Server) -> None:
     defect, request = events_of(server, answer)
     assert defect["level"] == "error"
     assert defect["exception"].startswith("Traceback (most recent call last):\n")
-    assert "licenses/api/views.py" in defect["exception"]
+    assert "licenses/api/tools.py" in defect["exception"]
     assert (request["event"], request["status"], request["level"]) == ("request", 500, "error")
 
 
@@ -381,22 +381,22 @@ def test_a_log_for_people_can_not_be_forged_either(tmp_path: Path) -> None:
     assert re.search(r"INFO +200 +[\d.]+ ms  POST   /licenses/borrow  ", line)
     for part in ("user=ana", "tool=cad_tool", f"lease={borrow.json()['id']}"):
         assert part in line
-    # To a file: no colours.
+    # To a file: no colors.
     assert "\x1b" not in "".join(lines)
 
 
-def test_a_terminal_gets_colours() -> None:
+def test_a_terminal_gets_colors() -> None:
     said = "import logging.config; from licenseserver import logs; " + (
         "logging.config.dictConfig(logs.configuration('text', 'INFO')); logging.warning('careful')"
     )
     environment = {name: value for name, value in os.environ.items() if name != "NO_COLOR"}
-    for more, colour in [({}, "\x1b[33mWARNING"), ({"NO_COLOR": "1"}, " WARNING")]:
+    for more, color in [({}, "\x1b[33mWARNING"), ({"NO_COLOR": "1"}, " WARNING")]:
         ours, theirs = os.openpty()
         subprocess.run([sys.executable, "-c", said], cwd=ROOT, env=environment | more, stderr=theirs, check=True)
         os.close(theirs)
         line = os.read(ours, 1000).decode()
         os.close(ours)
-        assert colour in line
+        assert color in line
         assert line.endswith("careful\r\n")
 
 

@@ -15,22 +15,18 @@ from hypothesis import strategies as st
 from rest_framework.exceptions import ValidationError
 from rest_framework.renderers import JSONRenderer
 
-from licenses.api.answers import encoded
-from licenses.api.serializers import (
+from licenses.api.borrowing import (
     BorrowRequest,
-    ForceReturnRequest,
     GrantedSerializer,
     ItemRequest,
-    LeaseItem,
     LeaseRequest,
-    LeaseSerializer,
     ReturnAnswer,
-    StatusQuery,
-    StrictSerializer,
-    ToolStatus,
     WaitingSerializer,
-    _plain,
 )
+from licenses.api.common.calls import encoded
+from licenses.api.common.fields import StrictSerializer, _plain
+from licenses.api.leases import ForceReturnRequest, LeaseItem, LeaseSerializer
+from licenses.api.tools import StatusQuery, ToolStatus
 from licenses.models import Tool
 from tests.support.api import Api
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from drf_spectacular.generators import SchemaGenerator
 
-from licenses.api.schema import TAGS
+from licenses.api.common.openapi import TAGS
 from licenses.models import Tool
 from tests.support.api import Api
 from tests.support.browser import install_from_npm
