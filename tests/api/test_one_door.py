@@ -194,7 +194,7 @@ class RuleDoors:
 
     def service(self, tool: Tool, team: Team) -> None:
         allot(tool.name, team, quota=2, reservation=1)
-        rules = [
+        rules: list[quotas.Rule] = [
             UserLimit(tool=tool, user="eve", seats=1),
             AccessRule(tool=tool, effect="exclude", kind="user", name="joe"),
         ]
