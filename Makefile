@@ -112,7 +112,7 @@ lint: $(VENV)/development $(BIN)/helm $(VENV)/checkov/bin/checkov docs ## check 
 	  $(BIN)/python manage.py check --deploy --fail-level WARNING; \
 	  $(BIN)/python manage.py makemigrations --check --dry-run; \
 	  $(BIN)/python manage.py spectacular --validate --fail-on-warn --file /dev/null'
-	$(BIN)/python -m pytest -q tests/test_schema.py
+	$(BIN)/python -m pytest -q tests/api/test_schema.py
 	$(BIN)/hadolint Dockerfile
 	$(BIN)/zizmor --offline --quiet --persona pedantic .github
 	$(BIN)/actionlint -shellcheck $(BIN)/shellcheck
@@ -120,6 +120,7 @@ lint: $(VENV)/development $(BIN)/helm $(VENV)/checkov/bin/checkov docs ## check 
 	$(BIN)/yamllint --strict --config-data "$(YAML_RULES)" .github .pre-commit-config.yaml docker-compose.yml monitoring \
 	  deploy/checkov.yaml deploy/kind deploy/chart/Chart.yaml deploy/chart/values.yaml deploy/chart/ci
 	$(BIN)/codespell $$(git ls-files)
+	$(BIN)/proselint check --config docs/proselint.json $$(git ls-files '*.md' ':!docs/third-party-licenses.md')
 	$(BIN)/python scripts/check_words.py
 	scripts/check_chart
 	$(BIN)/python scripts/third_party_licenses.py --check

@@ -60,7 +60,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=4, help="a round is measured; 4")
     parser.add_argument("--burst", type=float, default=16, help="seconds of flood before it is measured; 16")
     parser.add_argument("--connections", type=int, default=10, help="of eve; 10")
-    parser.add_argument("--workers", type=int, default=4, help="gunicorn's processes; 4")
+    parser.add_argument("--workers", type=int, help="gunicorn's processes; the default of this machine and database")
     parser.add_argument("--proxy", action="store_true", help="behind nginx, as compose and the chart have it")
     parser.add_argument("--unlimited", action="store_true", help="with LICENSE_RATE_* off, to see what they change")
     options = parser.parse_args()
@@ -70,7 +70,8 @@ def main() -> int:
     for database in options.database or ["postgresql", "sqlite"]:
         with serving(database, options) as (url, ana, eve):
             write = sys.stdout.write
-            write(f"\n{database}, {options.workers} workers, {'nginx' if options.proxy else 'no proxy'}\n")
+            workers = f"{options.workers} workers" if options.workers else "the default workers"
+            write(f"\n{database}, {workers}, {'nginx' if options.proxy else 'no proxy'}\n")
             write(f"{'':<14}{'median ms':>20}{'p99 ms':>20}   answers to the flood, per second\n")
             write(f"{'':<14}{'quiet':>8}{'flood':>7}{'x':>5}{'quiet':>8}{'flood':>7}{'x':>5}\n")
             floods = [flood for flood in floods_of(url, eve) if not options.flood or flood.name in options.flood]
@@ -209,11 +210,13 @@ def serving(database: str, options: argparse.Namespace) -> Iterator[tuple[str, s
             "GUNICORN_CMD_ARGS": "--log-level error",
             "BIND": f"127.0.0.1:{port}",
             "PROMETHEUS_MULTIPROC_DIR": str(folder / "metrics"),
-            "WEB_CONCURRENCY": str(options.workers),
             "LICENSE_AUTH": "required",
             "TRUST_PROXY": str(options.proxy).lower(),
             "DJANGO_SETTINGS_MODULE": "licenseserver.settings",
         }
+        environment.pop("WEB_CONCURRENCY", None)
+        if options.workers:
+            environment["WEB_CONCURRENCY"] = str(options.workers)
         if options.unlimited:
             environment |= stack.UNLIMITED
         log = closing.enter_context((folder / "server.log").open("ab"))

@@ -98,11 +98,11 @@ class TextFormatter(logging.Formatter):
     """Write a line for people, with colors on a terminal. Tracebacks are indented and control characters
     escaped, so that only events begin a line."""
 
-    COLOURS = {logging.WARNING: "\033[33m", logging.ERROR: "\033[31m", logging.CRITICAL: "\033[31m"}
+    COLORS = {logging.WARNING: "\033[33m", logging.ERROR: "\033[31m", logging.CRITICAL: "\033[31m"}
 
     def __init__(self) -> None:
         super().__init__()
-        self.coloured = sys.stderr.isatty() and not os.environ.get("NO_COLOR")
+        self.colored = sys.stderr.isatty() and not os.environ.get("NO_COLOR")
 
     def format(self, record: logging.LogRecord) -> str:
         facts = dict(getattr(record, "facts", {}))
@@ -117,8 +117,8 @@ class TextFormatter(logging.Formatter):
         if event := _current.get():
             facts |= event.ids
         level = f"{record.levelname:<8}"
-        if self.coloured:
-            level = f"{self.COLOURS.get(record.levelno, '')}{level}\033[0m"
+        if self.colored:
+            level = f"{self.COLORS.get(record.levelno, '')}{level}\033[0m"
         pairs = "".join(f"  {name}={_printable(str(value))}" for name, value in facts.items())
         line = f"{_utc(record.created)[11:23]} {level} {said}{pairs}"
         if record.exc_info:
