@@ -7,7 +7,6 @@ which call to send. The docstring of a class is its row in docs/reference/errors
 """
 
 import math
-from collections.abc import Iterator
 from datetime import datetime, timedelta
 from typing import Any, ClassVar, Self, TypeVar
 
@@ -47,6 +46,11 @@ class Refusal(Exception):
         return (cls.code,)
 
     @classmethod
+    def meaning(cls) -> str:
+        """Return the docstring on one line, for the schema and the docs."""
+        return " ".join((cls.__doc__ or "").split())
+
+    @classmethod
     def again(cls, detail: str, facts: dict[str, Any]) -> Self:
         """Return a repeated refusal from its stored detail and facts."""
         refusal = cls.__new__(cls)
@@ -66,13 +70,10 @@ class DatabaseRefusal(Refusal):
 R = TypeVar("R", bound=Refusal)
 
 
-def kinds(base: type[R]) -> Iterator[type[R]]:
-    """Yield every kind of refusal below ``base``, in the order of their declaration."""
-    for kind in base.__subclasses__():
-        # The others are bases.
-        if hasattr(kind, "title"):
-            yield kind
-        yield from kinds(kind)
+def kinds(base: type[R]) -> list[type[R]]:
+    """Return every kind of refusal below ``base``, each once; not the bases, which have no title."""
+    below = [kind for child in base.__subclasses__() for kind in (child, *kinds(child))]
+    return [kind for kind in dict.fromkeys(below) if hasattr(kind, "title")]
 
 
 class UnknownTool(BorrowRefusal):
@@ -277,7 +278,7 @@ class TooManyTickets(BorrowRefusal):
 
 
 class AlreadyGranted(Refusal):
-    """The ticket to leave is a lease now."""
+    """The ticket to leave is a lease now, whose id is in `lease`."""
 
     code = "granted"
     title = "Ticket is a lease now"

@@ -20,6 +20,8 @@ from licenses import database, readiness
 from licenses.errors import ReadOnly, Refusal, StorageFull
 from licenseserver import logs
 
+from .hints import HINTS
+
 logger = logging.getLogger(__name__)
 
 CONTENT_TYPE = "application/problem+json"
@@ -67,6 +69,7 @@ def note_database_failure(refusal: Refusal) -> None:
 def from_refusal(refusal: Refusal) -> HttpResponse:
     """Return the problem document of a refusal."""
     headers = {"Retry-After": str(refusal.retry_after)} if refusal.retry_after else None
+    hint = {"hint": HINTS[type(refusal)]} if type(refusal) in HINTS else {}
     note_database_failure(refusal)
     if isinstance(refusal, StorageFull):
         readiness.disk_is_full()
@@ -78,6 +81,7 @@ def from_refusal(refusal: Refusal) -> HttpResponse:
         title=refusal.title,
         detail=refusal.detail,
         headers=headers,
+        **hint,
         **refusal.facts,
     )
 

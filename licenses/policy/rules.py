@@ -202,6 +202,7 @@ class Shortage(Rule):
     unless even all of them are not enough.
     """
 
+    is_temporary = True
     retry_after = 10
 
     def __init__(self, detail: str, *, short_by: int, out: int, ever: bool, **facts: Any) -> None:

@@ -16,11 +16,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from licenses.clock import database_now
-from licenses.errors import Busy, Exhausted, LeaseEnded, Refusal
+from licenses.errors import Busy, LeaseEnded, Refusal
 from licenses.leases import batch, decisions, services, sql
 from licenses.leases.requests import Borrow, BorrowRequest, IdempotencyKey, Renew, Request, Return
 from licenses.models import EndReason, Lease, Tool
 from licenses.policy import Item
+from licenses.policy.rules import Exhausted
 
 MakeTool = Callable[..., Tool]
 
