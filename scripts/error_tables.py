@@ -6,7 +6,6 @@
 A row is made of a refusal's declaration: status, code, and docstring.
 """
 
-import re
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -50,10 +49,10 @@ def main() -> None:
     before = text = PAGE.read_text()
     for name, rows in tables().items():
         begin, end = f"<!-- {name}: `make error-tables` writes this -->", "<!-- end -->"
-        place = re.compile(f"{re.escape(begin)}.*?{end}", re.DOTALL)
-        text, found = place.subn(lambda _, new=f"{begin}\n\n{rows}\n{end}": new, text)
-        if found != 1:
-            sys.exit(f"error tables: {PAGE.relative_to(ROOT)} has {found} places for {name}")
+        if text.count(begin) != 1:
+            sys.exit(f"error tables: {PAGE.relative_to(ROOT)} must have one line {begin}")
+        head, rest = text.split(begin)
+        text = f"{head}{begin}\n\n{rows}\n{end}{rest.split(end, 1)[1]}"
     if sys.argv[1:] != ["--check"]:
         PAGE.write_text(text)
     elif text != before:

@@ -5,6 +5,7 @@ import json
 import re
 import subprocess
 import sys
+from types import ModuleType
 
 import pytest
 import yaml
@@ -142,7 +143,7 @@ def test_the_tables_of_errors_are_those_of_the_code() -> None:
 
 
 @pytest.mark.parametrize("module", [errors, rules])
-def test_the_texts_of_the_domain_name_no_call_of_the_api(module: object) -> None:
+def test_the_texts_of_the_domain_name_no_call_of_the_api(module: ModuleType) -> None:
     assert not re.search(r"\b(GET|POST|PUT|PATCH|DELETE) /|\bIdempotency-Key\b(?!`)", inspect.getsource(module))
 
 
