@@ -198,8 +198,8 @@ class Shortage(Rule):
     """A rule that leaves too few seats, for now or for good.
 
     ``short_by`` of the ``out`` borrowed seats must come back before this borrow is
-    possible; with so many fewer it is possible now. Waiting helps (``is_temporary``)
-    unless even all of them are not enough.
+    possible; a borrow of ``short_by`` seats fewer is possible now. Waiting helps
+    (``is_temporary``) unless even all of them are not enough.
     """
 
     is_temporary = True
