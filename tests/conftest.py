@@ -39,6 +39,8 @@ def django_db_modify_db_settings(django_db_modify_db_settings_parallel_suffix: N
     if connection.vendor == "postgresql":
         connection.settings_dict["TEST"]["TEMPLATE"] = template
         return
+    # In memory. For an engine that is not Django's own, pytest-django would name a file for each of xdist's workers.
+    connection.settings_dict["TEST"]["NAME"] = None
 
     def fill(connection: Any, **_: Any) -> None:
         """Copy the template into the first connection, whose database is in memory."""
