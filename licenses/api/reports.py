@@ -2,7 +2,7 @@
 
 import io
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 from zoneinfo import ZoneInfo
 
 from drf_spectacular.drainage import set_override
@@ -37,6 +37,8 @@ from .common.fields import StrictSerializer, TeamNameField, ToolNameField
 from .common.openapi import problem_response
 from .common.queries import FormatNegotiation, StrictQuery
 from .permissions import CHANGE_LEASES, VIEW_LEASES, names_of_past
+
+T = TypeVar("T")
 
 # A replay of this number of borrows takes some seconds.
 LIMITS = Limits(rows=20_000, borrows=100_000)
@@ -80,7 +82,7 @@ class ListField(serializers.CharField):
         return _valid(self.asked.read, super().to_internal_value(data))
 
 
-def _valid(read: Callable[[str], Any], text: str) -> Any:
+def _valid(read: Callable[[str], T], text: str) -> T:
     """Return the value of a text. Raises ValidationError if ``read`` raises ValueError."""
     try:
         return read(text)
