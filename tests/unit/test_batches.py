@@ -22,6 +22,7 @@ from licenses.leases.requests import Borrow, BorrowRequest, IdempotencyKey, Rene
 from licenses.models import EndReason, Lease, Tool
 from licenses.policy import Item
 from licenses.policy.rules import Exhausted
+from tests.support.databases import LOCK_WAITS
 
 MakeTool = Callable[..., Tool]
 
@@ -305,7 +306,7 @@ def test_a_stranger_who_locks_one_tool_holds_up_no_other(make_tool: MakeTool, pe
 
 def waits_for_a_lock() -> bool:
     with connection.cursor() as cursor:
-        cursor.execute("SELECT count(*) FROM pg_locks WHERE NOT granted")
+        cursor.execute(LOCK_WAITS)
         return bool(cursor.fetchone()[0])
 
 
