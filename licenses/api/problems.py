@@ -20,7 +20,7 @@ from licenses import database, readiness
 from licenses.errors import ReadOnly, Refusal, StorageFull
 from licenseserver import logs
 
-from .hints import HINTS
+from .hints import hint_for
 
 logger = logging.getLogger(__name__)
 
@@ -69,7 +69,7 @@ def note_database_failure(refusal: Refusal) -> None:
 def from_refusal(refusal: Refusal) -> HttpResponse:
     """Return the problem document of a refusal."""
     headers = {"Retry-After": str(refusal.retry_after)} if refusal.retry_after else None
-    hint = {"hint": HINTS[type(refusal)]} if type(refusal) in HINTS else {}
+    hint = {"hint": text} if (text := hint_for(refusal)) else {}
     note_database_failure(refusal)
     if isinstance(refusal, StorageFull):
         readiness.disk_is_full()
