@@ -13,9 +13,9 @@ from django.db.backends.base.operations import BaseDatabaseOperations
 from django.db.models import DateTimeField, F
 from django.test import Client
 
+from licenses.access.provider import _provider
 from licenses.leases import expiry
 from licenses.models import AuditRecord, Team, TeamMember, Tool
-from licenses.signin.provider import _provider
 from tests.support.api import Api, api_of
 from tests.support.issuer import AUDIENCE, Issuer, running_issuer
 from tests.support.servers import Server, free_port, running_server

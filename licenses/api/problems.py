@@ -17,6 +17,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from licenses import database, errors, readiness
+from licenses.access.rules import NotForOthers
 from licenses.errors import ReadOnly, Refusal, StorageFull
 from licenseserver import logs
 
@@ -29,6 +30,7 @@ STATUS: dict[type[Refusal], int] = {
     errors.UnknownLease: 404,
     errors.UnknownTicket: 404,
     errors.NotAMember: 403,
+    NotForOthers: NotForOthers.status,
     errors.Exhausted: 409,
     errors.Reserved: 409,
     errors.QuotaReached: 409,

@@ -13,6 +13,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
+from licenses.access.rules import CHANGE_LEASES, VIEW_LEASES, names_of_past
 from licenses.errors import UnknownTool
 from licenses.history.catalog import REPORTS
 from licenses.history.report import (
@@ -36,7 +37,6 @@ from .common import formats
 from .common.fields import StrictSerializer, TeamNameField, ToolNameField
 from .common.openapi import problem_response
 from .common.queries import FormatNegotiation, StrictQuery
-from .permissions import CHANGE_LEASES, VIEW_LEASES, names_of_past
 
 T = TypeVar("T")
 

@@ -13,6 +13,7 @@ from rest_framework.exceptions import NotFound
 from rest_framework.request import Request
 from rest_framework.response import Response
 
+from licenses.access.rules import require_may_ask_about, team_for
 from licenses.errors import UnknownTool
 from licenses.leases import services, snapshot, sql
 from licenses.models import Tool
@@ -30,10 +31,6 @@ from .common.fields import (
 from .common.openapi import problem_response
 from .common.pagination import Pages
 from .common.queries import StrictQuery
-from .permissions import (
-    require_may_ask_about,
-    team_for,
-)
 
 
 def tool_status_data(tool: Tool, *, now: datetime) -> dict[str, Any]:
