@@ -9,7 +9,7 @@ from django.conf import settings
 from django.contrib.auth.models import AnonymousUser, Permission, User
 from django.db.models import Exists, OuterRef, Q, QuerySet
 
-from licenses.errors import Refusal
+from licenses.errors import NotForOthers, Refusal
 from licenses.models import Lease, Team, TeamMember
 
 from .callers import Caller, Kind, Scope
@@ -22,17 +22,6 @@ VIEW_AUDIT = "licenses.view_auditrecord"
 VIEW_LEASES = "licenses.view_lease"
 VIEW_DENIALS = "licenses.view_denial"
 VIEW_MEMBERS = "licenses.view_teammember"
-
-
-class NotForOthers(Refusal):
-    """The credential does not act for this user."""
-
-    code = "not_for_others"
-    title = "Not allowed"
-    status = 403
-
-    def __init__(self) -> None:
-        super().__init__("This credential acts only for its owner: you, or the members of its team.")
 
 
 def may(caller: Caller, scope: Scope) -> bool:

@@ -35,7 +35,7 @@ from licenses.models.tool import MAX_CAPACITY
 from .authentication import caller_of
 from .common import formats
 from .common.fields import StrictSerializer, TeamNameField, ToolNameField
-from .common.openapi import problem_response
+from .common.openapi import refused_by
 from .common.queries import FormatNegotiation, StrictQuery
 
 T = TypeVar("T")
@@ -200,11 +200,10 @@ class ReportView(StrictQuery, APIView):
 def _view(report: Report) -> type[ReportView]:
     """Return the view of a report, described in the schema."""
     query = _query(report)
-    responses = {
+    responses: dict[Any, Any] = {
         (200, "application/json"): _answer(report),
         (200, "text/csv"): OpenApiResponse(bytes, description="The rows, with a header."),
-        400: problem_response("`invalid`"),
-        404: problem_response("`unknown_tool`"),
+        **refused_by(UnknownTool),
     }
     description = "\n\n".join(filter(None, [report.summary, report.details]))
     view = type(report.component, (ReportView,), {"report": report, "query": query, "__doc__": description})
