@@ -226,7 +226,7 @@ def one_report(request: HttpRequest, name: str) -> HttpResponse:
         try:
             answer = report.answer(span, question, LIMITS)
         except TooLarge as error:
-            form.add_error("since", str(error))
+            form.add_error("since", f"{error} manage.py usage_report has no limit.")
     given = {name: value for name, value in question.items() if value is not None}
     texts = {name: ",".join(map(str, value)) if isinstance(value, list) else value for name, value in given.items()}
     context = {
