@@ -90,7 +90,7 @@ def codes_of_http() -> set[str]:
             exceptions.UnsupportedMediaType,
         )
     }
-    for path in (ROOT / "licenses" / "api").glob("*.py"):
+    for path in (ROOT / "licenses" / "api").rglob("*.py"):
         found |= set(re.findall(r'(?:\bcode|default_code) ?= ?"(\w+)"', path.read_text()))
     return found
 
