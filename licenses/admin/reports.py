@@ -15,6 +15,7 @@ from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import render
 from django.urls import reverse
 
+from licenses.access.rules import VIEW_LEASES
 from licenses.clock import database_now
 from licenses.history import reports, whatif
 from licenses.history.catalog import REPORTS
@@ -25,7 +26,6 @@ from licenses.names import TOOL_NAME_PATTERN
 
 from . import plots
 
-VIEW_LEASES = "licenses.view_lease"
 # With more bars a plot is too dense.
 MAX_BARS = 124
 # Rows of a list of the largest users. The CSV has all.
@@ -226,7 +226,7 @@ def one_report(request: HttpRequest, name: str) -> HttpResponse:
         try:
             answer = report.answer(span, question, LIMITS)
         except TooLarge as error:
-            form.add_error("since", str(error))
+            form.add_error("since", f"{error} manage.py usage_report has no limit.")
     given = {name: value for name, value in question.items() if value is not None}
     texts = {name: ",".join(map(str, value)) if isinstance(value, list) else value for name, value in given.items()}
     context = {

@@ -12,8 +12,8 @@ import pytest
 import yaml
 
 from licenses import errors
+from licenses.api.common.problems import from_refusal
 from licenses.api.hints import HINTS
-from licenses.api.problems import from_refusal
 from licenses.errors import BorrowRefusal, OverReserved, Refusal, UnknownTool, kinds
 from licenses.metrics import BORROW_FAILURE_REASONS
 from licenses.models import Tool
