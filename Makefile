@@ -112,7 +112,7 @@ lint: $(VENV)/development $(BIN)/helm $(VENV)/checkov/bin/checkov docs ## check 
 	  $(BIN)/python manage.py check --deploy --fail-level WARNING; \
 	  $(BIN)/python manage.py makemigrations --check --dry-run; \
 	  $(BIN)/python manage.py spectacular --validate --fail-on-warn --file /dev/null'
-	$(BIN)/python -m pytest -q tests/test_schema.py
+	$(BIN)/python -m pytest -q tests/api/test_schema.py
 	$(BIN)/hadolint Dockerfile
 	$(BIN)/zizmor --offline --quiet --persona pedantic .github
 	$(BIN)/actionlint -shellcheck $(BIN)/shellcheck

@@ -10,7 +10,7 @@ class LicensesConfig(AppConfig):
     def ready(self) -> None:
         # Importing it registers its checks.
         from . import checks  # noqa: F401
-        from .api import schema  # noqa: F401
+        from .api.common import openapi  # noqa: F401
 
 
 class LicensesAdminConfig(admin_apps.AdminConfig):

@@ -353,7 +353,7 @@ REST_FRAMEWORK: dict[str, Any] = {
     "DEFAULT_PERMISSION_CLASSES": ["licenses.api.permissions.HasScope"],
     "UNAUTHENTICATED_USER": None,
     "UNAUTHENTICATED_TOKEN": "licenses.api.authentication.anonymous",
-    "DEFAULT_PARSER_CLASSES": ["licenses.api.parsers.StrictJSONParser"],
+    "DEFAULT_PARSER_CLASSES": ["licenses.api.common.parsers.StrictJSONParser"],
     "DEFAULT_RENDERER_CLASSES": [
         "rest_framework.renderers.JSONRenderer",
         "rest_framework.renderers.BrowsableAPIRenderer",
@@ -375,7 +375,7 @@ SPECTACULAR_SETTINGS: dict[str, Any] = {
     "COMPONENT_SPLIT_REQUEST": True,
     "POSTPROCESSING_HOOKS": [
         "drf_spectacular.hooks.postprocess_schema_enums",
-        "licenses.api.schema.complete",
+        "licenses.api.common.openapi.complete",
     ],
 }
 

@@ -1,4 +1,4 @@
-"""Addresses of the whole server."""
+"""Addresses of the whole server. WhiteNoise answers the files below STATIC_URL before these."""
 
 from django.contrib import admin
 from django.templatetags.static import static

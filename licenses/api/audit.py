@@ -8,9 +8,10 @@ from rest_framework import serializers, viewsets
 
 from licenses.models import Action, ActorKind, AuditedKind, AuditRecord
 
+from .common.filters import TextFilter, within_calendar
+from .common.pagination import StablePagination
+from .common.queries import StrictQuery
 from .permissions import MayReadAudit
-from .queries import StrictQuery
-from .views import StablePagination, TextFilter, within_calendar
 
 
 class AuditSerializer(serializers.ModelSerializer[AuditRecord]):

@@ -28,7 +28,7 @@ from licenses.errors import Overloaded, RateLimited
 from licenses.leases import sql
 from licenseserver import logs, workers
 
-from . import views
+from . import probes, urls
 from .problems import from_refusal, is_api_path, problem
 from .rate_limits import KEEPING
 
@@ -184,9 +184,7 @@ class ProbeMiddleware:
     list of allowed hosts. The metrics want an address, or a name in the list."""
 
     probes: ClassVar[dict[str, Callable[[HttpRequest], HttpResponseBase]]] = {
-        "/livez": views.livez,
-        "/readyz": views.readyz,
-        "/metrics": views.prometheus,
+        f"/{address.pattern}": address.callback for address in urls.probe_urls
     }
 
     def __init__(self, get_response: Callable[[HttpRequest], HttpResponseBase]) -> None:
@@ -194,7 +192,7 @@ class ProbeMiddleware:
 
     def __call__(self, request: HttpRequest) -> HttpResponseBase:
         probe = self.probes.get(request.path_info)
-        if probe is None or (probe is views.prometheus and not _is_own_host(request.META.get("HTTP_HOST", ""))):
+        if probe is None or (probe is probes.prometheus and not _is_own_host(request.META.get("HTTP_HOST", ""))):
             return self.get_response(request)
         return probe(request)
 

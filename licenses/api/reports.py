@@ -20,12 +20,12 @@ from licenses.history.tables import Table
 from licenses.models import Team, Tool
 from licenses.models.tool import MAX_CAPACITY
 
-from . import formats
 from .authentication import caller_of
+from .common import formats
+from .common.fields import StrictSerializer, TeamNameField, ToolNameField
+from .common.openapi import problem_response
+from .common.queries import FormatNegotiation, StrictQuery
 from .permissions import CHANGE_LEASES, VIEW_LEASES, names_of_past
-from .queries import FormatNegotiation, StrictQuery
-from .serializers import StrictSerializer, TeamNameField, ToolNameField
-from .views import problem_response
 
 F = TypeVar("F", bound=Callable[..., Any])
 

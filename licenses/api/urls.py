@@ -4,8 +4,8 @@ from django.urls import include, path
 from drf_spectacular.views import SpectacularSwaggerView
 from rest_framework.routers import APIRootView, DefaultRouter
 
-from . import audit, reports, views
-from .queries import StrictQuery
+from . import audit, borrowing, denials, leases, probes, queue, reports, tools
+from .common.queries import StrictQuery
 from .schema import SchemaView
 
 
@@ -15,26 +15,33 @@ class Root(StrictQuery, APIRootView):
 
 router = DefaultRouter()
 router.APIRootView = Root
-router.register("tools", views.ToolViewSet)
-router.register("leases", views.LeaseViewSet)
-router.register("denials", views.DenialViewSet)
+router.register("tools", tools.ToolViewSet)
+router.register("leases", leases.LeaseViewSet)
+router.register("denials", denials.DenialViewSet)
 router.register("audit", audit.AuditViewSet)
+
+# ProbeMiddleware answers these first, whatever host a machine asks for.
+probe_urls = [
+    path("livez", probes.livez),
+    path("readyz", probes.readyz),
+    path("metrics", probes.prometheus),
+]
 
 urlpatterns = [
     # The names are values of the label `view` of the HTTP metrics.
-    path("licenses/status", views.LicensesViewSet.as_view({"get": "status"}), name="status"),
-    path("licenses/borrow", views.LicensesViewSet.as_view({"post": "borrow"}), name="borrow"),
-    path("licenses/explain", views.LicensesViewSet.as_view({"post": "explain"}), name="explain"),
-    path("licenses/renew", views.LicensesViewSet.as_view({"post": "renew"}), name="renew"),
-    path("licenses/return", views.LicensesViewSet.as_view({"post": "give_back"}), name="return"),
+    path("licenses/status", tools.StatusViewSet.as_view({"get": "status"}), name="status"),
+    path("licenses/borrow", borrowing.LicensesViewSet.as_view({"post": "borrow"}), name="borrow"),
+    path("licenses/explain", borrowing.LicensesViewSet.as_view({"post": "explain"}), name="explain"),
+    path("licenses/renew", borrowing.LicensesViewSet.as_view({"post": "renew"}), name="renew"),
+    path("licenses/return", borrowing.LicensesViewSet.as_view({"post": "give_back"}), name="return"),
     # This stands before the queue: a tool may be called "queue" since before that name was reserved.
-    path("licenses/<str:tool>/status", views.LicensesViewSet.as_view({"get": "tool_status"}), name="tool-status"),
+    path("licenses/<str:tool>/status", tools.StatusViewSet.as_view({"get": "tool_status"}), name="tool-status"),
     path(
         "licenses/queue/<str:ticket>",
-        views.QueueViewSet.as_view({"get": "retrieve", "delete": "destroy"}),
+        queue.QueueViewSet.as_view({"get": "retrieve", "delete": "destroy"}),
         name="queue",
     ),
-    path("borrows", views.BorrowsViewSet.as_view({"get": "list"}), name="borrows"),
+    path("borrows", leases.BorrowsViewSet.as_view({"get": "list"}), name="borrows"),
     path("api/v1/", include(router.urls)),
     path("api/v1/reports/utilisation", reports.Utilisation.as_view(), name="report-utilisation"),
     path("api/v1/reports/hours-of-week", reports.HoursOfWeek.as_view(), name="report-hours-of-week"),
@@ -43,5 +50,6 @@ urlpatterns = [
     path("api/v1/reports/what-if", reports.WhatIf.as_view(), name="report-what-if"),
     path("api/schema/", SchemaView.as_view(), name="schema"),
     path("api/docs/", SpectacularSwaggerView.as_view(url_name="schema"), name="docs"),
-    path("version", views.VersionView.as_view()),
+    path("version", probes.VersionView.as_view()),
+    *probe_urls,
 ]

@@ -1,82 +1,19 @@
 """Run the command-line client against a real server."""
 
 import http.server
-import json
-import os
-import subprocess
-import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
-from ..conftest import ROOT, Server, running_server
-
-PATIENCE = 60
-
-# The client runs on older Pythons than the server: the one to try it with.
-CLIENT_PYTHON = os.environ.get("CLIENT_PYTHON", sys.executable)
-
-# As in a shell, also where the suite runs in the background. Not as preexec_fn:
-# that is a fork, of which Python warns in a process with threads.
-HEED_SIGNALS = (
-    "import os, signal, sys\n"
-    "for number in (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT):\n"
-    "    signal.signal(number, signal.SIG_DFL)\n"
-    "os.execv(sys.argv[1], sys.argv[1:])\n"
-)
-
-
-class Shell:
-    """Runs ``license`` against a server."""
-
-    def __init__(self, server: Server, home: Path) -> None:
-        self.server = server
-        self.environment = {
-            "PATH": os.environ["PATH"],
-            "PYTHONPATH": str(ROOT / "client" / "src"),
-            "PYTHONUNBUFFERED": "1",
-            "HOME": str(home),
-            "LICENSE_SERVER": server.url,
-            "LICENSE_USER": "ci",
-            "NO_PROXY": "*",
-        }
-
-    def command(self, *arguments: str) -> list[str]:
-        return [CLIENT_PYTHON, "-m", "license_client", *arguments]
-
-    def __call__(self, *arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
-        return subprocess.run(
-            self.command(*arguments),
-            env=self.environment | environment,
-            capture_output=True,
-            text=True,
-            timeout=PATIENCE,
-        )
-
-    def start(self, *arguments: str, **more: Any) -> "subprocess.Popen[str]":
-        return subprocess.Popen(
-            [sys.executable, "-c", HEED_SIGNALS, *self.command(*arguments)],
-            env=self.environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            **more,
-        )
-
-    def leases(self) -> int:
-        """Return the number of all leases, ended ones too."""
-        found = httpx.get(f"{self.server.url}/api/v1/leases/?page_size=200").json()
-        assert found["next"] is None
-        return len(found["results"])
-
-    def borrowed(self, tool: str = "cad_tool") -> int:
-        return int(httpx.get(f"{self.server.url}/licenses/{tool}/status").json()["borrowed"])
+from tests.support.gateway import Call, Gateway, Lost, Reply
+from tests.support.servers import Server, running_server
+from tests.support.shell import Shell
+from tests.support.waiting import PATIENCE
 
 
 @pytest.fixture(scope="package")
@@ -93,61 +30,6 @@ def shell(shared_server: Server, tmp_path: Path) -> Shell:
     for lease in httpx.get(f"{shared_server.url}/borrows").json():
         httpx.post(f"{shared_server.url}/licenses/return", json={"id": lease["id"]}).raise_for_status()
     return Shell(shared_server, tmp_path)
-
-
-def until(condition: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.05)
-
-
-def line_of(process: "subprocess.Popen[str]") -> str:
-    """Wait for the next line of a started command and return it."""
-    assert process.stdout is not None
-    return process.stdout.readline().strip()
-
-
-@dataclass(frozen=True)
-class Call:
-    """A call that has come to a gateway."""
-
-    method: str
-    path: str
-    headers: Any
-    at: float  # monotonic
-
-
-@dataclass(frozen=True)
-class Reply:
-    """What a gateway answers in the server's place."""
-
-    status: int
-    body: str
-    headers: dict[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Lost:
-    """The call reaches the server, but its reply never the client; which hears
-    nothing at all until ``silence`` is over."""
-
-    silence: threading.Event | None = None
-
-
-@dataclass
-class Gateway:
-    """What stands between the client and the server, and has its faults:
-    ``fault`` decides for each call; None passes it on."""
-
-    server: Server
-    url: str
-    calls: list[Call] = field(default_factory=list)
-    fault: Callable[[Call], Reply | Lost | None] = lambda call: None
-
-    def to(self, name: str) -> list[Call]:
-        """Return the calls so far whose path has this end."""
-        return [call for call in self.calls if call.path.endswith(name)]
 
 
 @pytest.fixture
@@ -200,8 +82,3 @@ def gateway(shell: Shell) -> Iterator[Gateway]:
 
 
 PASSED_ON = ("Content-Type", "Retry-After", "Idempotent-Replayed")
-
-
-def problem(status: int, code: str) -> Reply:
-    """Return a refusal in the server's form."""
-    return Reply(status, json.dumps({"status": status, "code": code, "detail": f"This is {code}."}))

@@ -12,8 +12,10 @@ import httpx
 import pytest
 import yaml
 
-from ..conftest import ROOT, Server, running_server
-from .conftest import CLIENT_PYTHON, PATIENCE
+from tests.support.paths import ROOT
+from tests.support.servers import Server, running_server
+from tests.support.shell import CLIENT_PYTHON
+from tests.support.waiting import PATIENCE
 
 # A member's name in the examples; the longest that GitHub allows has 140 characters.
 MEMBERS = {"short": "acme/regression", "longest": "a" * 39 + "/" + "r" * 100}

@@ -20,7 +20,9 @@ from license_client import Client, ConfigError, Item, Lease, License, LicenseErr
 from license_client.config import load
 from license_client.units import item, seconds
 
-from .conftest import PATIENCE, Call, Gateway, Reply, Shell, line_of, until
+from tests.support.gateway import Call, Gateway, Reply
+from tests.support.shell import Shell, line_of
+from tests.support.waiting import PATIENCE, until
 
 SET_ENABLED = "from licenses.models import Tool; Tool.objects.filter(name='analysis').update(enabled={})"
 

@@ -15,7 +15,9 @@ from license_client import Client, ConfigError
 from license_client.config import load
 from license_client.proxies import proxy_for
 
-from .conftest import CLIENT_PYTHON, PATIENCE, Gateway, Reply, Shell
+from tests.support.gateway import Gateway, Reply
+from tests.support.shell import CLIENT_PYTHON, Shell
+from tests.support.waiting import PATIENCE
 
 # Nothing listens on the port of "discard" here.
 NO_PROXY_THERE = "http://127.0.0.1:9"

@@ -17,7 +17,9 @@ import httpx
 import pytest
 from license_client import License
 
-from .conftest import PATIENCE, Call, Gateway, Lost, Reply, Shell, line_of, problem, until
+from tests.support.gateway import Call, Gateway, Lost, Reply, problem
+from tests.support.shell import Shell, line_of
+from tests.support.waiting import PATIENCE, until
 
 RUN_UNTIL_A_LINE_COMES = ["--", "sh", "-c", "echo $LICENSE_LEASE_ID; read line"]
 # Run a program in the foreground of the terminal that is its stdin.

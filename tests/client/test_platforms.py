@@ -11,7 +11,8 @@ import httpx
 import pytest
 from license_client.platforms import Command, Unsafe, Windows
 
-from .conftest import CLIENT_PYTHON, PATIENCE, Shell, line_of
+from tests.support.shell import CLIENT_PYTHON, Shell, line_of
+from tests.support.waiting import PATIENCE
 
 SYSTEM = {"SystemRoot": r"D:\Win"}
 CMD = r"D:\Win\System32\cmd.exe"

@@ -1,0 +1,173 @@
+"""Read fields of requests: strictly, so that a mistake is an answer and not another effect."""
+
+import re
+import unicodedata
+import uuid
+from collections.abc import Callable
+from functools import cache
+from typing import Any, ClassVar
+
+from rest_framework import serializers
+
+from licenses.errors import Refusal
+from licenses.names import is_clean
+
+from . import formats
+
+
+def clean_text(value: str) -> str:
+    """Return the text in NFC. Raises ValidationError for invisible characters."""
+    if not is_clean(value):
+        raise serializers.ValidationError("Control and invisible characters are not allowed.")
+    return unicodedata.normalize("NFC", value)
+
+
+class CleanTextField(serializers.CharField):
+    """A short text on one line. Only a JSON string is accepted."""
+
+    schema: ClassVar[dict[str, Any]] = formats.TEXT
+
+    def to_internal_value(self, data: Any) -> str:
+        if not isinstance(data, str):
+            self.fail("invalid")
+        # DRF checks the length before normalizing, which makes no text too long.
+        return clean_text(super().to_internal_value(data))
+
+    def run_validation(self, data: Any = serializers.empty) -> Any:
+        if isinstance(data, str):
+            # Check before DRF, because its messages for these are unclear.
+            clean_text(data)
+        return super().run_validation(data)
+
+
+class ToolNameField(CleanTextField):
+    schema = formats.TOOL_NAME
+
+
+class TeamNameField(CleanTextField):
+    schema = formats.TEAM_NAME
+
+
+class StrictIntegerField(serializers.IntegerField):
+    """A JSON number without a fraction, not a string and not true."""
+
+    def to_internal_value(self, data: Any) -> int:
+        if not isinstance(data, int) or isinstance(data, bool):
+            self.fail("invalid")
+        return super().to_internal_value(data)
+
+
+class StrictUUIDField(serializers.UUIDField):
+    """A UUID in a JSON string. DRF would also accept a number."""
+
+    def to_internal_value(self, data: Any) -> uuid.UUID:
+        if not isinstance(data, str):
+            self.fail("invalid", value=data)
+        return super().to_internal_value(data)
+
+
+class StrictSerializer(serializers.Serializer[Any]):
+    """Refuse unknown fields: a client that sends one expects an effect that it would not have."""
+
+    @classmethod
+    def validated(cls, data: Any) -> dict[str, Any]:
+        """Return the validated data. Raises ValidationError.
+
+        One instance serves all requests, because DRF copies all fields for each
+        instance, which takes longer than the validation. Validation keeps no state.
+        Plain data skips DRF's steps, which find what is wrong with the rest.
+        """
+        plain = _plain(cls)(data)
+        result: dict[str, Any] = plain if plain is not None else _shared(cls).run_validation(data)
+        return result
+
+    def to_internal_value(self, data: Any) -> Any:
+        # DRF refuses anything but an object.
+        if isinstance(data, dict) and (unknown := data.keys() - self.fields.keys()):
+            raise serializers.ValidationError({name: ["There is no such field."] for name in sorted(unknown)})
+        return super().to_internal_value(data)
+
+
+class StrictBody(StrictSerializer):
+    """The body of a call. In an optional field null means the same as no field."""
+
+    def get_fields(self) -> dict[str, Any]:
+        fields = super().get_fields()
+        for field in fields.values():
+            # Only for the schema: null does not reach the field.
+            field.allow_null = not field.required
+        return fields
+
+    def to_internal_value(self, data: Any) -> Any:
+        if isinstance(data, dict):
+            fields = self.fields
+            data = {
+                name: value
+                for name, value in data.items()
+                if value is not None or name not in fields or fields[name].required
+            }
+        return super().to_internal_value(data)
+
+
+@cache
+def _shared(serializer: type[StrictSerializer]) -> StrictSerializer:
+    return serializer()
+
+
+# A text that no rule about characters changes or refuses.
+PLAIN_TEXT = re.compile(r"[!-~](?:[ -~]*[!-~])?")
+PLAIN_UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+
+
+@cache
+def _plain(serializer: type[StrictSerializer]) -> Callable[[Any], dict[str, Any] | None]:
+    """Return what takes data as the serializer does, or gives up with None: by the limits of
+    its fields, where they are texts in ASCII, numbers or ids."""
+    shared = _shared(serializer)
+    fields = shared.fields
+    readers = {name: reader for name, field in fields.items() if (reader := _reader(field))}
+    required = [name for name, field in fields.items() if field.required]
+    defaults = {name: field.default for name, field in fields.items() if field.default is not serializers.empty}
+
+    def plain(data: Any) -> dict[str, Any] | None:
+        if not isinstance(data, dict):
+            return None
+        attrs = dict(defaults)
+        for name, value in data.items():
+            reader = readers.get(name)
+            if reader is None or (read := reader(value)) is None:
+                return None
+            attrs[name] = read
+        if not all(name in attrs for name in required):
+            return None
+        try:
+            validated: dict[str, Any] = shared.validate(attrs)
+        except serializers.ValidationError:
+            return None
+        return validated
+
+    return plain
+
+
+def _reader(field: Any) -> Callable[[Any], Any] | None:
+    """Return what a value is if it is plainly right, and else None; None for a field of another kind."""
+    if isinstance(field, CleanTextField):
+        longest: Any = field.max_length
+        return lambda value: (
+            value if type(value) is str and len(value) <= longest and PLAIN_TEXT.fullmatch(value) else None
+        )
+    if isinstance(field, StrictIntegerField):
+        lowest: Any = field.min_value
+        highest: Any = field.max_value
+        return lambda value: value if type(value) is int and lowest <= value <= highest else None
+    if isinstance(field, StrictUUIDField):
+        return lambda value: uuid.UUID(value) if type(value) is str and PLAIN_UUID.fullmatch(value) else None
+    return None
+
+
+def find_uuid(value: str, unknown: type[Refusal]) -> uuid.UUID:
+    """Return the id in a path. Raises ``unknown`` for text that is no UUID."""
+    try:
+        return uuid.UUID(value)
+    except ValueError:
+        raise unknown from None

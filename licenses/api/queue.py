@@ -1,0 +1,70 @@
+"""Tickets: wait for seats, and leave the queue."""
+
+import uuid
+
+from django.http import HttpResponse
+from drf_spectacular.types import OpenApiTypes
+from drf_spectacular.utils import OpenApiParameter, extend_schema
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from licenses.auditing import Actor
+from licenses.callers import Scope
+from licenses.errors import UnknownTicket
+from licenses.leases import services
+from licenses.models import Ticket
+from licenseserver import logs
+
+from .borrowing import GrantedSerializer, WaitingSerializer, borrow_answer
+from .common.calls import CallViewSet
+from .common.fields import find_uuid
+from .common.openapi import problem_response
+from .permissions import require_own
+
+TICKETS = Ticket.objects.all()
+
+
+def find_own_ticket(request: Request, value: str) -> tuple[uuid.UUID, Actor | None]:
+    """Return the ticket's id in a path, and the actor if the caller acts for the user who
+    waits. Raises UnknownTicket, also for a ticket of another user."""
+    ticket_id = find_uuid(value, UnknownTicket)
+    logs.note(ticket=ticket_id)
+    return ticket_id, require_own(request, TICKETS, UnknownTicket, id=ticket_id)
+
+
+class QueueViewSet(CallViewSet):
+    """Waiting for a seat."""
+
+    # To ask about a ticket is to borrow, once there are seats.
+    scopes = {"retrieve": Scope.BORROW}
+    ticket = OpenApiParameter("ticket", OpenApiTypes.UUID, OpenApiParameter.PATH)
+
+    @extend_schema(
+        parameters=[ticket],
+        responses={
+            200: GrantedSerializer,
+            202: WaitingSerializer,
+            404: problem_response("`unknown_ticket`"),
+            410: problem_response("`queue_timeout`, `queue_left`, `queue_dropped`"),
+            503: problem_response("`busy`, `read_only`, `storage_full`, `not_migrated`"),
+        },
+    )
+    def retrieve(self, request: Request, ticket: str) -> HttpResponse:
+        """Ask for the seats that a ticket waits for: the lease, or the place in the queue."""
+        ticket_id, by = find_own_ticket(request, ticket)
+        return borrow_answer(request, services.poll(ticket_id=ticket_id, by=by))
+
+    @extend_schema(
+        parameters=[ticket],
+        responses={
+            204: None,
+            404: problem_response("`unknown_ticket`"),
+            409: problem_response("`granted`: there is a lease now, whose id is in `lease`"),
+            503: problem_response("`busy`, `read_only`, `storage_full`, `not_migrated`"),
+        },
+    )
+    def destroy(self, request: Request, ticket: str) -> Response:
+        """Leave the queue."""
+        ticket_id, by = find_own_ticket(request, ticket)
+        services.leave(ticket_id=ticket_id, by=by)
+        return Response(status=204)

@@ -1,0 +1,142 @@
+"""The Django admin, through its pages."""
+
+from collections.abc import Callable
+
+import pytest
+from django.contrib.admin.models import LogEntry
+from django.test import Client
+
+from licenses.models import Lease, Tool
+from tests.support.api import Api
+
+
+def test_a_capacity_is_changed_in_the_list_and_nothing_else(
+    api: Api, admin_client: Client, make_tool: Callable[..., Tool]
+) -> None:
+    tool = make_tool("cad", capacity=5)
+    page = admin_client.get("/admin/licenses/tool/")
+    assert b"<progress" in page.content
+    # A borrow after the page was read: saving must not write the old number back.
+    api.borrow("cad", seats=2)
+    answer = admin_client.post(
+        "/admin/licenses/tool/",
+        {
+            "form-TOTAL_FORMS": "1",
+            "form-INITIAL_FORMS": "1",
+            "form-0-id": str(tool.pk),
+            "form-0-capacity": "9",
+            "_save": "Save",
+        },
+    )
+    assert answer.status_code == 302
+    tool.refresh_from_db()
+    assert (tool.capacity, tool.in_use) == (9, 2)
+    assert LogEntry.objects.filter(object_id=str(tool.pk)).exists()
+
+
+@pytest.mark.parametrize("capacity", ["-1", "1000001", "many", ""])
+def test_a_capacity_that_makes_no_sense_is_refused(
+    admin_client: Client, make_tool: Callable[..., Tool], capacity: str
+) -> None:
+    tool = make_tool("cad", capacity=5)
+    answer = admin_client.post(
+        f"/admin/licenses/tool/{tool.pk}/change/", {"name": "cad", "capacity": capacity, "enabled": "on"}
+    )
+    assert answer.status_code == 200
+    tool.refresh_from_db()
+    assert tool.capacity == 5
+
+
+def test_a_tool_is_created_and_searched(admin_client: Client) -> None:
+    admin_client.post("/admin/licenses/tool/add/", {"name": "mesher", "capacity": "4", "enabled": "on"})
+    assert Tool.objects.get().capacity == 4
+    assert b"mesher" in admin_client.get("/admin/licenses/tool/?q=mesh").content
+
+
+@pytest.mark.parametrize("name", ["CAD", "../x", ".", "-x", "unknown", "a b", "x" * 65])
+def test_a_name_that_could_not_be_a_tool_is_refused(admin_client: Client, name: str) -> None:
+    admin_client.post("/admin/licenses/tool/add/", {"name": name, "capacity": "4", "enabled": "on"})
+    assert not Tool.objects.exists()
+
+
+def force_return(client: Client, lease_id: str, reason: str) -> None:
+    client.post("/admin/licenses/lease/", {"action": "force_return", "_selected_action": [lease_id], "reason": reason})
+
+
+@pytest.mark.parametrize("reason", ["", "  ", "x" * 201, "a\nb", "a\u202eb"])
+def test_a_seat_is_not_taken_back_for_a_reason_that_makes_no_sense(
+    api: Api, admin_client: Client, make_tool: Callable[..., Tool], reason: str
+) -> None:
+    make_tool("cad")
+    lease = api.borrow().json()
+    force_return(admin_client, lease["id"], reason)
+    assert api.status()["borrowed"] == 1
+
+
+def test_a_page_of_a_lease_that_is_sent_changes_nothing(
+    api: Api, admin_client: Client, make_tool: Callable[..., Tool]
+) -> None:
+    make_tool("cad")
+    lease = api.borrow().json()
+    before = Lease.objects.values().get()
+    admin_client.post(f"/admin/licenses/lease/{lease['id']}/change/", {"user": "eve", "ended_at_0": "2026-01-01"})
+    assert Lease.objects.values().get() == before
+
+
+def test_a_seat_is_taken_back_with_a_reason(api: Api, admin_client: Client, make_tool: Callable[..., Tool]) -> None:
+    make_tool("cad")
+    lease = api.borrow().json()
+    force_return(admin_client, lease["id"], "left for holiday")
+    row = Lease.objects.get(pk=lease["id"])
+    assert (row.end_reason, row.end_note) == ("forced", "left for holiday")
+    assert api.status()["borrowed"] == 0
+    assert "left for holiday" in LogEntry.objects.get(object_id=lease["id"]).change_message
+
+
+def test_a_seat_is_not_taken_back_without_a_reason(
+    api: Api, admin_client: Client, make_tool: Callable[..., Tool]
+) -> None:
+    make_tool("cad")
+    lease = api.borrow().json()
+    force_return(admin_client, lease["id"], "  ")
+    assert Lease.objects.get(pk=lease["id"]).ended_at is None
+
+
+def test_leases_are_facts_that_nobody_edits(api: Api, admin_client: Client, make_tool: Callable[..., Tool]) -> None:
+    make_tool("cad")
+    lease = api.borrow(user="ana").json()
+    page = f"/admin/licenses/lease/{lease['id']}/change/"
+    assert b'type="submit" value="Save' not in admin_client.get(page).content
+    admin_client.post(page, {"user": "ben", "seats": "9"})
+    row = Lease.objects.get()
+    assert (row.user, row.seats) == ("ana", 1)
+    assert admin_client.get(f"/admin/licenses/lease/{lease['id']}/delete/").status_code == 403
+    assert admin_client.get("/admin/licenses/lease/add/").status_code == 403
+    assert admin_client.get("/admin/licenses/lease/?state=active&q=ana").status_code == 200
+
+
+def test_leases_are_filtered_by_their_user(api: Api, admin_client: Client, make_tool: Callable[..., Tool]) -> None:
+    make_tool("analysis", capacity=3)
+    of_ana, of_anabel = (api.borrow("analysis", user=user).json()["id"] for user in ("ana", "anabel"))
+    page = admin_client.get("/admin/licenses/lease/?state=active&user=ana").content.decode()
+    assert of_ana in page
+    assert Lease.objects.get(pk=of_ana).borrowed_at.strftime("%Y-%m-%d %H:%M:%S") in page
+    assert of_anabel not in page
+    # The form of the filter keeps the other filters.
+    assert '<input type="hidden" name="state" value="active">' in page
+
+
+def test_a_user_that_nobody_can_be_called_is_not_looked_for(admin_client: Client) -> None:
+    answer = admin_client.get("/admin/licenses/lease/?user=%00")
+    assert (answer.status_code, answer["Location"]) == (302, "/admin/licenses/lease/?e=1")
+
+
+def test_a_tool_with_history_is_not_deleted(api: Api, admin_client: Client, make_tool: Callable[..., Tool]) -> None:
+    tool = make_tool("cad")
+    api.borrow()
+    assert admin_client.post(f"/admin/licenses/tool/{tool.pk}/delete/", {"post": "yes"}).status_code == 403
+    assert Tool.objects.exists()
+
+
+def test_the_admin_asks_for_a_sign_in(client: Client, db: None) -> None:
+    assert client.get("/admin/licenses/tool/").status_code == 302

@@ -1,0 +1,163 @@
+"""Quotas, reservations, limits and access rules of a tool in the admin."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from django.test import Client
+
+from licenses.models import AccessRule, Allotment, Team, Tool, UserLimit
+from tests.support.admin_forms import save
+from tests.support.api import Api
+from tests.support.quotas import allot
+
+MakeTool = Callable[..., Tool]
+MakeTeam = Callable[..., Team]
+
+
+def test_a_quota_and_a_reservation_are_given(
+    api: Api, admin_client: Client, make_tool: MakeTool, make_team: MakeTeam
+) -> None:
+    tool, crash = make_tool(capacity=3), make_team("crash", "ana")
+    api.borrow()
+    save(admin_client, tool, {"allotments": [{"team": crash.pk, "quota": 2, "reservation": 2}]})
+    assert Allotment.objects.get().in_use == 1
+    assert api.status()["reserved_idle"] == 1
+    assert api.borrow(seats=2).json()["code"] == "quota"
+    # Saving does not overwrite the borrowed seats.
+    allotment = Allotment.objects.get()
+    page = admin_client.get(f"/admin/licenses/allotment/{allotment.pk}/change/")
+    assert b"crash" in page.content
+    api.borrow()
+    save(admin_client, tool, {"allotments": [{"id": allotment.pk, "team": crash.pk, "quota": 3, "reservation": 1}]})
+    allotment.refresh_from_db()
+    assert (allotment.quota, allotment.reservation, allotment.in_use) == (3, 1, 2)
+
+
+def test_an_allotment_is_taken_away_and_stays_its_team_s(
+    api: Api, admin_client: Client, make_tool: MakeTool, make_team: MakeTeam
+) -> None:
+    tool, crash, body = make_tool(capacity=3), make_team("crash", "ana"), make_team("body", "ben")
+    allot("cad", crash, reservation=3)
+    api.borrow(user="ana")
+    row = {"id": Allotment.objects.get().pk, "team": body.pk, "quota": "", "reservation": 2}
+    save(admin_client, tool, {"allotments": [row]})
+    kept = Allotment.objects.get()
+    assert (kept.team, kept.reservation, kept.in_use) == (crash, 2, 1)
+    save(admin_client, tool, {"allotments": [{"id": kept.pk, "DELETE": "on"}]})
+    assert not Allotment.objects.exists()
+    tool.refresh_from_db()
+    assert (tool.reserved, tool.kept_back, tool.has_rules) == (0, 0, False)
+
+
+def test_more_than_there_is_can_not_be_reserved(admin_client: Client, make_tool: MakeTool, make_team: MakeTeam) -> None:
+    tool, crash, body = make_tool(capacity=3), make_team("crash"), make_team("body")
+    answer = save(
+        admin_client,
+        tool,
+        {"allotments": [{"team": crash.pk, "reservation": 2}, {"team": body.pk, "reservation": 2}]},
+    )
+    assert b"The reservations of cad would add up to 4 seats, but its capacity is 3." in answer.content
+    assert Allotment.objects.get().team == crash
+    # With one more seat it is enough.
+    save(admin_client, tool, {"allotments": [{"team": body.pk, "reservation": 2}]}, capacity=4)
+    assert Allotment.objects.count() == 2
+
+
+def test_a_capacity_below_the_reservations_is_shown(
+    admin_client: Client, make_tool: MakeTool, make_team: MakeTeam
+) -> None:
+    tool, crash = make_tool(capacity=3), make_team("crash")
+    allot("cad", crash, reservation=2)
+    answer = save(admin_client, tool, {}, capacity=1)
+    assert b"2 seats of cad are reserved, more than its capacity of 1" in answer.content
+    tool.refresh_from_db()
+    assert tool.capacity == 1
+
+
+@pytest.mark.parametrize("quota", ["1", "-1", "many"])
+def test_a_quota_that_makes_no_sense_is_refused(
+    admin_client: Client, make_tool: MakeTool, make_team: MakeTeam, quota: str
+) -> None:
+    tool, crash = make_tool(capacity=3), make_team("crash")
+    answer = save(admin_client, tool, {"allotments": [{"team": crash.pk, "quota": quota, "reservation": 2}]})
+    assert answer.status_code == 200
+    assert not Allotment.objects.exists()
+
+
+def test_limits_and_lists_work_at_once(
+    api: Api, admin_client: Client, make_tool: MakeTool, make_team: MakeTeam
+) -> None:
+    tool, crash = make_tool(capacity=9), make_team("crash", "ana", "ben")
+    save(
+        admin_client,
+        tool,
+        {
+            "user_limits": [{"user": "ana", "seats": 1}],
+            "access_rules": [
+                {"effect": "include", "kind": "team", "team": crash.pk, "name": ""},
+                {"effect": "exclude", "kind": "user", "team": "", "name": "ben"},
+            ],
+        },
+    )
+    assert (UserLimit.objects.count(), AccessRule.objects.count()) == (1, 2)
+    assert api.borrow(user="ana", seats=2).json()["code"] == "user_limit"
+    assert api.borrow(user="ben").json()["code"] == "excluded"
+    assert api.borrow(user="eve").json()["code"] == "not_included"
+
+
+def test_a_host_is_listed_by_a_name_as_long_as_any_that_borrows(
+    api: Api, admin_client: Client, make_tool: MakeTool
+) -> None:
+    tool, host = make_tool(), "h" * 255
+    save(admin_client, tool, {"access_rules": [{"effect": "exclude", "kind": "host", "team": "", "name": host}]})
+    assert api.borrow(host=host).json()["code"] == "excluded"
+    assert api.borrow(host=host[:-1]).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"effect": "include", "kind": "user", "team": "", "name": ""},
+        {"effect": "include", "kind": "team", "team": "", "name": "crash"},
+        {"effect": "include", "kind": "user", "team": "crash", "name": "ana"},
+        {"effect": "both", "kind": "user", "team": "", "name": "ana"},
+        {"effect": "include", "kind": "user", "team": "", "name": "a\u202eb"},
+        {"effect": "include", "kind": "user", "team": "", "name": "u" * 256},
+        {"effect": "include", "kind": "host", "team": "", "name": "h" * 256},
+    ],
+)
+def test_a_line_that_makes_no_sense_is_refused(
+    admin_client: Client, make_tool: MakeTool, make_team: MakeTeam, row: dict[str, Any]
+) -> None:
+    tool, crash = make_tool(), make_team("crash")
+    row = row | ({"team": crash.pk} if row["team"] else {})
+    assert save(admin_client, tool, {"access_rules": [row]}).status_code == 200
+    assert not AccessRule.objects.exists()
+
+
+def test_a_team_with_an_allotment_or_leases_stays(
+    api: Api, admin_client: Client, make_tool: MakeTool, make_team: MakeTeam
+) -> None:
+    make_tool(capacity=3)
+    crash, body = make_team("crash", "ana"), make_team("body")
+    allot("cad", body, quota=1)
+    api.borrow(user="ana")
+    for team in (crash, body):
+        admin_client.post(f"/admin/licenses/team/{team.pk}/delete/", {"post": "yes"})
+    assert Team.objects.count() == 2
+
+
+def test_the_lists_show_the_numbers_apart(
+    api: Api, admin_client: Client, make_tool: MakeTool, make_team: MakeTeam
+) -> None:
+    make_tool(capacity=5)
+    allot("cad", make_team("crash", "ana"), quota=4, reservation=2)
+    api.borrow(user="eve")
+    api.wait(user="eve", seats=3)
+    page = admin_client.get("/admin/licenses/tool/").content.decode()
+    for column, seats in {"borrowed": 1, "reserved_idle": 2, "queued": 1, "available": 0}.items():
+        assert f'<td class="field-{column}">{seats}</td>' in page
+    team = admin_client.get(f"/admin/licenses/team/{Team.objects.get().pk}/change/").content.decode()
+    assert "1 quota and reservation</a>" in team
+    assert admin_client.get("/admin/licenses/lease/?team__id__exact=1").status_code == 200

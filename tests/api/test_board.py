@@ -1,0 +1,666 @@
+"""The board: what it shows to whom, and the button that returns one's own seats.
+
+How it behaves in a browser is in test_board_in_browser.
+"""
+
+import gzip
+import re
+from collections.abc import Callable
+from datetime import timedelta
+from html.parser import HTMLParser
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+from django.contrib.auth.models import User
+from django.db import connection
+from django.test import Client
+from django.test.utils import CaptureQueriesContext
+from django.utils import timezone
+
+from licenses.models import Lease, Team, Tool
+from tests.support.api import Api, assert_problem
+from tests.support.quotas import allot
+
+MakeTool = Callable[..., Tool]
+MakeTeam = Callable[..., Team]
+PassTime = Callable[..., None]
+
+NOTHING = "00000000-0000-4000-8000-000000000000"
+
+
+class Reading(HTMLParser):
+    """A page as somebody reads it: its text, and the cells of its tables' rows."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.words: list[str] = []
+        self.cells: list[list[str]] = []
+        self.silent = self.in_cell = False
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.silent = tag in {"script", "style", "title"}
+        if tag == "tr":
+            self.cells.append([])
+        elif tag in {"td", "th"}:
+            self.cells[-1].append("")
+            self.in_cell = True
+
+    def handle_endtag(self, tag: str) -> None:
+        self.silent = False
+        if tag in {"td", "th"}:
+            self.in_cell = False
+
+    def handle_data(self, data: str) -> None:
+        if self.silent:
+            return
+        self.words.append(data)
+        if self.in_cell:
+            self.cells[-1][-1] += data
+
+    @property
+    def text(self) -> str:
+        return squeezed(" ".join(self.words))
+
+    @property
+    def rows(self) -> list[list[str]]:
+        return [[squeezed(cell) for cell in row] for row in self.cells]
+
+
+def squeezed(text: str) -> str:
+    return re.sub(r"\s+", " ", text).strip(" ")
+
+
+def page(client: Client, path: str = "/", **query: Any) -> str:
+    """Return a page of the board."""
+    answer = client.get(path, query)
+    assert answer.status_code == 200, answer.content
+    html: str = answer.content.decode()
+    return html
+
+
+def text(client: Client, path: str = "/", **query: Any) -> str:
+    return Reading(page(client, path, **query)).text
+
+
+def rows(client: Client, path: str = "/", **query: Any) -> list[list[str]]:
+    return Reading(page(client, path, **query)).rows
+
+
+def row_of(user: str, client: Client, path: str = "/") -> list[str]:
+    """Return the only row of a user."""
+    (row,) = [row for row in rows(client, path) if row[:1] == [user]]
+    return row
+
+
+def signed_in(name: str = "ben", **rights: Any) -> Client:
+    client = Client(raise_request_exception=False)
+    client.force_login(User.objects.create_user(name, **rights))
+    return client
+
+
+def press_return(client: Client, lease: Any, **more: str) -> Any:
+    return client.post(f"/leases/{lease}/return/", more)
+
+
+# --- What is there ----------------------------------------------------------
+
+
+def test_a_tool_is_shown_with_its_seats_and_who_has_them(
+    api: Api, make_tool: MakeTool, make_team: MakeTeam, pass_time: PassTime
+) -> None:
+    make_tool("cad", capacity=5, display_name="Body Designer")
+    make_team("crash", "ana")
+    api.borrow("cad", "ana", seats=2, host="ws1", project="door", team="crash", ttl_seconds=7200)
+    pass_time(minutes=35)
+    for path in ("/", "/tools/cad/"):
+        shown = text(api.client, path)
+        assert "Body Designer" in shown
+        assert "2 of 5 borrowed" in shown
+        assert "3 free" in shown
+        user, host, seats, team, project, since, until = row_of("ana", api.client, path)
+        assert (user, host, seats, team, project) == ("ana", "ws1", "2", "crash", "door")
+        assert since.endswith("35 min ago")
+        assert until.endswith("in 1 h 25 min")
+        borrowed_at = Lease.objects.get().borrowed_at
+        assert f'datetime="{borrowed_at.isoformat(timespec="seconds")}"' in page(api.client, path)
+
+
+def test_reserved_set_aside_and_overdraft_seats_are_shown_separately(
+    api: Api, make_tool: MakeTool, make_team: MakeTeam
+) -> None:
+    make_tool("noise", capacity=10)
+    allot("noise", make_team("crash", "ana"), reservation=4)
+    api.borrow("noise", "ben", seats=5)
+    api.wait("noise", "cleo", seats=3)
+    assert "0 free 1 set aside for the queue 4 reserved, idle" in text(api.client)
+    make_tool("thermal", capacity=2, overdraft=2)
+    api.borrow("thermal", "ana", seats=2)
+    api.borrow("thermal", "ben")
+    for path in ("/", "/tools/thermal/"):
+        shown = text(api.client, path)
+        assert "3 of 2 borrowed" in shown
+        assert "Overdrawn: 1 seat above the capacity" in shown
+        assert "Overdraft: 1 of 2 used" in shown
+        assert "1 1 above" in row_of("ben", api.client, "/tools/thermal/")
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        ({}, ""),
+        ({"enabled": False}, "Disabled: no seats are granted."),
+        ({"valid_from": timedelta(days=3, hours=1)}, "The license begins on"),
+        ({"valid_until": timedelta(days=-2)}, "The license ended on"),
+        ({"valid_until": timedelta(days=12, hours=1)}, "The license ends on"),
+        ({"valid_until": timedelta(days=31)}, ""),
+        ({"capacity": 0}, "No seat free."),
+        ({"capacity": 0, "overdraft": 1}, ""),
+    ],
+)
+def test_a_closed_tool_shows_why_it_grants_no_seats(
+    api: Api, make_tool: MakeTool, values: dict[str, Any], told: str
+) -> None:
+    now = timezone.now()
+    values = {name: now + value if isinstance(value, timedelta) else value for name, value in values.items()}
+    make_tool("cad", **values)
+    for path in ("/", "/tools/cad/"):
+        shown = text(api.client, path)
+        assert told in shown
+        assert ("The license" in shown) == ("The license" in told)
+        assert ("No seat free." in shown) == ("No seat" in told)
+    grants = not told or told == "No seat free." or "ends" in told
+    assert ("1 free" in shown or "0 free" in shown) == grants
+
+
+def test_a_seat_whose_lease_is_over_is_free(api: Api, make_tool: MakeTool, pass_time: PassTime) -> None:
+    make_tool()
+    ana = signed_in("ana")
+    Api(ana).borrow("cad", "ana", ttl_seconds=60)
+    assert "Yours" in text(ana)
+    pass_time(minutes=2)
+    for path in ("/", "/tools/cad/"):
+        shown = text(ana, path)
+        assert "0 of 1 borrowed" in shown
+        assert "No leases." in shown
+        assert "Yours" not in shown
+
+
+def test_a_lease_without_an_end_says_so(api: Api, make_tool: MakeTool) -> None:
+    make_tool(default_ttl=None)
+    api.borrow("cad", "ana")
+    assert row_of("ana", api.client)[-1] == "returned"
+
+
+def test_the_queue_is_shown_in_its_order(api: Api, make_tool: MakeTool, pass_time: PassTime) -> None:
+    make_tool()
+    api.borrow("cad", "ana")
+    for user in ("zoe", "ben", "cleo", "dora"):
+        api.wait("cad", user, host=f"of-{user}")
+    pass_time(seconds=5)
+    places = [" ".join(row[:3]) for row in rows(api.client, "/tools/cad/") if row[0].isdigit()]
+    assert places == ["1 zoe of-zoe", "2 ben of-ben", "3 cleo of-cleo", "4 dora of-dora"]
+    assert "4 waiting for 4 seats" in text(api.client, "/tools/cad/")
+    assert [row[1] for row in rows(api.client) if row[0].isdigit()] == ["zoe", "ben", "cleo"]
+    assert "All 4 tickets in the queue for cad" in text(api.client)
+    # A ticket without polls no longer waits.
+    pass_time(minutes=1)
+    assert "Nobody waits." in text(api.client, "/tools/cad/")
+
+
+def test_refusals_say_why_and_how_they_ended(api: Api, make_tool: MakeTool, pass_time: PassTime) -> None:
+    make_tool("cad")
+    make_tool("off", enabled=False)
+    lease = api.borrow("cad", "ana").json()["id"]
+    api.borrow("off", "early")
+    pass_time(minutes=20)
+    for user in ("ben", "ben", "cleo"):
+        api.borrow("cad", user, host="ws1")
+    pass_time(minutes=5)
+    api.give_back(lease)
+    api.borrow("cad", "ben")
+    refused = {row[0]: row for row in rows(api.client) if "cad" in row or "off" in row}
+    assert refused["early"][2:6] == ["off", "1", "Tool is disabled", "1"]
+    assert refused["early"][6:] == [refused["early"][6], "No"]
+    assert refused["ben"][:6] == ["ben", "ws1", "cad", "1", "No seat left", "2"]
+    assert refused["ben"][7] == "Yes, after 5 min"
+    assert refused["cleo"][7] == "Not yet"
+    of_one = {row[0]: row for row in rows(api.client, "/tools/cad/") if "No seat left" in row}
+    assert of_one.keys() == {"ben", "cleo"}
+    pass_time(hours=24)
+    assert "No refusals in the last 24 hours." in text(api.client)
+
+
+def bar(client: Client, path: str = "/") -> list[tuple[str, float, float]]:
+    """Return the kind, start and width of each part of a tool's bar."""
+    found = re.findall(r'<rect class="([\w-]+)" fill="[^"]*" x="([\d.]+)%" width="([\d.]+)%"', page(client, path))
+    return [(kind, float(start), float(width)) for kind, start, width in found]
+
+
+def test_few_seats_are_drawn_one_by_one(api: Api, make_tool: MakeTool) -> None:
+    make_tool(capacity=5)
+    api.borrow("cad", "ana", seats=2)
+    assert [part[0] for part in bar(api.client)] == ["borrowed"] * 2 + ["free"] * 3
+    assert [part[1:] for part in bar(api.client)] == [(start, 20) for start in (0, 20, 40, 60, 80)]
+
+
+def test_many_seats_are_drawn_as_a_bar(api: Api, make_tool: MakeTool) -> None:
+    make_tool(capacity=16_384)
+    api.borrow("cad", "ana", seats=4_096)
+    assert bar(api.client) == [("borrowed", 0, 25), ("free", 25, 75)]
+    assert "4,096 of 16,384 borrowed" in text(api.client)
+    Tool.objects.update(capacity=2_048)
+    assert bar(api.client) == [("borrowed", 0, 50), ("overdrawn", 50, 50)]
+
+
+def test_a_tool_without_a_seat_has_an_empty_bar(api: Api, make_tool: MakeTool) -> None:
+    make_tool(capacity=0)
+    assert bar(api.client) == []
+    assert "0 of 0 borrowed" in text(api.client)
+
+
+def test_a_board_without_tools_says_how_to_get_some(api: Api) -> None:
+    assert "There are no tools yet." in text(api.client)
+
+
+def test_long_lists_are_cut_and_lead_to_all_of_them(api: Api, make_tool: MakeTool) -> None:
+    make_tool(capacity=200)
+    for number in range(120):
+        api.borrow("cad", f"user{number:03}")
+    assert [row[0] for row in rows(api.client) if row[0].startswith("user")] == [f"user{119 - n}" for n in range(5)]
+    assert "All 120 leases of cad" in text(api.client)
+    seen = []
+    for place, told in (("1", "1 to 50"), ("2", "51 to 100"), ("3", "101 to 120")):
+        assert f"Leases {told} of 120" in text(api.client, "/tools/cad/", page=place)
+        seen += [row[0] for row in rows(api.client, "/tools/cad/", page=place) if row[0].startswith("user")]
+    assert seen == [f"user{119 - n:03}" for n in range(120)]
+    # A missing page is not an error, because leases end while a user reads.
+    assert "Leases 101 to 120" in text(api.client, "/tools/cad/", page="999999999")
+
+
+def test_many_tools_stand_on_pages_and_can_be_looked_for(api: Api, make_tool: MakeTool) -> None:
+    for number in range(60):
+        make_tool(f"tool{number:02}", vendor="Acme" if number == 42 else "")
+    api.borrow("tool55", "ana")
+    shown = text(api.client)
+    assert "60 seats of 60 tools: 1 borrowed , 59 free" in shown
+    assert "Tools 1 to 25 of 60" in shown
+    # Tools on other pages without a free seat are named too.
+    assert "No seat free: tool55 ." in shown
+    assert "ana" not in shown
+    assert "tool24" in shown
+    assert "ana" in text(api.client, page="3")
+    for search in ("TOOL42", "acme"):
+        assert "1 of 1" not in text(api.client, q=search)
+        assert "tool42" in text(api.client, q=search)
+        assert "tool41" not in text(api.client, q=search)
+    assert "No tool matches." in text(api.client, q="nope")
+    assert '<a id="next" rel="next" href="?q=tool&amp;page=2">' in page(api.client, q="tool")
+
+
+def test_names_from_outside_are_text_and_nothing_else(
+    api: Api, make_tool: MakeTool, make_team: MakeTeam, settings: Any
+) -> None:
+    hostile = '"><script>alert(1)</script>'
+    settings.LICENSE_AUTH = "open"
+    make_tool("cad", display_name=hostile, vendor=hostile)
+    api.borrow("cad", hostile, host=hostile, project=hostile)
+    api.wait("cad", hostile, host=hostile, project=hostile)
+    api.borrow("cad", hostile + "2", host=hostile)
+    client = Client()
+    client.force_login(User.objects.create_user(hostile))
+    for path in ("/", "/tools/cad/", "/yours/"):
+        html = page(client, path, q=hostile[:10])
+        assert "<script>" not in html
+        assert "alert(1)&lt;/script&gt;" in html
+    assert text(client, "/tools/cad/").count(hostile) >= 8
+
+
+@pytest.mark.parametrize("path", ["/", "/tools/cad/", "/yours/", "/nope", "/tools/nope/", "/?page=x"])
+def test_a_page_may_load_only_from_this_server(api: Api, make_tool: MakeTool, path: str) -> None:
+    make_tool()
+    client = signed_in()
+    Api(client).borrow("cad", "ben")
+    answer = client.get(path)
+    policy = dict(part.split(" ", 1) for part in answer["Content-Security-Policy"].split("; "))
+    assert policy == {
+        "default-src": "'none'",
+        "script-src": "'self'",
+        "style-src": "'self'",
+        "img-src": "'self'",
+        "connect-src": "'self'",
+        "base-uri": "'none'",
+        "frame-ancestors": "'none'",
+        "form-action": "'self'",
+    }
+    html = answer.content.decode()
+    assert not re.search(r"<script(?![^>]* src=)|<style|\sstyle=|\son\w+=|javascript:", html)
+    assert not re.search(r"(src|href)=\"(https?:)?//", html)
+    if answer.status_code == 200:
+        assert "no-store" in answer["Cache-Control"]
+
+
+def test_a_page_is_compressed_for_browsers_that_accept_it(api: Api, make_tool: MakeTool) -> None:
+    make_tool()
+    answer = api.client.get("/", headers={"Accept-Encoding": "gzip"})
+    assert answer["Content-Encoding"] == "gzip"
+    assert b"License board" in gzip.decompress(answer.content)
+
+
+def test_a_refresh_gets_only_the_live_part(api: Api, make_tool: MakeTool) -> None:
+    make_tool()
+    client = signed_in()
+    lease = Api(client).borrow("cad", "ben").json()["id"]
+    press_return(client, lease)
+    living = client.get("/", headers={"X-Refresh": "1"})
+    assert living.content.decode().strip().startswith('<div id="live"')
+    assert "X-Refresh" in living["Vary"]
+    # The message for the reader is kept for the next page.
+    assert "Returned: 1 seat of cad." in text(client)
+    assert "Returned" not in text(client)
+
+
+# --- In a bounded number of statements --------------------------------------
+
+
+def statements(client: Client, path: str) -> int:
+    client.get(path)
+    with CaptureQueriesContext(connection) as queries:
+        assert client.get(path).status_code == 200
+    return len(queries)
+
+
+PAGES = ("/", "/tools/tool0/", "/yours/")
+
+
+def test_the_number_of_statements_does_not_grow(make_tool: MakeTool, make_team: MakeTeam, api: Api) -> None:
+    client = signed_in()
+
+    def fill(tools: range, leases: int) -> None:
+        for number in tools:
+            make_tool(f"tool{number}", capacity=leases + 3, user_limit=10_000)
+            allot(f"tool{number}", make_team(f"team{number}", "ben", f"user{number}"), reservation=2)
+            for lease in range(leases):
+                api.borrow(f"tool{number}", "ben" if lease % 2 else f"user{number}")
+            api.borrow_set((f"tool{number}", 1), ("tool0", 1), user="ben")
+            api.borrow(f"tool{number}", "zoe", seats=leases + 1)
+            for user in ("ben", "cleo", f"user{number}"):
+                api.borrow(f"tool{number}", user, seats=leases + 1, wait_seconds=600)
+
+    fill(range(2), 2)
+    before = [statements(client, path) for path in PAGES]
+    fill(range(2, 24), 8)
+    assert [statements(client, path) for path in PAGES] == before
+    assert max(before) <= 24
+
+
+# --- For whom ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", ["/", "/?page=2", "/tools/cad/", "/tools/nope/", "/yours/"])
+def test_a_reader_without_a_session_is_sent_to_sign_in_and_back(required: None, make_tool: MakeTool, path: str) -> None:
+    make_tool()
+    client = Client()
+    answer = client.get(path)
+    address = urlsplit(answer["Location"])
+    assert (answer.status_code, address.path, parse_qs(address.query)["next"]) == (302, "/signin/", [path])
+    User.objects.create_user("ben", password="a long pass phrase")
+    signed = client.post(answer["Location"], {"username": "ben", "password": "a long pass phrase"})
+    assert signed["Location"] == path
+
+
+def test_a_sign_in_leads_to_the_board(required: None, db: None) -> None:
+    User.objects.create_user("ben", password="a long pass phrase")
+    answer = Client().post("/signin/", {"username": "ben", "password": "a long pass phrase"}, follow=True)
+    assert answer.redirect_chain == [("/", 302)]
+    assert "Signed in as ben" in Reading(answer.content.decode()).text
+
+
+def test_a_locked_account_sees_nothing(required: None, db: None) -> None:
+    client = signed_in()
+    assert client.get("/").status_code == 200
+    User.objects.update(is_active=False)
+    assert client.get("/").status_code == 302
+
+
+def test_a_token_is_no_session(required: None, api: Api) -> None:
+    answer = Client(headers={"Authorization": "Bearer lic_" + "x" * 43}).get("/")
+    assert answer.status_code == 302
+
+
+def test_an_open_board_is_for_everybody_to_read(api: Api, make_tool: MakeTool) -> None:
+    make_tool()
+    api.borrow("cad", "ana")
+    html = page(Client())
+    assert "Sign in" in html
+    assert "<form" not in html
+    assert "Yours" not in html
+
+
+def test_signed_in_users_see_their_own_seats_first(
+    required: None, api: Api, make_tool: MakeTool, pass_time: PassTime
+) -> None:
+    make_tool("cad", capacity=2)
+    make_tool("sim", capacity=3)
+    ben = signed_in("ben")
+    lease = Api(ben).borrow_set(("cad", 1), ("sim", 2), user="ben", host="ws1").json()["id"]
+    ana = signed_in("ana")
+    Api(ana).borrow("cad", "ana")
+    Api(ana).wait("cad", "ana")
+    for path in ("/", "/tools/cad/", "/tools/sim/", "/yours/"):
+        assert rows(ben, path)[1][:2] == ["1 of cad, 2 of sim", "ws1"]
+        assert re.findall(r'action="/leases/([^/]+)/return/"', page(ben, path)) == [lease]
+    assert "ben you" in text(ben)
+    assert "ana you" not in text(ben)
+    assert "You wait for 1 seat of cad: position 1" in text(ana)
+    assert "You wait" not in text(ana, "/tools/sim/")
+    assert "1 of cad" not in text(ana, "/tools/sim/")
+    assert "/return/" not in page(signed_in("eve"))
+
+
+def test_more_own_seats_than_are_shown_have_a_page(api: Api, make_tool: MakeTool) -> None:
+    make_tool(capacity=60)
+    ben = signed_in()
+    for _ in range(55):
+        Api(ben).borrow("cad", "ben")
+    assert page(ben).count("/return/") == 10
+    assert "All your 55 leases" in text(ben)
+    assert page(ben, "/yours/").count("/return/") == 50
+    assert page(ben, "/yours/", page="2").count("/return/") == 5
+    assert Client().get("/yours/").status_code == 302
+
+
+def test_a_name_that_no_lease_can_be_held_under_has_none(api: Api, make_tool: MakeTool) -> None:
+    make_tool()
+    client = signed_in("x" * 100)
+    assert "Yours" not in text(client)
+    assert "You have no seats." in text(client, "/yours/")
+    assert press_return(client, NOTHING).status_code == 404
+
+
+def test_the_way_to_the_admin_is_shown_to_staff(db: None) -> None:
+    assert 'href="/admin/"' in page(signed_in("ana", is_staff=True))
+    assert 'href="/admin/"' not in page(signed_in("ben"))
+    assert 'href="/api/docs/"' in page(signed_in("cleo"))
+
+
+def test_one_signs_out_by_a_button(required: None, db: None) -> None:
+    client = signed_in()
+    assert re.search(r'<form method="post" action="/signout/">.*Sign out', page(client))
+    client.post("/signout/")
+    assert client.get("/").status_code == 302
+
+
+# --- Returning --------------------------------------------------------------
+
+
+def is_out(lease: Any) -> bool:
+    return Lease.objects.get(pk=lease).ended_at is None
+
+
+def test_a_button_returns_own_seats(required: None, make_tool: MakeTool) -> None:
+    make_tool("cad", capacity=2)
+    make_tool("sim", capacity=3)
+    ben = signed_in()
+    lease = Api(ben).borrow_set(("cad", 1), ("sim", 2), user="ben").json()["id"]
+    answer = press_return(ben, lease, next="/tools/sim/?page=1")
+    assert (answer.status_code, answer["Location"]) == (302, "/tools/sim/?page=1")
+    assert "Returned: 1 seat of cad, 2 seats of sim." in text(ben)
+    assert list(Lease.objects.values_list("end_reason", flat=True)) == ["returned", "returned"]
+    assert list(Tool.objects.values_list("in_use", flat=True)) == [0, 0]
+
+
+def test_to_return_twice_is_harmless(make_tool: MakeTool, api: Api) -> None:
+    make_tool()
+    ben = signed_in()
+    lease = Api(ben).borrow("cad", "ben").json()["id"]
+    press_return(ben, lease)
+    ended_at = Lease.objects.get().ended_at
+    text(ben)
+    assert press_return(ben, lease)["Location"] == "/"
+    assert "Already ended: 1 seat of cad. It was returned." in text(ben)
+    assert Lease.objects.get().ended_at == ended_at
+
+
+def test_an_expired_lease_says_why_it_ended(make_tool: MakeTool, api: Api, pass_time: PassTime) -> None:
+    make_tool()
+    ben = signed_in()
+    lease = Api(ben).borrow("cad", "ben", ttl_seconds=60).json()["id"]
+    pass_time(minutes=2)
+    press_return(ben, lease)
+    assert "Already ended: 1 seat of cad. No heartbeat came in time" in text(ben)
+    assert Lease.objects.get().end_reason == "expired"
+
+
+@pytest.mark.parametrize("mode", ["open", "required"])
+@pytest.mark.parametrize("rights", [{}, {"is_superuser": True, "is_staff": True}])
+def test_nobody_returns_the_seats_of_another_user(
+    api: Api, make_tool: MakeTool, settings: Any, mode: str, rights: dict[str, bool]
+) -> None:
+    make_tool()
+    lease = api.borrow("cad", "ana").json()["id"]
+    settings.LICENSE_AUTH = mode
+    ben = signed_in("ben", **rights)
+    answer = press_return(ben, lease)
+    assert answer.status_code == 404
+    # It looks like a missing page.
+    pages = [found.content.decode() for found in (answer, press_return(ben, NOTHING))]
+    assert len({re.sub(r'name="csrfmiddlewaretoken" value="\w+"', "", page) for page in pages}) == 1
+    assert is_out(lease)
+
+
+def test_a_part_of_a_set_is_not_returned_by_itself(make_tool: MakeTool, api: Api) -> None:
+    make_tool("cad")
+    make_tool("sim")
+    ben = signed_in()
+    Api(ben).borrow_set(("cad", 1), ("sim", 1), user="ben")
+    part = Lease.objects.get(part_of__isnull=False)
+    assert press_return(ben, part.pk).status_code == 404
+    assert is_out(part.pk)
+
+
+@pytest.mark.parametrize("mode", ["open", "required"])
+def test_a_reader_without_a_session_returns_nothing(api: Api, make_tool: MakeTool, settings: Any, mode: str) -> None:
+    make_tool()
+    lease = api.borrow("cad", "ana").json()["id"]
+    settings.LICENSE_AUTH = mode
+    answer = press_return(Client(), lease)
+    assert (answer.status_code, answer["Location"]) == (302, "/signin/?next=/")
+    assert is_out(lease)
+
+
+def test_another_site_can_press_no_button(make_tool: MakeTool, api: Api) -> None:
+    make_tool()
+    ben = Client(enforce_csrf_checks=True, raise_request_exception=False)
+    ben.force_login(User.objects.create_user("ben"))
+    lease = api.borrow("cad", "ben").json()["id"]
+    answer = press_return(ben, lease)
+    assert answer.status_code == 403
+    assert "Back to the board" in Reading(answer.content.decode()).text
+    assert is_out(lease)
+    found = re.search(r'name="csrfmiddlewaretoken" value="(\w+)"', page(ben))
+    assert found
+    assert press_return(ben, lease, csrfmiddlewaretoken=found[1]).status_code == 302
+    assert not is_out(lease)
+
+
+@pytest.mark.parametrize(
+    "following",
+    ["https://evil.example/", "//evil.example", "/\\evil.example", "javascript:alert(1)", "/\n/x", "\0"],
+)
+def test_nobody_is_sent_elsewhere_after_a_return(make_tool: MakeTool, api: Api, following: str) -> None:
+    make_tool()
+    ben = signed_in()
+    lease = Api(ben).borrow("cad", "ben").json()["id"]
+    assert_page_of_error(press_return(ben, lease, next=following), 400)
+    assert is_out(lease)
+
+
+# --- What makes no sense ----------------------------------------------------
+
+
+def assert_page_of_error(answer: Any, status: int) -> None:
+    assert answer.status_code == status
+    assert answer["Content-Type"] == "text/html; charset=utf-8"
+    shown = Reading(answer.content.decode()).text
+    assert "License board" in shown
+    assert "Back to the board" in shown
+
+
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [
+        ("/?page=abc", 400),
+        ("/?page=0", 400),
+        ("/?page=-1", 400),
+        ("/?page=1.5", 400),
+        ("/?page=", 400),
+        ("/?page=%EF%BC%91", 400),
+        ("/?page=%00", 400),
+        ("/?page=" + "9" * 5000, 400),
+        ("/tools/cad/?page=abc", 400),
+        ("/yours/?page=abc", 400),
+        ("/?q=%00", 400),
+        ("/?q=a%0Ab", 400),
+        ("/?q=" + "x" * 65, 400),
+        ("/tools/nope/", 404),
+        ("/tools/CAD/", 404),
+        ("/tools/a%00b/", 404),
+        ("/tools/..%2Fcad/", 404),
+        ("/tools/" + "x" * 5000 + "/", 404),
+        ("/tools/' OR 1=1 --/", 404),
+        ("/nonsense", 404),
+        ("/leases/1/return/", 404),
+        (f"/leases/{NOTHING}/return/", 405),
+    ],
+)
+def test_an_address_that_makes_no_sense_gets_a_page_that_says_so(make_tool: MakeTool, path: str, status: int) -> None:
+    make_tool()
+    assert_page_of_error(signed_in().get(path), status)
+
+
+@pytest.mark.parametrize("path", ["/", "/tools/cad/", "/yours/"])
+def test_the_pages_are_for_reading(make_tool: MakeTool, path: str) -> None:
+    make_tool()
+    client = signed_in()
+    answer = client.post(path, {"x": "y"})
+    assert_page_of_error(answer, 405)
+    assert answer["Allow"] == "GET, HEAD"
+    assert client.head(path).status_code == 200
+
+
+def test_errors_of_the_api_stay_problem_documents(api: Api) -> None:
+    for path in ("/api/v1/nope", "/licenses/nope"):
+        assert_problem(api.client.get(path), 404)
+
+
+@pytest.mark.parametrize("path", ["/", "/tools/cad/"])
+def test_a_failing_database_is_reported_on_a_page(make_tool: MakeTool, path: str) -> None:
+    make_tool()
+    client = signed_in()
+    with connection.cursor() as cursor:
+        cursor.execute("ALTER TABLE licenses_denial RENAME TO licenses_elsewhere")
+    answer = client.get(path)
+    assert_page_of_error(answer, 503)
+    assert answer["Retry-After"] == "30"

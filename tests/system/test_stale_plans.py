@@ -1,0 +1,66 @@
+"""A version continues to serve while a migration of the next one alters a column."""
+
+from collections.abc import Callable, Iterator
+
+import pytest
+from django.db import connection
+
+from licenses.models import Tool
+from tests.support.api import Api, make_token
+
+# psycopg prepares a statement at its fourth execution.
+ENOUGH = 5
+
+pytestmark = [
+    pytest.mark.skipif(connection.vendor != "postgresql", reason="SQLite plans each statement anew"),
+    pytest.mark.django_db(transaction=True),
+]
+
+
+@pytest.fixture
+def alter() -> Iterator[Callable[..., None]]:
+    """Alters columns as a migration does, over a connection of its own; they are as
+    before after the test."""
+    migrating = connection.copy()
+    altered: list[tuple[str, str, str]] = []
+
+    def alter(table: str, column: str) -> None:
+        with migrating.cursor() as cursor:
+            cursor.execute(
+                "SELECT format_type(atttypid, atttypmod) FROM pg_attribute "
+                "WHERE attrelid = %s::regclass AND attname = %s",
+                [table, column],
+            )
+            (before,) = cursor.fetchone()
+            altered.append((table, column, before))
+            cursor.execute(f'ALTER TABLE {table} ALTER COLUMN "{column}" TYPE varchar(300)')
+
+    yield alter
+    with migrating.cursor() as cursor:
+        for table, column, before in altered:
+            cursor.execute(f'ALTER TABLE {table} ALTER COLUMN "{column}" TYPE {before}')
+    migrating.close()
+
+
+def test_a_return_goes_through(api: Api, make_tool: Callable[..., Tool], alter: Callable[..., None]) -> None:
+    make_tool("cad", capacity=2)
+    for _ in range(ENOUGH):
+        lease = api.borrow().json()["id"]
+        assert api.give_back(lease).status_code == 200
+    lease = api.borrow().json()["id"]
+    alter("licenses_lease", "user")
+    answer = api.give_back(lease)
+    assert answer.status_code == 200, answer.content
+
+
+def test_a_list_and_a_token_are_read(
+    api: Api, make_tool: Callable[..., Tool], alter: Callable[..., None], required: None
+) -> None:
+    make_tool("cad", capacity=2)
+    bearer = {"Authorization": f"Bearer {make_token(user='ana')}"}
+    for _ in range(ENOUGH):
+        assert api.client.get("/borrows", headers=bearer).status_code == 200
+    alter("licenses_lease", "user")
+    alter("licenses_apitoken", "user")
+    answer = api.client.get("/borrows", headers=bearer)
+    assert answer.status_code == 200, answer.content
