@@ -1,14 +1,17 @@
 """Record the changes that are made on admin pages."""
 
+from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
-from django.contrib import admin
+from django.contrib import admin, messages
+from django.core.exceptions import ValidationError
 from django.db import transaction
 from django.db.models import Model, QuerySet
-from django.http import HttpRequest
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 
 from licenses import auditing
 from licenses.auditing import Actor
+from licenses.errors import Refusal
 
 from .deletions import ShortDeletions
 from .lookups import ListedLookups
@@ -32,6 +35,26 @@ class AuditedAdmin(LabelledInputs, ShortDeletions, ListedLookups, admin.ModelAdm
         if db_field.name in self.get_autocomplete_fields(request):
             options["widget"] = SearchedSelect(db_field, self.admin_site)
         return super().formfield_for_foreignkey(db_field, request, **options)
+
+    def changeform_view(self, request: HttpRequest, *args: Any, **options: Any) -> HttpResponse:
+        return self._refused(request, super().changeform_view, *args, **options)
+
+    def changelist_view(self, request: HttpRequest, *args: Any, **options: Any) -> HttpResponse:
+        return self._refused(request, super().changelist_view, *args, **options)
+
+    def _refused(self, request: HttpRequest, view: Callable[..., Any], *args: Any, **options: Any) -> HttpResponse:
+        """Show what a service refuses although the form was valid: somebody changed the same rows meanwhile."""
+        try:
+            answer: HttpResponse = view(request, *args, **options)
+        except ValidationError as error:
+            texts = error.messages
+        except Refusal as refusal:
+            texts = [refusal.detail]
+        else:
+            return answer
+        for text in texts:
+            self.message_user(request, text, messages.ERROR)
+        return HttpResponseRedirect(request.get_full_path())
 
     def save_model(self, request: HttpRequest, obj: M, form: Any, change: bool) -> None:
         with auditing.changing(obj, by=actor_of(request)):

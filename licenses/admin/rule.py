@@ -6,15 +6,14 @@ from typing import Any
 
 from django.contrib import admin
 from django.core.exceptions import ValidationError
-from django.db import transaction
-from django.db.models import QuerySet, Sum
+from django.db.models import QuerySet
 from django.forms import ModelForm
 from django.http import HttpRequest
 
-from licenses import auditing, rationing
 from licenses.errors import OverReserved
 from licenses.models import AccessRule, Allotment, Team, Tool, UserLimit
 from licenses.models.allotment import Effect, SubjectKind
+from licenses.tools import quotas
 
 from .audited import AuditedAdmin, actor_of
 from .lines import LinesAdmin
@@ -22,18 +21,19 @@ from .lines import LinesAdmin
 
 class AllotmentForm(ModelForm[Allotment]):
     def clean(self) -> dict[str, Any]:
-        """Refuse to reserve more than the capacity. Keep reservations from before the capacity was lowered."""
+        """Check the reservation and the quota as the service does, so that the page can show the error."""
         cleaned = super().clean() or {}
         tool = cleaned.get("tool") or (self.instance.tool if self.instance.pk else None)
-        if self.errors or tool is None:
+        team = cleaned.get("team") or (self.instance.team if self.instance.pk else None)
+        if self.errors or tool is None or team is None:
             return cleaned
         # The lock keeps out other reservations until this one is saved.
         locked = Tool.objects.locked([tool.name]).get()
-        others = locked.allotments.exclude(pk=self.instance.pk)
-        reserved = cleaned["reservation"] + others.aggregate(seats=Sum("reservation", default=0))["seats"]
-        grows = cleaned["reservation"] > (self.initial.get("reservation") or 0)
-        if grows and reserved > locked.capacity:
-            raise ValidationError(OverReserved(tool=tool.name, capacity=locked.capacity, reserved=reserved).detail)
+        allowance = quotas.Allowance(cleaned["quota"], cleaned["reservation"])
+        try:
+            quotas.check(tool=locked, allowances={team: allowance})
+        except OverReserved as refusal:
+            raise ValidationError(refusal.detail) from None
         return cleaned
 
 
@@ -52,22 +52,15 @@ class AllotmentAdmin(AuditedAdmin[Allotment]):
         return ["tool", "team", "in_use"] if obj else ["in_use"]
 
     def save_model(self, request: HttpRequest, obj: Allotment, form: Any, change: bool) -> None:
-        allowance = rationing.Allowance(obj.quota, obj.reservation)
-        rationing.allot(tool=obj.tool.name, allowances={obj.team: allowance}, by=actor_of(request))
+        allowance = quotas.Allowance(obj.quota, obj.reservation)
+        quotas.allot(tool=obj.tool.name, allowances={obj.team: allowance}, by=actor_of(request))
         obj.pk = Allotment.objects.get(tool=obj.tool, team=obj.team).pk
 
     def delete_model(self, request: HttpRequest, obj: Allotment) -> None:
-        rationing.allot(tool=obj.tool.name, allowances={obj.team: None}, by=actor_of(request))
+        quotas.allot(tool=obj.tool.name, allowances={obj.team: None}, by=actor_of(request))
 
-    @transaction.atomic
     def delete_queryset(self, request: HttpRequest, queryset: QuerySet[Allotment]) -> None:
-        _lock_tools_of(queryset)
-        super().delete_queryset(request, queryset.select_related("tool", "team"))
-
-
-def _lock_tools_of(rows: QuerySet[Any]) -> None:
-    """Lock the tools of these rows, in the order that every caller uses."""
-    list(Tool.objects.locked(rows.order_by().values_list("tool__name", flat=True).distinct()))
+        quotas.remove_allotments(allotments=queryset.select_related("tool", "team"), by=actor_of(request))
 
 
 class RuleAdmin(LinesAdmin):
@@ -78,24 +71,13 @@ class RuleAdmin(LinesAdmin):
     autocomplete_fields = ["tool"]
 
     def save_model(self, request: HttpRequest, obj: Any, form: Any, change: bool) -> None:
-        with rationing.settling(tool=obj.tool.name):
-            super().save_model(request, obj, form, change)
+        quotas.save_rules(rules=[obj], by=actor_of(request))
 
     def delete_model(self, request: HttpRequest, obj: Any) -> None:
-        with rationing.settling(tool=obj.tool.name):
-            super().delete_model(request, obj)
+        quotas.delete_rules(rules=[obj], by=actor_of(request))
 
-    @transaction.atomic
     def delete_queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> None:
-        _lock_tools_of(queryset)
-        of_tool: dict[str, list[Any]] = {}
-        for row in queryset.select_related("tool"):
-            of_tool.setdefault(row.tool.name, []).append(row)
-        for tool, rows in of_tool.items():
-            with rationing.settling(tool=tool):
-                for row in rows:
-                    with auditing.deleting(row, by=actor_of(request)):
-                        row.delete()
+        quotas.delete_rules(rules=list(queryset.select_related("tool")), by=actor_of(request))
 
 
 @admin.register(UserLimit)
@@ -129,7 +111,7 @@ class UserLimitAdmin(RuleAdmin):
             else:
                 raise ValidationError(f"{row.user} already has a limit of {limit}, not {row.seats}.")
         if new:
-            rationing.add(tool=parent.name, rows=list(new.values()), by=actor_of(request))
+            quotas.save_rules(rules=list(new.values()), by=actor_of(request))
         return len(new), there
 
 
@@ -173,7 +155,7 @@ class AccessRuleAdmin(RuleAdmin):
         all_rows = list(rows)
         new = {_key(row): row for row in all_rows if _key(row) not in known}
         if new:
-            rationing.add(tool=parent.name, rows=list(new.values()), by=actor_of(request))
+            quotas.save_rules(rules=list(new.values()), by=actor_of(request))
         return len(new), len(all_rows) - len(new)
 
 

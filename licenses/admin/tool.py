@@ -9,10 +9,10 @@ from django.forms import ModelForm
 from django.http import HttpRequest
 from django.utils.html import format_html
 
-from licenses import auditing
-from licenses.leases import expiry, snapshot
+from licenses.leases import snapshot
 from licenses.models import AccessRule, Allotment, Tool, UserLimit
 from licenses.policy import Levels
+from licenses.tools import services as tools
 
 from .audited import AuditedAdmin, actor_of
 from .filters import NamedValues
@@ -147,14 +147,13 @@ class ToolAdmin(AuditedAdmin[Tool]):
         )
 
     def save_model(self, request: HttpRequest, obj: Tool, form: ModelForm[Tool], change: bool) -> None:
-        if not change:
-            super().save_model(request, obj, form, change)
-        elif form.changed_data:
-            # Save only these fields: the whole row has the old number of borrowed seats.
-            with auditing.changing(obj, by=actor_of(request)):
-                obj.save(update_fields=form.changed_data)
-            if "valid_until" in form.changed_data:
-                expiry.follow_validity(tool=obj.name, previous=form.initial["valid_until"])
+        # From the instance: it has the defaults of fields that the page left out.
+        values = {name: getattr(obj, name) for name in (form.changed_data if change else form.cleaned_data)}
+        if change:
+            done = tools.change(name=obj.name, values=values, by=actor_of(request))
+        else:
+            done = tools.create(name=values.pop("name"), values=values, by=actor_of(request))
+        obj.pk, obj.reserved = done.tool.pk, done.tool.reserved
         if obj.reserved > obj.capacity:
             self.message_user(
                 request,
@@ -162,6 +161,9 @@ class ToolAdmin(AuditedAdmin[Tool]):
                 "Only these teams can borrow.",
                 messages.WARNING,
             )
+
+    def delete_model(self, request: HttpRequest, obj: Tool) -> None:
+        tools.delete(name=obj.name, by=actor_of(request))
 
     def has_delete_permission(self, request: HttpRequest, obj: Tool | None = None) -> bool:
         # Keep a tool with history. Disable it instead.

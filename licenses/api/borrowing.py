@@ -14,11 +14,21 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from licenses.callers import Caller, Scope
+from licenses.errors import (
+    KeyReused,
+    LeaseEnded,
+    NotAMember,
+    QueueDropped,
+    QueueLeft,
+    TooManyKeys,
+    UnknownLease,
+    UnknownTool,
+)
 from licenses.leases import requests, services
 from licenses.leases.requests import Granted, Waiting
 from licenses.models.tool import MAX_CAPACITY, MAX_TTL, MIN_TTL
 from licenses.names import NAME_LENGTH
-from licenses.policy import Item
+from licenses.policy import BORROW_REFUSALS, Item
 from licenseserver import logs
 
 from .authentication import caller_of
@@ -32,9 +42,10 @@ from .common.fields import (
     TeamNameField,
     ToolNameField,
 )
-from .common.openapi import problem_response
+from .common.openapi import refused_by
 from .leases import LeaseSerializer, lease_answer, lease_data, note_leases, require_own_lease
 from .permissions import (
+    NotForOthers,
     actor_for,
     require_may_act_for,
     require_may_ask_about,
@@ -304,23 +315,15 @@ class LicensesViewSet(CallViewSet):
                 "a retry gets the first call's answer and takes no second seat.",
             )
         ],
-        responses={
-            200: GrantedSerializer,
-            202: WaitingSerializer,
-            400: problem_response("`invalid`, `parse_error`, `ttl_too_long`"),
-            404: problem_response("`unknown_tool`"),
-            403: problem_response("`not_a_member`, `not_for_others`"),
-            409: problem_response(
-                "`exhausted`, `reserved`, `quota`, `user_limit`, `excluded`, `not_included`, `disabled`, "
-                "`not_started`, `expired`; `reasons` and `expected_seconds` are as `explain` gives them"
-            ),
-            410: problem_response("`queue_timeout`, `queue_left`, `queue_dropped`: of a retried borrow that waited"),
-            422: problem_response("`key_reused`"),
-            503: problem_response("`busy`, `read_only`, `storage_full`, `not_migrated`"),
-        },
+        responses={200: GrantedSerializer, 202: WaitingSerializer}
+        # A retry of a borrow that waited can end like its ticket.
+        | refused_by(*BORROW_REFUSALS.values(), QueueDropped, QueueLeft, KeyReused, TooManyKeys, NotForOthers),
     )
     def borrow(self, request: Request) -> HttpResponse:
-        """Take seats of a tool, or of several at once; or wait for them."""
+        """Take seats of a tool, or of several at once; or wait for them.
+
+        A refusal with 409 has `reasons` and `expected_seconds`, as `explain` gives them.
+        """
         asked = borrow_request(request, require_may_act_for)
         by = actor_for(request, asked.user)
         retry = None
@@ -331,12 +334,7 @@ class LicensesViewSet(CallViewSet):
     @extend_schema(
         request=BorrowRequest,
         examples=BORROWS,
-        responses={
-            200: ExplanationSerializer,
-            400: problem_response("`invalid`, `parse_error`"),
-            403: problem_response("`not_a_member`, `not_for_others`"),
-            404: problem_response("`unknown_tool`"),
-        },
+        responses={200: ExplanationSerializer} | refused_by(UnknownTool, NotAMember, NotForOthers),
     )
     def explain(self, request: Request) -> Response:
         """Explain whether a borrow would be granted now, and if not, why not. Takes no seat."""
@@ -346,13 +344,7 @@ class LicensesViewSet(CallViewSet):
     @extend_schema(
         request=LeaseRequest,
         examples=ONE_LEASE,
-        responses={
-            200: LeaseSerializer,
-            400: problem_response("`invalid`, `parse_error`"),
-            404: problem_response("`unknown_lease`"),
-            410: problem_response("`expired`, `forced`, `returned`, `revoked`: why the lease has ended"),
-            503: problem_response("`busy`, `read_only`, `storage_full`, `not_migrated`"),
-        },
+        responses={200: LeaseSerializer} | refused_by(UnknownLease, LeaseEnded),
     )
     def renew(self, request: Request) -> HttpResponse:
         """Extend a live lease by its time to live: the heartbeat."""
@@ -362,12 +354,7 @@ class LicensesViewSet(CallViewSet):
     @extend_schema(
         request=LeaseRequest,
         examples=ONE_LEASE,
-        responses={
-            200: ReturnAnswer,
-            400: problem_response("`invalid`, `parse_error`"),
-            404: problem_response("`unknown_lease`"),
-            503: problem_response("`busy`, `read_only`, `storage_full`, `not_migrated`"),
-        },
+        responses={200: ReturnAnswer} | refused_by(UnknownLease),
     )
     def give_back(self, request: Request) -> HttpResponse:
         """Return a lease's seats. Harmless if it is returned already."""

@@ -27,7 +27,7 @@ from django.views.decorators.gzip import gzip_page
 from licenses import database
 from licenses.api.authentication import anonymous, caller_of_account
 from licenses.api.permissions import may, names_on_board
-from licenses.api.problems import STATUS, note_database_failure
+from licenses.api.problems import note_database_failure
 from licenses.callers import Caller, Kind, Scope
 from licenses.clock import database_now
 from licenses.errors import LeaseEnded, Refusal
@@ -105,7 +105,7 @@ def error(request: HttpRequest, status: int, title: str, detail: str) -> HttpRes
 
 def refused(request: HttpRequest, refusal: Refusal) -> HttpResponse:
     """Return the page of a refusal."""
-    answer = error(request, STATUS[type(refusal)], refusal.title, refusal.detail)
+    answer = error(request, refusal.status, refusal.title, refusal.detail)
     if refusal.retry_after:
         answer["Retry-After"] = str(refusal.retry_after)
     return answer

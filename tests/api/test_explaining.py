@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
-from licenses import rationing
 from licenses.models import AccessRule, Denial, Lease, Team, Ticket, Tool
+from licenses.tools import quotas
 from tests.support.api import Api
-from tests.support.quotas import allot
+from tests.support.quotas import SOMEBODY, allot
 
 MakeTool = Callable[..., Tool]
 MakeTeam = Callable[..., Team]
@@ -39,8 +39,8 @@ def test_every_rule_that_blocks_is_listed(api: Api, make_tool: MakeTool, make_te
     allot("cad", make_team("crash", "ana"), quota=1)
     api.borrow()
     api.borrow(user="eve")
-    AccessRule.objects.create(tool=tool, effect="exclude", kind="host", name="kiosk")
-    rationing.settle(tool="cad")
+    rule = AccessRule(tool=tool, effect="exclude", kind="host", name="kiosk")
+    quotas.save_rules(rules=[rule], by=SOMEBODY)
     explanation = api.explain(host="kiosk")
     assert not explanation["granted"]
     assert codes(explanation) == ["excluded", "user_limit", "quota", "exhausted"]

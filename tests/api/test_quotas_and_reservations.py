@@ -9,9 +9,9 @@ import httpx
 import pytest
 from django.db.models import Sum
 
-from licenses import rationing
 from licenses.errors import OverReserved
 from licenses.models import AccessRule, Allotment, Lease, Team, Ticket, Tool, UserLimit
+from licenses.tools import quotas
 from tests.support.api import Api
 from tests.support.quotas import SOMEBODY, allot
 from tests.support.servers import Server
@@ -23,8 +23,8 @@ PassTime = Callable[..., None]
 
 def exclude(tool: Tool, kind: str, name: str, effect: str = "exclude") -> None:
     team = Team.objects.get(name=name) if kind == "team" else None
-    AccessRule.objects.create(tool=tool, effect=effect, kind=kind, team=team, name="" if team else name)
-    rationing.settle(tool=tool.name)
+    rule = AccessRule(tool=tool, effect=effect, kind=kind, team=team, name="" if team else name)
+    quotas.save_rules(rules=[rule], by=SOMEBODY)
 
 
 def include(tool: Tool, kind: str, name: str) -> None:
@@ -32,8 +32,7 @@ def include(tool: Tool, kind: str, name: str) -> None:
 
 
 def limit(tool: Tool, user: str, seats: int) -> None:
-    UserLimit.objects.create(tool=tool, user=user, seats=seats)
-    rationing.settle(tool=tool.name)
+    quotas.save_rules(rules=[UserLimit(tool=tool, user=user, seats=seats)], by=SOMEBODY)
 
 
 def assert_counters_equal_rows() -> None:
@@ -130,7 +129,7 @@ def test_an_allotment_counts_the_seats_that_are_out_already(api: Api, make_tool:
     allot("cad", crash, quota=3)
     assert api.borrow(seats=2).json()["code"] == "quota"
     assert api.borrow().status_code == 200
-    rationing.allot(tool="cad", allowances={crash: None}, by=SOMEBODY)
+    quotas.allot(tool="cad", allowances={crash: None}, by=SOMEBODY)
     assert api.borrow().status_code == 200
     assert_counters_equal_rows()
 
@@ -143,8 +142,8 @@ def test_more_than_there_is_can_not_be_reserved(make_tool: MakeTool, make_team: 
         allot("cad", body, reservation=2)
     assert Allotment.objects.count() == 1
     # A change in one step never exceeds the capacity.
-    moved = {body: rationing.Allowance(None, 3), crash: rationing.Allowance(None, 0)}
-    rationing.allot(tool="cad", allowances=moved, by=SOMEBODY)
+    moved = {body: quotas.Allowance(None, 3), crash: quotas.Allowance(None, 0)}
+    quotas.allot(tool="cad", allowances=moved, by=SOMEBODY)
 
 
 def test_a_capacity_below_the_reservations_serves_the_teams_in_turn(
@@ -271,12 +270,12 @@ def test_quotas_and_reservations_hold_under_load(server: Server) -> None:
     server.manage(
         "shell",
         "-c",
-        "from licenses import auditing, rationing; from licenses.models import *\n"
+        "from licenses import auditing; from licenses.tools import quotas; from licenses.models import *\n"
         "crash, body = (Team.objects.create(name=name) for name in ('crash', 'body'))\n"
         "for team, users in ((crash, ('c1', 'c2')), (body, ('b1', 'b2'))):\n"
         "    TeamMember.objects.bulk_create(TeamMember(team=team, user=user) for user in users)\n"
-        "rationing.allot(tool='cad_tool', allowances={crash: rationing.Allowance(2, 1), "
-        "body: rationing.Allowance(None, 1)}, by=auditing.Actor.of_command('shell'))",
+        "quotas.allot(tool='cad_tool', allowances={crash: quotas.Allowance(2, 1), "
+        "body: quotas.Allowance(None, 1)}, by=auditing.Actor.of_command('shell'))",
     )
     trouble: list[Any] = []
 

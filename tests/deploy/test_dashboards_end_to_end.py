@@ -26,7 +26,7 @@ DAY = 86_400
 TEAMS_AND_LIMITS = """
 from datetime import timedelta
 from django.utils import timezone
-from licenses import rationing
+from licenses.tools import quotas
 from licenses.auditing import Actor
 from licenses.models import Team, TeamMember, Tool
 ends = timezone.now() + timedelta(days=20)
@@ -34,8 +34,8 @@ Tool.objects.filter(name="cad_tool").update(overdraft=1, valid_until=ends)
 crash, aero = (Team.objects.create(name=name) for name in ("crash", "aero"))
 TeamMember.objects.create(team=crash, user="ana")
 TeamMember.objects.create(team=aero, user="amy")
-allowances = {crash: rationing.Allowance(quota=1), aero: rationing.Allowance(reservation=1)}
-rationing.allot(tool="cad_tool", allowances=allowances, by=Actor.of_command("test"))
+allowances = {crash: quotas.Allowance(quota=1), aero: quotas.Allowance(reservation=1)}
+quotas.allot(tool="cad_tool", allowances=allowances, by=Actor.of_command("test"))
 """
 
 

@@ -15,10 +15,9 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import transaction
 from django.utils.dateparse import parse_date, parse_datetime
 
-from licenses import auditing
 from licenses.auditing import Actor
-from licenses.leases import expiry
 from licenses.models import Tool
+from licenses.tools import services as tools
 
 DEFAULT_TOOLS = {"cad_tool": {"capacity": 5}, "simulation": {"capacity": 3}, "analysis": {"capacity": 2}}
 TIMES = {"valid_from", "valid_until"}
@@ -60,24 +59,17 @@ class Command(BaseCommand):
         if options["file"]:
             wanted |= read_file(options["file"])
         wanted |= dict(options["tool"] or [])
-        # A file with a mistake must change nothing.
-        with transaction.atomic():
-            # Lock all tools first, in the order that borrows of several tools use.
-            list(Tool.objects.locked(wanted or DEFAULT_TOOLS))
-            lines = [
-                ensure_tool(name, values, force=options["force"]) for name, values in (wanted or DEFAULT_TOOLS).items()
-            ]
-        for line in lines:
+        for line in put(wanted or DEFAULT_TOOLS, force=options["force"]):
             self.stdout.write(line)
 
 
 def read_file(path: Path) -> dict[str, dict[str, Any]]:
     """Return the tools of a TOML file. Raises CommandError if it is invalid."""
     try:
-        tools: dict[str, dict[str, Any]] = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+        found: dict[str, dict[str, Any]] = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise CommandError(f"{path}: {error}") from None
-    for name, values in tools.items():
+    for name, values in found.items():
         if not isinstance(values, dict) or "capacity" not in values:
             raise CommandError(f"{path}: {name} must be a table with a capacity")
         if unknown := set(values) - FILE_FIELDS:
@@ -91,7 +83,7 @@ def read_file(path: Path) -> dict[str, dict[str, Any]]:
                 raise CommandError(
                     f"{path}: {name}: {field} must be a date or a time such as 2026-12-31, not {values[field]!r}"
                 ) from None
-    return tools
+    return found
 
 
 def moment(value: Any, *, is_end: bool) -> datetime | None:
@@ -111,35 +103,25 @@ def moment(value: Any, *, is_end: bool) -> datetime | None:
     raise ValueError(f"{value!r} is not a time")
 
 
-def ensure_tool(name: str, values: dict[str, Any], *, force: bool) -> str:
-    """Create one tool or, with ``force``, change it. Return a description of the change.
-
-    If the end of the license is in the past, leases end. Part of the caller's
-    transaction.
-    """
-    tool = Tool.objects.locked([name]).first()
-    if tool is not None and not force:
-        return f"{name}: exists with capacity {tool.capacity}, not changed"
-    created = tool is None
-    tool = tool or Tool(name=name)
-    before = {field: getattr(tool, field) for field in values}
-    for field, value in values.items():
-        setattr(tool, field, value)
+@transaction.atomic
+def put(wanted: dict[str, dict[str, Any]], *, force: bool) -> list[str]:
+    """Create tools and, with ``force``, change those that exist; all or none. Return a line for each."""
+    known = {} if force else {tool.name: tool for tool in Tool.objects.locked(wanted)}
     try:
-        # A tool may have a name from before it was reserved.
-        tool.full_clean(exclude=["name"] if tool.pk else None)
+        done = tools.put(
+            tools={name: values for name, values in wanted.items() if name not in known},
+            by=Actor.of_command("seed"),
+        )
     except ValidationError as error:
-        raise CommandError(f"{name}: {'; '.join(error.messages)}") from None
-    # Write only these fields: leases change the borrowed seats.
-    with auditing.changing(tool, by=Actor.of_command("seed")):
-        tool.save(update_fields=None if created else list(values))
-    if "valid_until" in values and before["valid_until"] != tool.valid_until:
-        expiry.follow_validity(tool=name, previous=before["valid_until"])
-    if created:
-        return f"{name}: created with capacity {tool.capacity}"
-    changes = [
-        f"{field} {before[field]} -> {getattr(tool, field)}"
-        for field in values
-        if before[field] != getattr(tool, field)
-    ]
-    return f"{name}: {', '.join(changes) or 'unchanged'}"
+        raise CommandError("; ".join(error.messages)) from None
+    lines = {name: f"{name}: exists with capacity {tool.capacity}, not changed" for name, tool in known.items()}
+    lines |= {change.tool.name: line_of(change) for change in done}
+    return [lines[name] for name in wanted]
+
+
+def line_of(change: tools.ToolChange) -> str:
+    """Return a line that describes a change."""
+    if change.is_new:
+        return f"{change.tool.name}: created with capacity {change.tool.capacity}"
+    changes = [f"{field} {change.before[field]} -> {value}" for field, value in change.after.items()]
+    return f"{change.tool.name}: {', '.join(changes) or 'unchanged'}"
