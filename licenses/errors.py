@@ -277,6 +277,17 @@ class TooManyTickets(BorrowRefusal):
         )
 
 
+class NotForOthers(Refusal):
+    """This credential acts only for its owner: you, or the members of its team."""
+
+    code = "not_for_others"
+    title = "Not allowed"
+    status = 403
+
+    def __init__(self) -> None:
+        super().__init__("This credential acts only for its owner: you, or the members of its team.")
+
+
 class AlreadyGranted(Refusal):
     """The ticket to leave is a lease now, whose id is in `lease`."""
 

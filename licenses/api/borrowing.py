@@ -13,11 +13,13 @@ from rest_framework import serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from licenses.callers import Caller, Scope
+from licenses.access.callers import Caller, Scope
+from licenses.access.rules import require_may_act_for, require_may_ask_about, team_for
 from licenses.errors import (
     KeyReused,
     LeaseEnded,
     NotAMember,
+    NotForOthers,
     QueueDropped,
     QueueLeft,
     TooManyKeys,
@@ -44,13 +46,7 @@ from .common.fields import (
 )
 from .common.openapi import refused_by
 from .leases import LeaseSerializer, lease_answer, lease_data, note_leases, require_own_lease
-from .permissions import (
-    NotForOthers,
-    actor_for,
-    require_may_act_for,
-    require_may_ask_about,
-    team_for,
-)
+from .permissions import actor_for
 
 MAX_ITEMS = 32
 MAX_ALTERNATIVES = 16
@@ -141,16 +137,17 @@ def asked_for(body: Any, *, caller: str) -> requests.BorrowRequest:
     if not user:
         raise serializers.ValidationError({"user": ["This field is required."]})
     if "tool" in data:
-        sets = [[{"tool": data["tool"], "seats": data.get("seats", 1)}]]
+        alternatives: tuple[tuple[Item, ...], ...] = ((Item(tool=data["tool"], seats=data.get("seats", 1)),),)
     else:
         sets = data.get("alternatives") or [data["items"]]
+        alternatives = tuple(tuple(Item(**item) for item in items) for items in sets)
     ttl = data.get("ttl_seconds")
     return requests.BorrowRequest(
         user=user,
         team=data.get("team"),
         project=data["project"],
         host=data["host"],
-        alternatives=tuple(tuple(Item(**item) for item in items) for items in sets),
+        alternatives=alternatives,
         ttl=timedelta(seconds=ttl) if ttl is not None else None,
         wait=timedelta(seconds=data["wait_seconds"]),
     )
@@ -289,9 +286,8 @@ def borrow_answer(request: Request, outcome: Granted | Waiting) -> HttpResponse:
     return answer(request, data, status=202, headers=headers)
 
 
-def borrow_request(request: Request, require: Callable[[Caller, str], None]) -> requests.BorrowRequest:
+def borrow_request(request: Request, caller: Caller, require: Callable[[Caller, str], None]) -> requests.BorrowRequest:
     """Read the body of a borrow. ``require`` raises if the caller may not ask for the user."""
-    caller = caller_of(request)
     asked = asked_for(body_of(request), caller=caller.name)
     logs.note(user=asked.user, tool=",".join(sorted(asked.tools())))
     require(caller, asked.user)
@@ -324,8 +320,9 @@ class LicensesViewSet(CallViewSet):
 
         A refusal with 409 has `reasons` and `expected_seconds`, as `explain` gives them.
         """
-        asked = borrow_request(request, require_may_act_for)
-        by = actor_for(request, asked.user)
+        caller = caller_of(request)
+        asked = borrow_request(request, caller, require_may_act_for)
+        by = actor_for(request, caller, asked.user)
         retry = None
         if (header := request.META.get("HTTP_IDEMPOTENCY_KEY")) is not None:
             retry = requests.IdempotencyKey(user=asked.user, by=by, key=IdempotencyKey.of(header))
@@ -338,7 +335,7 @@ class LicensesViewSet(CallViewSet):
     )
     def explain(self, request: Request) -> Response:
         """Explain whether a borrow would be granted now, and if not, why not. Takes no seat."""
-        explanation = services.explain(borrow_request(request, require_may_ask_about))
+        explanation = services.explain(borrow_request(request, caller_of(request), require_may_ask_about))
         return Response(ExplanationSerializer(explanation).data)
 
     @extend_schema(

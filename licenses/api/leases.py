@@ -16,6 +16,8 @@ from rest_framework.renderers import JSONRenderer
 from rest_framework.request import Request
 from rest_framework.response import Response
 
+from licenses.access.rules import names_on_board, names_on_leases, rows_for
+from licenses.access.visibility import LeaseNames
 from licenses.auditing import Actor
 from licenses.clock import database_now
 from licenses.errors import LeaseEnded, UnknownLease
@@ -24,7 +26,6 @@ from licenses.leases.requests import Held
 from licenses.models import EndReason, Lease
 from licenses.models.lease import NOTE_LENGTH
 from licenses.names import NAME_LENGTH
-from licenses.visibility import LeaseNames
 from licenseserver import logs
 
 from .authentication import caller_of
@@ -34,7 +35,7 @@ from .common.filters import TextFilter, within_calendar
 from .common.openapi import refused_by
 from .common.pagination import StablePagination
 from .common.queries import StrictQuery
-from .permissions import MayChangeLeases, names_on_board, names_on_leases, require_own, rows_for
+from .permissions import MayChangeLeases, require_own
 
 
 def lease_item_data(lease: Lease) -> dict[str, Any]:

@@ -8,8 +8,8 @@ from drf_spectacular.utils import OpenApiParameter, extend_schema
 from rest_framework.request import Request
 from rest_framework.response import Response
 
+from licenses.access.callers import Scope
 from licenses.auditing import Actor
-from licenses.callers import Scope
 from licenses.errors import AlreadyGranted, QueueDropped, QueueLeft, QueueTimeout, UnknownTicket
 from licenses.leases import services
 from licenses.models import Ticket

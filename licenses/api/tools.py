@@ -13,7 +13,8 @@ from rest_framework.exceptions import NotFound
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from licenses.errors import NotAMember, UnknownTool
+from licenses.access.rules import require_may_ask_about, team_for
+from licenses.errors import NotAMember, NotForOthers, UnknownTool
 from licenses.leases import services, snapshot, sql
 from licenses.models import Tool
 from licenses.names import NAME_LENGTH, TOOL_NAME_PATTERN
@@ -30,11 +31,6 @@ from .common.fields import (
 from .common.openapi import refused_by
 from .common.pagination import Pages
 from .common.queries import StrictQuery
-from .permissions import (
-    NotForOthers,
-    require_may_ask_about,
-    team_for,
-)
 
 
 def tool_status_data(tool: Tool, *, now: datetime) -> dict[str, Any]:

@@ -16,8 +16,8 @@ from typing import Any
 from django.conf import settings
 
 from licenses import auditing, metrics, policy
+from licenses.access.buckets import Buckets
 from licenses.auditing import Actor
-from licenses.buckets import Buckets
 from licenses.errors import (
     AlreadyGranted,
     KeyReused,

@@ -7,12 +7,11 @@ from django.conf import settings
 from drf_spectacular.extensions import OpenApiAuthenticationExtension, OpenApiSerializerFieldExtension
 from drf_spectacular.utils import OpenApiResponse
 from rest_framework import serializers
-from rest_framework.exceptions import APIException
 
-from licenses.api.problems import CONTENT_TYPE
 from licenses.errors import DatabaseRefusal, Overloaded, ProviderAway, RateLimited, Refusal, TooManyFailures, kinds
 
 from . import formats
+from .problems import CONTENT_TYPE
 
 # --- What every call has ------------------------------------------------------
 
@@ -42,22 +41,16 @@ OF_BODIES = (
 )
 
 
-def errors_of(*refusals: type[Refusal] | type[APIException]) -> list[Error]:
-    """Return the errors that these exceptions are answered with."""
-    return [
-        Error(refusal.status, code, refusal.meaning())
-        if issubclass(refusal, Refusal)
-        else Error(refusal.status_code, code, str(refusal.default_detail))
-        for refusal in refusals
-        for code in (refusal.codes() if issubclass(refusal, Refusal) else [refusal.default_code])
-    ]
+def errors_of(*refusals: type[Refusal]) -> list[Error]:
+    """Return the errors that these refusals are answered with."""
+    return [Error(refusal.status, code, refusal.meaning()) for refusal in refusals for code in refusal.codes()]
 
 
 # Every call can also end with these.
 UNAVAILABLE = errors_of(*kinds(DatabaseRefusal), Overloaded, ProviderAway, RateLimited, TooManyFailures)
 
 
-def refused_by(*refusals: type[Refusal] | type[APIException]) -> dict[int, OpenApiResponse]:
+def refused_by(*refusals: type[Refusal]) -> dict[int, OpenApiResponse]:
     """Return the responses for the refusals of a call, by status. ``complete`` adds those of every call."""
     texts: dict[int, str] = {}
     for error in errors_of(*refusals):
