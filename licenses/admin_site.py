@@ -38,6 +38,7 @@ class LicensesAdminSite(admin.AdminSite):
 
         return [
             path("reports/", self.admin_view(reports.overview), name="licenses_reports"),
+            path("reports/tables/<str:name>/", self.admin_view(reports.one_report), name="licenses_report_table"),
             path("reports/<str:name>/", self.admin_view(reports.one_tool), name="licenses_report"),
             *super().get_urls(),
         ]

@@ -4,8 +4,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
 
+from licenses.history.catalog import WEEKDAYS
 from licenses.history.reports import HourOfWeek, Utilisation
-from licenses.history.tables import WEEKDAYS
 
 WIDTH, HEIGHT = 1000, 260
 LEFT, RIGHT, TOP, BOTTOM = 48, 8, 12, 28

@@ -1,8 +1,10 @@
-"""Show reports in the admin: of all tools, and of one tool."""
+"""Show reports in the admin: of all tools, of one tool, and each report of the catalog as a table."""
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
+from types import MappingProxyType
 from typing import Any
 from urllib.parse import urlencode
 
@@ -11,12 +13,14 @@ from django.contrib import admin
 from django.core.exceptions import PermissionDenied, ValidationError
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import render
+from django.urls import reverse
 
 from licenses.clock import database_now
 from licenses.history import reports, whatif
+from licenses.history.catalog import REPORTS
+from licenses.history.report import Choice, Limits, Parameter, Report, RowParameter, Seats, TooLarge, Words
 from licenses.history.reports import Period, Recent, Span, Utilisation
 from licenses.models import Tool
-from licenses.models.tool import MAX_CAPACITY
 from licenses.names import TOOL_NAME_PATTERN
 
 from . import plots
@@ -29,6 +33,9 @@ MOST = 15
 # The most borrows that a page replays. This takes 1 to 2 seconds.
 MAX_DEMANDS = 50_000
 MAX_CAPACITIES = 6
+# Rows of a table. The CSV has all.
+MAX_ROWS = 500
+LIMITS = Limits(rows=20_000, borrows=MAX_DEMANDS)
 
 
 class SpanForm(forms.Form):
@@ -59,24 +66,55 @@ class SpanForm(forms.Form):
         return span
 
 
+class SeatsField(forms.CharField):
+    """Numbers of seats, separated by commas."""
+
+    def __init__(self, asked: Seats, **options: Any) -> None:
+        widget = forms.TextInput(attrs={"size": 12, "placeholder": "4,5,6"})
+        super().__init__(max_length=80, required=False, widget=widget, **options)
+        self.asked = asked
+
+    def clean(self, value: Any) -> list[int] | None:
+        text = super().clean(value).replace(" ", "")
+        try:
+            return self.asked.read(text) if text else None
+        except ValueError as error:
+            raise ValidationError(str(error)) from None
+
+
 class ToolSpanForm(SpanForm):
     """Ask also for the capacities to try."""
 
-    capacity = forms.CharField(
-        required=False,
-        max_length=80,
-        label="What if: capacities",
-        widget=forms.TextInput(attrs={"size": 12, "placeholder": "4,5,6"}),
-    )
+    capacity = SeatsField(Seats(name="capacity", at_most=MAX_CAPACITIES), label="What if: capacities")
 
-    def clean_capacity(self) -> list[int]:
-        words = [word.strip() for word in self.cleaned_data["capacity"].split(",") if word.strip()]
-        numbers = [int(word) for word in words if word.isascii() and word.isdigit() and len(word) <= 7]
-        if len(numbers) != len(words) or len(words) > MAX_CAPACITIES or max(numbers, default=0) > MAX_CAPACITY:
-            raise ValidationError(
-                f"Give at most {MAX_CAPACITIES} numbers of seats from 0 to {MAX_CAPACITY}, separated by commas."
+
+def _field(asked: Parameter) -> forms.Field:
+    """Return the field of a form that reads a parameter of a report."""
+    label = asked.name.capitalize()
+    match asked:
+        case RowParameter():
+            rows: Any = asked.model._default_manager
+            empty = None if asked.required else "all"
+            return forms.ModelChoiceField(
+                rows.order_by("name"), label=label, to_field_name="name", required=False, empty_label=empty
             )
-        return numbers
+        case Choice():
+            return forms.ChoiceField(label=label, choices=[(word, word) for word in asked.among], required=False)
+        case Words():
+            return forms.MultipleChoiceField(
+                label=label,
+                choices=[(word, word) for word in asked.among],
+                required=False,
+                widget=forms.CheckboxSelectMultiple,
+            )
+        case Seats():
+            return SeatsField(asked, label=label)
+    raise NotImplementedError(type(asked))
+
+
+def _form(report: Report) -> type[SpanForm]:
+    """Return the form of a report."""
+    return type(f"{report.component}Form", (SpanForm,), {asked.name: _field(asked) for asked in report.asks})
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +158,8 @@ def overview(request: HttpRequest) -> HttpResponse:
         )
         for tool in tools
     ]
-    return _page(request, "admin/licenses/reports.html", form, span, {"title": "Reports", "summaries": summaries})
+    context = {"title": "Reports", "summaries": summaries, "reports": REPORTS}
+    return _page(request, "admin/licenses/reports.html", form, span, context)
 
 
 def _summary(
@@ -168,6 +207,41 @@ def one_tool(request: HttpRequest, name: str) -> HttpResponse:
     return _page(request, "admin/licenses/report.html", form, span, context | _what_if(form, tool, span))
 
 
+def one_report(request: HttpRequest, name: str) -> HttpResponse:
+    """Show a report of the catalog as a table."""
+    require_reader(request)
+    report = next((report for report in REPORTS if report.name == name), None)
+    if report is None:
+        raise Http404
+    form = _form(report)(request.GET)
+    span = form.span()
+    question = report.question({asked.name: form.cleaned_data.get(asked.name) for asked in report.asks})
+    for asked in report.asks:
+        if isinstance(asked, RowParameter):
+            rows: Any = asked.model._default_manager
+            row = question[asked.name] or (rows.order_by("name").first() if asked.required else None)
+            question[asked.name] = row.name if row else None
+    answer = None
+    if form.is_valid() and all(question[asked.name] is not None for asked in report.asks if asked.required):
+        try:
+            answer = report.answer(span, question, LIMITS)
+        except TooLarge as error:
+            form.add_error("since", str(error))
+    given = {name: value for name, value in question.items() if value is not None}
+    texts = {name: ",".join(map(str, value)) if isinstance(value, list) else value for name, value in given.items()}
+    context = {
+        "title": report.title,
+        "report": report,
+        "columns": [column.replace("_", " ") for column in answer.table.columns] if answer else [],
+        "rows": [list(row.values()) for row in answer.table.rows[:MAX_ROWS]] if answer else [],
+        "total": len(answer.table.rows) if answer else 0,
+        "notes": answer.notes if answer else [],
+        "csv": f"{reverse(f'report-{report.name}')}?{_query(span, tz=span.zone.key, **texts, format='csv')}",
+    }
+    texts |= {asked.name: question[asked.name] for asked in report.asks if isinstance(asked, Words)}
+    return _page(request, report.template, form, span, context, texts)
+
+
 def _what_if(form: SpanForm, tool: Tool, span: Span) -> dict[str, Any]:
     asked = form.cleaned_data.get("capacity") if form.is_valid() else None
     around = range(max(tool.capacity - 2, 0), tool.capacity + 3)
@@ -182,14 +256,18 @@ def _query(span: Span, **more: str) -> str:
     return urlencode({"since": span.first, "until": span.last, **more})
 
 
-def _page(request: HttpRequest, template: str, form: SpanForm, span: Span, context: dict[str, Any]) -> HttpResponse:
-    shown = type(form)(
-        request.GET.dict() | {"since": span.first.isoformat(), "until": span.last.isoformat(), "tz": span.zone.key}
-        if form.is_valid()
-        else request.GET
-    )
-    chosen = _query(span, tz=span.zone.key)
-    more = {"form": shown, "span": span, "query": chosen}
+def _page(
+    request: HttpRequest,
+    template: str,
+    form: SpanForm,
+    span: Span,
+    context: dict[str, Any],
+    asked: Mapping[str, Any] = MappingProxyType({}),
+) -> HttpResponse:
+    """Return a page with its form, which shows what was asked: the days, and ``asked``."""
+    days = {"since": span.first.isoformat(), "until": span.last.isoformat(), "tz": span.zone.key}
+    shown = type(form)({**request.GET.dict(), **asked, **days}) if form.is_valid() else form
+    more = {"form": shown, "span": span, "query": _query(span, tz=span.zone.key)}
     return render(
         request, template, admin.site.each_context(request) | more | context, status=200 if form.is_valid() else 400
     )

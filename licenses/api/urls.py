@@ -43,11 +43,8 @@ urlpatterns = [
     ),
     path("borrows", leases.BorrowsViewSet.as_view({"get": "list"}), name="borrows"),
     path("api/v1/", include(router.urls)),
-    path("api/v1/reports/utilisation", reports.Utilisation.as_view(), name="report-utilisation"),
-    path("api/v1/reports/hours-of-week", reports.HoursOfWeek.as_view(), name="report-hours-of-week"),
-    path("api/v1/reports/usage", reports.Usage.as_view(), name="report-usage"),
-    path("api/v1/reports/denials", reports.Denials.as_view(), name="report-denials"),
-    path("api/v1/reports/what-if", reports.WhatIf.as_view(), name="report-what-if"),
+    # One for each report of licenses/history/catalog.py.
+    *(path(f"api/v1/reports/{name}", view.as_view(), name=f"report-{name}") for name, view in reports.VIEWS.items()),
     path("api/schema/", SchemaView.as_view(), name="schema"),
     path("api/docs/", SpectacularSwaggerView.as_view(url_name="schema"), name="docs"),
     path("version", probes.VersionView.as_view()),

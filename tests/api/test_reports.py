@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 from django.core.management import CommandError, call_command
 
+from licenses.history.catalog import REPORTS
+from licenses.history.report import Report
 from licenses.models import Denial, EndReason, Lease, Team, Tool
 from tests.support.api import Api, api_of, api_with, make_token
 
@@ -309,6 +311,15 @@ def report(*arguments: str) -> str:
     out = StringIO()
     call_command("usage_report", *arguments, stdout=out)
     return out.getvalue()
+
+
+@pytest.mark.parametrize("kind", REPORTS, ids=lambda kind: kind.name)
+def test_every_report_of_the_catalog_is_in_the_api_and_the_command(api: Api, monday: Tool, kind: Report) -> None:
+    tool = ["--tool", "cad"] if any(asked.required for asked in kind.asks) else []
+    days = ["--since", "2026-03-02", "--until", "2026-03-03"]
+    rows = get(api, f"{kind.name}?{DAYS}{'&tool=cad' if tool else ''}")["rows"]
+    assert len(rows) > 0
+    assert json.loads(report(kind.name, "--json", *tool, *days)) == rows
 
 
 def test_the_command_tells_the_same(api: Api, monday: Tool) -> None:

@@ -196,7 +196,7 @@ def test_a_filter_finds_nobody_whose_name_is_hidden(zora: dict[str, Any], settin
 def test_a_report_by_user_says_what_it_needs(zora: dict[str, Any], settings: Any) -> None:
     refused = client_of("plain", settings).get("/api/v1/reports/usage")
     assert_problem(refused, 403)
-    assert "by=tool,team,project" in refused.json()["detail"]
+    assert "by=month,vendor,tool,team,project" in refused.json()["detail"]
 
 
 # --- Who is in which team -------------------------------------------------------
