@@ -8,6 +8,7 @@ comparison.
 
 from collections import defaultdict
 from collections.abc import Collection, Iterable
+from dataclasses import dataclass
 from datetime import datetime
 
 from licenses import auditing
@@ -15,12 +16,17 @@ from licenses.auditing import Actor
 from licenses.models import Action, ActorKind, Contract, Tool
 from licenses.models.contract import Schedule
 
-# The dates of contracts change a capacity, nobody who calls.
+# The dates of contracts change a capacity, and no caller does.
 CALENDAR = Actor(ActorKind.CALENDAR, "", "contracts")
 
 
-def _due(tools: Iterable[Tool], now: datetime) -> list[Tool]:
-    return [tool for tool in tools if tool.capacity_changes_at is not None and tool.capacity_changes_at <= now]
+@dataclass(frozen=True, slots=True)
+class Due:
+    """The due changes of a tool: their moments with the capacity from then, and the moment of the next change."""
+
+    tool: Tool
+    changes: list[tuple[datetime, int]]
+    next_change: datetime | None
 
 
 def schedules(tools: Collection[Tool]) -> dict[int, Schedule]:
@@ -31,37 +37,37 @@ def schedules(tools: Collection[Tool]) -> dict[int, Schedule]:
     return {tool: Schedule.of(contracts) for tool, contracts in of_tool.items()}
 
 
+def due(tools: Iterable[Tool], now: datetime) -> list[Due]:
+    """Return what is due at ``now`` and not applied yet. Costs a query only if there is any."""
+    late = [tool for tool in tools if tool.capacity_changes_at is not None and tool.capacity_changes_at <= now]
+    if not late:
+        return []
+    known = schedules(late)
+    return [_due(tool, known.get(tool.pk, Schedule(tool.capacity, ())), now) for tool in late]
+
+
+def _due(tool: Tool, schedule: Schedule, now: datetime) -> Due:
+    since = tool.capacity_changes_at or now
+    changes = schedule.between(since, now) or [(since, schedule.at(now))]
+    return Due(tool, changes, schedule.next_change(now))
+
+
 def show(tools: Iterable[Tool], now: datetime) -> None:
     """Give tools that are not locked the capacity that is valid at ``now``. Writes nothing."""
-    if due := _due(tools, now):
-        known = schedules(due)
-        for tool in due:
-            schedule = known.get(tool.pk)
-            tool.capacity = schedule.at(now) if schedule else tool.capacity
-            tool.capacity_changes_at = schedule.next_change(now) if schedule else None
-
-
-def changes_until(tool: Tool, schedule: Schedule, now: datetime) -> list[tuple[datetime, int]]:
-    """Return the due changes of a tool that are not applied: their moments, and the capacity from then."""
-    since = tool.capacity_changes_at
-    if since is None or since > now:
-        return []
-    changes = [(moment, seats) for moment, seats in schedule.between(since, now)]
-    return changes or [(since, schedule.at(now))]
+    for change in due(tools, now):
+        change.tool.capacity = change.changes[-1][1]
+        change.tool.capacity_changes_at = change.next_change
 
 
 def apply(tools: Iterable[Tool], now: datetime) -> None:
     """Write the due changes of locked tools, and record each in the audit with its moment (``since``), from
     which the history knows it. Part of the caller's transaction."""
-    if not (due := _due(tools, now)):
-        return
-    known = schedules(due)
-    for tool in due:
-        schedule = known.get(tool.pk, Schedule(tool.capacity, ()))
-        for moment, seats in changes_until(tool, schedule, now):
+    for change in due(tools, now):
+        tool = change.tool
+        for moment, seats in change.changes:
             if seats != tool.capacity:
                 before, after = {"capacity": tool.capacity}, {"capacity": seats, "since": moment}
                 auditing.record(CALENDAR, action=Action.CHANGED, subject=tool, before=before, after=after, at=now)
             tool.capacity = seats
-        tool.capacity_changes_at = schedule.next_change(now)
+        tool.capacity_changes_at = change.next_change
         tool.save(update_fields=["capacity", "capacity_changes_at"])

@@ -47,6 +47,12 @@ class ContractChange:
     contract: Contract
     before: str = ""
 
+    def __str__(self) -> str:
+        """Return a line that describes it."""
+        if self.change == Change.CHANGED:
+            return f"{self.before} -> {self.contract}"
+        return f"{self.before or self.contract}: {self.change}"
+
 
 @transaction.atomic
 def save(*, contracts: Iterable[Contract], by: Actor) -> None:
@@ -95,7 +101,6 @@ def replace(tool: Tool, wanted: Sequence[Mapping[str, Any]], *, by: Actor) -> li
     Raises ValidationError.
     """
     now = database_now()
-    capacity.apply([tool], now)
     changes = _replace(tool, wanted, now, by)
     if changes:
         _follow(tool, now, by)
@@ -156,11 +161,9 @@ def _save(contract: Contract, by: Actor) -> None:
 
 
 def _locked(contracts: Iterable[Contract]) -> tuple[list[Tool], datetime]:
-    """Lock the tools of these contracts, apply what is due, and return them with the time."""
+    """Lock the tools of these contracts, and return them with the time."""
     tools = list(lock({contract.tool.name for contract in contracts}).values())
-    now = database_now()
-    capacity.apply(tools, now)
-    return tools, now
+    return tools, database_now()
 
 
 def _follow(tool: Tool, now: datetime, by: Actor) -> None:

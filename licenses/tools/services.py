@@ -10,13 +10,14 @@ from django.db import transaction
 from licenses import auditing
 from licenses.auditing import Actor
 from licenses.clock import database_now
-from licenses.leases import capacity, expiry
+from licenses.leases import expiry
 from licenses.models import Tool
 from licenses.models.contract import Schedule
 
 from . import contracts
 from .constraints import explained
-from .locking import lock
+from .contracts import ContractChange
+from .locking import lock, lock_known
 
 # The key of a tool's contracts among its values: a list of contracts, by field.
 CONTRACTS = "contracts"
@@ -31,7 +32,7 @@ class ToolChange:
     is_new: bool = False
     before: Mapping[str, Any] = field(default_factory=dict)
     after: Mapping[str, Any] = field(default_factory=dict)
-    contracts: Sequence[contracts.ContractChange] = ()
+    contracts: Sequence[ContractChange] = ()
 
 
 @transaction.atomic
@@ -41,7 +42,7 @@ def put(*, tools: Mapping[str, Mapping[str, Any]], by: Actor) -> list[ToolChange
 
     Raises ValidationError, with the name of the tool in front of each message.
     """
-    known = {tool.name: tool for tool in Tool.objects.locked(tools)}
+    known = lock_known(tools)
     changes = []
     for name, values in tools.items():
         tool = known.get(name)
@@ -107,12 +108,10 @@ def _create(name: str, values: Mapping[str, Any], by: Actor) -> ToolChange:
 
 def _change(tool: Tool, values: Mapping[str, Any], by: Actor) -> ToolChange:
     plain = {field: value for field, value in values.items() if field != CONTRACTS}
-    changes = []
+    changes, seats = [], tool.capacity
     if CONTRACTS in values:
         _refuse_capacity(plain)
         changes = contracts.replace(tool, values[CONTRACTS], by=by)
-    elif tool.capacity_changes_at is not None:
-        capacity.apply([tool], database_now())
     before = {field: getattr(tool, field) for field in plain}
     for name, value in plain.items():
         setattr(tool, name, value)
@@ -127,6 +126,8 @@ def _change(tool: Tool, values: Mapping[str, Any], by: Actor) -> ToolChange:
             tool.save(update_fields=list(after))
     if "valid_until" in after:
         expiry.follow_validity(tool=tool.name, previous=before["valid_until"])
+    if tool.capacity != seats:
+        before["capacity"], after["capacity"] = seats, tool.capacity
     return ToolChange(tool, before={field: before[field] for field in after}, after=after, contracts=changes)
 
 
