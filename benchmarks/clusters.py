@@ -8,7 +8,6 @@ the user that the wheel makes.
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import time
 import warnings
@@ -18,6 +17,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import psycopg
+
+from .ports import free_port
 
 with warnings.catch_warnings():
     # It warns where no login set XDG_RUNTIME_DIR, and takes another folder.
@@ -58,12 +59,6 @@ def own_folder(path: Path) -> Path:
         ensure_folder_permissions(PROGRAMS.parent, 0o055)
         shutil.chown(path, USER, USER)
     return path
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port: int = server.getsockname()[1]
-        return port
 
 
 @dataclass

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from . import stack
+from .ports import free_port
 
 THREADS = 40
 
@@ -26,7 +27,7 @@ THREADS = 40
 def serving(folder: Path, tool: str, capacity: int) -> Iterator[stack.Stack]:
     """The stand-in with one tool, ready."""
     folder.mkdir(parents=True, exist_ok=True)
-    path, port = folder / "demo.db", stack.free_port()
+    path, port = folder / "demo.db", free_port()
     with closing(sqlite3.connect(path)) as database:
         prepare(database, tool, capacity)
     environment = stack.environment_of(str(path))

@@ -27,6 +27,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from . import stack
+from .ports import free_port
 
 HERE = Path(__file__).resolve().parent
 AIM = 2.0
@@ -202,7 +203,7 @@ def serving(database: str, options: argparse.Namespace) -> Iterator[tuple[str, s
             )
         else:
             environment["LICENSE_DB_PATH"] = str(folder / "licenses.db")
-        port = stack.free_port()
+        port = free_port()
         environment |= {
             "SECRET_KEY": secrets.token_urlsafe(48),
             "SECURE_SSL": "false",
@@ -244,7 +245,7 @@ def serving(database: str, options: argparse.Namespace) -> Iterator[tuple[str, s
 def proxied(folder: Path, api: str) -> Iterator[str]:
     """The shipped nginx in front of the server; its address."""
     shipped = stack.ROOT / "deploy" / "nginx"
-    port = stack.free_port()
+    port = free_port()
     site = (shipped / "site.conf").read_text().replace("http://api:8000", api)
     (folder / "site.conf").write_text(re.sub(r"^resolver .*$", "", site, flags=re.M))
     config = (shipped / "nginx.conf").read_text()

@@ -13,6 +13,7 @@ from pathlib import Path
 from . import demo, load, rows, stack
 from .bench import HOT, MANY, REFUSED, STATUS, Bench, Round
 from .load import Workload
+from .ports import free_port
 from .table import Goal, Row, ratios
 
 HEARTBEAT = Workload("renew", HOT.things)
@@ -22,7 +23,7 @@ PEOPLE, TEAMS = 20, 4
 TOKENS = """
 import sys, django
 django.setup()
-from licenses import tokens
+from licenses.access import tokens
 from licenses.auditing import Actor
 from licenses.models import ApiToken
 for name in sys.argv[1:]:
@@ -237,7 +238,7 @@ GOALS: dict[str, Callable[[Bench], list[Row]]] = {
 @contextmanager
 def made(bench: Bench, file: str, *, pause: float = 0.1) -> Iterator[stack.Stack]:
     """What ``make run`` starts, on this file of SQLite, ready."""
-    port = stack.free_port()
+    port = free_port()
     environment = stack.environment_of(file) | {"BIND": f"127.0.0.1:{port}"}
     command = ["make", "--no-print-directory", "serve", f"BIN={Path(sys.executable).parent}"]
     with stack.running(command, environment, bench.folder / "make.log") as make:

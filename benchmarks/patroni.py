@@ -18,7 +18,8 @@ from pathlib import Path
 
 import psycopg
 
-from .clusters import DATABASE, PROGRAMS, USER, free_port, own_folder, wait_for
+from .clusters import DATABASE, PROGRAMS, USER, own_folder, wait_for
+from .ports import free_port
 
 NAMES = ("one", "two", "three")
 # What Patroni itself calls in the database.

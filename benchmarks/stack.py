@@ -3,7 +3,6 @@
 import os
 import secrets
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -19,6 +18,7 @@ from pathlib import Path
 import psycopg
 
 from . import rows
+from .ports import free_port
 
 ROOT = Path(__file__).resolve().parent.parent
 # Enough that nothing is refused but where a workload wants it.
@@ -221,12 +221,6 @@ def _demand_durability(database: str) -> None:
             row = connection.execute("SELECT current_setting(%s)", [setting]).fetchone()
             if row is None or row[0] != "on":
                 sys.exit(f"{setting} is {row and row[0]}: figures of a database that can lose commits mean nothing.")
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port: int = server.getsockname()[1]
-        return port
 
 
 def wait_until_ready(

@@ -1,5 +1,6 @@
 """Settings of gunicorn, which ``python -m licenseserver`` starts."""
 
+import gc
 import io
 import logging
 import logging.config
@@ -168,6 +169,9 @@ def on_starting(server: Any) -> None:
         readiness.check(at_start=True)
     finally:
         connections.close_all()
+    # Keep what all workers share out of garbage collection. Otherwise a worker that stops first
+    # looks at all of it, and copies it (https://docs.python.org/3/library/gc.html#gc.freeze).
+    gc.freeze()
 
 
 # The signals of the master to stop workers, and of a terminal.

@@ -352,7 +352,7 @@ REST_FRAMEWORK: dict[str, Any] = {
     ],
     "DEFAULT_PERMISSION_CLASSES": ["licenses.api.permissions.HasScope"],
     "UNAUTHENTICATED_USER": None,
-    "UNAUTHENTICATED_TOKEN": "licenses.api.authentication.anonymous",
+    "UNAUTHENTICATED_TOKEN": "licenses.access.credentials.anonymous",
     "DEFAULT_PARSER_CLASSES": ["licenses.api.common.parsers.StrictJSONParser"],
     "DEFAULT_RENDERER_CLASSES": [
         "rest_framework.renderers.JSONRenderer",

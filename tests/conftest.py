@@ -1,7 +1,9 @@
 """Factories and servers for all tests."""
 
 import logging
+import sqlite3
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -10,21 +12,43 @@ import pytest
 from django.apps import apps
 from django.db import connection
 from django.db.backends.base.operations import BaseDatabaseOperations
+from django.db.backends.signals import connection_created
 from django.db.models import DateTimeField, F
 from django.test import Client
 
+from benchmarks.ports import free_port
+from licenses.access.provider import _provider
 from licenses.leases import expiry
 from licenses.models import AuditRecord, Team, TeamMember, Tool
-from licenses.signin.provider import _provider
 from tests.support.api import Api, api_of
+from tests.support.databases import migrated_template
 from tests.support.issuer import AUDIENCE, Issuer, running_issuer
-from tests.support.servers import Server, free_port, running_server
+from tests.support.servers import Server, running_server
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
 # A line for each request would hide a failure.
 logging.getLogger("httpx").setLevel(logging.WARNING)
+
+
+@pytest.fixture(scope="session")
+def django_db_modify_db_settings(django_db_modify_db_settings_parallel_suffix: None) -> None:
+    """Make the database of the tests a copy, as those of servers are; pytest-django calls this."""
+    template = migrated_template()
+    if connection.vendor == "postgresql":
+        connection.settings_dict["TEST"]["TEMPLATE"] = template
+        return
+    # In memory. For an engine that is not Django's own, pytest-django would name a file for each of xdist's workers.
+    connection.settings_dict["TEST"]["NAME"] = None
+
+    def fill(connection: Any, **_: Any) -> None:
+        """Copy the template into the first connection, whose database is in memory."""
+        connection_created.disconnect(fill)
+        with closing(sqlite3.connect(template)) as source:
+            source.backup(connection.connection)
+
+    connection_created.connect(fill, weak=False)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -15,6 +15,7 @@ from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import render
 from django.urls import reverse
 
+from licenses.access.rules import VIEW_LEASES
 from licenses.clock import database_now
 from licenses.history import reports, whatif
 from licenses.history.catalog import REPORTS
@@ -26,7 +27,6 @@ from licenses.names import TOOL_NAME_PATTERN
 
 from . import plots
 
-VIEW_LEASES = "licenses.view_lease"
 # With more bars a plot is too dense.
 MAX_BARS = 124
 # Rows of a list of the largest users. The CSV has all.

@@ -11,8 +11,9 @@ reservations, limits or access rules costs a handful of statements for the whole
 import uuid
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import datetime
+from operator import attrgetter
 from typing import NamedTuple
 
 from django.conf import settings
@@ -34,7 +35,7 @@ from licenses.models import (
     Tool,
     UserLimit,
 )
-from licenses.policy import Claim, Item, Pool, Rules, Share, Subject, levels
+from licenses.policy import NO_RULES, Claim, Item, Pool, Rules, Share, Subject, levels
 
 from . import capacity, sql
 from .requests import Borrow, BorrowRequest, CloseDead, CloseOverdue, ForceReturn, Leave, Poll, Renew, Request, Return
@@ -328,7 +329,8 @@ def with_levels(tools: Iterable[Tool]) -> list[Tool]:
     for tool in tools:
         plain = (Claim(tool.wanted),) if tool.wanted else ()
         pool = pools.get(tool.name) or _pool(tool, tool.borrowed, tool.reserved_idle, None, plain)
-        tool.levels, tool.state = levels(pool, tool.read_at), pool.state(tool.read_at)
+        tool.levels = levels(pool, tool.read_at)
+        tool.state = tool.levels.state
     return tools
 
 
@@ -365,21 +367,22 @@ def team_seats() -> list[TeamSeats]:
 # --- Parts of both ----------------------------------------------------------------------
 
 
+# The fields of a pool that are fields of its tool. The others depend on when they are read.
+_OF_THE_TOOL = tuple(
+    {field.name for field in fields(Pool)}.intersection(field.name for field in Tool._meta.concrete_fields)
+    - {"in_use", "kept_back"}
+)
+_values_of = attrgetter(*_OF_THE_TOOL)
+
+
 def _pool(tool: Tool, in_use: int, kept_back: int, rules: Rules | None, claims: tuple[Claim, ...]) -> Pool:
     return Pool(
         tool=tool.name,
-        capacity=tool.capacity,
         in_use=in_use,
-        overdraft=tool.overdraft,
-        reserved=tool.reserved,
         kept_back=kept_back,
-        user_limit=tool.user_limit,
-        max_ttl=tool.max_ttl,
-        enabled=tool.enabled,
-        valid_from=tool.valid_from,
-        valid_until=tool.valid_until,
-        rules=rules or Rules(),
+        rules=rules or NO_RULES,
         claims=claims,
+        **dict(zip(_OF_THE_TOOL, _values_of(tool), strict=True)),
     )
 
 

@@ -16,7 +16,7 @@ from django.db import connection
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
 
-from licenses import accounts
+from licenses.access import accounts
 from licenses.models import (
     ApiToken,
     AuditRecord,
@@ -31,7 +31,7 @@ from licenses.models import (
 )
 from tests.support.admin_forms import page_of
 from tests.support.api import Api, api_of, api_with, assert_problem, make_token
-from tests.support.databases import own_database
+from tests.support.databases import empty_database
 from tests.support.issuer import Issuer
 from tests.support.paths import ROOT
 from tests.support.quotas import SOMEBODY
@@ -386,7 +386,7 @@ def run(server: dict[str, str], *arguments: str) -> str:
 
 
 def test_tokens_are_bound_by_the_upgrade_and_stay_dead_after_a_step_back(tmp_path: Path) -> None:
-    with own_database(tmp_path) as database:
+    with empty_database(tmp_path) as database:
         server = server_environment(tmp_path, database, 0)
         run(server, "migrate", "--verbosity", "0")
         run(server, "migrate", "--verbosity", "0", "licenses", "0016")

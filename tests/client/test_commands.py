@@ -236,7 +236,7 @@ def test_a_wait_times_out(shell: Shell) -> None:
     shell("borrow", "analysis:2")
     done = shell("run", "--tool", "analysis", "--wait", "1s", "--", "true")
     assert done.returncode == 75
-    assert "came free within the wait_seconds of this request" in done.stderr
+    assert "came free within the longest wait of this request" in done.stderr
 
 
 def test_the_wait_is_one_line_on_a_terminal(shell: Shell) -> None:

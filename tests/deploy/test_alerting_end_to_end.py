@@ -16,9 +16,10 @@ import httpx
 import pytest
 import yaml
 
+from benchmarks.ports import free_port
 from tests.support.monitoring import program, read_yaml, running_prometheus, started
 from tests.support.monitoring import rules as committed_rules
-from tests.support.servers import Server, free_port, running_server
+from tests.support.servers import Server, running_server
 from tests.support.waiting import until
 
 Alert = dict[str, Any]

@@ -16,9 +16,9 @@ from typing import Any
 import httpx
 import pytest
 
+from benchmarks.ports import free_port
 from tests.support.monitoring import program, read_yaml
 from tests.support.paths import ROOT
-from tests.support.servers import free_port
 from tests.support.waiting import until
 
 RELOAD = ROOT / "deploy" / "compose" / "reload"

@@ -12,8 +12,8 @@ from threading import Event, Thread
 
 import pytest
 
+from benchmarks.ports import free_port
 from tests.support.paths import ROOT
-from tests.support.servers import free_port
 from tests.support.waiting import until
 
 METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]

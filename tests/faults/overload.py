@@ -26,8 +26,10 @@ from pathlib import Path
 
 import httpx
 
+from benchmarks.ports import free_port
+
 from . import template
-from .stack import ROOT, Api, environment, free_port
+from .stack import ROOT, Api, environment
 
 MEASURED_SECONDS = 4.0
 OVERLOAD_SECONDS = 10.0

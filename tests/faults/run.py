@@ -14,6 +14,7 @@ from pathlib import Path
 import httpx
 
 from benchmarks import clusters
+from benchmarks.ports import free_port
 
 from . import checker, history, nemeses, rows
 from .administrators import Administrators, borrowed_in_full
@@ -23,7 +24,7 @@ from .history import Operation, Recorder
 from .nemeses import Target
 from .proxy import Proxy
 from .site import CLIENTS, LONGEST_TTL, Site
-from .stack import ROOT, Api, NotInTime, Postgres, Sqlite, Sweeper, environment, free_port, manage
+from .stack import ROOT, Api, NotInTime, Postgres, Sqlite, Sweeper, environment, manage
 from .template import Template
 
 # At the beginning, without a fault: everything must go well.

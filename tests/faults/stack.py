@@ -4,7 +4,6 @@ import contextlib
 import os
 import secrets
 import signal
-import socket
 import sqlite3
 import subprocess
 import sys
@@ -21,6 +20,7 @@ import psycopg
 
 from benchmarks import clusters
 from benchmarks.clusters import Cluster
+from benchmarks.ports import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 WORKERS = 4
@@ -316,9 +316,3 @@ def manage(code: Path, variables: Mapping[str, str], *arguments: str) -> None:
     )
     if done.returncode:
         raise RuntimeError(f"manage.py {arguments[0]} failed:\n{done.stdout}{done.stderr}")
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port

@@ -7,9 +7,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.ports import free_port
+
 from . import nemeses
 from .site import Site, set_up
-from .stack import ROOT, Api, Postgres, Sqlite, environment, free_port, manage
+from .stack import ROOT, Api, Postgres, Sqlite, environment, manage
 
 
 @dataclass(frozen=True)

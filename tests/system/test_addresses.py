@@ -12,16 +12,17 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.support.databases import own_database
+from benchmarks.ports import free_port
+from tests.support.databases import empty_database, migrated_database
 from tests.support.paths import ROOT
-from tests.support.servers import Server, free_port, running_server, server_environment
+from tests.support.servers import Server, running_server, server_environment
 
 # --- Open to the network ------------------------------------------------------
 
 
 def start(folder: Path, **variables: str) -> subprocess.CompletedProcess[str]:
     """Start a server that is expected not to, and wait for its end."""
-    with own_database(folder) as database:
+    with empty_database(folder) as database:
         environment = server_environment(folder, database, free_port()) | {"LICENSE_DB_SEED": "false"} | variables
         return subprocess.run(
             [sys.executable, "-m", "licenseserver"],
@@ -163,11 +164,8 @@ def test_a_socket_of_this_machine_is_not_trusted_as_a_proxy(tmp_path: Path) -> N
     """gunicorn takes what comes by one for a proxy's."""
     path = tmp_path / "server.sock"
     variables = {"BIND": f"unix:{path}", "SECURE_SSL": "true", "TRUST_PROXY": "false", "LICENSE_DB_SEED": "false"}
-    with own_database(tmp_path) as database:
+    with migrated_database(tmp_path) as database:
         environment = server_environment(tmp_path, database, 1) | {"LICENSE_AUTH": "required"} | variables
-        subprocess.run(
-            [sys.executable, "manage.py", "migrate", "--verbosity", "0"], cwd=ROOT, env=environment, check=True
-        )
         with subprocess.Popen(
             [sys.executable, "-m", "licenseserver"], cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True
         ) as process:

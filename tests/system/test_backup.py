@@ -19,12 +19,13 @@ from django.conf import settings
 from django.core.management import CommandError, call_command
 from django.db import connection
 
+from benchmarks.ports import free_port
 from licenses.models import Tool
 from tests.support.api import Api
 from tests.support.contention import ledger
-from tests.support.databases import own_database
+from tests.support.databases import empty_database
 from tests.support.paths import ROOT
-from tests.support.servers import Server, free_port, running_server, server_environment
+from tests.support.servers import Server, running_server, server_environment
 
 CLIENTS = 8
 
@@ -90,7 +91,7 @@ def back_up(server: Server, file: Path) -> None:
 def restore(file: Path, folder: Path, closing: ExitStack) -> Server:
     """Return a stopped server with a database from a backup."""
     folder.mkdir()
-    database = closing.enter_context(own_database(folder))
+    database = closing.enter_context(empty_database(folder))
     if "DATABASE_URL" in database:
         from benchmarks.clusters import program
 

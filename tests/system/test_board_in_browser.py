@@ -8,12 +8,11 @@ from typing import Any
 
 import httpx
 import pytest
-from django.core.management import call_command
 from playwright.sync_api import Browser, ConsoleMessage, Page, expect
 
 from tests.support.browser import install_from_npm, keep_on_this_machine, running_browser
 from tests.support.paths import ROOT
-from tests.support.servers import Server, running_server
+from tests.support.servers import Server, collect_static_files, running_server
 
 PEOPLE = ("ana", "ben", "cleo", "root")
 PASSWORD = "a long pass phrase"
@@ -29,7 +28,7 @@ PAGES = ("/", "/tools/cad/", "/tools/big/", "/yours/", "/tools/nope/")
 def board(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """Provide a server with sign-in and with rows of each kind on its board."""
     # The server finds scripts and styles at its start.
-    call_command("collectstatic", interactive=False, verbosity=0)
+    collect_static_files()
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LICENSE_AUTH", "required")
         patch.setenv("LICENSE_DB_SEED", "false")

@@ -19,10 +19,11 @@ import psycopg
 import pytest
 from django.db import connection
 
+from benchmarks.ports import free_port
 from licenses.management import commands
-from tests.support.databases import own_database
+from tests.support.databases import empty_database
 from tests.support.paths import ROOT
-from tests.support.servers import Server, free_port, server_environment
+from tests.support.servers import Server, server_environment
 
 # Every command of the server with its arguments. Files for commands are in `folder`.
 COMMANDS: dict[str, tuple[str, ...]] = {
@@ -95,7 +96,7 @@ def test_a_command_says_in_one_line_that_its_database_is_out_of_reach(command: s
 
 @pytest.mark.parametrize("command", ["seed", "token", "forget", "usage_report", "expire_leases", "ensure_admin"])
 def test_a_command_says_that_its_database_is_not_migrated(command: str, tmp_path: Path) -> None:
-    with own_database(tmp_path) as database:
+    with empty_database(tmp_path) as database:
         environment = environment_of(tmp_path, database)
         line = refused(environment, command, *COMMANDS[command])
     assert "does not exist" in line or "no such table" in line
@@ -197,7 +198,7 @@ def ask_often(server: Server) -> list[httpx.Response]:
 def test_a_start_without_migrations_says_so_once_and_says_when_they_are_there(
     tmp_path: Path, closing: ExitStack
 ) -> None:
-    database = closing.enter_context(own_database(tmp_path))
+    database = closing.enter_context(empty_database(tmp_path))
     server = watched(tmp_path, closing, database)
     # Nobody has called it.
     server.wait_for(lambda: bool(server.lines("Not ready")), "the reason")
@@ -231,7 +232,7 @@ def test_a_start_out_of_its_database_s_reach_says_why(tmp_path: Path, closing: E
 
 
 def test_a_start_that_can_t_seed_ends_with_one_line_that_says_why(tmp_path: Path, closing: ExitStack) -> None:
-    database = closing.enter_context(own_database(tmp_path))
+    database = closing.enter_context(empty_database(tmp_path))
     server = watched(tmp_path, closing, database, LICENSE_DB_SEED="true")
     assert server.process is not None
     assert server.process.wait(60) == 2
@@ -381,7 +382,7 @@ def test_a_start_on_a_full_disk_says_so(
 
 
 def test_a_missing_table_is_not_reported_as_a_busy_server(tmp_path: Path, closing: ExitStack) -> None:
-    database = closing.enter_context(own_database(tmp_path))
+    database = closing.enter_context(empty_database(tmp_path))
     server = watched(tmp_path, closing, database)
     server.wait_for(server.is_up, "the server")
     calls = [
@@ -393,7 +394,7 @@ def test_a_missing_table_is_not_reported_as_a_busy_server(tmp_path: Path, closin
 
 
 def test_probes_at_once_by_many_say_a_change_once(tmp_path: Path, closing: ExitStack) -> None:
-    database = closing.enter_context(own_database(tmp_path))
+    database = closing.enter_context(empty_database(tmp_path))
     assert run(environment_of(tmp_path, database), "migrate").returncode == 0
     server = watched(tmp_path, closing, database)
     server.wait_for(server.is_up, "the server")

@@ -10,13 +10,12 @@ from pathlib import Path
 
 import httpx
 import pytest
-from django.core.management import call_command
 from playwright.sync_api import Page
 
 from tests.support.browser import install_from_npm, keep_on_this_machine, running_browser
 from tests.support.issuer import AUDIENCE
 from tests.support.paths import ROOT
-from tests.support.servers import Server
+from tests.support.servers import Server, collect_static_files
 
 PROVIDER = ROOT / "tests" / "support" / "oidc_provider"
 
@@ -67,7 +66,7 @@ def configured(provider: str, monkeypatch: pytest.MonkeyPatch, request: pytest.F
     }.items():
         monkeypatch.setenv(name, value)
     # The server finds the admin's scripts at its start.
-    call_command("collectstatic", interactive=False, verbosity=0)
+    collect_static_files()
     server: Server = request.getfixturevalue("server")
     return server
 

@@ -4,8 +4,6 @@ transaction. Skipped without PgBouncer."""
 import itertools
 import os
 import queue
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -16,10 +14,10 @@ import httpx
 import psycopg
 import pytest
 
+from benchmarks.ports import free_port
 from tests.support.contention import CAPACITY, History, borrow_and_return, ledger
-from tests.support.databases import own_database
-from tests.support.paths import ROOT
-from tests.support.servers import Server, free_port, server_environment
+from tests.support.databases import migrated_database
+from tests.support.servers import Server, server_environment
 
 CLIENTS = 32
 OPERATIONS = 2_000
@@ -48,7 +46,7 @@ class Pooled:
 def pooled_replicas(folder: Path, stack: ExitStack, limits: dict[str, str]) -> Pooled:
     from benchmarks import clusters
 
-    direct = stack.enter_context(own_database(folder))["DATABASE_URL"]
+    direct = stack.enter_context(migrated_database(folder))["DATABASE_URL"]
     with psycopg.connect(direct, autocommit=True) as connection:
         for name, value in limits.items():
             connection.execute(f"ALTER DATABASE \"{connection.info.dbname}\" SET {name} = '{value}'")
@@ -59,13 +57,6 @@ def pooled_replicas(folder: Path, stack: ExitStack, limits: dict[str, str]) -> P
         port = free_port()
         database = {"DATABASE_URL": pooler, "LICENSE_DB_POOLER": "true"}
         environment = server_environment(folder / name, database, port)
-        if not servers:
-            subprocess.run(
-                [sys.executable, "manage.py", "migrate", "--verbosity", "0"],
-                cwd=ROOT,
-                env=environment | {"DATABASE_URL": direct, "LICENSE_DB_POOLER": "false"},
-                check=True,
-            )
         server = Server(f"http://127.0.0.1:{port}", environment, folder / name / "server.log")
         stack.callback(server.stop)
         server.start()

@@ -13,8 +13,9 @@ import psycopg
 import pytest
 from django.db import connection
 
+from benchmarks.ports import free_port
 from tests.support.paths import ROOT
-from tests.support.servers import Server, free_port, server_environment
+from tests.support.servers import Server, server_environment
 
 # A test server has four processes with two threads each.
 THREADS = 8

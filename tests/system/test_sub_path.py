@@ -9,17 +9,16 @@ from pathlib import Path
 
 import httpx
 import pytest
-from django.core.management import call_command
 
 from tests.support.paths import ROOT
-from tests.support.servers import Server, running_server
+from tests.support.servers import Server, collect_static_files, running_server
 
 BELOW = "/tools/licenses"
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    call_command("collectstatic", interactive=False, verbosity=0)
+    collect_static_files()
     folder = Path(tmp_path_factory.mktemp("below"))
     with running_server(folder, SCRIPT_NAME=BELOW, LICENSE_AUTH="open", WEB_CONCURRENCY="1") as running:
         running.manage(

@@ -18,9 +18,10 @@ import psycopg
 import pytest
 from django.db import connection
 
-from tests.support.databases import own_database
+from benchmarks.ports import free_port
+from tests.support.databases import LOCK_WAITS, empty_database
 from tests.support.paths import ROOT
-from tests.support.servers import Server, free_port, server_environment
+from tests.support.servers import Server, server_environment
 
 MIGRATIONS = sorted(path.stem for path in (ROOT / "licenses" / "migrations").glob("[0-9]*.py"))
 PEOPLE = 4
@@ -148,7 +149,7 @@ def work(*live: Server, patient: bool) -> Iterator[Work]:
 @pytest.mark.skipif(not has_history(), reason="needs the whole history of the repository")
 @pytest.mark.parametrize(("old", "new"), UPGRADES, ids=[f"from-{migrations_at(old)[-1][:4]}" for old, _ in UPGRADES])
 def test_nobody_notices_an_upgrade(tmp_path: Path, old: str, new: str | None) -> None:
-    with own_database(tmp_path) as database, ExitStack() as closing:
+    with empty_database(tmp_path) as database, ExitStack() as closing:
         old_code, new_code = code_of(old, tmp_path / "old"), code_of(new, tmp_path / "new")
         before, after = len(migrations_at(old)), len(migrations_at(new)) if new else len(MIGRATIONS)
 
@@ -210,8 +211,7 @@ def test_a_stopping_server_answers_the_requests_that_it_has_begun(server: Server
         )
         asking.start()
         with psycopg.connect(server.environment["DATABASE_URL"], autocommit=True) as watching:
-            waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted"
-            while watching.execute(waiting).fetchone() == (0,):
+            while watching.execute(LOCK_WAITS).fetchone() == (0,):
                 assert asking.is_alive()
         assert server.process is not None
         server.process.terminate()
@@ -231,7 +231,7 @@ def test_a_stopping_server_answers_the_requests_that_it_has_begun(server: Server
 @pytest.fixture
 def unmigrated(tmp_path: Path) -> Iterator[dict[str, str]]:
     """Provide the variables of a server whose database lacks the last migrations."""
-    with own_database(tmp_path) as database:
+    with empty_database(tmp_path) as database:
         environment = server_environment(tmp_path, database, 0)
         command = [sys.executable, "manage.py", "migrate", "--verbosity", "0", "licenses", MIGRATIONS[3]]
         subprocess.run(command, cwd=ROOT, env=environment, check=True)

@@ -16,11 +16,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from licenses.clock import database_now
-from licenses.errors import Busy, Exhausted, LeaseEnded, Refusal
+from licenses.errors import Busy, LeaseEnded, Refusal
 from licenses.leases import batch, decisions, services, sql
 from licenses.leases.requests import Borrow, BorrowRequest, IdempotencyKey, Renew, Request, Return
 from licenses.models import EndReason, Lease, Tool
 from licenses.policy import Item
+from licenses.policy.rules import Exhausted
+from tests.support.databases import LOCK_WAITS
 
 MakeTool = Callable[..., Tool]
 
@@ -304,7 +306,7 @@ def test_a_stranger_who_locks_one_tool_holds_up_no_other(make_tool: MakeTool, pe
 
 def waits_for_a_lock() -> bool:
     with connection.cursor() as cursor:
-        cursor.execute("SELECT count(*) FROM pg_locks WHERE NOT granted")
+        cursor.execute(LOCK_WAITS)
         return bool(cursor.fetchone()[0])
 
 

@@ -17,7 +17,7 @@ from benchmarks.goals import GOALS
 from benchmarks.growth import Line, cells_of
 from benchmarks.load import Workload
 from benchmarks.table import Goal, Row
-from tests.support.databases import own_database
+from tests.support.databases import migrated_database
 
 WRK = """\
 Running 5s test @ http://127.0.0.1:8000
@@ -129,7 +129,7 @@ def test_every_goal_has_a_measurement() -> None:
 @pytest.fixture(scope="module")
 def database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Provide a database with the tools of the benchmarks."""
-    with own_database(tmp_path_factory.mktemp("benchmarks")) as variables:
+    with migrated_database(tmp_path_factory.mktemp("benchmarks")) as variables:
         (url,) = variables.values()
         stack.prepare(url)
         yield url
