@@ -360,7 +360,7 @@ REST_FRAMEWORK: dict[str, Any] = {
     ],
     "DEFAULT_FILTER_BACKENDS": ["django_filters.rest_framework.DjangoFilterBackend"],
     "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
-    "EXCEPTION_HANDLER": "licenses.api.problems.handle_exception",
+    "EXCEPTION_HANDLER": "licenses.api.common.problems.handle_exception",
     "URL_FORMAT_OVERRIDE": None,
 }
 

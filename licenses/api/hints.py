@@ -31,3 +31,8 @@ HINTS: dict[type[Refusal], str] = {
     QueueDropped: "Poll a ticket again after poll_after seconds.",
     TooManyTickets: "DELETE /licenses/queue/TICKET leaves the queue.",
 }
+
+
+def hint_for(refusal: Refusal) -> str | None:
+    """Return what helps after a refusal; None if nothing does, as if more seats are wanted than exist."""
+    return HINTS.get(type(refusal)) if refusal.facts.get("waiting_helps", True) else None

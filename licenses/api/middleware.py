@@ -29,7 +29,7 @@ from licenses.leases import sql
 from licenseserver import logs, workers
 
 from . import probes, urls
-from .problems import from_refusal, is_api_path, problem
+from .common.problems import from_refusal, is_api_path, problem
 from .rate_limits import KEEPING
 
 logger = logging.getLogger("licenses.request")

@@ -25,7 +25,7 @@ from licenses.access.callers import Caller, Kind
 from licenses.addresses import client_address, network_of
 from licenses.errors import RateLimited
 
-from .problems import from_refusal, is_api_path
+from .common.problems import from_refusal, is_api_path
 
 logger = logging.getLogger(__name__)
 

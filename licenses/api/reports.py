@@ -43,6 +43,7 @@ T = TypeVar("T")
 # A replay of this number of borrows takes some seconds.
 LIMITS = Limits(rows=20_000, borrows=100_000)
 FORMATS = ("json", "csv")
+WITHOUT_LIMIT = "manage.py usage_report has no limit."
 
 
 class CsvRenderer(BaseRenderer):
@@ -180,7 +181,7 @@ class ReportView(StrictQuery, APIView):
                 raise UnknownTool from None
             raise serializers.ValidationError({missing.asked.name: str(missing)}) from None
         except TooLarge as error:
-            raise serializers.ValidationError({"since": str(error)}) from None
+            raise serializers.ValidationError({"since": f"{error} {WITHOUT_LIMIT}"}) from None
         if isinstance(getattr(request, "accepted_renderer", None), CsvRenderer):
             name = f"{self.report.component.lower()}-{span.first}-{span.last}.csv"
             return Response({"table": answer.table}, headers={"Content-Disposition": f'attachment; filename="{name}"'})

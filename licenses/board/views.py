@@ -28,7 +28,6 @@ from licenses import database
 from licenses.access.callers import Caller, Kind, Scope
 from licenses.access.credentials import anonymous, caller_of_account
 from licenses.access.rules import may, names_on_board
-from licenses.api.problems import note_database_failure
 from licenses.clock import database_now
 from licenses.errors import LeaseEnded, Refusal
 from licenses.leases import services
@@ -81,7 +80,7 @@ def page(method: str) -> Callable[[Page[P]], Callable[Concatenate[HttpRequest, P
             except Http404 as missing:
                 return error(request, 404, "Not found", str(missing))
             except Refusal as refusal:
-                note_database_failure(refusal)
+                database.log_failure(refusal)
                 return refused(request, refusal)
             except (DatabaseError, InterfaceError) as failure:
                 logger.error("The database failed: %s", database.reason(failure))

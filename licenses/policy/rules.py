@@ -206,7 +206,7 @@ class Shortage(Rule):
     retry_after = 10
 
     def __init__(self, detail: str, *, short_by: int, out: int, ever: bool, **facts: Any) -> None:
-        super().__init__(detail if ever else f"{detail} Waiting does not help.", **facts)
+        super().__init__(detail if ever else f"{detail} Waiting does not help.", **facts, waiting_helps=ever)
         self.is_temporary = ever
         self.short_by = short_by
         self.out = out

@@ -5,16 +5,18 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from types import ModuleType
 
 import pytest
 import yaml
 
 from licenses import errors
+from licenses.api.common.problems import from_refusal
 from licenses.api.hints import HINTS
-from licenses.api.problems import from_refusal
 from licenses.errors import BorrowRefusal, OverReserved, Refusal, UnknownTool, kinds
 from licenses.metrics import BORROW_FAILURE_REASONS
+from licenses.models import Tool
 from licenses.policy import BORROW_REFUSALS, RULES, Rule, State, rules
 from licenses.policy.rules import ClosedTool
 from tests.support.api import Api
@@ -151,3 +153,14 @@ def test_a_refusal_says_which_call_helps(api: Api) -> None:
     refused = api.post("/licenses/borrow", {"tool": "nothing", "user": "ana"})
     assert refused.json()["detail"] == "There is no tool called nothing."
     assert refused.json()["hint"] == "GET /licenses/status lists the tools."
+
+
+def test_no_hint_says_to_wait_where_waiting_does_not_help(api: Api, make_tool: Callable[..., Tool]) -> None:
+    make_tool("cad", capacity=1)
+    never = [api.borrow("cad", key="one", seats=2) for _ in range(2)]
+    assert never[0].content == never[1].content
+    assert (never[0].json()["waiting_helps"], "hint" in never[0].json()) == (False, False)
+    api.borrow("cad")
+    later = api.borrow("cad").json()
+    assert later["waiting_helps"] is True
+    assert "wait_seconds" in later["hint"]

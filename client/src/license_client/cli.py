@@ -149,7 +149,8 @@ def _explained(refused: Refused, config: Config) -> str:
         return "The server needs a token: set LICENSE_TOKEN."
     if refused.code == "not_for_others" and config.user_is_login:
         return f"{refused.detail} The request was for {config.user}, your login name on this machine. Set LICENSE_USER."
-    return f"{refused.detail} {HINTS[refused.code]}" if refused.code in HINTS else refused.detail
+    hint = HINTS.get(refused.code) if refused.facts.get("waiting_helps", True) else None
+    return f"{refused.detail} {hint}" if hint else refused.detail
 
 
 def _exit_code(refused: Refused) -> int:

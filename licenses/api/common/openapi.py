@@ -8,10 +8,10 @@ from drf_spectacular.extensions import OpenApiAuthenticationExtension, OpenApiSe
 from drf_spectacular.utils import OpenApiResponse
 from rest_framework import serializers
 
-from licenses.api.problems import CONTENT_TYPE
 from licenses.errors import DatabaseRefusal, Overloaded, ProviderAway, RateLimited, Refusal, TooManyFailures, kinds
 
 from . import formats
+from .problems import CONTENT_TYPE
 
 # --- What every call has ------------------------------------------------------
 

@@ -17,10 +17,9 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from licenses import database, readiness
+from licenses.api.hints import hint_for
 from licenses.errors import ReadOnly, Refusal, StorageFull
 from licenseserver import logs
-
-from .hints import HINTS
 
 logger = logging.getLogger(__name__)
 
@@ -60,17 +59,11 @@ def problem(
     return response
 
 
-def note_database_failure(refusal: Refusal) -> None:
-    """Log the database's error if it caused the refusal."""
-    if isinstance(error := refusal.__cause__, (DatabaseError, InterfaceError)):
-        logger.warning("Answered %s: %s", refusal.code, database.reason(error))
-
-
 def from_refusal(refusal: Refusal) -> HttpResponse:
     """Return the problem document of a refusal."""
     headers = {"Retry-After": str(refusal.retry_after)} if refusal.retry_after else None
-    hint = {"hint": HINTS[type(refusal)]} if type(refusal) in HINTS else {}
-    note_database_failure(refusal)
+    hint = {"hint": text} if (text := hint_for(refusal)) else {}
+    database.log_failure(refusal)
     if isinstance(refusal, StorageFull):
         readiness.disk_is_full()
     if refusal.tool:
@@ -196,7 +189,7 @@ def _database_away(request: HttpRequest, error: DatabaseError | InterfaceError) 
     refusal.__cause__ = error
     if is_api_path(request.path_info):
         return from_refusal(refusal)
-    note_database_failure(refusal)
+    database.log_failure(refusal)
     context = {"title": refusal.title, "detail": refusal.detail, "asks_no_database": True}
     answer = render(request, "licenses/board/error.html", context, status=refusal.status)
     if refusal.retry_after:
