@@ -14,7 +14,7 @@ from django.db import connection
 from django.db.backends.base.operations import BaseDatabaseOperations
 from django.db.backends.signals import connection_created
 from django.db.models import DateTimeField, F
-from django.test import Client
+from django.test import Client, override_settings
 
 from benchmarks.ports import free_port
 from licenses.leases import expiry
@@ -49,6 +49,13 @@ def django_db_modify_db_settings(django_db_modify_db_settings_parallel_suffix: N
             source.backup(connection.connection)
 
     connection_created.connect(fill, weak=False)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def quick_passwords() -> Iterator[None]:
+    """Hash passwords without the million rounds that make them slow to guess."""
+    with override_settings(PASSWORD_HASHERS=["django.contrib.auth.hashers.MD5PasswordHasher"]):
+        yield
 
 
 @pytest.fixture(scope="session", autouse=True)
