@@ -23,13 +23,18 @@ from licenses.signin.provider import _provider
 from tests.support.api import Api, api_of
 from tests.support.databases import migrated_template
 from tests.support.issuer import AUDIENCE, Issuer, running_issuer
+from tests.support.paths import ROOT
 from tests.support.servers import Server, running_server
-
-ROOT = Path(__file__).resolve().parent.parent
-
 
 # A line for each request would hide a failure.
 logging.getLogger("httpx").setLevel(logging.WARNING)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.relative_to(ROOT / "tests").parts[0] in {"client", "deploy", "faults"}:
+            item.add_marker("any_database")
 
 
 @pytest.fixture(scope="session")

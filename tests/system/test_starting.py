@@ -16,6 +16,8 @@ from tests.support.paths import ROOT
 from tests.support.servers import server_environment
 from tests.support.waiting import until
 
+pytestmark = pytest.mark.any_database
+
 
 def errors_of_a_start(folder: Path, database: dict[str, str], **more: str) -> list[str]:
     """Start a server that must fail, and return its errors."""

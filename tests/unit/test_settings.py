@@ -9,6 +9,8 @@ import pytest
 from licenseserver.environment import SettingError
 from tests.support.paths import ROOT
 
+pytestmark = pytest.mark.any_database
+
 KEY = "0123456789abcdefghijklmnopqrstuvwxyz"
 
 
