@@ -65,7 +65,7 @@ admin: $(VENV)/runtime .secret_key ## create an administrator (asks for a passwo
 ##@ Test
 
 # A process for each processor; one that is done takes tests over from the others.
-PARALLEL := --numprocesses logical --maxprocesses 8 --dist worksteal
+PARALLEL := --numprocesses auto --maxprocesses 8 --dist worksteal
 
 .PHONY: check check-code check-units
 check: $(VENV)/development ## check style and types, and run the unit tests: before each commit
