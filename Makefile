@@ -160,6 +160,10 @@ docs: $(VENV)/docs/bin/sphinx-build ## build the documentation as a site: dist/d
 screenshots: $(VENV)/development ## take the documentation's pictures again, from a running server (needs Chromium)
 	$(BIN)/python scripts/screenshots.py
 
+.PHONY: error-tables
+error-tables: $(VENV)/development ## write the refusals into docs/reference/errors.md again
+	$(BIN)/python scripts/error_tables.py
+
 ##@ Release
 
 # Of an environment like the image's: without pip, and without what tests need.

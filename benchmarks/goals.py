@@ -23,7 +23,7 @@ PEOPLE, TEAMS = 20, 4
 TOKENS = """
 import sys, django
 django.setup()
-from licenses import tokens
+from licenses.access import tokens
 from licenses.auditing import Actor
 from licenses.models import ApiToken
 for name in sys.argv[1:]:

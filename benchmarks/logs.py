@@ -44,8 +44,8 @@ def request() -> Callable[[], object]:
     from django.http import HttpRequest, HttpResponse
     from django.test import RequestFactory
 
+    from licenses.access.callers import Caller, Kind
     from licenses.api.middleware import EventMiddleware
-    from licenses.callers import Caller, Kind
     from licenseserver import logs
 
     lease, caller, answer = uuid.uuid4(), Caller(Kind.TOKEN, "ana", credential="token 3"), HttpResponse()

@@ -102,7 +102,7 @@ def application(database: str) -> Iterator[Any]:
 
 def calls(application: Any) -> dict[str, Callable[[], object]]:
     """The kinds of requests that are measured."""
-    from licenses import tokens
+    from licenses.access import tokens
     from licenses.auditing import Actor
     from licenses.models import ApiToken
 

@@ -18,8 +18,8 @@ from django.db import connection, models, transaction
 from django.db.models.deletion import Collector
 from django.db.transaction import TransactionManagementError
 
+from .access.callers import Caller, Kind
 from .addresses import client_address
-from .callers import Caller, Kind
 from .clock import database_now
 from .models import (
     AccessRule,
@@ -73,9 +73,9 @@ class Actor:
         return cls(ActorKind.ACCOUNT, name, client_address(headers))
 
     @classmethod
-    def of_sign_in(cls, name: str, headers: Mapping[str, Any]) -> Self:
-        """Return the actor of changes that the provider causes at a sign-in."""
-        return cls(ActorKind.SIGN_IN, name, client_address(headers))
+    def of_sign_in(cls, name: str, address: str) -> Self:
+        """Return the actor of changes that the provider causes at a sign-in from this address."""
+        return cls(ActorKind.SIGN_IN, name, address)
 
     @classmethod
     def of_command(cls, command: str) -> Self:

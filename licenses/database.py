@@ -1,5 +1,6 @@
 """Explain faults of the database: for the log, for callers and for the terminal."""
 
+import logging
 import shutil
 import sqlite3
 from collections.abc import Iterator
@@ -10,6 +11,8 @@ from django.db import DatabaseError, Error, InterfaceError, OperationalError, co
 from django.db.migrations.exceptions import InconsistentMigrationHistory, MigrationSchemaMissing
 
 from .errors import Busy, NotMigrated, ReadOnly, Refusal, StorageFull
+
+logger = logging.getLogger(__name__)
 
 
 class Fault(Enum):
@@ -105,3 +108,9 @@ def refusal(error: DatabaseError | InterfaceError) -> Refusal:
         Fault.FULL: StorageFull,
     }
     return kinds.get(fault(error), Busy)()
+
+
+def log_failure(refusal: Refusal) -> None:
+    """Log the database's error if it caused a refusal that is answered."""
+    if isinstance(error := refusal.__cause__, (DatabaseError, InterfaceError)):
+        logger.warning("Answered %s: %s", refusal.code, reason(error))

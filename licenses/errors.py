@@ -1,12 +1,14 @@
 """Define the refusals of the domain, each with a stable code for clients.
 
-The codes are part of the API and of the label ``reason`` of metrics: add codes,
-do not rename them.
+The rules of a borrow are refusals too; ``licenses.policy.rules`` declares those. Codes
+are part of the API and of the label ``reason`` of metrics: add codes, do not rename
+them. Texts are for all readers, also of the board and of commands: ``api/hints.py`` adds
+which call to send. The docstring of a class is its row in docs/reference/errors.md.
 """
 
 import math
 from datetime import datetime, timedelta
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, TypeVar
 
 
 class Refusal(Exception):
@@ -14,26 +16,39 @@ class Refusal(Exception):
 
     ``facts`` are the numbers of the refusal in JSON, for programs. ``tool`` is the
     tool that caused it, if one did. ``retry_after`` is in seconds, if a retry can
-    help.
+    help. ``status`` is that of HTTP.
     """
 
     code: str
     title: str
+    status: int
     # Whether it denies a seat, and is not about a wrong request.
     denial: ClassVar[bool] = False
     # Whether waiting helps, because other users return seats.
-    passes: bool = False
+    is_temporary: bool = False
     retry_after: int | None = None
 
     def __init__(self, detail: str, **facts: Any) -> None:
-        super().__init__(detail)
         self.detail = detail
         self.facts = facts
+
+    def __str__(self) -> str:
+        return self.detail
 
     @property
     def tool(self) -> str | None:
         tool: str | None = self.facts.get("tool")
         return tool
+
+    @classmethod
+    def codes(cls) -> tuple[str, ...]:
+        """Return the codes that an instance can have."""
+        return (cls.code,)
+
+    @classmethod
+    def meaning(cls) -> str:
+        """Return the docstring on one line, for the schema and the docs."""
+        return " ".join((cls.__doc__ or "").split())
 
     @classmethod
     def again(cls, detail: str, facts: dict[str, Any]) -> Self:
@@ -43,67 +58,83 @@ class Refusal(Exception):
         return refusal
 
 
-class UnknownTool(Refusal):
+class BorrowRefusal(Refusal):
+    """A refusal that a borrow can be decided with. The server keeps it under the key of the
+    borrow and counts it by its code."""
+
+
+class DatabaseRefusal(Refusal):
+    """A refusal because the database can't be used. Nothing was decided."""
+
+
+R = TypeVar("R", bound=Refusal)
+
+
+def kinds(base: type[R]) -> list[type[R]]:
+    """Return every kind of refusal below ``base``, each once; not the bases, which have no title."""
+    below = [kind for child in base.__subclasses__() for kind in (child, *kinds(child))]
+    return [kind for kind in dict.fromkeys(below) if hasattr(kind, "title")]
+
+
+class UnknownTool(BorrowRefusal):
+    """There is no such tool."""
+
     code = "unknown_tool"
     title = "No such tool"
+    status = 404
 
     def __init__(self, *, tool: str = "") -> None:
         name = f"called {tool}" if tool else "of this name"
-        super().__init__(
-            f"There is no tool {name}. GET /licenses/status lists the tools.", **({"tool": tool} if tool else {})
-        )
+        super().__init__(f"There is no tool {name}.", **({"tool": tool} if tool else {}))
 
 
 class UnknownLease(Refusal):
+    """There is no such lease, or it is of another user."""
+
     code = "unknown_lease"
     title = "No such lease"
+    status = 404
 
     def __init__(self) -> None:
-        super().__init__("There is no lease with this id. GET /borrows?user=NAME lists the leases of a user.")
+        super().__init__("There is no lease with this id.")
 
 
 class UnknownTicket(Refusal):
+    """There is no such ticket, or it is of another user."""
+
     code = "unknown_ticket"
     title = "No such ticket"
+    status = 404
 
     def __init__(self) -> None:
-        super().__init__("There is no ticket with this id. A borrow with wait_seconds returns one.")
-
-
-class TtlTooLong(Refusal):
-    code = "ttl_too_long"
-    title = "Lease too long"
-
-    def __init__(self, *, tool: str, asked: timedelta, maximum: timedelta) -> None:
-        longest = maximum.total_seconds()
-        super().__init__(
-            f"A lease of {tool} can last at most {longest:g} seconds without a heartbeat. "
-            f"Send a smaller ttl_seconds, and renew the lease while you work.",
-            tool=tool,
-            ttl_seconds=asked.total_seconds(),
-            max_ttl_seconds=longest,
-        )
+        super().__init__("There is no ticket with this id.")
 
 
 class KeyReused(Refusal):
+    """The `Idempotency-Key` came with another request before."""
+
     code = "key_reused"
     title = "Idempotency key used for another request"
+    status = 422
 
     def __init__(self) -> None:
         super().__init__(
-            "This Idempotency-Key was used for another request. To retry, send the same request again; "
+            "This idempotency key was used for another request. To retry, send the same request again; "
             "for a new request, use a new key."
         )
 
 
 class TooManyKeys(Refusal):
+    """The caller sent too many new idempotency keys in a day (`LICENSE_KEYS_PER_DAY`)."""
+
     code = "too_many_keys"
     title = "Too many idempotency keys"
+    status = 429
 
     def __init__(self, *, user: str, limit: int, wait: int) -> None:
         self.retry_after = wait
         super().__init__(
-            f"{user} used more than {limit} new Idempotency-Keys within a day. Use one key for all retries of a "
+            f"{user} used more than {limit} new idempotency keys within a day. Use one key for all retries of a "
             f"borrow, or send none. The server accepts a new key in {wait} s.",
             user=user,
             limit=limit,
@@ -111,9 +142,10 @@ class TooManyKeys(Refusal):
 
 
 class LeaseEnded(Refusal):
-    """The lease has ended. Its code is the reason."""
+    """The lease to renew has ended."""
 
     title = "Lease has ended"
+    status = 410
     WHY: ClassVar[dict[str, str]] = {
         "returned": "It was returned.",
         "expired": "No heartbeat came in time, so the seat was freed.",
@@ -136,143 +168,23 @@ class LeaseEnded(Refusal):
         )
         self.code = reason
 
-
-class Shortage(Refusal):
-    """Too few seats, for now or for good.
-
-    ``short_by`` of the ``out`` borrowed seats must come back before this borrow is
-    possible. ``ever`` is False if even all of them are not enough.
-    """
-
-    denial = True
-    retry_after = 10
-
-    def __init__(self, detail: str, *, short_by: int, out: int, ever: bool, **facts: Any) -> None:
-        advice = "" if ever else " Waiting does not help."
-        super().__init__(detail + advice, **facts)
-        self.passes = ever
-        self.short_by = short_by
-        self.out = out
+    @classmethod
+    def codes(cls) -> tuple[str, ...]:
+        return tuple(cls.WHY)
 
 
-def _too_few(seats: int, tool: str, available: int) -> str:
-    if available <= 0:
-        return f"No seat of {tool} is free"
-    return f"You asked for {seats} seats of {tool}, and {available} {'is' if available == 1 else 'are'} free"
+class LeaseLimitReached(BorrowRefusal):
+    """The user has reached the limit of leases of all tools (`LICENSE_LEASES_PER_USER`)."""
 
-
-class Exhausted(Shortage):
-    code = "exhausted"
-    title = "No seat left"
-
-    def __init__(
-        self,
-        *,
-        tool: str,
-        total: int,
-        overdraft: int,
-        borrowed: int,
-        set_aside: int,
-        available: int,
-        seats: int,
-        short_by: int,
-        ever: bool,
-    ) -> None:
-        above = f" (overdraft: up to {overdraft} more)" if overdraft else ""
-        waiting = f", and {set_aside} are set aside for the queue" if set_aside else ""
-        advice = " Try again later, or send wait_seconds to wait in the queue. GET /borrows shows who holds the seats."
-        super().__init__(
-            f"{_too_few(seats, tool, available)}: {borrowed} of {total}{above} are borrowed{waiting}."
-            + (advice if ever else ""),
-            short_by=short_by,
-            out=borrowed,
-            ever=ever,
-            tool=tool,
-            total=total,
-            borrowed=borrowed,
-            available=available,
-            seats=seats,
-        )
-
-
-class Reserved(Shortage):
-    code = "reserved"
-    title = "Seats are reserved for other teams"
-
-    def __init__(
-        self,
-        *,
-        tool: str,
-        total: int,
-        borrowed: int,
-        reserved: int,
-        available: int,
-        seats: int,
-        short_by: int,
-        ever: bool,
-    ) -> None:
-        super().__init__(
-            f"{_too_few(seats, tool, available)}: {borrowed} of {total} are borrowed, and {reserved} are reserved "
-            f"for other teams.",
-            short_by=short_by,
-            out=borrowed,
-            ever=ever,
-            tool=tool,
-            total=total,
-            borrowed=borrowed,
-            reserved=reserved,
-            available=available,
-            seats=seats,
-        )
-
-
-class QuotaReached(Shortage):
-    code = "quota"
-    title = "Team quota reached"
-
-    def __init__(self, *, tool: str, team: str, quota: int, borrowed: int, seats: int) -> None:
-        super().__init__(
-            f"Team {team} can have at most {quota} seats of {tool}, and it has or waits for {borrowed}. "
-            f"Return a seat of the team first.",
-            short_by=borrowed + seats - quota,
-            out=borrowed,
-            ever=seats <= quota,
-            tool=tool,
-            team=team,
-            quota=quota,
-            borrowed=borrowed,
-            seats=seats,
-        )
-
-
-class UserLimitReached(Shortage):
-    code = "user_limit"
-    title = "User limit reached"
-
-    def __init__(self, *, tool: str, user: str, limit: int, borrowed: int, seats: int) -> None:
-        super().__init__(
-            f"{user} can have at most {limit} seats of {tool}, and has or waits for {borrowed}. "
-            f"Return one: GET /borrows?user=NAME lists them.",
-            short_by=borrowed + seats - limit,
-            out=borrowed,
-            ever=seats <= limit,
-            tool=tool,
-            user=user,
-            limit=limit,
-            borrowed=borrowed,
-            seats=seats,
-        )
-
-
-class LeaseLimitReached(Refusal):
     code = "lease_limit"
     title = "User limit of leases reached"
+    status = 409
     denial = True
 
     def __init__(self, *, tool: str, user: str, limit: int, borrowed: int, waiting: int) -> None:
         super().__init__(
             f"{user} can have at most {limit} leases of all tools together, has {borrowed}, and waits for {waiting}. "
-            f"Return one: GET /borrows?user=NAME lists them.",
+            f"Return one first.",
             tool=tool,
             user=user,
             limit=limit,
@@ -281,33 +193,12 @@ class LeaseLimitReached(Refusal):
         )
 
 
-class Excluded(Refusal):
-    code = "excluded"
-    title = "Excluded by an access rule"
-    denial = True
-
-    def __init__(self, *, tool: str, kind: str, name: str) -> None:
-        super().__init__(f"An access rule excludes the {kind} {name} from {tool}.", tool=tool, excluded={kind: name})
-
-
-class NotIncluded(Refusal):
-    code = "not_included"
-    title = "Not included by an access rule"
-    denial = True
-
-    def __init__(self, *, tool: str) -> None:
-        super().__init__(
-            f"The access rules of {tool} list who can use it. They include neither this user nor a team, host or "
-            f"project of this borrow. Ask the administrators.",
-            tool=tool,
-        )
-
-
-class NotAMember(Refusal):
-    """The user is not in the team. Also for unknown teams, so that callers can't find out which exist."""
+class NotAMember(BorrowRefusal):
+    """The user is not in the team that the borrow names, or there is no such team."""
 
     code = "not_a_member"
     title = "Not a member of this team"
+    status = 403
 
     def __init__(self, *, user: str, team: str) -> None:
         super().__init__(f"{user} is not a member of team {team}.", user=user, team=team)
@@ -322,28 +213,40 @@ class QueueEnded(Refusal):
     why: ClassVar[str]
 
 
-class QueueTimeout(QueueEnded):
+class QueueTimeout(QueueEnded, BorrowRefusal):
+    """No seat came free within the longest wait (`wait_seconds`)."""
+
     code = "queue_timeout"
     title = "Wait timed out"
+    status = 410
     denial = True
-    why = "No seat of {tool} came free within the wait_seconds of this request."
+    why = "No seat of {tool} came free within the longest wait of this request."
 
 
 class QueueDropped(QueueEnded):
+    """The client did not poll the ticket in time, so it lost its place."""
+
     code = "queue_dropped"
     title = "Dropped from the queue"
-    why = "The client did not poll this ticket in time, so it lost its place. Poll after poll_after seconds."
+    status = 410
+    why = "The client did not poll this ticket in time, so it lost its place."
 
 
 class QueueLeft(QueueEnded):
+    """The ticket left the queue."""
+
     code = "queue_left"
     title = "Left the queue"
+    status = 410
     why = "This ticket left the queue."
 
 
-class QueueFull(Refusal):
+class QueueFull(BorrowRefusal):
+    """The queue of the tool has reached its limit (`LICENSE_QUEUE_PER_TOOL`)."""
+
     code = "queue_full"
     title = "Queue is full"
+    status = 409
     denial = True
     retry_after = 60
 
@@ -355,63 +258,45 @@ class QueueFull(Refusal):
         )
 
 
-class TooManyTickets(Refusal):
+class TooManyTickets(BorrowRefusal):
+    """The user has reached the limit of tickets in the queue (`LICENSE_QUEUE_PER_USER`)."""
+
     code = "too_many_tickets"
     title = "Too many tickets of one user"
+    status = 409
     denial = True
     retry_after = 60
 
     def __init__(self, *, tool: str, user: str, limit: int) -> None:
         super().__init__(
             f"{user} has {limit} tickets in the queue for {tool}, the most that one user can have. Wait until one "
-            f"gets its seats, or leave the queue with one: DELETE /licenses/queue/TICKET.",
+            f"gets its seats, or leave the queue with one.",
             tool=tool,
             user=user,
             limit=limit,
         )
 
 
+class NotForOthers(Refusal):
+    """This credential acts only for its owner: you, or the members of its team."""
+
+    code = "not_for_others"
+    title = "Not allowed"
+    status = 403
+
+    def __init__(self) -> None:
+        super().__init__("This credential acts only for its owner: you, or the members of its team.")
+
+
 class AlreadyGranted(Refusal):
+    """The ticket to leave is a lease now, whose id is in `lease`."""
+
     code = "granted"
     title = "Ticket is a lease now"
+    status = 409
 
     def __init__(self, *, lease: str) -> None:
         super().__init__("This ticket is a lease now. Return the lease if you do not need it.", lease=lease)
-
-
-class Disabled(Refusal):
-    code = "disabled"
-    title = "Tool is disabled"
-    denial = True
-
-    def __init__(self, *, tool: str) -> None:
-        super().__init__(f"An administrator disabled {tool}. It grants no seats.", tool=tool)
-
-
-class NotStarted(Refusal):
-    code = "not_started"
-    title = "License not yet valid"
-    denial = True
-
-    def __init__(self, *, tool: str, valid_from: datetime) -> None:
-        super().__init__(
-            f"The license of {tool} is valid from {valid_from:%Y-%m-%d %H:%M} UTC.",
-            tool=tool,
-            valid_from=valid_from.isoformat(),
-        )
-
-
-class Expired(Refusal):
-    code = "expired"
-    title = "License has expired"
-    denial = True
-
-    def __init__(self, *, tool: str, valid_until: datetime) -> None:
-        super().__init__(
-            f"The license of {tool} ended at {valid_until:%Y-%m-%d %H:%M} UTC. Ask the administrators to renew it.",
-            tool=tool,
-            valid_until=valid_until.isoformat(),
-        )
 
 
 class OverReserved(Refusal):
@@ -419,6 +304,7 @@ class OverReserved(Refusal):
 
     code = "over_reserved"
     title = "More seats reserved than the capacity"
+    status = 409
 
     def __init__(self, *, tool: str, capacity: int, reserved: int) -> None:
         super().__init__(
@@ -429,11 +315,12 @@ class OverReserved(Refusal):
         )
 
 
-class Busy(Refusal):
-    """The database was too slow. Nothing was changed, unless the connection broke in the commit."""
+class Busy(DatabaseRefusal):
+    """The database did not answer in time. Nothing was changed, unless the connection broke in the commit."""
 
     code = "busy"
     title = "Server is busy"
+    status = 503
     retry_after = 1
 
     def __init__(self) -> None:
@@ -441,43 +328,50 @@ class Busy(Refusal):
 
 
 class Overloaded(Refusal):
-    """The server has too many requests. Nothing was changed."""
+    """The request waited too long for a thread (`LICENSE_LONGEST_WAIT`).
+
+    Heartbeats, returns and probes are still answered.
+    """
 
     code = "overloaded"
     title = "Server is overloaded"
+    status = 503
     retry_after = 2
 
     def __init__(self) -> None:
         super().__init__(f"The server has more requests than it can answer. Try again in {self.retry_after} s.")
 
 
-class StorageFull(Refusal):
+class StorageFull(DatabaseRefusal):
     """The disk of the database is full. Nothing was changed."""
 
     code = "storage_full"
     title = "Server's disk is full"
+    status = 503
     retry_after = 30
 
     def __init__(self) -> None:
         super().__init__("The disk of the database is full. Nothing was changed. Ask the administrators of the server.")
 
 
-class NotMigrated(Refusal):
-    """The database lacks migrations of this version. Nothing was changed."""
+class NotMigrated(DatabaseRefusal):
+    """The database lacks the migrations of this version."""
 
     code = "not_migrated"
     title = "Server's database is not migrated"
+    status = 503
     retry_after = 30
 
     def __init__(self) -> None:
         super().__init__("The database lacks the migrations of this version. Ask the administrators of the server.")
 
 
-class ReadOnly(Refusal):
-    """The database is a read-only standby. Nothing was changed."""
+class ReadOnly(DatabaseRefusal):
+    """This server reads from a standby. Use the main server to borrow and return."""
 
     code = "read_only"
     title = "Server is read-only"
+    status = 503
     retry_after = 5
 
     def __init__(self) -> None:
@@ -485,10 +379,11 @@ class ReadOnly(Refusal):
 
 
 class ProviderAway(Refusal):
-    """The sign-in provider does not answer, and its cached keys are too old."""
+    """The server cannot reach the sign-in provider, and the provider's keys are too old."""
 
     code = "provider_away"
     title = "Sign-in provider can't be reached"
+    status = 503
     retry_after = 10
 
     def __init__(self) -> None:
@@ -498,10 +393,11 @@ class ProviderAway(Refusal):
 
 
 class TooManyFailures(Refusal):
-    """Too many credentials failed from one address, or for one account."""
+    """Too many wrong credentials came from one address, or for one account."""
 
     code = "too_many_failures"
     title = "Too many failed credentials"
+    status = 429
 
     def __init__(self, *, wait: timedelta) -> None:
         self.retry_after = max(int(wait.total_seconds()) + 1, 1)
@@ -509,42 +405,12 @@ class TooManyFailures(Refusal):
 
 
 class RateLimited(Refusal):
-    """One caller sends more calls than its limit."""
+    """One caller sends too many calls."""
 
     code = "rate_limited"
     title = "Too many calls"
+    status = 429
 
     def __init__(self, *, wait: int) -> None:
         self.retry_after = max(wait, 1)
         super().__init__(f"You send too many calls, or calls that take too long. Try again in {self.retry_after} s.")
-
-
-# The refusals of a borrow, which are stored under its idempotency key.
-BORROW_REFUSALS: dict[str, type[Refusal]] = {
-    refusal.code: refusal
-    for refusal in (
-        UnknownTool,
-        NotAMember,
-        Disabled,
-        NotStarted,
-        Expired,
-        Excluded,
-        NotIncluded,
-        TtlTooLong,
-        LeaseLimitReached,
-        UserLimitReached,
-        QuotaReached,
-        Exhausted,
-        Reserved,
-        QueueTimeout,
-        QueueFull,
-        TooManyTickets,
-    )
-}
-# The reasons why a borrow can fail, for metrics that start at 0.
-BORROW_FAILURE_REASONS = (
-    *(code for code in BORROW_REFUSALS if code != UnknownTool.code),
-    Busy.code,
-    StorageFull.code,
-    "error",
-)

@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 from django.conf import settings
 from django.http import HttpRequest, HttpResponseBase
 
-from licenses.api.problems import is_api_path
+from licenses.api.common.problems import is_api_path
 
 # Pages of libraries, and pages in the style of the admin.
 OF_LIBRARIES = ("/admin/", "/api/", "/signin/", "/oidc/")

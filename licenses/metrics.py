@@ -26,13 +26,13 @@ from prometheus_client.metrics import MetricWrapperBase
 from prometheus_client.multiprocess import MultiProcessCollector
 
 from . import metric_text
-from .errors import BORROW_FAILURE_REASONS, UnknownTool
+from .errors import DatabaseRefusal, UnknownTool, kinds
 from .leases import snapshot, sql
 from .leases.snapshot import TeamSeats
 from .metric_text import Counters, Family, labels
 from .models import EndReason, Sweep, Ticket, TicketState, Tool
 from .names import UNKNOWN_TOOL_LABEL
-from .policy import State
+from .policy import BORROW_REFUSALS, State
 
 BORROW_ATTEMPTS = Counter("license_borrow_attempts_total", "Borrows asked for.", ["tool"])
 BORROW_SUCCESS = Counter("license_borrow_success_total", "Borrows granted and committed.", ["tool"])
@@ -143,6 +143,12 @@ class HttpMetrics(Metrics):
 VIEWS_WITH_AN_OBJECTIVE = ("borrow", "return")
 SERVER_FAILURES = ("500", "503")
 STATES = [str(state) for state in State]
+# Why a borrow of a known tool can fail.
+BORROW_FAILURE_REASONS = (
+    *(code for code in BORROW_REFUSALS if code != UnknownTool.code),
+    *(kind.code for kind in kinds(DatabaseRefusal)),
+    "error",
+)
 # The tool's counts of leases that ended, by the reason.
 RETURNS = [f"{reason}_total" for reason in EndReason.values]
 

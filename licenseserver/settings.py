@@ -352,7 +352,7 @@ REST_FRAMEWORK: dict[str, Any] = {
     ],
     "DEFAULT_PERMISSION_CLASSES": ["licenses.api.permissions.HasScope"],
     "UNAUTHENTICATED_USER": None,
-    "UNAUTHENTICATED_TOKEN": "licenses.api.authentication.anonymous",
+    "UNAUTHENTICATED_TOKEN": "licenses.access.credentials.anonymous",
     "DEFAULT_PARSER_CLASSES": ["licenses.api.common.parsers.StrictJSONParser"],
     "DEFAULT_RENDERER_CLASSES": [
         "rest_framework.renderers.JSONRenderer",
@@ -360,7 +360,7 @@ REST_FRAMEWORK: dict[str, Any] = {
     ],
     "DEFAULT_FILTER_BACKENDS": ["django_filters.rest_framework.DjangoFilterBackend"],
     "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
-    "EXCEPTION_HANDLER": "licenses.api.problems.handle_exception",
+    "EXCEPTION_HANDLER": "licenses.api.common.problems.handle_exception",
     "URL_FORMAT_OVERRIDE": None,
 }
 

@@ -15,6 +15,6 @@ urlpatterns = [
     path("", include("licenses.signin.urls")),
 ]
 
-handler400 = "licenses.api.problems.bad_request"
-handler404 = "licenses.api.problems.not_found"
-handler500 = "licenses.api.problems.server_error"
+handler400 = "licenses.api.common.problems.bad_request"
+handler404 = "licenses.api.common.problems.not_found"
+handler500 = "licenses.api.common.problems.server_error"

@@ -17,9 +17,9 @@ from django.db.models import DateTimeField, F
 from django.test import Client, override_settings
 
 from benchmarks.ports import free_port
+from licenses.access.provider import _provider
 from licenses.leases import expiry
 from licenses.models import AuditRecord, Team, TeamMember, Tool
-from licenses.signin.provider import _provider
 from tests.support.api import Api, api_of
 from tests.support.databases import migrated_template
 from tests.support.issuer import AUDIENCE, Issuer, running_issuer

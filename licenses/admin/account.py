@@ -16,18 +16,19 @@ from django.urls import reverse
 from django.utils.html import format_html
 from django.utils.http import urlencode
 
-from licenses import accounts, auditing
+from licenses import auditing
+from licenses.access import accounts
+from licenses.access.rules import CHANGE_LEASES, is_within_own
 from licenses.clock import database_now
 from licenses.models import ApiToken, Lease, Ticket
 from licenses.models.lease import NOTE_LENGTH
 from licenses.names import is_clean
 
 from .audited import AuditedAdmin, actor_of
-from .rights import SuperusersOnly, is_within_own
+from .rights import SuperusersOnly
 
 admin.site.unregister([User, Group])
 
-FORCE_LEASES = "licenses.change_lease"
 WHAT_ENDS = (
     "Deactivating, renaming or deleting an account revokes its tokens, ends its sessions and removes its tickets from "
     "the queues. This can't be undone."
@@ -93,10 +94,10 @@ class AccountAdmin(AuditedAdmin[User], UserAdmin[User]):
         return request.user.is_superuser and super().has_add_permission(request)
 
     def has_change_permission(self, request: HttpRequest, obj: User | None = None) -> bool:
-        return super().has_change_permission(request, obj) and (obj is None or is_within_own(request, obj))
+        return super().has_change_permission(request, obj) and (obj is None or is_within_own(request.user, obj))
 
     def has_delete_permission(self, request: HttpRequest, obj: User | None = None) -> bool:
-        return super().has_delete_permission(request, obj) and (obj is None or is_within_own(request, obj))
+        return super().has_delete_permission(request, obj) and (obj is None or is_within_own(request.user, obj))
 
     def get_readonly_fields(self, request: HttpRequest, obj: User | None = None) -> list[str]:
         return ["acting"] if request.user.is_superuser else ["acting", *self.rights]
@@ -133,7 +134,7 @@ class AccountAdmin(AuditedAdmin[User], UserAdmin[User]):
         )
 
     def _may_force(self, request: HttpRequest, account: User | None = None) -> bool:
-        return request.user.has_perm(FORCE_LEASES) and self.has_change_permission(request, account)
+        return request.user.has_perm(CHANGE_LEASES) and self.has_change_permission(request, account)
 
     def user_change_password(self, request: HttpRequest, id: str, form_url: str = "") -> HttpResponse:
         if not request.user.is_superuser:

@@ -8,7 +8,7 @@ from django.forms import ModelForm
 from django.http import HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
 
-from licenses import tokens
+from licenses.access import tokens
 from licenses.models import ApiToken
 
 from .audited import actor_of

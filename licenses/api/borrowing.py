@@ -13,12 +13,24 @@ from rest_framework import serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from licenses.callers import Caller, Scope
+from licenses.access.callers import Caller, Scope
+from licenses.access.rules import require_may_act_for, require_may_ask_about, team_for
+from licenses.errors import (
+    KeyReused,
+    LeaseEnded,
+    NotAMember,
+    NotForOthers,
+    QueueDropped,
+    QueueLeft,
+    TooManyKeys,
+    UnknownLease,
+    UnknownTool,
+)
 from licenses.leases import requests, services
 from licenses.leases.requests import Granted, Waiting
 from licenses.models.tool import MAX_CAPACITY, MAX_TTL, MIN_TTL
 from licenses.names import NAME_LENGTH
-from licenses.policy import Item
+from licenses.policy import BORROW_REFUSALS, Item
 from licenseserver import logs
 
 from .authentication import caller_of
@@ -32,14 +44,9 @@ from .common.fields import (
     TeamNameField,
     ToolNameField,
 )
-from .common.openapi import problem_response
+from .common.openapi import refused_by
 from .leases import LeaseSerializer, lease_answer, lease_data, note_leases, require_own_lease
-from .permissions import (
-    actor_for,
-    require_may_act_for,
-    require_may_ask_about,
-    team_for,
-)
+from .permissions import actor_for
 
 MAX_ITEMS = 32
 MAX_ALTERNATIVES = 16
@@ -130,16 +137,17 @@ def asked_for(body: Any, *, caller: str) -> requests.BorrowRequest:
     if not user:
         raise serializers.ValidationError({"user": ["This field is required."]})
     if "tool" in data:
-        sets = [[{"tool": data["tool"], "seats": data.get("seats", 1)}]]
+        alternatives: tuple[tuple[Item, ...], ...] = ((Item(tool=data["tool"], seats=data.get("seats", 1)),),)
     else:
         sets = data.get("alternatives") or [data["items"]]
+        alternatives = tuple(tuple(Item(**item) for item in items) for items in sets)
     ttl = data.get("ttl_seconds")
     return requests.BorrowRequest(
         user=user,
         team=data.get("team"),
         project=data["project"],
         host=data["host"],
-        alternatives=tuple(tuple(Item(**item) for item in items) for items in sets),
+        alternatives=alternatives,
         ttl=timedelta(seconds=ttl) if ttl is not None else None,
         wait=timedelta(seconds=data["wait_seconds"]),
     )
@@ -278,9 +286,8 @@ def borrow_answer(request: Request, outcome: Granted | Waiting) -> HttpResponse:
     return answer(request, data, status=202, headers=headers)
 
 
-def borrow_request(request: Request, require: Callable[[Caller, str], None]) -> requests.BorrowRequest:
+def borrow_request(request: Request, caller: Caller, require: Callable[[Caller, str], None]) -> requests.BorrowRequest:
     """Read the body of a borrow. ``require`` raises if the caller may not ask for the user."""
-    caller = caller_of(request)
     asked = asked_for(body_of(request), caller=caller.name)
     logs.note(user=asked.user, tool=",".join(sorted(asked.tools())))
     require(caller, asked.user)
@@ -304,25 +311,18 @@ class LicensesViewSet(CallViewSet):
                 "a retry gets the first call's answer and takes no second seat.",
             )
         ],
-        responses={
-            200: GrantedSerializer,
-            202: WaitingSerializer,
-            400: problem_response("`invalid`, `parse_error`, `ttl_too_long`"),
-            404: problem_response("`unknown_tool`"),
-            403: problem_response("`not_a_member`, `not_for_others`"),
-            409: problem_response(
-                "`exhausted`, `reserved`, `quota`, `user_limit`, `excluded`, `not_included`, `disabled`, "
-                "`not_started`, `expired`; `reasons` and `expected_seconds` are as `explain` gives them"
-            ),
-            410: problem_response("`queue_timeout`, `queue_left`, `queue_dropped`: of a retried borrow that waited"),
-            422: problem_response("`key_reused`"),
-            503: problem_response("`busy`, `read_only`, `storage_full`, `not_migrated`"),
-        },
+        responses={200: GrantedSerializer, 202: WaitingSerializer}
+        # A retry of a borrow that waited can end like its ticket.
+        | refused_by(*BORROW_REFUSALS.values(), QueueDropped, QueueLeft, KeyReused, TooManyKeys, NotForOthers),
     )
     def borrow(self, request: Request) -> HttpResponse:
-        """Take seats of a tool, or of several at once; or wait for them."""
-        asked = borrow_request(request, require_may_act_for)
-        by = actor_for(request, asked.user)
+        """Take seats of a tool, or of several at once; or wait for them.
+
+        A refusal with 409 has `reasons` and `expected_seconds`, as `explain` gives them.
+        """
+        caller = caller_of(request)
+        asked = borrow_request(request, caller, require_may_act_for)
+        by = actor_for(request, caller, asked.user)
         retry = None
         if (header := request.META.get("HTTP_IDEMPOTENCY_KEY")) is not None:
             retry = requests.IdempotencyKey(user=asked.user, by=by, key=IdempotencyKey.of(header))
@@ -331,28 +331,17 @@ class LicensesViewSet(CallViewSet):
     @extend_schema(
         request=BorrowRequest,
         examples=BORROWS,
-        responses={
-            200: ExplanationSerializer,
-            400: problem_response("`invalid`, `parse_error`"),
-            403: problem_response("`not_a_member`, `not_for_others`"),
-            404: problem_response("`unknown_tool`"),
-        },
+        responses={200: ExplanationSerializer} | refused_by(UnknownTool, NotAMember, NotForOthers),
     )
     def explain(self, request: Request) -> Response:
         """Explain whether a borrow would be granted now, and if not, why not. Takes no seat."""
-        explanation = services.explain(borrow_request(request, require_may_ask_about))
+        explanation = services.explain(borrow_request(request, caller_of(request), require_may_ask_about))
         return Response(ExplanationSerializer(explanation).data)
 
     @extend_schema(
         request=LeaseRequest,
         examples=ONE_LEASE,
-        responses={
-            200: LeaseSerializer,
-            400: problem_response("`invalid`, `parse_error`"),
-            404: problem_response("`unknown_lease`"),
-            410: problem_response("`expired`, `forced`, `returned`, `revoked`: why the lease has ended"),
-            503: problem_response("`busy`, `read_only`, `storage_full`, `not_migrated`"),
-        },
+        responses={200: LeaseSerializer} | refused_by(UnknownLease, LeaseEnded),
     )
     def renew(self, request: Request) -> HttpResponse:
         """Extend a live lease by its time to live: the heartbeat."""
@@ -362,12 +351,7 @@ class LicensesViewSet(CallViewSet):
     @extend_schema(
         request=LeaseRequest,
         examples=ONE_LEASE,
-        responses={
-            200: ReturnAnswer,
-            400: problem_response("`invalid`, `parse_error`"),
-            404: problem_response("`unknown_lease`"),
-            503: problem_response("`busy`, `read_only`, `storage_full`, `not_migrated`"),
-        },
+        responses={200: ReturnAnswer} | refused_by(UnknownLease),
     )
     def give_back(self, request: Request) -> HttpResponse:
         """Return a lease's seats. Harmless if it is returned already."""

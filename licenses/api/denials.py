@@ -5,6 +5,7 @@ from typing import Any
 import django_filters
 from rest_framework import serializers, viewsets
 
+from licenses.access.rules import names_on_denials
 from licenses.models import Denial
 from licenses.names import NAME_LENGTH
 
@@ -12,7 +13,7 @@ from .authentication import caller_of
 from .common.filters import TextFilter, within_calendar
 from .common.pagination import StablePagination
 from .common.queries import StrictQuery
-from .permissions import HasScope, MayReadDenials, names_on_denials
+from .permissions import HasScope, MayReadDenials
 
 
 class DenialSerializer(serializers.ModelSerializer[Denial]):

@@ -16,25 +16,26 @@ from rest_framework.renderers import JSONRenderer
 from rest_framework.request import Request
 from rest_framework.response import Response
 
+from licenses.access.rules import names_on_board, names_on_leases, rows_for
+from licenses.access.visibility import LeaseNames
 from licenses.auditing import Actor
 from licenses.clock import database_now
-from licenses.errors import UnknownLease
+from licenses.errors import LeaseEnded, UnknownLease
 from licenses.leases import services
 from licenses.leases.requests import Held
 from licenses.models import EndReason, Lease
 from licenses.models.lease import NOTE_LENGTH
 from licenses.names import NAME_LENGTH
-from licenses.visibility import LeaseNames
 from licenseserver import logs
 
 from .authentication import caller_of
 from .common.calls import answer
 from .common.fields import CleanTextField, StrictBody, StrictSerializer, find_uuid
 from .common.filters import TextFilter, within_calendar
-from .common.openapi import problem_response
+from .common.openapi import refused_by
 from .common.pagination import StablePagination
 from .common.queries import StrictQuery
-from .permissions import MayChangeLeases, names_on_board, names_on_leases, require_own, rows_for
+from .permissions import MayChangeLeases, require_own
 
 
 def lease_item_data(lease: Lease) -> dict[str, Any]:
@@ -206,7 +207,7 @@ class BorrowsViewSet(StrictQuery, viewsets.ViewSet):
 
     @extend_schema(
         parameters=[BorrowsQuery],
-        responses={200: LeaseSerializer(many=True), 400: problem_response("`invalid`")},
+        responses={200: LeaseSerializer(many=True)},
     )
     def list(self, request: Request) -> Response:
         """List the active leases, newest first."""
@@ -280,12 +281,7 @@ class LeaseViewSet(StrictQuery, mixins.ListModelMixin, mixins.RetrieveModelMixin
 
     @extend_schema(
         request=None,
-        responses={
-            200: LeaseSerializer,
-            404: problem_response("`unknown_lease`"),
-            410: problem_response("`expired`, `forced`, `returned`, `revoked`: why the lease has ended"),
-            503: problem_response("`busy`, `read_only`, `storage_full`, `not_migrated`"),
-        },
+        responses={200: LeaseSerializer} | refused_by(UnknownLease, LeaseEnded),
     )
     @action(detail=True, methods=["post"])
     def renew(self, request: Request, pk: str) -> HttpResponse:
@@ -296,14 +292,7 @@ class LeaseViewSet(StrictQuery, mixins.ListModelMixin, mixins.RetrieveModelMixin
     @extend_schema(
         request=ForceReturnRequest,
         examples=[OpenApiExample("A reason", value={"reason": "The host is switched off."}, request_only=True)],
-        responses={
-            200: LeaseSerializer,
-            400: problem_response("`invalid`, `parse_error`"),
-            401: problem_response("`not_authenticated`, `authentication_failed`"),
-            403: problem_response("`permission_denied`"),
-            404: problem_response("`unknown_lease`"),
-            503: problem_response("`busy`, `read_only`, `storage_full`, `not_migrated`"),
-        },
+        responses={200: LeaseSerializer} | refused_by(UnknownLease),
     )
     @action(
         detail=True,

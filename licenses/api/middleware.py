@@ -22,14 +22,14 @@ from django.utils.module_loading import import_string
 from gunicorn.http.errors import ParseException
 
 from licenses import metrics
+from licenses.access.callers import Caller
 from licenses.addresses import client_address
-from licenses.callers import Caller
 from licenses.errors import Overloaded, RateLimited
 from licenses.leases import sql
 from licenseserver import logs, workers
 
 from . import probes, urls
-from .problems import from_refusal, is_api_path, problem
+from .common.problems import from_refusal, is_api_path, problem
 from .rate_limits import KEEPING
 
 logger = logging.getLogger("licenses.request")
@@ -328,21 +328,16 @@ class BodyLimitMiddleware:
                 return problem(
                     status=400, code="parse_error", title="Bad request", detail="The body's chunks are broken."
                 )
-        limit = _limit(request.path_info)
+        limit = settings.API_BODY_LIMIT if is_api_path(request.path_info) else _limit_of_page(request.path_info)
         if _content_length(request) > limit:
             _discard_body(request)
             return _too_large(request.path_info, limit)
         return self.get_response(request)
 
 
-def _limit(path: str) -> int:
-    """Return how many bytes a body may have there."""
-    if is_api_path(path):
-        limit: int = settings.API_BODY_LIMIT
-    elif path.startswith("/admin/"):
-        limit = settings.ADMIN_BODY_LIMIT
-    else:
-        limit = settings.PAGE_BODY_LIMIT
+def _limit_of_page(path: str) -> int:
+    """Return how many bytes a form may have there."""
+    limit: int = settings.ADMIN_BODY_LIMIT if path.startswith("/admin/") else settings.PAGE_BODY_LIMIT
     return limit
 
 

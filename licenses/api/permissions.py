@@ -1,43 +1,20 @@
-"""Decide what a caller may do. Views ask only this module.
-
-With ``LICENSE_AUTH=open`` everybody may do everything except administer.
-"""
+"""Ask the rules of ``licenses.access`` for DRF. Views and their permissions hold no rule."""
 
 from typing import Any
 from urllib.parse import urlsplit
 
 from django.conf import settings
-from django.contrib.auth.models import User
-from django.db.models import Exists, OuterRef, QuerySet
+from django.db.models import QuerySet
 from rest_framework.exceptions import PermissionDenied
 from rest_framework.permissions import SAFE_METHODS, BasePermission
 from rest_framework.request import Request
 
+from licenses.access import rules
+from licenses.access.callers import Caller, Kind, Scope
 from licenses.auditing import Actor
-from licenses.callers import Caller, Kind, Scope
 from licenses.errors import Refusal
-from licenses.models import Lease, Team, TeamMember
-from licenses.visibility import EVERYBODY, LeaseNames, Names
 
 from .authentication import caller_of
-
-# Django's permission to change leases of other users.
-CHANGE_LEASES = "licenses.change_lease"
-VIEW_AUDIT = "licenses.view_auditrecord"
-# Django's permissions to view leases of other users; the admin needs them too.
-VIEW_LEASES = "licenses.view_lease"
-VIEW_DENIALS = "licenses.view_denial"
-VIEW_MEMBERS = "licenses.view_teammember"
-
-
-class NotForOthers(PermissionDenied):
-    default_code = "not_for_others"
-    default_detail = "This credential acts only for its owner: you, or the members of its team."
-
-
-def may(caller: Caller, scope: Scope) -> bool:
-    """Return whether a caller has this scope."""
-    return (settings.LICENSE_AUTH == "open" and scope != Scope.ADMIN) or caller.has(scope)
 
 
 class FromAnotherSite(PermissionDenied):
@@ -45,15 +22,15 @@ class FromAnotherSite(PermissionDenied):
     default_detail = "A page of another site sent this request. Send it from this server, or with a token."
 
 
-def require_own_page(request: Request) -> None:
-    """Raise FromAnotherSite for a change that a page of another site sent through a browser.
+def require_own_page(request: Request, caller: Caller) -> None:
+    """Raise FromAnotherSite for a change that a page of another site, the ``Origin``, sent through a browser.
 
     This concerns requests without a credential, or with the password that the
     browser keeps. A session has its CSRF token, and a page cannot make a browser
     send a token in a header.
     """
-    origin = request.META.get("HTTP_ORIGIN")
-    if origin is None or caller_of(request).kind not in {Kind.ANONYMOUS, Kind.PASSWORD}:
+    origin = request.META["HTTP_ORIGIN"]
+    if caller.kind not in {Kind.ANONYMOUS, Kind.PASSWORD}:
         return
     if request.method not in SAFE_METHODS and origin not in settings.CSRF_TRUSTED_ORIGINS:
         try:
@@ -69,10 +46,12 @@ class HasScope(BasePermission):
     ``scopes`` names for its action."""
 
     def has_permission(self, request: Request, view: Any) -> bool:
-        require_own_page(request)
+        caller = caller_of(request)
+        if "HTTP_ORIGIN" in request.META:
+            require_own_page(request, caller)
         needed = Scope.READ if request.method in SAFE_METHODS else Scope.BORROW
         needed = getattr(view, "scopes", {}).get(getattr(view, "action", None), needed)
-        return may(caller_of(request), needed)
+        return rules.may(caller, needed)
 
 
 class MayScrape(HasScope):
@@ -86,138 +65,35 @@ class MayChangeLeases(BasePermission):
     """Let administrators with the permission change leases of other users."""
 
     def has_permission(self, request: Request, view: Any) -> bool:
-        return caller_of(request).is_admin(CHANGE_LEASES)
+        return caller_of(request).is_admin(rules.CHANGE_LEASES)
 
 
 class MayReadAudit(BasePermission):
     """Let administrators with the permission read the audit."""
 
     def has_permission(self, request: Request, view: Any) -> bool:
-        return caller_of(request).is_admin(VIEW_AUDIT)
+        return caller_of(request).is_admin(rules.VIEW_AUDIT)
 
 
 class MayReadDenials(BasePermission):
     """Let administrators read all denials, users their own, and a team's token its team's."""
 
     def has_permission(self, request: Request, view: Any) -> bool:
-        return not names_on_denials(caller_of(request)).none
+        return not rules.names_on_denials(caller_of(request)).none
 
 
-def may_act_for(caller: Caller, user: str) -> bool:
-    """Return whether a caller may borrow, renew, wait and return for this user.
-
-    Users may for themselves, a team's token for members whose account is not
-    deactivated, superusers and the scope ``admin`` for all. Staff with the
-    permission to change leases can only force-return leases of others.
-    """
-    if settings.LICENSE_AUTH == "open" or caller.name == user or caller.acts_for_all:
-        return True
-    if caller.of_team is None:
-        return False
-    # Check both the name that was sent and the member's, because they may differ in case.
-    deactivated = User.objects.filter(username__in=[OuterRef("user"), user], is_active=False)
-    members = TeamMember.objects.of_users([user]).filter(team__name=caller.of_team)
-    return members.exclude(Exists(deactivated)).exists()
-
-
-def require_may_act_for(caller: Caller, user: str) -> None:
-    """Raise NotForOthers, also if there is no such user."""
-    if not may_act_for(caller, user):
-        raise NotForOthers
-
-
-def require_may_ask_about(caller: Caller, user: str) -> None:
-    """Raise NotForOthers unless the caller may see what this user could borrow.
-
-    The answer would reveal the user's teams. Raise also if there is no such user.
-    """
-    if not (may_act_for(caller, user) or caller.is_admin(CHANGE_LEASES) or caller.is_admin(VIEW_MEMBERS)):
-        raise NotForOthers
-
-
-def names_on_board(caller: Caller) -> Names:
-    """Return the names that a caller sees on today's leases, tickets and denials.
-
-    LICENSE_SHOW_HOLDERS decides. Administrators see all names. If names are
-    hidden, users see only their own, and a team's token only those of its team.
-    """
-    if caller.is_admin(VIEW_LEASES) or caller.is_admin(CHANGE_LEASES):
-        return EVERYBODY
-    if caller.of_team is not None:
-        return Names(teams=frozenset({caller.of_team}))
-    if settings.LICENSE_SHOW_HOLDERS == "everyone":
-        return EVERYBODY
-    if settings.LICENSE_SHOW_HOLDERS == "nobody":
-        return Names(user=caller.name)
-    mine = Team.objects.of_user(caller.name).values_list("name", flat=True) if caller.name else ()
-    return Names(user=caller.name, teams=caller.teams.union(mine))
-
-
-def names_of_past(caller: Caller, *permissions: str) -> Names:
-    """Return the names that a caller sees on past leases and denials.
-
-    They show how a person works, so all names need one of these permissions,
-    whatever LICENSE_SHOW_HOLDERS is.
-    """
-    if any(caller.is_admin(permission) for permission in permissions):
-        return EVERYBODY
-    if caller.of_team is not None:
-        return Names(teams=frozenset({caller.of_team}))
-    return Names(user=caller.name)
-
-
-def names_on_leases(caller: Caller) -> LeaseNames:
-    """Return the names that a caller sees in the list of leases."""
-    return LeaseNames(active=names_on_board(caller), ended=names_of_past(caller, VIEW_LEASES, CHANGE_LEASES))
-
-
-def names_on_denials(caller: Caller) -> Names:
-    """Return the names whose denials a caller sees in the list."""
-    return names_of_past(caller, VIEW_DENIALS)
-
-
-def rows_for(caller: Caller, leases: QuerySet[Lease]) -> QuerySet[Lease]:
-    """Return the leases that a caller sees, with or without names: a team's token only its team's."""
-    return leases if caller.of_team is None else leases.filter(team__name=caller.of_team)
-
-
-def team_for(caller: Caller, team: str | None) -> str | None:
-    """Return the team that a borrow names; with a team's token, its team.
-
-    Raises NotForOthers if a team's token names another team.
-    """
-    if caller.of_team is None:
-        return team
-    if team not in (None, caller.of_team):
-        raise NotForOthers
-    return caller.of_team
-
-
-def actor_for(request: Request, user: str) -> Actor | None:
+def actor_for(request: Request, caller: Caller, user: str) -> Actor | None:
     """Return the caller if it acts for this user.
 
     None if the caller is the user, or is unknown because of ``LICENSE_AUTH=open``.
     """
-    caller = caller_of(request)
     if caller.kind == Kind.ANONYMOUS or caller.name == user:
         return None
     return Actor.of_call(caller, request.META)
 
 
 def require_own(request: Request, rows: QuerySet[Any], unknown: type[Refusal], **which: Any) -> Actor | None:
-    """Find one of the rows and return the caller if it acts for the row's user.
-
-    Raise ``unknown`` unless the caller may act for that user and, with a team's
-    token, the row counts for that team. See ``actor_for``.
-    """
+    """Find one of the rows and return the caller if it acts for the row's user. Raises ``unknown``."""
     caller = caller_of(request)
-    if caller.kind == Kind.ANONYMOUS:
-        # An unknown caller gets here only if the server is open.
-        return None
-    columns = ["user"] if caller.of_team is None else ["user", "team__name"]
-    found = rows.filter(**which).values_list(*columns).first()
-    if found is None or not may_act_for(caller, found[0]):
-        raise unknown
-    if caller.of_team is not None and found[1] != caller.of_team and settings.LICENSE_AUTH != "open":
-        raise unknown
-    return actor_for(request, found[0])
+    user = rules.require_own(caller, rows, unknown, **which)
+    return None if user is None else actor_for(request, caller, user)

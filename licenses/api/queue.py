@@ -8,9 +8,9 @@ from drf_spectacular.utils import OpenApiParameter, extend_schema
 from rest_framework.request import Request
 from rest_framework.response import Response
 
+from licenses.access.callers import Scope
 from licenses.auditing import Actor
-from licenses.callers import Scope
-from licenses.errors import UnknownTicket
+from licenses.errors import AlreadyGranted, QueueDropped, QueueLeft, QueueTimeout, UnknownTicket
 from licenses.leases import services
 from licenses.models import Ticket
 from licenseserver import logs
@@ -18,7 +18,7 @@ from licenseserver import logs
 from .borrowing import GrantedSerializer, WaitingSerializer, borrow_answer
 from .common.calls import CallViewSet
 from .common.fields import find_uuid
-from .common.openapi import problem_response
+from .common.openapi import refused_by
 from .permissions import require_own
 
 TICKETS = Ticket.objects.all()
@@ -41,13 +41,8 @@ class QueueViewSet(CallViewSet):
 
     @extend_schema(
         parameters=[ticket],
-        responses={
-            200: GrantedSerializer,
-            202: WaitingSerializer,
-            404: problem_response("`unknown_ticket`"),
-            410: problem_response("`queue_timeout`, `queue_left`, `queue_dropped`"),
-            503: problem_response("`busy`, `read_only`, `storage_full`, `not_migrated`"),
-        },
+        responses={200: GrantedSerializer, 202: WaitingSerializer}
+        | refused_by(UnknownTicket, QueueTimeout, QueueDropped, QueueLeft),
     )
     def retrieve(self, request: Request, ticket: str) -> HttpResponse:
         """Ask for the seats that a ticket waits for: the lease, or the place in the queue."""
@@ -56,12 +51,7 @@ class QueueViewSet(CallViewSet):
 
     @extend_schema(
         parameters=[ticket],
-        responses={
-            204: None,
-            404: problem_response("`unknown_ticket`"),
-            409: problem_response("`granted`: there is a lease now, whose id is in `lease`"),
-            503: problem_response("`busy`, `read_only`, `storage_full`, `not_migrated`"),
-        },
+        responses={204: None} | refused_by(UnknownTicket, AlreadyGranted),
     )
     def destroy(self, request: Request, ticket: str) -> Response:
         """Leave the queue."""

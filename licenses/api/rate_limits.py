@@ -14,19 +14,18 @@ import os
 import re
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from django.conf import settings
 from django.contrib.auth.models import User
 from django.http import HttpRequest, HttpResponse, HttpResponseBase
 
 from licenses import metrics
+from licenses.access.buckets import Buckets
+from licenses.access.callers import Caller, Kind
 from licenses.addresses import client_address, network_of
-from licenses.buckets import Buckets
-from licenses.callers import Caller, Kind
 from licenses.errors import RateLimited
 
-from .problems import from_refusal, is_api_path
+from .common.problems import from_refusal, is_api_path
 
 logger = logging.getLogger(__name__)
 
@@ -55,22 +54,15 @@ addresses = Buckets()
 _KEY = os.urandom(32)
 
 
-@dataclass(slots=True)
 class Limit:
     """Limit one caller to ``setting`` calls per second; 0 is no limit."""
 
-    name: str
-    buckets: Buckets
-    caller: bytes
-    setting: int
-
-    @property
-    def rate(self) -> float:
-        return self.setting or UNLIMITED
-
-    @property
-    def size(self) -> float:
-        return self.rate * settings.LICENSE_RATE_BURST
+    def __init__(self, name: str, buckets: Buckets, caller: bytes, setting: int) -> None:
+        self.name = name
+        self.buckets = buckets
+        self.caller = caller
+        self.rate = setting or UNLIMITED
+        self.size = self.rate * settings.LICENSE_RATE_BURST
 
     def take(self) -> float:
         """Count one call. Return 0, or the seconds to wait if it is one too many."""

@@ -13,6 +13,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
+from licenses.access.rules import CHANGE_LEASES, VIEW_LEASES, names_of_past
 from licenses.errors import UnknownTool
 from licenses.history.catalog import REPORTS
 from licenses.history.report import (
@@ -34,15 +35,15 @@ from licenses.models.tool import MAX_CAPACITY
 from .authentication import caller_of
 from .common import formats
 from .common.fields import StrictSerializer, TeamNameField, ToolNameField
-from .common.openapi import problem_response
+from .common.openapi import refused_by
 from .common.queries import FormatNegotiation, StrictQuery
-from .permissions import CHANGE_LEASES, VIEW_LEASES, names_of_past
 
 T = TypeVar("T")
 
 # A replay of this number of borrows takes some seconds.
 LIMITS = Limits(rows=20_000, borrows=100_000)
 FORMATS = ("json", "csv")
+WITHOUT_LIMIT = "manage.py usage_report has no limit."
 
 
 class CsvRenderer(BaseRenderer):
@@ -180,7 +181,7 @@ class ReportView(StrictQuery, APIView):
                 raise UnknownTool from None
             raise serializers.ValidationError({missing.asked.name: str(missing)}) from None
         except TooLarge as error:
-            raise serializers.ValidationError({"since": str(error)}) from None
+            raise serializers.ValidationError({"since": f"{error} {WITHOUT_LIMIT}"}) from None
         if isinstance(getattr(request, "accepted_renderer", None), CsvRenderer):
             name = f"{self.report.component.lower()}-{span.first}-{span.last}.csv"
             return Response({"table": answer.table}, headers={"Content-Disposition": f'attachment; filename="{name}"'})
@@ -200,11 +201,10 @@ class ReportView(StrictQuery, APIView):
 def _view(report: Report) -> type[ReportView]:
     """Return the view of a report, described in the schema."""
     query = _query(report)
-    responses = {
+    responses: dict[Any, Any] = {
         (200, "application/json"): _answer(report),
         (200, "text/csv"): OpenApiResponse(bytes, description="The rows, with a header."),
-        400: problem_response("`invalid`"),
-        404: problem_response("`unknown_tool`"),
+        **refused_by(UnknownTool),
     }
     description = "\n\n".join(filter(None, [report.summary, report.details]))
     view = type(report.component, (ReportView,), {"report": report, "query": query, "__doc__": description})

@@ -13,7 +13,8 @@ from rest_framework.exceptions import NotFound
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from licenses.errors import UnknownTool
+from licenses.access.rules import require_may_ask_about, team_for
+from licenses.errors import NotAMember, NotForOthers, UnknownTool
 from licenses.leases import services, snapshot, sql
 from licenses.models import Tool
 from licenses.names import NAME_LENGTH, TOOL_NAME_PATTERN
@@ -27,13 +28,9 @@ from .common.fields import (
     StrictSerializer,
     TeamNameField,
 )
-from .common.openapi import problem_response
+from .common.openapi import refused_by
 from .common.pagination import Pages
 from .common.queries import StrictQuery
-from .permissions import (
-    require_may_ask_about,
-    team_for,
-)
 
 
 def tool_status_data(tool: Tool, *, now: datetime) -> dict[str, Any]:
@@ -156,12 +153,7 @@ class StatusViewSet(CallViewSet):
 
     @extend_schema(
         parameters=[StatusQuery],
-        responses={
-            200: ToolStatusForYou,
-            400: problem_response("`invalid`"),
-            403: problem_response("`not_a_member`, `not_for_others`"),
-            404: problem_response("`unknown_tool`"),
-        },
+        responses={200: ToolStatusForYou} | refused_by(UnknownTool, NotAMember, NotForOthers),
     )
     def tool_status(self, request: Request, tool: str) -> HttpResponse:
         """Show the seats of one tool."""
@@ -236,7 +228,7 @@ class ToolViewSet(StrictQuery, viewsets.ReadOnlyModelViewSet[Tool]):
     def get_object(self) -> Tool:
         return snapshot.with_levels([super().get_object()])[0]
 
-    @extend_schema(responses={200: ToolStatusForYou, 404: problem_response("`unknown_tool`")})
+    @extend_schema(responses={200: ToolStatusForYou} | refused_by(UnknownTool, NotAMember, NotForOthers))
     @action(detail=True)
     def status(self, request: Request, name: str) -> HttpResponse:
         """Show the seats of one tool, as /licenses/{tool}/status does."""

@@ -1,6 +1,6 @@
 """Show the board, and return a user's own seats.
 
-The session identifies the user. The API's permissions decide.
+The session identifies the user. ``licenses.access`` decides.
 """
 
 import logging
@@ -25,10 +25,9 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.gzip import gzip_page
 
 from licenses import database
-from licenses.api.authentication import anonymous, caller_of_account
-from licenses.api.permissions import may, names_on_board
-from licenses.api.problems import STATUS, note_database_failure
-from licenses.callers import Caller, Kind, Scope
+from licenses.access.callers import Caller, Kind, Scope
+from licenses.access.credentials import anonymous, caller_of_account
+from licenses.access.rules import may, names_on_board
 from licenses.clock import database_now
 from licenses.errors import LeaseEnded, Refusal
 from licenses.leases import services
@@ -81,7 +80,7 @@ def page(method: str) -> Callable[[Page[P]], Callable[Concatenate[HttpRequest, P
             except Http404 as missing:
                 return error(request, 404, "Not found", str(missing))
             except Refusal as refusal:
-                note_database_failure(refusal)
+                database.log_failure(refusal)
                 return refused(request, refusal)
             except (DatabaseError, InterfaceError) as failure:
                 logger.error("The database failed: %s", database.reason(failure))
@@ -105,7 +104,7 @@ def error(request: HttpRequest, status: int, title: str, detail: str) -> HttpRes
 
 def refused(request: HttpRequest, refusal: Refusal) -> HttpResponse:
     """Return the page of a refusal."""
-    answer = error(request, STATUS[type(refusal)], refusal.title, refusal.detail)
+    answer = error(request, refusal.status, refusal.title, refusal.detail)
     if refusal.retry_after:
         answer["Retry-After"] = str(refusal.retry_after)
     return answer

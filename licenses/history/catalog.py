@@ -173,9 +173,7 @@ def _what_if(*, span: Span, limits: Limits, tool: Tool, capacity: Sequence[int] 
             tool=tool, capacities=capacity or [tool.capacity], span=span, at_most=limits.borrows
         )
     except whatif.TooMuch:
-        raise TooLarge(
-            f"More than {limits.borrows} borrows: ask for fewer days, or use manage.py usage_report."
-        ) from None
+        raise TooLarge(f"More than {limits.borrows} borrows: ask for fewer days.") from None
     notes = []
     if recorded.unmet:
         notes.append(

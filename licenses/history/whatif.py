@@ -16,8 +16,8 @@ from typing import Any
 from django.db.models import Min
 
 from licenses.clock import database_now
-from licenses.errors import Exhausted, Reserved
 from licenses.models import Denial, Ticket, TicketState, Tool
+from licenses.policy.rules import Exhausted, Reserved
 
 from . import rollups
 from .days import DAY, NEVER, open_across

@@ -16,24 +16,22 @@ from typing import Any
 from django.conf import settings
 
 from licenses import auditing, metrics, policy
+from licenses.access.buckets import Buckets
 from licenses.auditing import Actor
-from licenses.buckets import Buckets
 from licenses.errors import (
-    BORROW_REFUSALS,
     AlreadyGranted,
     KeyReused,
     LeaseEnded,
     LeaseLimitReached,
     NotAMember,
     Refusal,
-    Shortage,
     TooManyKeys,
     UnknownLease,
     UnknownTicket,
     UnknownTool,
 )
 from licenses.models import Action, BorrowKey, EndReason, Lease, Team, Ticket, TicketState, Tool
-from licenses.policy import Item, Pool, Subject
+from licenses.policy import BORROW_REFUSALS, Item, Pool, Shortage, Subject
 
 from . import queue
 from .ledger import Ledger
@@ -135,8 +133,8 @@ def _new(borrow: Borrow, snapshot: Snapshot, ledger: Ledger) -> Outcome:
             best, snapshot, ledger, team=teams.get(best.subject.team), ttl=request.ttl, tools=wanted, by=borrow.by
         )
         return Granted(leases, snapshot.now, best.number)
-    if request.wait and (waiter := next((verdict for verdict in verdicts if verdict.passes), None)):
-        mine = [verdict for verdict in verdicts if verdict.passes and verdict.subject == waiter.subject]
+    if request.wait and (waiter := next((verdict for verdict in verdicts if verdict.is_temporary), None)):
+        mine = [verdict for verdict in verdicts if verdict.is_temporary and verdict.subject == waiter.subject]
         wanted_tools = [tools[item.tool] for verdict in mine for item in verdict.items]
         if full := queue.full(request.user, wanted_tools, snapshot.now):
             _deny(request, full, teams.get(waiter.subject.team), snapshot, ledger)
@@ -183,13 +181,13 @@ class Verdict:
     reasons: list[Refusal]
 
     @property
-    def passes(self) -> bool:
+    def is_temporary(self) -> bool:
         """Return whether waiting may help."""
-        return all(reason.passes for reason in self.reasons)
+        return all(reason.is_temporary for reason in self.reasons)
 
     def refusal(self) -> Refusal:
         """Return the reason to answer: the first that waiting doesn't cure, else the first."""
-        return min(self.reasons, key=lambda reason: reason.passes)
+        return min(self.reasons, key=lambda reason: reason.is_temporary)
 
 
 def verdict_of(

@@ -20,11 +20,10 @@ from licenses.errors import (
     QueueLeft,
     QueueTimeout,
     Refusal,
-    Shortage,
     TooManyTickets,
 )
 from licenses.models import Lease, Team, Ticket, TicketClaim, TicketState, Tool
-from licenses.policy import Claim, Item, Subject
+from licenses.policy import Claim, Item, Shortage, Subject
 
 from .ledger import Ledger
 from .requests import Waiting
@@ -158,7 +157,7 @@ def expected_in(alternatives: Iterable[Iterable[Refusal]], tools: Mapping[str, T
 
 
 def _wait_for(reason: Refusal, tools: Mapping[str, Tool]) -> timedelta | None:
-    if not isinstance(reason, Shortage) or not reason.passes or not reason.out:
+    if not isinstance(reason, Shortage) or not reason.is_temporary or not reason.out:
         return None
     held = tools[reason.facts["tool"]].holding_time
     return held * reason.short_by / reason.out if held is not None else None

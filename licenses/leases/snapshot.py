@@ -11,8 +11,10 @@ reservations, limits or access rules costs a handful of statements for the whole
 import uuid
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, fields
 from datetime import datetime
+from operator import attrgetter
 from typing import NamedTuple
 
 from django.conf import settings
@@ -34,7 +36,7 @@ from licenses.models import (
     Tool,
     UserLimit,
 )
-from licenses.policy import Claim, Item, Pool, Rules, Share, Subject, levels
+from licenses.policy import NO_RULES, Claim, Item, Pool, Rules, Share, Subject, levels
 
 from . import sql
 from .requests import Borrow, BorrowRequest, CloseDead, CloseOverdue, ForceReturn, Leave, Poll, Renew, Request, Return
@@ -208,14 +210,14 @@ class Snapshot:
         return after.idle - share.idle
 
 
-def read(requests: Sequence[Request]) -> Snapshot:
-    """Lock the tools of these requests, and read what deciding them needs. Part of the
-    caller's transaction."""
+def read(requests: Sequence[Request], sending: AbstractContextManager[object] | None = None) -> Snapshot:
+    """Lock the tools of these requests, and read what deciding them needs. Part of the caller's
+    transaction; ``sending`` is its first round trip (``sql.one_round_trip``) if that has begun."""
     wanted = Wanted(requests)
-    if settings.LICENSE_LEASES_PER_USER and wanted.users:
-        # No two borrows of one user may count at once, of different tools either.
-        sql.lock_users(wanted.users)
-    with sql.one_round_trip():
+    with sending or sql.one_round_trip():
+        if settings.LICENSE_LEASES_PER_USER and wanted.users:
+            # No two borrows of one user may count at once, of different tools either.
+            sql.lock_users(wanted.users)
         tools = sql.send_lock(wanted.names, wanted.lease_ids, wanted.ticket_ids, wanted.users)
         leases = sql.send_leases(wanted.lease_ids) if wanted.lease_ids else None
         tickets = sql.send_tickets(wanted.ticket_ids) if wanted.ticket_ids else None
@@ -240,10 +242,10 @@ def read(requests: Sequence[Request]) -> Snapshot:
     return snapshot
 
 
-def read_held(requests: Sequence[Renew]) -> Snapshot:
+def read_held(requests: Sequence[Renew], sending: AbstractContextManager[object]) -> Snapshot:
     """Lock the leases that are renewed, and no tool: a heartbeat waits for nobody who
-    holds a tool. Part of the caller's transaction."""
-    with sql.one_round_trip():
+    holds a tool. Part of the caller's transaction, as in ``read``."""
+    with sending:
         leases = sql.send_held(sorted({request.lease_id for request in requests}))
     snapshot = Snapshot((), timezone.now())
     _take_leases(snapshot, leases)
@@ -324,7 +326,8 @@ def with_levels(tools: Iterable[Tool]) -> list[Tool]:
     for tool in tools:
         plain = (Claim(tool.wanted),) if tool.wanted else ()
         pool = pools.get(tool.name) or _pool(tool, tool.borrowed, tool.reserved_idle, None, plain)
-        tool.levels, tool.state = levels(pool, tool.read_at), pool.state(tool.read_at)
+        tool.levels = levels(pool, tool.read_at)
+        tool.state = tool.levels.state
     return tools
 
 
@@ -361,21 +364,22 @@ def team_seats() -> list[TeamSeats]:
 # --- Parts of both ----------------------------------------------------------------------
 
 
+# The fields of a pool that are fields of its tool. The others depend on when they are read.
+_OF_THE_TOOL = tuple(
+    {field.name for field in fields(Pool)}.intersection(field.name for field in Tool._meta.concrete_fields)
+    - {"in_use", "kept_back"}
+)
+_values_of = attrgetter(*_OF_THE_TOOL)
+
+
 def _pool(tool: Tool, in_use: int, kept_back: int, rules: Rules | None, claims: tuple[Claim, ...]) -> Pool:
     return Pool(
         tool=tool.name,
-        capacity=tool.capacity,
         in_use=in_use,
-        overdraft=tool.overdraft,
-        reserved=tool.reserved,
         kept_back=kept_back,
-        user_limit=tool.user_limit,
-        max_ttl=tool.max_ttl,
-        enabled=tool.enabled,
-        valid_from=tool.valid_from,
-        valid_until=tool.valid_until,
-        rules=rules or Rules(),
+        rules=rules or NO_RULES,
         claims=claims,
+        **dict(zip(_OF_THE_TOOL, _values_of(tool), strict=True)),
     )
 
 

@@ -14,7 +14,7 @@ from django.db.models import Exists, F, OuterRef, Q, Subquery
 from django.db.models.functions import Coalesce, Now
 from django.utils import timezone
 
-from licenses.callers import Scope
+from licenses.access.callers import Scope
 from licenses.names import NAME_LENGTH, is_name
 
 from .retired import RetiredName

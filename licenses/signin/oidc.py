@@ -23,11 +23,11 @@ from django.views import View
 from mozilla_django_oidc import views
 from mozilla_django_oidc.auth import OIDCAuthenticationBackend
 
+from licenses.access.jwts import InvalidJwt, verified_claims
+from licenses.access.provider import provider
+from licenses.access.provider_accounts import SignInRefused, account_of
+from licenses.addresses import client_address
 from licenses.errors import ProviderAway
-
-from .accounts import SignInRefused, account_of
-from .jwts import InvalidJwt, verified_claims
-from .provider import provider
 
 logger = logging.getLogger(__name__)
 
@@ -92,7 +92,7 @@ class ProviderBackend(OIDCAuthenticationBackend):
             if not isinstance(told, dict) or told.get("sub") != payload["sub"]:
                 raise InvalidJwt("the provider answered about another subject")
             claims = told | payload
-        return account_of(claims, self.request.META)
+        return account_of(claims, address=client_address(self.request.META))
 
     def get_user(self, user_id: Any) -> User | None:
         """Return the account of a session; None if it is deactivated."""

@@ -12,9 +12,9 @@ from django.contrib.auth.backends import ModelBackend
 from django.contrib.auth.models import User
 from django.http import HttpRequest
 
+from licenses.access import throttling
+from licenses.addresses import client_address
 from licenses.names import ACCOUNT_NAME_LENGTH, is_clean
-
-from . import throttling
 
 # Seconds for which a correct password is not hashed again.
 REMEMBERED = 300
@@ -76,7 +76,7 @@ class PasswordBackend(ModelBackend):
             # Only the server itself calls this without a request.
             user: User | None = super().authenticate(request, username=username, password=password)
             return user
-        throttle = throttling.of_passwords(request.META, username)
+        throttle = throttling.of_passwords(client_address(request.META), username)
         # Check the throttle first: a remembered password must not reveal to an attacker that it is correct.
         failed_before = throttle.check()
         if (user := self._remembered(username, password)) is None:

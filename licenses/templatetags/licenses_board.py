@@ -9,10 +9,10 @@ from django.db import DatabaseError, InterfaceError
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 
-from licenses.errors import BORROW_REFUSALS
+from licenses.access.visibility import Names
 from licenses.models import Denial, Lease, Ticket, Tool
 from licenses.models.denial import EPISODE_WINDOW
-from licenses.visibility import Names
+from licenses.policy import BORROW_REFUSALS
 
 register = template.Library()
 

@@ -16,7 +16,7 @@ from django.db import connection
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
 
-from licenses import accounts
+from licenses.access import accounts
 from licenses.models import (
     ApiToken,
     AuditRecord,

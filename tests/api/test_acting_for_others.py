@@ -9,8 +9,8 @@ from django.db import connection
 from django.test.utils import CaptureQueriesContext
 
 from licenses import auditing
+from licenses.access.provider_accounts import OPERATORS, _operators
 from licenses.models import ApiToken, AuditRecord, BorrowKey, Lease, Team, Ticket, Tool
-from licenses.signin.accounts import OPERATORS, _operators
 from tests.support.api import Api, api_of, api_with, basic
 
 MakeTool = Callable[..., Tool]

@@ -13,7 +13,7 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from licenses import errors
-from licenses.buckets import Buckets
+from licenses.access.buckets import Buckets
 from licenses.leases import decisions, expiry, queue, services, sql
 from licenses.models import BorrowKey, Denial, EndReason, Lease, Team, Ticket, Tool, UserLimit
 from tests.support.api import Api

@@ -9,9 +9,9 @@ from django.contrib.auth.models import User
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
 
+from licenses.access.provider import FRESH, PAUSE_AFTER_FAILURE, PAUSE_AFTER_RENEWAL, USABLE, Provider
 from licenses.errors import ProviderAway
 from licenses.models import Identity, Tool
-from licenses.signin.provider import FRESH, PAUSE_AFTER_FAILURE, PAUSE_AFTER_RENEWAL, USABLE, Provider
 from tests.support.api import api_with, assert_problem
 from tests.support.issuer import AUDIENCE, EC_KEY, OTHER_RSA_KEY, RSA_KEY, Issuer
 

@@ -231,7 +231,7 @@ def test_every_line_during_a_request_has_its_id(logging_server: Server, issuer: 
     headers = {"Authorization": f"Bearer {late}", "X-Request-ID": "late"}
     answer = httpx.get(f"{logging_server.url}/borrows", headers=headers)
     said = [(event["logger"], event["request_id"]) for event in events_of(logging_server, answer)]
-    assert said == [("licenses.api.authentication", "late"), ("licenses.request", "late")]
+    assert said == [("licenses.access.credentials", "late"), ("licenses.request", "late")]
 
 
 def bring_a_defect(server: Server) -> None:

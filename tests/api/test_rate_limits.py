@@ -11,8 +11,8 @@ from django.db import connection
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
 
+from licenses.access.buckets import Buckets
 from licenses.api import rate_limits
-from licenses.buckets import Buckets
 from licenses.models import ApiToken, Tool
 from tests.support.api import Api, api_with, assert_problem, make_token
 

@@ -292,6 +292,13 @@ def test_invalid_values_are_reported(api: Api, monday: Tool, query: str) -> None
     assert refused(api, query)["code"] == "invalid"
 
 
+def test_a_report_that_is_too_large_names_the_way_without_a_limit(api: Api, monday: Tool) -> None:
+    assert refused(api, "utilisation?period=hour&since=2020-01-01&until=2026-01-01")["detail"] == (
+        "since: More than 20000 rows: ask for fewer days, longer periods, or one tool. "
+        "manage.py usage_report has no limit."
+    )
+
+
 def test_a_tool_that_is_not_there(api: Api, monday: Tool) -> None:
     for report in ("utilisation", "hours-of-week", "usage", "denials", "what-if"):
         assert refused(api, f"{report}?tool=cam")["code"] == "unknown_tool"

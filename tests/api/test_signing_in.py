@@ -12,8 +12,8 @@ from django.contrib.sessions.models import Session
 from django.core import signing
 from django.test import Client
 
+from licenses.access.provider_accounts import OPERATORS
 from licenses.models import AuditRecord, MemberSource, Team, TeamMember
-from licenses.signin.accounts import OPERATORS
 from licenses.signin.oidc import PendingSignIns
 from tests.support.issuer import CLIENT, OTHER_RSA_KEY, Issuer
 

@@ -14,11 +14,11 @@ from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
+from licenses.access.throttling import WINDOW
 from licenses.addresses import client_address, network_of
 from licenses.models import FailureCount
 from licenses.models import failure as failure_module
 from licenses.signin import passwords
-from licenses.signin.throttling import WINDOW
 from tests.support.api import api_with, assert_problem, basic, make_token
 from tests.support.servers import Server
 
@@ -348,7 +348,7 @@ def test_a_password_that_was_typed_as_a_name_is_not_stored(ben: User, caplog: py
     kept = [count.key for count in FailureCount.objects.all()]
     assert len(kept) == 4
     assert not [key for key in kept if "qS3cr3t" in key or "ben" in key]
-    logged = [record.getMessage() for record in caplog.records if record.name == "licenses.signin.throttling"]
+    logged = [record.getMessage() for record in caplog.records if record.name == "licenses.access.throttling"]
     assert logged == [
         "Too many failed credentials: an account that does not exist. Further attempts must wait.",
         "Too many failed credentials: account ben. Further attempts must wait.",

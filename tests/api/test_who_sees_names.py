@@ -7,8 +7,8 @@ import pytest
 from django.contrib.auth.models import Permission, User
 from django.test import Client
 
+from licenses.access.provider_accounts import _operators
 from licenses.models import Denial, Team, Tool
-from licenses.signin.accounts import _operators
 from tests.support.api import Api, api_of, assert_problem
 
 MakeTool = Callable[..., Tool]

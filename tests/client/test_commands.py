@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import pty
+import re
 import signal
 import socket
 import subprocess
@@ -236,7 +237,16 @@ def test_a_wait_times_out(shell: Shell) -> None:
     shell("borrow", "analysis:2")
     done = shell("run", "--tool", "analysis", "--wait", "1s", "--", "true")
     assert done.returncode == 75
-    assert "came free within the wait_seconds of this request" in done.stderr
+    assert "came free within the longest wait of this request" in done.stderr
+
+
+def test_a_refusal_names_the_command_that_helps_and_no_call_of_http(shell: Shell) -> None:
+    assert "`license status` lists the tools." in shell("borrow", "nothing").stderr
+    shell("borrow", "analysis:2")
+    later, never = shell("borrow", "analysis"), shell("borrow", "analysis:3")
+    assert "With --wait a borrow waits in the queue." in later.stderr
+    assert "--wait" not in never.stderr
+    assert not re.search("GET /|wait_seconds", later.stderr + never.stderr)
 
 
 def test_the_wait_is_one_line_on_a_terminal(shell: Shell) -> None:

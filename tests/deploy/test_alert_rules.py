@@ -13,8 +13,7 @@ from django.core.management import get_commands
 from django.urls import resolve
 from django.utils import timezone
 
-from licenses.errors import BORROW_FAILURE_REASONS
-from licenses.metrics import SERVER_FAILURES, VIEWS_WITH_AN_OBJECTIVE, Levels
+from licenses.metrics import BORROW_FAILURE_REASONS, SERVER_FAILURES, VIEWS_WITH_AN_OBJECTIVE, Levels
 from licenses.models import EndReason, Tool
 from licenses.policy import State
 from tests.support.api import Api

@@ -11,8 +11,7 @@ from typing import Any
 import pytest
 from django.urls import reverse
 
-from licenses.errors import BORROW_FAILURE_REASONS
-from licenses.metrics import Levels
+from licenses.metrics import BORROW_FAILURE_REASONS, Levels
 from licenses.models import Tool
 from tests.support.api import Api
 from tests.support.monitoring import DASHBOARDS, metrics_in, panels, read_dashboard, read_yaml, recorded, rules

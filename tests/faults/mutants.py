@@ -240,7 +240,7 @@ MUTANTS = [
         "s13_nobody_touches_what_is_not_theirs",
         (
             (
-                "licenses/api/permissions.py",
+                "licenses/access/rules.py",
                 "    if found is None or not may_act_for(caller, found[0]):\n        raise unknown\n",
                 "    if found is None:\n        raise unknown\n",
             ),

@@ -17,7 +17,7 @@ from django.utils import timezone
 from rest_framework import exceptions
 
 from licenses import errors
-from licenses.api.problems import from_refusal
+from licenses.api.common.problems import from_refusal
 from licenses.models import EndReason, Tool
 from licenseserver.logs import JsonFormatter
 from tests.support.api import Api, api_of
@@ -90,7 +90,7 @@ def codes_of_http() -> set[str]:
             exceptions.UnsupportedMediaType,
         )
     }
-    for path in (ROOT / "licenses" / "api").glob("*.py"):
+    for path in (ROOT / "licenses" / "api").rglob("*.py"):
         found |= set(re.findall(r'(?:\bcode|default_code) ?= ?"(\w+)"', path.read_text()))
     return found
 

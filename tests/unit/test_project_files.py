@@ -1,5 +1,6 @@
 """The project's files: license, hooks, templates."""
 
+import ast
 import tomllib
 from pathlib import Path
 
@@ -47,3 +48,23 @@ def test_each_issue_form_asks_for_something_by_a_unique_id() -> None:
         ids = [field["id"] for field in document["body"] if field["type"] != "markdown"]
         assert ids
         assert len(set(ids)) == len(ids)
+
+
+def test_access_knows_no_http() -> None:
+    """The import-linter sees only that Django is imported, and not which part of it."""
+    modules = sorted((ROOT / "licenses" / "access").glob("*.py"))
+    assert "rules.py" in {module.name for module in modules}
+    imported = {
+        (module.name, name)
+        for module in modules
+        for node in ast.walk(ast.parse(module.read_text()))
+        for name in (
+            [node.module or ""]
+            if isinstance(node, ast.ImportFrom)
+            else [alias.name for alias in node.names]
+            if isinstance(node, ast.Import)
+            else []
+        )
+    }
+    http = ("django.http", "django.urls", "django.views", "django.shortcuts", "django.core.handlers", "rest_framework")
+    assert [entry for entry in imported if entry[1].startswith(http)] == []

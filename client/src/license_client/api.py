@@ -458,7 +458,8 @@ def _refusal(server: str, error: urllib.error.HTTPError) -> LicenseError:
     problem = body if isinstance(body, dict) else {}
     detail = str(problem.get("detail") or f"{server} answered {error.code} {error.reason}")
     if 400 <= error.code < 500 and error.code != 429 and "code" in problem:
-        facts = {name: problem[name] for name in problem.keys() - {"type", "title", "status", "code", "detail"}}
+        standard = {"type", "title", "status", "code", "detail", "hint"}
+        facts = {name: problem[name] for name in problem.keys() - standard}
         return Refused(error.code, str(problem["code"]), detail, facts)
     if 300 <= error.code < 400:
         detail = f"{server} redirects to {error.headers.get('Location')}; use that address"

@@ -38,6 +38,16 @@ LICENSE_PROJECT, LICENSE_CONFIG, LICENSE_ALLOW_HTTP.
 # Seconds to retry a server that does not answer: for commands that only show, and for others.
 PATIENCE_TO_SHOW, PATIENCE = 10.0, 60.0
 
+# The command or option that helps after a refusal, by its code. The server's own hint names HTTP calls.
+HINTS = {
+    "unknown_tool": "`license status` lists the tools.",
+    "unknown_lease": "`license list` lists your leases.",
+    "ttl_too_long": "Use a smaller --ttl.",
+    "user_limit": "`license list` lists your leases.",
+    "lease_limit": "`license list` lists your leases.",
+    "exhausted": "`license list --all` lists who holds the seats. With --wait a borrow waits in the queue.",
+}
+
 T = TypeVar("T")
 
 
@@ -134,12 +144,13 @@ def _say_renamed(messages: Messages, renamed: Sequence[tuple[str, str]]) -> None
 
 
 def _explained(refused: Refused, config: Config) -> str:
-    """Return the server's reason and what to set, if a setting is missing."""
+    """Return the server's reason, and what to set or run."""
     if refused.code == "not_authenticated" and not config.token:
         return "The server needs a token: set LICENSE_TOKEN."
     if refused.code == "not_for_others" and config.user_is_login:
         return f"{refused.detail} The request was for {config.user}, your login name on this machine. Set LICENSE_USER."
-    return refused.detail
+    hint = HINTS.get(refused.code) if refused.facts.get("waiting_helps", True) else None
+    return f"{refused.detail} {hint}" if hint else refused.detail
 
 
 def _exit_code(refused: Refused) -> int:

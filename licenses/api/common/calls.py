@@ -16,7 +16,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.utils.encoders import JSONEncoder
 
-from licenses.api.authentication import anonymous
+from licenses.access.credentials import anonymous
 
 from .parsers import parsed
 from .queries import StrictQuery

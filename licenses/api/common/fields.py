@@ -126,7 +126,7 @@ def _plain(serializer: type[StrictSerializer]) -> Callable[[Any], dict[str, Any]
     shared = _shared(serializer)
     fields = shared.fields
     readers = {name: reader for name, field in fields.items() if (reader := _reader(field))}
-    required = [name for name, field in fields.items() if field.required]
+    required = {name for name, field in fields.items() if field.required}
     defaults = {name: field.default for name, field in fields.items() if field.default is not serializers.empty}
 
     def plain(data: Any) -> dict[str, Any] | None:
@@ -138,7 +138,7 @@ def _plain(serializer: type[StrictSerializer]) -> Callable[[Any], dict[str, Any]
             if reader is None or (read := reader(value)) is None:
                 return None
             attrs[name] = read
-        if not all(name in attrs for name in required):
+        if not required <= attrs.keys():
             return None
         try:
             validated: dict[str, Any] = shared.validate(attrs)

@@ -1,28 +1,70 @@
 """Complete the OpenAPI schema: what every call has, the problems, and the credentials."""
 
 import re
-from typing import Any
+from typing import Any, NamedTuple
 
 from django.conf import settings
 from drf_spectacular.extensions import OpenApiAuthenticationExtension, OpenApiSerializerFieldExtension
 from drf_spectacular.utils import OpenApiResponse
 from rest_framework import serializers
 
-from licenses.api.problems import CONTENT_TYPE
+from licenses.errors import DatabaseRefusal, Overloaded, ProviderAway, RateLimited, Refusal, TooManyFailures, kinds
 
 from . import formats
+from .problems import CONTENT_TYPE
 
 # --- What every call has ------------------------------------------------------
 
 PROBLEM = {"schema": {"$ref": "#/components/schemas/Problem"}}
-# Responses of every call.
-ANYWHERE = {
-    "400": "`invalid`: a field or a query parameter is wrong or unknown",
-    "401": "`not_authenticated`, `invalid_credential`: the credential is missing or not valid",
-    "403": "`permission_denied`: the credential does not allow this",
-    "429": "`rate_limited`, `too_many_failures`: wait `Retry-After` seconds",
-    "503": "`busy`, `read_only`, `provider_away`: try again after `Retry-After` seconds",
-}
+
+
+class Error(NamedTuple):
+    """An error that a call can end with."""
+
+    status: int
+    code: str
+    meaning: str
+
+
+# What every call can end with, before the domain is asked.
+ANYWHERE = (
+    Error(400, "invalid", "A field or a query parameter is wrong or unknown."),
+    Error(401, "not_authenticated", "The credential is missing."),
+    Error(401, "invalid_credential", "The credential is not valid."),
+    Error(403, "permission_denied", "The credential does not allow this."),
+)
+NO_SUCH_ROW = Error(404, "not_found", "There is no such row.")
+OF_BODIES = (
+    Error(400, "parse_error", "The body is not JSON."),
+    Error(413, "too_large", "The body is over the limit."),
+    Error(415, "unsupported_media_type", "The body must be JSON."),
+)
+
+
+def errors_of(*refusals: type[Refusal]) -> list[Error]:
+    """Return the errors that these refusals are answered with."""
+    return [Error(refusal.status, code, refusal.meaning()) for refusal in refusals for code in refusal.codes()]
+
+
+# Every call can also end with these.
+UNAVAILABLE = errors_of(*kinds(DatabaseRefusal), Overloaded, ProviderAway, RateLimited, TooManyFailures)
+
+
+def refused_by(*refusals: type[Refusal]) -> dict[int, OpenApiResponse]:
+    """Return the responses for the refusals of a call, by status. ``complete`` adds those of every call."""
+    texts: dict[int, str] = {}
+    for error in errors_of(*refusals):
+        texts[error.status] = _with(texts.get(error.status, ""), error)
+    return {status: problem_response(text) for status, text in texts.items()}
+
+
+def _with(text: str, error: Error) -> str:
+    """Return the description of a response with an error in it, once."""
+    if f"`{error.code}`" in text:
+        return text
+    return f"{text}\n- `{error.code}`: {error.meaning}".lstrip()
+
+
 TAGS = {
     "status": "See the seats of each tool.",
     "borrowing": "Borrow, renew and return seats.",
@@ -107,14 +149,15 @@ def complete(result: dict[str, Any], **_: Any) -> dict[str, Any]:
             text = " ".join(operation.get("description", "").split())
             operation["summary"] = re.split("[.;:] ", text, maxsplit=1)[0].rstrip(".")
             responses = operation["responses"]
-            for status, description in ANYWHERE.items():
-                responses.setdefault(status, {"description": description})
-            if "{" in path or in_pages:
-                responses.setdefault("404", {"description": "`not_found`: there is no such row"})
+            errors = [*ANYWHERE, *UNAVAILABLE]
+            if "404" not in responses and ("{" in path or in_pages):
+                errors.append(NO_SUCH_ROW)
             if "requestBody" in operation:
                 operation["requestBody"]["required"] = True
-                responses.setdefault("413", {"description": "`too_large`: the body is over the limit"})
-                responses.setdefault("415", {"description": "`unsupported_media_type`: the body must be JSON"})
+                errors += OF_BODIES
+            for error in errors:
+                response = responses.setdefault(str(error.status), {"description": ""})
+                response["description"] = _with(response["description"], error)
             for status, name in (("200", "Granted"), ("202", "Waiting")):
                 if _is_a(name, responses.get(status)):
                     responses[status]["links"] = LINKS[name]
@@ -183,6 +226,7 @@ class Problem(serializers.Serializer[Any]):
     status = serializers.IntegerField()
     code = serializers.CharField()
     detail = serializers.CharField()
+    hint = serializers.CharField(required=False, help_text="The call or the field that helps, for people.")
     request_id = serializers.CharField(
         required=False,
         help_text="With a 5xx status: the X-Request-ID of the answer. Find the request in the server's log with it.",

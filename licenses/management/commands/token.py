@@ -8,9 +8,9 @@ from django.core.exceptions import ValidationError
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.utils import timezone
 
-from licenses import tokens
+from licenses.access import tokens
+from licenses.access.callers import Scope
 from licenses.auditing import Actor
-from licenses.callers import Scope
 from licenses.models import ApiToken, Team
 from licenses.models.token import DEFAULT_LIFETIME, MAX_LIFETIME
 

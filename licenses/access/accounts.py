@@ -12,11 +12,13 @@ from django.contrib.auth.models import User
 from django.db import transaction
 from django.utils import timezone
 
-from . import auditing, tokens
-from .auditing import Actor
-from .leases import services
-from .models import AccountSession, Action, ApiToken, Identity, JwtCaller, RetiredName, TeamMember
-from .names import folded
+from licenses import auditing
+from licenses.auditing import Actor
+from licenses.leases import services
+from licenses.models import AccountSession, Action, ApiToken, Identity, JwtCaller, RetiredName, TeamMember
+from licenses.names import folded
+
+from . import tokens
 
 
 @dataclass(frozen=True, slots=True)

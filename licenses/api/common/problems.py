@@ -16,47 +16,14 @@ from rest_framework import exceptions
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from licenses import database, errors, readiness
+from licenses import database, readiness
+from licenses.api.hints import hint_for
 from licenses.errors import ReadOnly, Refusal, StorageFull
 from licenseserver import logs
 
 logger = logging.getLogger(__name__)
 
 CONTENT_TYPE = "application/problem+json"
-STATUS: dict[type[Refusal], int] = {
-    errors.TtlTooLong: 400,
-    errors.UnknownTool: 404,
-    errors.UnknownLease: 404,
-    errors.UnknownTicket: 404,
-    errors.NotAMember: 403,
-    errors.Exhausted: 409,
-    errors.Reserved: 409,
-    errors.QuotaReached: 409,
-    errors.UserLimitReached: 409,
-    errors.LeaseLimitReached: 409,
-    errors.Excluded: 409,
-    errors.NotIncluded: 409,
-    errors.Disabled: 409,
-    errors.NotStarted: 409,
-    errors.Expired: 409,
-    errors.AlreadyGranted: 409,
-    errors.LeaseEnded: 410,
-    errors.QueueTimeout: 410,
-    errors.QueueDropped: 410,
-    errors.QueueLeft: 410,
-    errors.QueueFull: 409,
-    errors.TooManyTickets: 409,
-    errors.KeyReused: 422,
-    errors.TooManyKeys: 429,
-    errors.TooManyFailures: 429,
-    errors.RateLimited: 429,
-    errors.Busy: 503,
-    errors.Overloaded: 503,
-    errors.StorageFull: 503,
-    errors.NotMigrated: 503,
-    errors.ReadOnly: 503,
-    errors.ProviderAway: 503,
-}
 TITLES = {
     400: "Bad request",
     401: "Not authenticated",
@@ -92,26 +59,22 @@ def problem(
     return response
 
 
-def note_database_failure(refusal: Refusal) -> None:
-    """Log the database's error if it caused the refusal."""
-    if isinstance(error := refusal.__cause__, (DatabaseError, InterfaceError)):
-        logger.warning("Answered %s: %s", refusal.code, database.reason(error))
-
-
 def from_refusal(refusal: Refusal) -> HttpResponse:
     """Return the problem document of a refusal."""
     headers = {"Retry-After": str(refusal.retry_after)} if refusal.retry_after else None
-    note_database_failure(refusal)
+    hint = {"hint": text} if (text := hint_for(refusal)) else {}
+    database.log_failure(refusal)
     if isinstance(refusal, StorageFull):
         readiness.disk_is_full()
     if refusal.tool:
         logs.note(tool=refusal.tool)
     return problem(
-        status=STATUS[type(refusal)],
+        status=refusal.status,
         code=refusal.code,
         title=refusal.title,
         detail=refusal.detail,
         headers=headers,
+        **hint,
         **refusal.facts,
     )
 
@@ -226,9 +189,9 @@ def _database_away(request: HttpRequest, error: DatabaseError | InterfaceError) 
     refusal.__cause__ = error
     if is_api_path(request.path_info):
         return from_refusal(refusal)
-    note_database_failure(refusal)
+    database.log_failure(refusal)
     context = {"title": refusal.title, "detail": refusal.detail, "asks_no_database": True}
-    answer = render(request, "licenses/board/error.html", context, status=STATUS[type(refusal)])
+    answer = render(request, "licenses/board/error.html", context, status=refusal.status)
     if refusal.retry_after:
         answer["Retry-After"] = str(refusal.retry_after)
     return answer

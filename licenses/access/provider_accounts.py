@@ -8,11 +8,12 @@ from django.conf import settings
 from django.contrib.auth.models import Group, Permission, User
 from django.db import IntegrityError, transaction
 
-from licenses import accounts, auditing
+from licenses import auditing
 from licenses.auditing import Actor
 from licenses.models import ApiToken, Identity, TeamMember
 from licenses.names import ACCOUNT_NAME_LENGTH, is_name
 
+from . import accounts
 from .rights import GroupsMissing, Rights, claim, rights_of
 
 logger = logging.getLogger(__name__)
@@ -26,11 +27,11 @@ class SignInRefused(Exception):
     """The user gets no account here. The message is for the user."""
 
 
-def account_of(claims: Mapping[str, Any], headers: Mapping[str, Any]) -> User:
+def account_of(claims: Mapping[str, Any], *, address: str) -> User:
     """Return the account of these verified claims, created at the first sign-in.
 
     The account gets the rights and teams of the user's groups. The changes are
-    recorded with the address from ``headers``, WSGI variables.
+    recorded with the caller's ``address``.
 
     Issuer and subject identify the user. An existing account with the same name, in
     any case or Unicode form, belongs to another user until an administrator links
@@ -39,7 +40,7 @@ def account_of(claims: Mapping[str, Any], headers: Mapping[str, Any]) -> User:
     try:
         with transaction.atomic():
             user, new = _account_of(claims)
-            by = Actor.of_sign_in(user.username, headers)
+            by = Actor.of_sign_in(user.username, address)
             if new:
                 ApiToken.objects.bind(user)
                 auditing.created([user, user.identity], by=by)

@@ -6,7 +6,7 @@ from datetime import datetime
 from django.db.models import Q
 from django.db.models.functions import Now
 
-from .models import Denial, Lease, Ticket
+from licenses.models import Denial, Lease, Ticket
 
 
 @dataclass(frozen=True, slots=True)

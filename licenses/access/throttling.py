@@ -8,7 +8,6 @@ many invalid ones must wait. The database counts, for all workers.
 import logging
 from collections.abc import Mapping
 from datetime import timedelta
-from typing import Any
 
 from django.conf import settings
 from django.contrib.auth.models import User
@@ -16,7 +15,7 @@ from django.db import transaction
 from django.utils import timezone
 from django.utils.crypto import salted_hmac
 
-from licenses.addresses import client_address, network_of
+from licenses.addresses import network_of
 from licenses.errors import TooManyFailures
 from licenses.models import FailureCount
 
@@ -82,18 +81,18 @@ class Throttle:
         return f"account {self.account}" if known else "an account that does not exist"
 
 
-def of_bearer(headers: Mapping[str, Any]) -> Throttle:
+def of_bearer(address: str) -> Throttle:
     """Return the throttle of tokens from one address."""
-    network = network_of(client_address(headers))
+    network = network_of(address)
     return Throttle({f"bearer {network}": settings.LICENSE_FAILURES_PER_ADDRESS})
 
 
-def of_passwords(headers: Mapping[str, Any], username: str) -> Throttle:
+def of_passwords(address: str, username: str) -> Throttle:
     """Return the throttle of passwords from one address or for one account.
 
     It does not reveal whether the account exists.
     """
-    network = network_of(client_address(headers))
+    network = network_of(address)
     return Throttle(
         {
             f"password {network}": settings.LICENSE_FAILURES_PER_ADDRESS,

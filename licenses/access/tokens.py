@@ -2,9 +2,9 @@
 
 from django.db import transaction
 
-from . import auditing
-from .auditing import Actor
-from .models import Action, ApiToken
+from licenses import auditing
+from licenses.auditing import Actor
+from licenses.models import Action, ApiToken
 
 
 @transaction.atomic

@@ -1,0 +1,147 @@
+"""Decide what a caller may do, and whose names a caller sees. The API, the board and the admin ask only this module.
+
+With ``LICENSE_AUTH=open`` everybody may do everything except administer.
+"""
+
+from typing import Any
+
+from django.conf import settings
+from django.contrib.auth.models import AnonymousUser, Permission, User
+from django.db.models import Exists, OuterRef, Q, QuerySet
+
+from licenses.errors import NotForOthers, Refusal
+from licenses.models import Lease, Team, TeamMember
+
+from .callers import Caller, Kind, Scope
+from .visibility import EVERYBODY, LeaseNames, Names
+
+# Django's permission to change leases of other users.
+CHANGE_LEASES = "licenses.change_lease"
+VIEW_AUDIT = "licenses.view_auditrecord"
+# Django's permissions to view leases of other users; the admin needs them too.
+VIEW_LEASES = "licenses.view_lease"
+VIEW_DENIALS = "licenses.view_denial"
+VIEW_MEMBERS = "licenses.view_teammember"
+
+
+def may(caller: Caller, scope: Scope) -> bool:
+    """Return whether a caller has this scope."""
+    return (settings.LICENSE_AUTH == "open" and scope != Scope.ADMIN) or caller.has(scope)
+
+
+def may_act_for(caller: Caller, user: str) -> bool:
+    """Return whether a caller may borrow, renew, wait and return for this user.
+
+    Users may for themselves, a team's token for members whose account is not
+    deactivated, superusers and the scope ``admin`` for all. Staff with the
+    permission to change leases can only force-return leases of others.
+    """
+    if settings.LICENSE_AUTH == "open" or caller.name == user or caller.acts_for_all:
+        return True
+    if caller.of_team is None:
+        return False
+    # Check both the name that was sent and the member's, because they may differ in case.
+    deactivated = User.objects.filter(username__in=[OuterRef("user"), user], is_active=False)
+    members = TeamMember.objects.of_users([user]).filter(team__name=caller.of_team)
+    return members.exclude(Exists(deactivated)).exists()
+
+
+def require_may_act_for(caller: Caller, user: str) -> None:
+    """Raise NotForOthers, also if there is no such user."""
+    if not may_act_for(caller, user):
+        raise NotForOthers
+
+
+def require_may_ask_about(caller: Caller, user: str) -> None:
+    """Raise NotForOthers unless the caller may see what this user could borrow.
+
+    The answer would reveal the user's teams. Raise also if there is no such user.
+    """
+    if not (may_act_for(caller, user) or caller.is_admin(CHANGE_LEASES) or caller.is_admin(VIEW_MEMBERS)):
+        raise NotForOthers
+
+
+def names_on_board(caller: Caller) -> Names:
+    """Return the names that a caller sees on today's leases, tickets and denials.
+
+    LICENSE_SHOW_HOLDERS decides. Administrators see all names. If names are
+    hidden, users see only their own, and a team's token only those of its team.
+    """
+    if caller.is_admin(VIEW_LEASES) or caller.is_admin(CHANGE_LEASES):
+        return EVERYBODY
+    if caller.of_team is not None:
+        return Names(teams=frozenset({caller.of_team}))
+    if settings.LICENSE_SHOW_HOLDERS == "everyone":
+        return EVERYBODY
+    if settings.LICENSE_SHOW_HOLDERS == "nobody":
+        return Names(user=caller.name)
+    mine = Team.objects.of_user(caller.name).values_list("name", flat=True) if caller.name else ()
+    return Names(user=caller.name, teams=caller.teams.union(mine))
+
+
+def names_of_past(caller: Caller, *permissions: str) -> Names:
+    """Return the names that a caller sees on past leases and denials.
+
+    They show how a person works, so all names need one of these permissions,
+    whatever LICENSE_SHOW_HOLDERS is.
+    """
+    if any(caller.is_admin(permission) for permission in permissions):
+        return EVERYBODY
+    if caller.of_team is not None:
+        return Names(teams=frozenset({caller.of_team}))
+    return Names(user=caller.name)
+
+
+def names_on_leases(caller: Caller) -> LeaseNames:
+    """Return the names that a caller sees in the list of leases."""
+    return LeaseNames(active=names_on_board(caller), ended=names_of_past(caller, VIEW_LEASES, CHANGE_LEASES))
+
+
+def names_on_denials(caller: Caller) -> Names:
+    """Return the names whose denials a caller sees in the list."""
+    return names_of_past(caller, VIEW_DENIALS)
+
+
+def rows_for(caller: Caller, leases: QuerySet[Lease]) -> QuerySet[Lease]:
+    """Return the leases that a caller sees, with or without names: a team's token only its team's."""
+    return leases if caller.of_team is None else leases.filter(team__name=caller.of_team)
+
+
+def team_for(caller: Caller, team: str | None) -> str | None:
+    """Return the team that a borrow names; with a team's token, its team.
+
+    Raises NotForOthers if a team's token names another team.
+    """
+    if caller.of_team is None:
+        return team
+    if team not in (None, caller.of_team):
+        raise NotForOthers
+    return caller.of_team
+
+
+def require_own(caller: Caller, rows: QuerySet[Any], unknown: type[Refusal], **which: Any) -> str | None:
+    """Find one of the rows. Return its user, or None if the caller is unknown.
+
+    Raise ``unknown`` unless the caller may act for that user and, with a team's
+    token, the row counts for that team.
+    """
+    if caller.kind == Kind.ANONYMOUS:
+        # An unknown caller gets here only if the server is open.
+        return None
+    columns = ["user"] if caller.of_team is None else ["user", "team__name"]
+    found = rows.filter(**which).values_list(*columns).first()
+    if found is None or not may_act_for(caller, found[0]):
+        raise unknown
+    if caller.of_team is not None and found[1] != caller.of_team and settings.LICENSE_AUTH != "open":
+        raise unknown
+    user: str = found[0]
+    return user
+
+
+def is_within_own(user: User | AnonymousUser, account: User) -> bool:
+    """Return whether a user has every right of an account, active or not."""
+    if user.is_superuser or account.is_superuser:
+        return user.is_superuser
+    granted = Permission.objects.filter(Q(user=account) | Q(group__user=account))
+    codes = granted.values_list("content_type__app_label", "codename")
+    return {f"{app}.{code}" for app, code in codes} <= user.get_all_permissions()
