@@ -64,8 +64,8 @@ admin: $(VENV)/runtime .secret_key ## create an administrator (asks for a passwo
 
 ##@ Test
 
-# A process for each processor; one that is done takes tests over from the others.
-PARALLEL := --numprocesses auto --maxprocesses 8 --dist worksteal
+# A process takes file after file, in the order of testpaths in pyproject.toml.
+PARALLEL := --numprocesses auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
 .PHONY: check check-code check-units
 check: $(VENV)/development ## check style and types, and run the unit tests: before each commit
@@ -77,7 +77,7 @@ check-code:
 	SECRET_KEY=$$($(PYTHON) -c "import secrets; print(secrets.token_urlsafe(48))") $(BIN)/mypy
 
 check-units:
-	TEST_DATABASE=sqlite $(BIN)/python -m pytest -q tests/unit
+	TEST_DATABASE=sqlite $(BIN)/python -m pytest -q $(PARALLEL) tests/unit
 
 .PHONY: test test-sqlite test-postgres
 test: test-sqlite test-postgres ## run the whole suite on SQLite, and on PostgreSQL what a database can make a difference to

@@ -148,6 +148,7 @@ PERMISSIONS = [
 ]
 
 
+@pytest.mark.any_database
 @pytest.mark.parametrize("codename", PERMISSIONS)
 def test_no_permission_leads_to_more(world: dict[str, User], client: Client, codename: str) -> None:
     """The account may view everything and has one more permission."""
