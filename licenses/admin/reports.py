@@ -19,8 +19,9 @@ from licenses.access.rules import VIEW_LEASES
 from licenses.clock import database_now
 from licenses.history import reports, whatif
 from licenses.history.catalog import REPORTS
-from licenses.history.report import Choice, Limits, Parameter, Report, RowParameter, Seats, TooLarge, Words
+from licenses.history.report import Answer, Choice, Limits, Parameter, Report, RowParameter, Seats, TooLarge, Words
 from licenses.history.reports import Period, Recent, Span, Utilisation
+from licenses.history.tables import Table
 from licenses.models import Tool
 from licenses.names import TOOL_NAME_PATTERN
 
@@ -215,31 +216,43 @@ def one_report(request: HttpRequest, name: str) -> HttpResponse:
         raise Http404
     form = _form(report)(request.GET)
     span = form.span()
+    question = _question(report, form)
+    answer = _answer(report, form, span, question)
+    given = {name: value for name, value in question.items() if value is not None}
+    texts = {name: ",".join(map(str, value)) if isinstance(value, list) else value for name, value in given.items()}
+    context = {
+        "title": report.title,
+        "report": report,
+        "columns": [column.replace("_", " ") for column in answer.table.columns],
+        "rows": [list(row.values()) for row in answer.table.rows[:MAX_ROWS]],
+        "total": len(answer.table.rows),
+        "notes": answer.notes,
+        "csv": f"{reverse(f'report-{report.name}')}?{_query(span, tz=span.zone.key, **texts, format='csv')}",
+    }
+    # The boxes that are checked are a list, and all other fields texts.
+    asked = texts | {asked.name: question[asked.name] for asked in report.asks if isinstance(asked, Words)}
+    return _page(request, report.template, form, span, context, asked)
+
+
+def _question(report: Report, form: SpanForm) -> dict[str, Any]:
+    """Return what the form asks, with the names of rows; the first tool where one is required."""
     question = report.question({asked.name: form.cleaned_data.get(asked.name) for asked in report.asks})
     for asked in report.asks:
         if isinstance(asked, RowParameter):
             rows: Any = asked.model._default_manager
             row = question[asked.name] or (rows.order_by("name").first() if asked.required else None)
             question[asked.name] = row.name if row else None
-    answer = None
+    return question
+
+
+def _answer(report: Report, form: SpanForm, span: Span, question: dict[str, Any]) -> Answer:
+    """Return the report; without rows if the form is not valid, the report too large, or there is no tool."""
     if form.is_valid() and all(question[asked.name] is not None for asked in report.asks if asked.required):
         try:
-            answer = report.answer(span, question, LIMITS)
+            return report.answer(span, question, LIMITS)
         except TooLarge as error:
             form.add_error("since", f"{error} manage.py usage_report has no limit.")
-    given = {name: value for name, value in question.items() if value is not None}
-    texts = {name: ",".join(map(str, value)) if isinstance(value, list) else value for name, value in given.items()}
-    context = {
-        "title": report.title,
-        "report": report,
-        "columns": [column.replace("_", " ") for column in answer.table.columns] if answer else [],
-        "rows": [list(row.values()) for row in answer.table.rows[:MAX_ROWS]] if answer else [],
-        "total": len(answer.table.rows) if answer else 0,
-        "notes": answer.notes if answer else [],
-        "csv": f"{reverse(f'report-{report.name}')}?{_query(span, tz=span.zone.key, **texts, format='csv')}",
-    }
-    texts |= {asked.name: question[asked.name] for asked in report.asks if isinstance(asked, Words)}
-    return _page(request, report.template, form, span, context, texts)
+    return Answer(Table([column.name for column in report.shown(question)], []), {}, [])
 
 
 def _what_if(form: SpanForm, tool: Tool, span: Span) -> dict[str, Any]:

@@ -11,13 +11,13 @@ docs/development/architecture.md follows one borrow through it.
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from datetime import timedelta
 from enum import Enum
 from typing import Any
 
-from django.db import DatabaseError, InterfaceError, NotSupportedError, OperationalError, connection, transaction
+from django.db import DatabaseError, InterfaceError, NotSupportedError, OperationalError, transaction
 
 from licenses import database
 from licenses.errors import Busy, Refusal
@@ -211,46 +211,30 @@ def _decide_together(batch: Sequence[Entry]) -> None:
     """Decide requests in one transaction. What it returns is committed. Requests that
     must be decided again keep ``Turn.WAIT``."""
     decided: list[tuple[Entry, Any, Refusal | None]] = []
-    with written() as begin:
-        requests = [entry.request for entry in batch]
-        renewals = [request for request in requests if isinstance(request, Renew)]
-        snapshot = read_held(renewals) if renewals else read(requests)
-        ledger = Ledger(snapshot)
-        for entry in batch:
-            # One after the other, also for a reader who sorts by time.
-            snapshot.now += TICK
-            try:
-                decided.append((entry, decide(entry.request, snapshot, ledger), None))
-            except Refusal as error:
-                decided.append((entry, None, error))
-            except Later:
-                continue
-            except Stale:
-                entry.tries += 1
-                if entry.tries == TRIES:
-                    decided.append((entry, None, Busy()))
-        begin(ledger.write)
+    requests = [entry.request for entry in batch]
+    renewals = [request for request in requests if isinstance(request, Renew)]
+    with ExitStack() as sending:
+        # BEGIN goes with the first statements, COMMIT with the last.
+        sending.enter_context(sql.one_round_trip())
+        with transaction.atomic(durable=True):
+            snapshot = read_held(renewals, sending) if renewals else read(requests, sending)
+            ledger = Ledger(snapshot)
+            for entry in batch:
+                # One after the other, also for a reader who sorts by time.
+                snapshot.now += TICK
+                try:
+                    decided.append((entry, decide(entry.request, snapshot, ledger), None))
+                except Refusal as error:
+                    decided.append((entry, None, error))
+                except Later:
+                    continue
+                except Stale:
+                    entry.tries += 1
+                    if entry.tries == TRIES:
+                        decided.append((entry, None, Busy()))
+            sql.commit_with(ledger.write)
     for entry, answer, refusal in decided:
         entry.finish(answer, refusal)
-
-
-@contextmanager
-def written() -> Iterator[Callable[[Callable[[], None]], None]]:
-    """Run a durable transaction whose last writes and commit share a round trip: call
-    what it yields with the function that sends these writes."""
-    with ExitStack() as sending:
-
-        def begin(write: Callable[[], None]) -> None:
-            if connection.savepoint_ids:
-                # A test's transaction goes on after a failure: it is seen before the savepoint ends.
-                with sql.one_round_trip():
-                    write()
-                return
-            sending.enter_context(sql.one_round_trip())
-            write()
-
-        with transaction.atomic(durable=True):
-            yield begin
 
 
 def _decide_one_by_one(batch: Sequence[Entry]) -> None:

@@ -11,6 +11,7 @@ reservations, limits or access rules costs a handful of statements for the whole
 import uuid
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, fields
 from datetime import datetime
 from operator import attrgetter
@@ -209,14 +210,14 @@ class Snapshot:
         return after.idle - share.idle
 
 
-def read(requests: Sequence[Request]) -> Snapshot:
-    """Lock the tools of these requests, and read what deciding them needs. Part of the
-    caller's transaction."""
+def read(requests: Sequence[Request], sending: AbstractContextManager[object] | None = None) -> Snapshot:
+    """Lock the tools of these requests, and read what deciding them needs. Part of the caller's
+    transaction; ``sending`` is its first round trip (``sql.one_round_trip``) if that has begun."""
     wanted = Wanted(requests)
-    if settings.LICENSE_LEASES_PER_USER and wanted.users:
-        # No two borrows of one user may count at once, of different tools either.
-        sql.lock_users(wanted.users)
-    with sql.one_round_trip():
+    with sending or sql.one_round_trip():
+        if settings.LICENSE_LEASES_PER_USER and wanted.users:
+            # No two borrows of one user may count at once, of different tools either.
+            sql.lock_users(wanted.users)
         tools = sql.send_lock(wanted.names, wanted.lease_ids, wanted.ticket_ids, wanted.users)
         leases = sql.send_leases(wanted.lease_ids) if wanted.lease_ids else None
         tickets = sql.send_tickets(wanted.ticket_ids) if wanted.ticket_ids else None
@@ -241,10 +242,10 @@ def read(requests: Sequence[Request]) -> Snapshot:
     return snapshot
 
 
-def read_held(requests: Sequence[Renew]) -> Snapshot:
+def read_held(requests: Sequence[Renew], sending: AbstractContextManager[object]) -> Snapshot:
     """Lock the leases that are renewed, and no tool: a heartbeat waits for nobody who
-    holds a tool. Part of the caller's transaction."""
-    with sql.one_round_trip():
+    holds a tool. Part of the caller's transaction, as in ``read``."""
+    with sending:
         leases = sql.send_held(sorted({request.lease_id for request in requests}))
     snapshot = Snapshot((), timezone.now())
     _take_leases(snapshot, leases)

@@ -15,7 +15,7 @@ from functools import cache
 from operator import attrgetter
 from typing import Any, Generic, TypeVar
 
-from django.db import NotSupportedError, connection, models
+from django.db import NotSupportedError, OperationalError, connection, models
 from django.db.models.expressions import RawSQL
 from django.db.models.query import QuerySet
 
@@ -54,12 +54,32 @@ def again_if_stale(execute: Callable[..., Any], sql: Any, params: Any, many: boo
 @contextmanager
 def one_round_trip() -> Iterator[None]:
     """Send the statements within together, where the database is on the network; what
-    they return can be read after it. Part of a transaction."""
+    they return can be read after it. A transaction may begin in it."""
     if not is_postgresql():
         yield
         return
+    connection.close_if_health_check_failed()
+    connection.ensure_connection()
     with connection.wrap_database_errors, connection.connection.pipeline():
         yield
+
+
+def commit_with(write: Callable[[], None]) -> None:
+    """Run what sends the last writes of a transaction. On PostgreSQL its COMMIT shares their round trip;
+    Django's own finds nothing to do then. Elsewhere Django commits at the end of the block, as always.
+
+    A savepoint (a test's transaction) is not committed. Raises OperationalError if PostgreSQL
+    answers COMMIT with a rollback.
+    """
+    if not is_postgresql() or connection.savepoint_ids:
+        with one_round_trip():
+            write()
+        return
+    with one_round_trip():
+        write()
+        committed = connection.connection.execute("COMMIT", prepare=False)
+    if committed.statusmessage != "COMMIT":
+        raise OperationalError(f"The database answered COMMIT with {committed.statusmessage}.")
 
 
 class Slot:

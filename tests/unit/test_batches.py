@@ -7,6 +7,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -195,6 +196,33 @@ def test_a_batch_costs_no_more_statements_than_one_request(make_tool: MakeTool) 
         counts.append(len(queries))
     assert counts[0] == counts[2] == counts[4]
     assert counts[1] == counts[3] == counts[5]
+
+
+@pytest.mark.skipif(connection.vendor != "postgresql", reason="SQLite has no network")
+def test_a_batch_takes_two_round_trips(make_tool: MakeTool, tmp_path: Path) -> None:
+    make_tool(capacity=5)
+    (ana,) = decided(borrow("ana", key="first of all batches"))
+
+    def round_trips(*requests: Request) -> int:
+        connection.ensure_connection()
+        session = connection.connection.pgconn
+        with (tmp_path / "trace").open("w+") as trace:
+            session.trace(trace.fileno())
+            try:
+                entries = decided(*requests)
+            finally:
+                session.untrace()
+            # The server answers what it was sent up to a Sync, or a Query.
+            trace.seek(0)
+            messages = [line.split()[2:5] for line in trace.read().splitlines()]
+        assert all(entry.error is None for entry in entries)
+        return sum(message[0] == "F" and message[2] in ("Sync", "Query") for message in messages)
+
+    assert round_trips(borrow("ben", key="two"), borrow("cem", key="three"), Return(ana.answer[0].head.pk)) == 2
+    assert round_trips(borrow("ben")) == 2
+    (lease,) = Lease.objects.open().held_by("cem")
+    assert round_trips(Renew(lease.pk)) == 2
+    assert round_trips(Return(lease.pk)) == 2
 
 
 def test_a_decision_that_fails_harms_nobody_else(make_tool: MakeTool, monkeypatch: pytest.MonkeyPatch) -> None:
