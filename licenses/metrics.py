@@ -10,7 +10,7 @@ level of the worker's own, and goes with it.
 
 import os
 import platform
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime
 from functools import cache
 from pathlib import Path
@@ -30,7 +30,7 @@ from .errors import DatabaseRefusal, UnknownTool, kinds
 from .leases import snapshot, sql
 from .leases.snapshot import TeamSeats
 from .metric_text import Counters, Family, labels
-from .models import EndReason, Sweep, Ticket, TicketState, Tool
+from .models import Contract, EndReason, Sweep, Ticket, TicketState, Tool
 from .names import UNKNOWN_TOOL_LABEL
 from .policy import BORROW_REFUSALS, State
 
@@ -228,10 +228,17 @@ class Levels:
     that doesn't answer, and gives no levels rather than old ones."""
 
     def __init__(
-        self, tools: list[Tool] | None, teams: list[TeamSeats], swept_at: datetime | None, version: str
+        self,
+        tools: list[Tool] | None,
+        teams: list[TeamSeats],
+        swept_at: datetime | None,
+        version: str,
+        *,
+        contracts: Sequence[Contract] = (),
     ) -> None:
         self.tools = tools
         self.teams = teams
+        self.contracts = contracts
         self.swept_at = swept_at
         self.version = version
 
@@ -240,6 +247,7 @@ class Levels:
         yield _single("licenseserver_database_up", "1 if the database answered this scrape.", self.tools is not None)
         yield from self._seats(self.tools or [])
         yield from self._teams()
+        yield from self._contracts()
         if self.swept_at is not None:
             yield _single(
                 "licenseserver_sweeper_last_run_timestamp_seconds",
@@ -320,6 +328,30 @@ class Levels:
                 documentation,
                 [labels({"tool": seats.tool, "team": seats.team}) for seats, _ in levels],
                 [level for _, level in levels],
+            )
+
+    def _contracts(self) -> Iterator[Family]:
+        """Yield the metrics of contracts that have not ended."""
+        written = [
+            labels({"tool": contract.tool.name, "contract": str(contract.pk), "reference": contract.reference})
+            for contract in self.contracts
+        ]
+        yield Family(
+            "license_contract_seats",
+            "gauge",
+            "Seats of a contract that is valid now or later.",
+            written,
+            [contract.seats for contract in self.contracts],
+        )
+        for what, documentation in (("valid_from", "starts"), ("valid_until", "ends")):
+            moments = [contract.starts_at if what == "valid_from" else contract.ends_at for contract in self.contracts]
+            dated = [(of_one, moment) for of_one, moment in zip(written, moments, strict=True) if moment is not None]
+            yield Family(
+                f"license_contract_{what}_timestamp_seconds",
+                "gauge",
+                f"When a contract {documentation}, for contracts with that date.",
+                [of_one for of_one, _ in dated],
+                [moment.timestamp() for _, moment in dated],
             )
 
 
@@ -415,8 +447,9 @@ def exposition(version: str) -> bytes:
     try:
         tools: list[Tool] | None = snapshot.with_levels(sql.tools_with_levels())
         teams = snapshot.team_seats()
+        contracts = list(Contract.objects.not_ended(timezone.now()).select_related("tool").order_by("pk"))
         swept_at = Sweep.objects.values_list("finished_at", flat=True).first()
     except (DatabaseError, InterfaceError):
         # The counters are wanted most while the database is away.
-        tools, teams, swept_at = None, [], None
-    return _page().text(Levels(tools, teams, swept_at, version))
+        tools, teams, contracts, swept_at = None, [], [], None
+    return _page().text(Levels(tools, teams, swept_at, version, contracts=contracts))

@@ -22,6 +22,7 @@ from licenses.history.catalog import REPORTS
 from licenses.history.report import Answer, Choice, Limits, Parameter, Report, RowParameter, Seats, TooLarge, Words
 from licenses.history.reports import Period, Recent, Span, Utilisation
 from licenses.history.tables import Table
+from licenses.leases import capacity
 from licenses.models import Tool
 from licenses.names import TOOL_NAME_PATTERN
 
@@ -185,6 +186,7 @@ def one_tool(request: HttpRequest, name: str) -> HttpResponse:
     tool = Tool.objects.filter(name=name).first() if re.fullmatch(TOOL_NAME_PATTERN, name) else None
     if tool is None:
         raise Http404
+    capacity.show([tool], database_now())
     form = ToolSpanForm(request.GET)
     span = form.span()
     period = next(period for period in (Period.HOUR, Period.DAY, Period.MONTH) if span.length(period) <= MAX_BARS)

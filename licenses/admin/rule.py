@@ -14,6 +14,7 @@ from licenses.errors import OverReserved
 from licenses.models import AccessRule, Allotment, Team, Tool, UserLimit
 from licenses.models.allotment import Effect, SubjectKind
 from licenses.tools import quotas
+from licenses.tools.locking import lock
 
 from .audited import AuditedAdmin, actor_of
 from .lines import LinesAdmin
@@ -28,7 +29,7 @@ class AllotmentForm(ModelForm[Allotment]):
         if self.errors or tool is None or team is None:
             return cleaned
         # The lock keeps out other reservations until this one is saved.
-        locked = Tool.objects.locked([tool.name]).get()
+        locked = lock([tool.name])[tool.name]
         allowance = quotas.Allowance(cleaned["quota"], cleaned["reservation"])
         try:
             quotas.check(tool=locked, allowances={team: allowance})

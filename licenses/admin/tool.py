@@ -4,13 +4,13 @@ from typing import Any
 
 from django.contrib import admin, messages
 from django.contrib.admin.views.main import ChangeList
-from django.db.models import QuerySet
+from django.db.models import Exists, OuterRef, QuerySet
 from django.forms import ModelForm
 from django.http import HttpRequest
 from django.utils.html import format_html
 
 from licenses.leases import snapshot
-from licenses.models import AccessRule, Allotment, Tool, UserLimit
+from licenses.models import AccessRule, Allotment, Contract, Tool, UserLimit
 from licenses.policy import Levels
 from licenses.tools import services as tools
 
@@ -32,6 +32,8 @@ class CapacityForm(ModelForm[Tool]):
         super().__init__(*args, **options)
         if "capacity" in self.fields:
             field = self.fields["capacity"]
+            # Contracts set the capacity of a tool that has any.
+            field.disabled = getattr(self.instance, "has_contracts", False)
             field.help_text = ""
             field.widget.attrs["aria-label"] = f"Capacity of {self.instance}"
 
@@ -75,14 +77,19 @@ class ToolAdmin(AuditedAdmin[Tool]):
         "quotas_and_reservations",
         "user_limits",
         "access_rules",
+        "contracts",
     ]
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Tool]:
-        return Tool.objects.with_levels().order_by("name")
+        has_contracts = Exists(Contract.objects.filter(tool=OuterRef("pk")))
+        return Tool.objects.with_levels().annotate(has_contracts=has_contracts).order_by("name")
 
     def get_readonly_fields(self, request: HttpRequest, obj: Tool | None = None) -> list[str]:
         # Clients and tickets use the name, so it does not change. A new tool has no borrowed seats.
-        return [*self.readonly_fields, "name"] if obj else []
+        if obj is None:
+            return []
+        # Contracts set the capacity of a tool that has any.
+        return [*self.readonly_fields, "name", *(["capacity"] if obj.contracts.exists() else [])]
 
     def get_fields(self, request: HttpRequest, obj: Tool | None = None) -> list[Any]:
         # Django would put the read-only name last.
@@ -110,6 +117,10 @@ class ToolAdmin(AuditedAdmin[Tool]):
     @admin.display
     def access_rules(self, tool: Tool) -> str:
         return link_to(AccessRule, "tool", tool, none="everybody may use it")
+
+    @admin.display
+    def contracts(self, tool: Tool) -> str:
+        return link_to(Contract, "tool", tool, none="the capacity is fixed")
 
     @admin.display(ordering="in_use")
     def borrowed(self, tool: Tool) -> int:

@@ -4,14 +4,26 @@ Adds and changes rows, but removes none: a quota that is no longer in the file s
 until somebody removes it in the admin. A second import changes nothing.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import date
 from typing import Any
 
 from django.db import transaction
 
 from licenses import auditing
 from licenses.auditing import Actor
-from licenses.models import AccessRule, Allotment, MemberSource, Team, TeamMember, Tool, UserLimit
+from licenses.models import (
+    AccessRule,
+    Allotment,
+    Contract,
+    ContractSource,
+    MemberSource,
+    Team,
+    TeamMember,
+    Tool,
+    UserLimit,
+)
+from licenses.models.contract import FIRST_DAY, LAST_DAY
 from licenses.tools import quotas
 from licenses.tools import services as tools
 
@@ -38,9 +50,16 @@ def bring_in(plan: Plan, *, by: Actor, for_real: bool) -> list[str]:
             for name, members in sorted(plan.teams.items()):
                 changes += _team(name, members, by, plan.ignores_case)
             wanted = sorted(plan.tools.items())
-            done = tools.put(tools={name: _values(known.get(name), tool) for name, tool in wanted}, by=by)
-            for change, (_, tool) in zip(done, wanted, strict=True):
+            by_hand = _with_contracts(known.values(), ContractSource.MANUAL)
+            imported = _with_contracts(known.values(), ContractSource.IMPORT)
+            values = {name: _values(known.get(name), tool, name in by_hand, name in imported) for name, tool in wanted}
+            for change, (name, tool) in zip(tools.put(tools=values, by=by), wanted, strict=True):
                 changes += _tool(change, tool, by)
+                if name in by_hand and change.tool.capacity != tool.capacity:
+                    changes.append(
+                        f"{name}: its contracts were entered by hand and stay; they have {change.tool.capacity} "
+                        f"seats now, the file has {tool.capacity}"
+                    )
             if not for_real:
                 raise _Undone
     except _Undone:
@@ -70,15 +89,35 @@ def _team(name: str, members: set[str], by: Actor, ignores_case: bool) -> Iterat
         yield f"team {name}: {user} joins"
 
 
-def _values(known: Tool | None, wanted: ToolPlan) -> dict[str, Any]:
+def _with_contracts(known: Iterable[Tool], source: ContractSource) -> set[str]:
+    """Return the names of the tools that have contracts from this source."""
+    of_source = Contract.objects.filter(tool__in=list(known), source=source)
+    return set(of_source.order_by().values_list("tool__name", flat=True).distinct())
+
+
+def _values(known: Tool | None, wanted: ToolPlan, is_by_hand: bool, is_imported: bool) -> dict[str, Any]:
     values: dict[str, Any] = {
-        "capacity": wanted.capacity,
         "overdraft": wanted.overdraft,
         # Keep an administrator's name: the file has only the name of the daemon.
         "vendor": (known.vendor if known else "") or wanted.vendor,
         "valid_from": wanted.valid_from,
         "valid_until": wanted.valid_until,
     }
+    if is_by_hand:
+        pass
+    elif wanted.has_dates or is_imported:
+        values["contracts"] = [
+            {
+                "seats": contract.seats,
+                "first_day": _in_range(contract.first_day),
+                "last_day": _in_range(contract.last_day),
+                "reference": contract.reference,
+                "source": ContractSource.IMPORT,
+            }
+            for contract in wanted.contracts
+        ]
+    else:
+        values["capacity"] = wanted.capacity
     if wanted.user_limit is not None:
         values["user_limit"] = wanted.user_limit
     if wanted.ignores_case:
@@ -86,15 +125,22 @@ def _values(known: Tool | None, wanted: ToolPlan) -> dict[str, Any]:
     return values
 
 
+def _in_range(day: date | None) -> date | None:
+    """Return a day of a file as contracts can have it: one far away is none."""
+    return day if day is not None and FIRST_DAY <= day <= LAST_DAY else None
+
+
 def _tool(done: tools.ToolChange, wanted: ToolPlan, by: Actor) -> Iterator[str]:
     tool = done.tool
     if done.is_new:
-        yield f"{tool.name}: new, {_written(done.after)}"
+        yield f"{tool.name}: new, {_written({'capacity': tool.capacity} | dict(done.after))}"
     else:
         for field, value in done.after.items():
             yield f"{tool.name}: {field} {_value(done.before[field])} -> {_value(value)}"
+    yield from (f"{tool.name}: contract {change}" for change in done.contracts)
     rules = [*_allotments(tool, wanted, by), *_limits(tool, wanted, by), *_lists(tool, wanted, by)]
     yield from rules
+    # A new tool without rules has no reservations.
     if "capacity" not in done.after or (done.is_new and not rules):
         return
     tool.refresh_from_db(fields=["reserved"])

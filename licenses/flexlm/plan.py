@@ -34,14 +34,28 @@ LISTED = {Kind.USER: "user", Kind.GROUP: "team", Kind.HOST: "host", Kind.PROJECT
 # The end of "... can't be".
 USER = "a name here, because this server has no patterns"
 HOST = "a host here, because hosts are names, not addresses or patterns"
-# Longest name of a tool's vendor.
-VENDOR_LENGTH = 128
+# Longest name of a tool's vendor, and longest reference of a contract.
+VENDOR_LENGTH = REFERENCE_LENGTH = 128
 DAY = timedelta(days=1)
+
+
+@dataclass(frozen=True, slots=True)
+class ContractPlan:
+    """The seats of one line. None is a line without START=, or a permanent one."""
+
+    seats: int
+    first_day: date | None
+    last_day: date | None
+    reference: str
 
 
 @dataclass(slots=True)
 class ToolPlan:
-    """The values of one tool in the files. Values that they do not have stay unset."""
+    """The values of one tool in the files. Values that they do not have stay unset.
+
+    ``contracts`` are the lines that have not ended. They set the capacity if they differ in
+    their dates (``has_dates``), or if the tool has contracts already.
+    """
 
     capacity: int
     overdraft: int
@@ -56,6 +70,12 @@ class ToolPlan:
     user_limits: dict[str, int] = field(default_factory=dict)
     # Effect, kind of subject and name, as AccessRule has them.
     lists: set[tuple[str, str, str]] = field(default_factory=set)
+    contracts: list[ContractPlan] = field(default_factory=list)
+
+    @property
+    def has_dates(self) -> bool:
+        """Return whether the number of seats changes by date."""
+        return len({(contract.first_day, contract.last_day) for contract in self.contracts}) > 1
 
 
 @dataclass(slots=True)
@@ -367,16 +387,23 @@ def _tool(name: str, pool: list[Feature], findings: list[Finding], today: date) 
             findings.append(_note(line.number, f"{name}: not counted today ({_seats(line.count)}, {when})"))
     _report_pools(name, good, findings)
     begin, seats = max(min(map(_starts, good)), today), sum(line.count or 0 for line in good)
-    changes = _changes(pool, begin)
-    end = _end(good, seats, changes)
-    _report_changes(min(line.number for line in good), name, seats, begin, end, changes, findings, today)
+    last = max(map(_ends, pool))
+    end = None if last == date.max else last + DAY
+    _report_changes(min(line.number for line in good), name, seats, begin, end, _changes(pool, begin), findings, today)
     return ToolPlan(
         capacity=seats,
         overdraft=sum(line.overdraft for line in good),
         vendor=good[0].vendor,
         valid_from=_midnight(begin) if begin > today else None,
         valid_until=_midnight(end) if end else None,
+        contracts=[_contract(line) for line in pool if _ends(line) >= today and line.count],
     )
+
+
+def _contract(line: Feature) -> ContractPlan:
+    number = line.attribute("SN")
+    reference = number if is_clean(number) and len(number) <= REFERENCE_LENGTH else ""
+    return ContractPlan(line.count or 0, line.starts, line.expires, reference)
 
 
 def _report_pools(name: str, good: list[Feature], findings: list[Finding]) -> None:
@@ -389,20 +416,6 @@ def _report_pools(name: str, good: list[Feature], findings: list[Finding]) -> No
         findings.append(_note(good[0].number, text))
 
 
-def _end(good: list[Feature], seats: int, changes: list[tuple[date, int]]) -> date | None:
-    """Return the first day without these seats, or None.
-
-    It is the day after the last valid day, unless later lines have as many seats.
-    """
-    if (last := max(map(_ends, good))) == date.max:
-        return None
-    end = last + DAY
-    level = next((count for when, count in reversed(changes) if when <= end), seats)
-    if changes and level >= seats:
-        return next((when for when, count in changes if when > end and count < seats), None)
-    return end
-
-
 def _report_changes(
     number: int,
     name: str,
@@ -413,8 +426,7 @@ def _report_changes(
     findings: list[Finding],
     today: date,
 ) -> None:
-    """Report when the number of seats changes. A tool has one number and one end, which only a new
-    import changes."""
+    """Report when the number of seats changes."""
     if end is not None and end <= today:
         findings.append(_note(number, f"{name}: all its seats have ended, the last on {end - DAY}"))
         return
@@ -422,15 +434,10 @@ def _report_changes(
     if begin > today:
         text = f"{name}: no seat can be borrowed before {begin}; {seats} from that day"
     if changes and changes != [(end, 0)]:
-        (first, count), more = changes[0], [f"{count or 'none'} from {when}" for when, count in changes[:5]]
+        more = [f"{count or 'none'} from {when}" for when, count in changes[:5]]
         if len(changes) > 5:
             more.append(f"{len(changes) - 5} more changes until {changes[-1][0]}")
-        text += f", {', '.join(more)}. This server does not change the number by itself. "
-        text += f"Import again on {first}; otherwise "
-        if first == end:
-            text += f"no seat can be borrowed from {first}"
-        else:
-            text += f"the capacity stays {seats}, {'more' if seats > count else 'fewer'} than the license has"
+        text += f", {', '.join(more)}"
     elif begin <= today:
         return
     findings.append(_note(number, text))

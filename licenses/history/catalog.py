@@ -5,10 +5,11 @@ Amounts of time are seat-hours if the column's name says so, otherwise seconds.
 
 from collections.abc import Sequence
 from datetime import date, datetime, timedelta
+from decimal import Decimal
 
 from licenses.models import Team, Tool
 
-from . import reports, whatif
+from . import contracts, reports, whatif
 from .report import Choice, Column, Found, Limits, Report, Seats, TeamParameter, TooLarge, ToolParameter, key
 from .reports import Period, Span
 
@@ -164,6 +165,65 @@ DENIALS = Report(
 )
 
 
+# --- Contracts --------------------------------------------------------------
+
+
+def _contracts(*, span: Span, limits: Limits, tool: Tool | None) -> Found:
+    found = contracts.costs(span=span, tool=tool)
+    if limits.rows is not None and len(found) > limits.rows:
+        raise TooLarge(f"More than {limits.rows} rows: ask for fewer days, or one tool.")
+    return Found(found)
+
+
+def _money(value: Decimal | None) -> str | None:
+    return None if value is None else f"{value:.2f}"
+
+
+CONTRACTS = Report(
+    name="contracts",
+    title="Contracts",
+    summary="Report the cost of each contract, and the part of it for seats that nobody borrowed.",
+    details="The price of a contract is spread evenly over its days. Costs are up to now.",
+    find=_contracts,
+    parameters=[TOOL],
+    columns=[
+        Column("tool", str, value=lambda row: row.contract.tool.name),
+        Column("reference", str, "The vendor's reference.", lambda row: row.contract.reference),
+        Column("seats", int, value=lambda row: row.contract.seats),
+        Column(
+            "first_day",
+            str,
+            "In UTC; null: valid already.",
+            lambda row: row.contract.first_day and str(row.contract.first_day),
+            nullable=True,
+        ),
+        Column(
+            "last_day",
+            str,
+            "In UTC; null: no end.",
+            lambda row: row.contract.last_day and str(row.contract.last_day),
+            nullable=True,
+        ),
+        # Money is text.
+        Column("price", str, "Of the whole contract.", lambda row: _money(row.contract.price), nullable=True),
+        Column(
+            "cost",
+            str,
+            "In the period; null without a price, a first or a last day.",
+            lambda row: _money(row.cost),
+            nullable=True,
+        ),
+        Column(
+            "idle_cost",
+            str,
+            "The part of it for seats that nobody borrowed, computed by day.",
+            lambda row: _money(row.idle_cost),
+            nullable=True,
+        ),
+    ],
+)
+
+
 # --- What if ----------------------------------------------------------------
 
 
@@ -232,4 +292,4 @@ WHAT_IF = Report(
 
 
 # The API, the command and the admin have these.
-REPORTS = (UTILISATION, HOURS_OF_WEEK, USAGE, DENIALS, WHAT_IF)
+REPORTS = (UTILISATION, HOURS_OF_WEEK, USAGE, DENIALS, CONTRACTS, WHAT_IF)

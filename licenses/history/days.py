@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 from django.db.models import Count, F, Q, Sum
 from django.db.models.functions import Coalesce, TruncDate
 
+from licenses.clock import database_now
+from licenses.leases import capacity
 from licenses.models import AuditedKind, AuditRecord, Denial, DenialDay, Lease, TeamHour, Tool, ToolHour, UsageDay
 from licenses.models.denial import EPISODE_WINDOW
 
@@ -106,20 +108,30 @@ def _read(which: Q) -> Iterator[Borrowed]:
 
 
 def capacities_by_tool() -> dict[int, Steps]:
-    """Return the past capacities of each tool, from the audit. A tool without records always had today's."""
+    """Return the past capacities of each tool, from the audit. A tool without records always had today's.
+
+    A change by a contract counts from its moment, whenever it was applied.
+    """
     changes: defaultdict[str, list[tuple[datetime, int, int]]] = defaultdict(list)
     records = AuditRecord.objects.filter(subject_kind=AuditedKind.TOOL, after__has_key="capacity")
     for name, at, before, after in records.order_by("recorded_at", "pk").values_list(
         "subject", "recorded_at", "before", "after"
     ):
-        capacity = after["capacity"]
-        changes[name].append((at, before.get("capacity", capacity), capacity))
+        seats, since = after["capacity"], after.get("since")
+        changes[name].append((datetime.fromisoformat(since) if since else at, before.get("capacity", seats), seats))
+    tools = list(Tool.objects.order_by().only("name", "capacity", "capacity_changes_at"))
+    for due in capacity.due(tools, database_now()):
+        for moment, seats in due.changes:
+            changes[due.tool.name].append((moment, due.tool.capacity, seats))
+            due.tool.capacity = seats
+    for of_tool in changes.values():
+        of_tool.sort(key=lambda change: change[0])
     return {
-        tool: Steps(
-            before=changes[name][0][1] if name in changes else capacity,
-            changes=[(at, new) for at, _, new in changes.get(name, [])],
+        tool.pk: Steps(
+            before=changes[tool.name][0][1] if tool.name in changes else tool.capacity,
+            changes=[(at, seats) for at, _, seats in changes.get(tool.name, [])],
         )
-        for tool, name, capacity in Tool.objects.order_by().values_list("pk", "name", "capacity")
+        for tool in tools
     }
 
 

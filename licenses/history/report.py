@@ -10,6 +10,8 @@ from datetime import date
 from operator import attrgetter
 from typing import Any, ClassVar
 
+from licenses.clock import database_now
+from licenses.leases import capacity
 from licenses.models import Team, Tool
 from licenses.models.tool import MAX_CAPACITY
 
@@ -58,9 +60,16 @@ class RowParameter(Parameter):
 
 
 class ToolParameter(RowParameter):
-    """The name of a tool."""
+    """The name of a tool. The report gets it with the capacity that is valid now."""
 
     model = Tool
+
+    def find(self, name: str) -> Tool | Team:
+        """Return the tool of a name. Raises Missing."""
+        tool = super().find(name)
+        if isinstance(tool, Tool) and tool.capacity_changes_at is not None:
+            capacity.show([tool], database_now())
+        return tool
 
 
 class TeamParameter(RowParameter):

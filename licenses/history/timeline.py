@@ -38,6 +38,11 @@ class Steps:
         """Yield the moments of changes after ``start`` and before ``end``."""
         return (moment for moment, _ in self.changes if start < moment < end)
 
+    def total(self, start: datetime, end: datetime) -> timedelta:
+        """Return the time from ``start`` to ``end``, summed over the number."""
+        moments = [start, *self.moments(start, end), end]
+        return sum((self.at(moment) * (following - moment) for moment, following in pairwise(moments)), timedelta(0))
+
     def most(self, start: datetime, end: datetime) -> int:
         """Return its highest value from ``start``, included, to ``end``, excluded."""
         return max([self.at(start), *(self.at(moment) for moment in self.moments(start, end))])

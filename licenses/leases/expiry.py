@@ -10,7 +10,7 @@ from django.db import InterfaceError, NotSupportedError, OperationalError, trans
 
 from licenses import database
 from licenses.clock import database_now
-from licenses.models import BorrowKey, Lease, Sweep, Ticket
+from licenses.models import BorrowKey, Lease, Sweep, Ticket, Tool
 
 from . import ledger, sql
 from .batch import submit
@@ -44,8 +44,10 @@ def tidy() -> Tidied:
     their ticket's, whether or not this runs. Safe to run in many copies at once. Raises Busy.
     """
     now = database_now()
-    overdue = Lease.objects.overdue(now).order_by().values_list("tool__name", flat=True).distinct()
-    leases = sum(_close_all(name) for name in list(overdue))
+    overdue = set(Lease.objects.overdue(now).order_by().values_list("tool__name", flat=True).distinct())
+    # A batch also applies the changes of capacity that are due: so the audit has them soon.
+    changing = set(Tool.objects.filter(capacity_changes_at__lte=now).values_list("name", flat=True))
+    leases = sum(_close_all(name) for name in sorted(overdue | changing))
     dead = list(Ticket.objects.dead(now).values_list("id", flat=True))
     tickets = sum(submit(CloseDead(ticket)) for ticket in dead)
     keys = 0

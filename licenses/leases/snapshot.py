@@ -38,7 +38,7 @@ from licenses.models import (
 )
 from licenses.policy import NO_RULES, Claim, Item, Pool, Rules, Share, Subject, levels
 
-from . import sql
+from . import capacity, sql
 from .requests import Borrow, BorrowRequest, CloseDead, CloseOverdue, ForceReturn, Leave, Poll, Renew, Request, Return
 
 
@@ -238,6 +238,7 @@ def read(requests: Sequence[Request], sending: AbstractContextManager[object] | 
         snapshot.teams |= sql.teams_of_users([ticket.user for ticket in snapshot.tickets.values()])
     if settings.LICENSE_LEASES_PER_USER:
         snapshot.borrows = {user: borrows_of(user, snapshot.now) for user in wanted.users}
+    capacity.apply(snapshot.tools.values(), snapshot.now)
     _read_queues_and_rules(snapshot, requests)
     return snapshot
 
@@ -301,6 +302,7 @@ def _waiting_for(tools: Iterable[Tool], places: dict[int, list[Place]]) -> Itera
 def unlocked(tools: Collection[Tool], subjects: Iterable[Subject], now: datetime) -> dict[str, Pool]:
     """Return tools from ``with_levels``, by name, as they are at ``now``: seats of a lease
     whose time is over are back."""
+    capacity.show(tools, now)
     queued = [tool for tool in tools if tool.wanted and tool.is_rationed]
     places = _places(queued, now) if queued else {}
     rationed = [tool for tool in tools if tool.is_rationed]
@@ -321,6 +323,8 @@ def with_levels(tools: Iterable[Tool]) -> list[Tool]:
     """Return tools from ``Tool.objects.with_levels`` with their ``levels`` and ``state`` as
     of when they were read. Costs statements only where somebody waits for a tool with rules."""
     tools = list(tools)
+    if tools:
+        capacity.show(tools, tools[0].read_at)
     crowded = [tool for tool in tools if tool.wanted and tool.is_rationed]
     pools = unlocked(crowded, (), timezone.now()) if crowded else {}
     for tool in tools:

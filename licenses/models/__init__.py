@@ -2,6 +2,7 @@
 
 from .allotment import AccessRule, Allotment, Effect, SubjectKind, UserLimit
 from .audit import Action, ActorKind, AuditedKind, AuditRecord
+from .contract import Contract, ContractSource
 from .denial import Denial
 from .failure import FailureCount
 from .history import DenialDay, HistoryMark, TeamHour, ToolHour, UsageDay
@@ -26,6 +27,8 @@ __all__ = [
     "AuditRecord",
     "AuditedKind",
     "BorrowKey",
+    "Contract",
+    "ContractSource",
     "Denial",
     "DenialDay",
     "Effect",

@@ -16,6 +16,8 @@ class ActorKind(models.TextChoices):
     SIGN_IN = "sign_in", "Sign-in at the provider"
     COMMAND = "command", "Command"
     ANONYMOUS = "anonymous", "Unknown"
+    # A date that came, for example of a contract.
+    CALENDAR = "calendar", "Calendar"
 
 
 class Action(models.TextChoices):
@@ -53,6 +55,7 @@ class AuditedKind(models.TextChoices):
     GROUP = "group", "Group"
     RETIRED_NAME = "retired_name", "Retired name"
     JWT_CALLER = "jwt_caller", "JWT caller"
+    CONTRACT = "contract", "Contract"
 
 
 class AppendOnly(Exception):

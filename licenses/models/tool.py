@@ -95,7 +95,8 @@ class Tool(models.Model):
     vendor = models.CharField(max_length=128, blank=True)
     capacity = models.PositiveIntegerField(
         validators=[MaxValueValidator(MAX_CAPACITY)],
-        help_text="Seats bought. If you lower it, leases go on, and nothing is granted until enough seats come back.",
+        help_text="Seats bought. If you lower it, leases go on, and nothing is granted until enough seats come back. "
+        "Contracts set it, if the tool has any.",
     )
     overdraft = models.PositiveIntegerField(
         default=0,
@@ -126,6 +127,8 @@ class Tool(models.Model):
         blank=True,
         help_text="The cost of one seat above the capacity for one hour; empty = the same.",
     )
+    # The next moment at which a contract changes the capacity (``leases.capacity``).
+    capacity_changes_at = models.DateTimeField(null=True, editable=False)
     in_use = models.PositiveIntegerField(default=0, editable=False)
     # From the tool's allotments: the reserved seats, those that their teams do not use,
     # and whether other rules than the tool's own exist.

@@ -12,11 +12,12 @@ from django.db import transaction
 
 from licenses import auditing
 from licenses.auditing import Actor
-from licenses.errors import OverReserved, UnknownTool
+from licenses.errors import OverReserved
 from licenses.leases import ledger
 from licenses.models import AccessRule, Allotment, Team, Tool, UserLimit
 
 from .constraints import explained
+from .locking import lock
 
 Rule = UserLimit | AccessRule
 
@@ -36,7 +37,7 @@ def allot(*, tool: str, allowances: Mapping[Team, Allowance | None], by: Actor) 
     None removes those of a team. Active leases do not end. Raises UnknownTool, or what
     ``check`` raises; nothing is changed then.
     """
-    locked = _lock([tool])[tool]
+    locked = lock([tool])[tool]
     check(tool=locked, allowances=allowances)
     for team, allowance in allowances.items():
         mine = Allotment.objects.filter(tool=locked, team=team).first()
@@ -75,7 +76,7 @@ def check(*, tool: Tool, allowances: Mapping[Team, Allowance | None]) -> None:
 def remove_allotments(*, allotments: Iterable[Allotment], by: Actor) -> None:
     """Remove quotas and reservations of any tools in one transaction."""
     chosen = list(allotments)
-    _lock({allotment.tool.name for allotment in chosen})
+    lock({allotment.tool.name for allotment in chosen})
     for allotment in chosen:
         allot(tool=allotment.tool.name, allowances={allotment.team: None}, by=by)
 
@@ -87,7 +88,7 @@ def save_rules(*, rules: Iterable[Rule], by: Actor) -> None:
     Raises UnknownTool, or ValidationError for the first that is invalid or exists already.
     """
     chosen = list(rules)
-    tools = _lock({rule.tool.name for rule in chosen})
+    tools = lock({rule.tool.name for rule in chosen})
     for rule in chosen:
         # The tool and the team are rows that were read.
         rule.clean_fields(exclude=["tool", "team"])
@@ -107,18 +108,9 @@ def save_rules(*, rules: Iterable[Rule], by: Actor) -> None:
 @transaction.atomic
 def delete_rules(*, rules: Sequence[Rule], by: Actor) -> None:
     """Delete user limits and access rules of any tools in one transaction. Raises UnknownTool."""
-    tools = _lock({rule.tool.name for rule in rules})
+    tools = lock({rule.tool.name for rule in rules})
     for rule in rules:
         with auditing.deleting(rule, by=by):
             rule.delete()
     for tool in tools.values():
         ledger.settle(tool)
-
-
-def _lock(names: Iterable[str]) -> dict[str, Tool]:
-    """Lock these tools, in the order that every caller uses. Raises UnknownTool."""
-    wanted = set(names)
-    tools = {tool.name: tool for tool in Tool.objects.locked(wanted)}
-    if missing := wanted - tools.keys():
-        raise UnknownTool(tool=min(missing))
-    return tools

@@ -1,6 +1,6 @@
 """Create, change and delete tools."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,22 +9,30 @@ from django.db import transaction
 
 from licenses import auditing
 from licenses.auditing import Actor
-from licenses.errors import UnknownTool
+from licenses.clock import database_now
 from licenses.leases import expiry
 from licenses.models import Tool
+from licenses.models.contract import Schedule
 
+from . import contracts
 from .constraints import explained
+from .contracts import ContractChange
+from .locking import lock, lock_known
+
+# The key of a tool's contracts among its values: a list of contracts, by field.
+CONTRACTS = "contracts"
 
 
 @dataclass(frozen=True, slots=True)
 class ToolChange:
     """A tool, and its fields that were changed: their values before and after. A new tool has only the
-    values after, those that were given."""
+    values after, those that were given. ``contracts`` are those that were changed."""
 
     tool: Tool
     is_new: bool = False
     before: Mapping[str, Any] = field(default_factory=dict)
     after: Mapping[str, Any] = field(default_factory=dict)
+    contracts: Sequence[ContractChange] = ()
 
 
 @transaction.atomic
@@ -34,7 +42,7 @@ def put(*, tools: Mapping[str, Mapping[str, Any]], by: Actor) -> list[ToolChange
 
     Raises ValidationError, with the name of the tool in front of each message.
     """
-    known = {tool.name: tool for tool in Tool.objects.locked(tools)}
+    known = lock_known(tools)
     changes = []
     for name, values in tools.items():
         tool = known.get(name)
@@ -47,7 +55,8 @@ def put(*, tools: Mapping[str, Mapping[str, Any]], by: Actor) -> list[ToolChange
 
 @transaction.atomic
 def create(*, name: str, values: Mapping[str, Any], by: Actor) -> ToolChange:
-    """Create a tool. Fields without a value get their default.
+    """Create a tool. Fields without a value get their default. ``contracts`` among the values is a list of
+    contracts, by field; the capacity follows them and must not be given then.
 
     Raises ValidationError if a value is invalid or a tool of this name exists; nothing is changed then.
     """
@@ -56,14 +65,15 @@ def create(*, name: str, values: Mapping[str, Any], by: Actor) -> ToolChange:
 
 @transaction.atomic
 def change(*, name: str, values: Mapping[str, Any], by: Actor) -> ToolChange:
-    """Change these fields of a tool, and no others.
+    """Change these fields of a tool, and no others. ``contracts`` is as in ``create``, and replaces all
+    contracts of the tool (``contracts.replace``).
 
     If the end of the license changes, leases follow it (``expiry.follow_validity``). If the
     capacity gets lower than the borrowed seats, leases go on and nothing is granted.
 
     Raises UnknownTool, or ValidationError if a value is invalid; nothing is changed then.
     """
-    return _change(_lock(name), values, by)
+    return _change(lock([name])[name], values, by)
 
 
 @transaction.atomic
@@ -72,39 +82,55 @@ def delete(*, name: str, by: Actor) -> None:
 
     Raises UnknownTool, or ValidationError if it has leases: disable it then, to keep its history.
     """
-    tool = _lock(name)
+    tool = lock([name])[name]
     if tool.leases.exists():
         raise ValidationError(f"{name} has leases. Disable it instead, so that its history stays.")
     with auditing.deleting(tool, by=by):
         tool.delete()
 
 
-def _lock(name: str) -> Tool:
-    tool = Tool.objects.locked([name]).first()
-    if tool is None:
-        raise UnknownTool(tool=name)
-    return tool
-
-
 def _create(name: str, values: Mapping[str, Any], by: Actor) -> ToolChange:
-    tool = Tool(name=name, **values)
+    plain = {field: value for field, value in values.items() if field != CONTRACTS}
+    wanted = values.get(CONTRACTS) or ()
+    tool = Tool(name=name, **plain)
+    if wanted:
+        _refuse_capacity(plain)
+        now = database_now()
+        schedule = Schedule.of(contracts.read(tool, wanted))
+        tool.capacity, tool.capacity_changes_at = schedule.at(now), schedule.next_change(now)
     tool.full_clean(validate_unique=False, validate_constraints=False)
     with auditing.changing(tool, by=by), explained([tool]):
         tool.save(force_insert=True)
-    return ToolChange(tool, is_new=True, after={field: getattr(tool, field) for field in values})
+    changes = contracts.replace(tool, wanted, by=by) if wanted else []
+    after = {field: getattr(tool, field) for field in plain}
+    return ToolChange(tool, is_new=True, after=after, contracts=changes)
 
 
 def _change(tool: Tool, values: Mapping[str, Any], by: Actor) -> ToolChange:
-    before = {field: getattr(tool, field) for field in values}
-    for name, value in values.items():
+    plain = {field: value for field, value in values.items() if field != CONTRACTS}
+    changes, seats = [], tool.capacity
+    if CONTRACTS in values:
+        _refuse_capacity(plain)
+        changes = contracts.replace(tool, values[CONTRACTS], by=by)
+    before = {field: getattr(tool, field) for field in plain}
+    for name, value in plain.items():
         setattr(tool, name, value)
     # A tool may have a name from before it was reserved.
     tool.full_clean(["name"], validate_unique=False, validate_constraints=False)
-    after = {field: getattr(tool, field) for field in values if getattr(tool, field) != before[field]}
+    after = {field: getattr(tool, field) for field in plain if getattr(tool, field) != before[field]}
+    if "capacity" in after and tool.contracts.exists():
+        raise ValidationError({"capacity": "The tool has contracts, which set its capacity. Change the contracts."})
     if after:
         with auditing.changing(tool, by=by), explained([tool], exclude=["name"]):
             # Write only these fields: leases change the borrowed seats.
             tool.save(update_fields=list(after))
     if "valid_until" in after:
         expiry.follow_validity(tool=tool.name, previous=before["valid_until"])
-    return ToolChange(tool, before={field: before[field] for field in after}, after=after)
+    if tool.capacity != seats:
+        before["capacity"], after["capacity"] = seats, tool.capacity
+    return ToolChange(tool, before={field: before[field] for field in after}, after=after, contracts=changes)
+
+
+def _refuse_capacity(plain: Mapping[str, Any]) -> None:
+    if "capacity" in plain:
+        raise ValidationError({"capacity": "Give contracts or a capacity, not both: contracts set the capacity."})

@@ -20,6 +20,7 @@ from licenses import auditing
 from licenses.models import (
     AccessRule,
     AuditRecord,
+    Contract,
     Denial,
     Identity,
     JwtCaller,
@@ -30,6 +31,7 @@ from licenses.models import (
     Tool,
     UserLimit,
 )
+from licenses.tools import contracts
 from tests.support.api import Api, make_token
 from tests.support.quotas import SOMEBODY, allot
 
@@ -76,6 +78,7 @@ def populate(api: Api) -> Callable[..., None]:
             api.leave(ticket)
             api.wait(tool.name, f"waiting{name}", seats=3)
             granted = Tool.objects.create(name=f"granted{name}", capacity=1)
+            contracts.save(contracts=[Contract(tool=granted, seats=1, reference=f"PO {name}")], by=SOMEBODY)
             lease = api.borrow(granted.name, "first").json()["id"]
             waits = api.wait(granted.name, "second")
             api.give_back(lease)
@@ -330,7 +333,7 @@ def test_a_parent_s_page_leads_to_its_rows(admin_client: Client, big_tool: Tool,
     Tool.objects.create(name="other", capacity=1).user_limits.create(user="elsewhere", seats=1)
     page = admin_client.get(f"/admin/licenses/tool/{big_tool.pk}/change/").content.decode()
     links = [unescape(link) for link in re.findall(r'href="(/admin/licenses/[a-z]+/(?:add/)?\?[^"]+)"', page)]
-    assert len(links) == 6
+    assert len(links) == 8
     assert opened(admin_client, links) == {}
     (limits,) = [link for link in links if "userlimit/?" in link]
     listed = admin_client.get(limits).content.decode()

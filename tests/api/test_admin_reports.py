@@ -4,7 +4,7 @@ import csv
 import io
 import re
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from html import unescape
 
 import pytest
@@ -16,7 +16,7 @@ from licenses.history import reports
 from licenses.history.catalog import REPORTS
 from licenses.history.report import Report
 from licenses.history.reports import Period, Span
-from licenses.models import Denial, EndReason, Lease, Tool
+from licenses.models import Contract, Denial, EndReason, Lease, Tool
 
 MakeTool = Callable[..., Tool]
 
@@ -27,6 +27,7 @@ DAYS = "since=2026-03-02&until=2026-03-03"
 @pytest.fixture
 def monday(make_tool: MakeTool) -> Tool:
     cad = make_tool("cad", capacity=2, seat_hour_price="3")
+    Contract.objects.create(tool=cad, seats=2, price=365, first_day=date(2026, 1, 1), last_day=date(2026, 12, 31))
     make_tool("sim", capacity=1)
     for user, start, end in (("<b>ana", 8, 12), ("ben", 9, 10), ("cleo", 11, 13)):
         Lease.objects.create(

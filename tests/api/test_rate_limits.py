@@ -1,6 +1,7 @@
 """Too many calls of one caller are refused, without an effect on others."""
 
 import threading
+import uuid
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -10,9 +11,10 @@ from django.contrib.auth.models import User
 from django.db import connection
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
+from django.urls import reverse
 
 from licenses.access.buckets import Buckets
-from licenses.api import rate_limits
+from licenses.api import rate_limits, urls
 from licenses.models import ApiToken, Tool
 from tests.support.api import Api, api_with, assert_problem, make_token
 
@@ -305,3 +307,18 @@ def test_threads_count_together() -> None:
     for thread in threads:
         thread.join()
     assert len(passed) == 100
+
+
+def test_the_calls_with_a_limit_of_their_own_are_addresses_of_this_server() -> None:
+    some_id = uuid.uuid4()
+    keeping = {
+        f"POST {reverse('renew')}",
+        f"POST {reverse('return')}",
+        f"POST {reverse('lease-renew', args=[some_id])}",
+        f"POST {reverse('board_return', args=[some_id])}",
+        f"DELETE {reverse('queue', args=[some_id])}",
+    }
+    assert [call for call in keeping if not rate_limits.KEEPING.fullmatch(call)] == []
+    locking = {call.split()[1] for call in keeping} | {reverse("borrow"), reverse("lease-force-return", args=[some_id])}
+    assert [path for path in locking if not rate_limits.LOCKING.fullmatch(path)] == []
+    assert {f"/{address.pattern}" for address in urls.probe_urls} == rate_limits.EXEMPT | {rate_limits.METRICS}

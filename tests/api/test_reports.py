@@ -5,7 +5,7 @@ import csv
 import io
 import json
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from io import StringIO
 from typing import Any
 
@@ -14,20 +14,21 @@ from django.core.management import CommandError, call_command
 
 from licenses.history.catalog import REPORTS
 from licenses.history.report import Report
-from licenses.models import Denial, EndReason, Lease, Team, Tool
+from licenses.models import Contract, Denial, EndReason, Lease, Team, Tool
 from tests.support.api import Api, api_of, api_with, make_token
 
 MakeTool = Callable[..., Tool]
 MakeTeam = Callable[..., Team]
 
 MONDAY = datetime(2026, 3, 2, tzinfo=UTC)
-KINDS = ["utilisation", "hours-of-week?tool=cad", "usage", "denials", "what-if?tool=cad"]
+KINDS = ["utilisation", "hours-of-week?tool=cad", "usage", "denials", "contracts", "what-if?tool=cad"]
 DAYS = "since=2026-03-02&until=2026-03-03"
 
 
 @pytest.fixture
 def monday(make_tool: MakeTool, make_team: MakeTeam) -> Tool:
     cad = make_tool("cad", capacity=2, seat_hour_price="3")
+    Contract.objects.create(tool=cad, seats=2, price=365, first_day=date(2026, 1, 1), last_day=date(2026, 12, 31))
     make_tool("sim", capacity=1)
     for user, start, end, project in (("ana", 8, 12, "p1"), ("ben", 9, 10, "=1+1"), ("cleo", 11, 13, "")):
         Lease.objects.create(

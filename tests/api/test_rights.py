@@ -21,6 +21,7 @@ from licenses.models import (
     Allotment,
     ApiToken,
     AuditRecord,
+    Contract,
     Identity,
     JwtCaller,
     Lease,
@@ -30,9 +31,10 @@ from licenses.models import (
     Tool,
     UserLimit,
 )
+from licenses.tools import contracts
 from tests.support.admin_forms import page_of
 from tests.support.api import Api, make_token
-from tests.support.quotas import allot
+from tests.support.quotas import SOMEBODY, allot
 
 pytestmark = pytest.mark.django_db
 
@@ -50,6 +52,7 @@ def world(make_tool: Callable[..., Tool], api: Api) -> dict[str, User]:
     api.borrow("cad", "eve", ttl_seconds=60)
     allot("cad", team, quota=2)
     UserLimit.objects.create(tool=Tool.objects.get(), user="ana", seats=5)
+    contracts.save(contracts=[Contract(tool=Tool.objects.get(), seats=9, reference="PO-1")], by=SOMEBODY)
     AccessRule.objects.create(tool=Tool.objects.get(), effect="exclude", kind="user", name="mallory")
     operators = Group.objects.create(name="Operators")
     operators.permissions.set(Permission.objects.filter(codename="change_lease"))
@@ -251,6 +254,7 @@ def make_forms(world: dict[str, User]) -> dict[type[Model], dict[str, dict[str, 
             "change": {"user": "ana", "seats": 2},
             "delete": {},
         },
+        Contract: {"add": {"tool": sim.pk, "seats": 3}, "change": {"seats": 8, "last_day": "2099-12-31"}, "delete": {}},
         AccessRule: {"add": {"tool": sim.pk, **rule}, "change": rule | {"name": "ben"}, "delete": {}},
         Team: {"add": {"name": "noise"}, "change": {"display_name": "Crash"}, "delete": {}},
         Tool: {"add": tool_form, "change": tool_form | {"name": tool.name, "capacity": 7}, "delete": {}},
@@ -279,6 +283,7 @@ def test_every_change_in_the_admin_is_on_record(world: dict[str, User], admin_cl
         TeamMember: TeamMember.objects.get(),
         Allotment: Allotment.objects.get(),
         UserLimit: UserLimit.objects.get(),
+        Contract: Contract.objects.get(),
         AccessRule: AccessRule.objects.get(),
         Team: Team.objects.get(),
         Tool: Tool.objects.get(name="cad"),

@@ -26,15 +26,17 @@ DAY = 86_400
 TEAMS_AND_LIMITS = """
 from datetime import timedelta
 from django.utils import timezone
-from licenses.tools import quotas
+from licenses.tools import contracts, quotas
 from licenses.auditing import Actor
-from licenses.models import Team, TeamMember, Tool
+from licenses.models import Contract, Team, TeamMember, Tool
 ends = timezone.now() + timedelta(days=20)
 Tool.objects.filter(name="cad_tool").update(overdraft=1, valid_until=ends)
 crash, aero = (Team.objects.create(name=name) for name in ("crash", "aero"))
 TeamMember.objects.create(team=crash, user="ana")
 TeamMember.objects.create(team=aero, user="amy")
 allowances = {crash: quotas.Allowance(quota=1), aero: quotas.Allowance(reservation=1)}
+bought = Contract(tool=Tool.objects.get(name="cad_tool"), seats=5, last_day=ends.date(), reference="PO-1")
+contracts.save(contracts=[bought], by=Actor.of_command("test"))
 quotas.allot(tool="cad_tool", allowances=allowances, by=Actor.of_command("test"))
 """
 

@@ -112,7 +112,7 @@ def test_both_files_become_tools_teams_and_rules(tmp_path: Path, api: Api) -> No
     assert api.borrow("mesher", "zoe", seats=7).json()["code"] == "reserved"
     assert "signatures (SIGN=) were not checked" in out
     assert "license.lic:11: note: viewer: uncounted" in err
-    assert "license.lic:6: note: Mesher: 8 seats now, 5 from 2099-01-01, none from 2100-01-01." in err
+    assert "license.lic:6: note: Mesher: 8 seats now, 5 from 2099-01-01, none from 2100-01-01" in err
     assert "mesh.opt:16: note: REPORTLOG" in err
 
 
@@ -402,8 +402,13 @@ def test_seats_with_different_dates() -> None:
     assert not problems(wanted)
     assert [finding.number for finding in sorted(wanted.of_license)] == [1, 2, 4, 5, 6]
     texts = {finding.number: finding.text for finding in wanted.of_license}
-    assert "6 seats now, 12 from 2026-06-02, 8 from 2027-01-02, none from 2028-01-02" in texts[2]
-    assert "Import again on 2026-06-02; otherwise the capacity stays 6, fewer than the license has" in texts[2]
+    assert texts[2] == "a: 6 seats now, 12 from 2026-06-02, 8 from 2027-01-02, none from 2028-01-02"
+    assert [(contract.seats, contract.first_day, contract.last_day) for contract in a.contracts] == [
+        (2, None, date(2026, 6, 1)),
+        (4, None, date(2027, 1, 1)),
+        (8, date(2026, 6, 2), date(2028, 1, 1)),
+    ]
+    assert (a.has_dates, b.has_dates, c.has_dates) == (True, False, False)
     assert "no seat can be borrowed before 2026-07-01" in texts[5]
     assert "c: all its seats have ended, the last on 2020-01-01" in texts[6]
 
@@ -655,19 +660,21 @@ def test_a_renewal_is_reported_with_its_days() -> None:
     )
     assert seats(wanted) == {"a": 10, "b": 10, "c": 12, "d": 10, "e": 10}
     ends = {name: tool.valid_until and f"{tool.valid_until:%Y-%m-%d}" for name, tool in wanted.tools.items()}
-    # A renewal with at least as many seats continues automatically.
-    assert ends == {"a": "2028-01-01", "b": None, "c": "2028-01-01", "d": "2027-01-01", "e": "2028-01-01"}
+    # The end is that of the last line; contracts set the seats until then.
+    assert ends == {"a": "2028-01-01", "b": None, "c": "2028-01-01", "d": "2028-01-01", "e": "2028-01-01"}
+    assert {name: tool.has_dates for name, tool in wanted.tools.items()} == {
+        "a": True,
+        "b": True,
+        "c": False,
+        "d": True,
+        "e": True,
+    }
     said = texts(wanted)
-    assert (
-        "a: 10 seats now, 12 from 2027-01-01, none from 2028-01-01. This server does not change the number by itself. "
-        "Import again on 2027-01-01; otherwise the capacity stays 10, fewer than the license has"
-    ) in said[1]
-    assert "b: 10 seats now, 8 from 2027-01-01." in said[3]
-    assert "Import again on 2027-01-01; otherwise the capacity stays 10, more than the license has" in said[3]
+    assert said[1] == "a: 10 seats now, 12 from 2027-01-01, none from 2028-01-01"
+    assert "b: 10 seats now, 8 from 2027-01-01" in said[3]
     assert "c: superseded by line 6 (10 seats)" in said[5]
     assert "no seat can be borrowed before 2027-01-01; 12 from that day" in said[6]
     assert "d: 10 seats now, none from 2027-01-01, 4 from 2027-02-01" in said[7]
-    assert "Import again on 2027-01-01; otherwise no seat can be borrowed from 2027-01-01" in said[7]
     assert 9 not in said
     assert "e: not counted today (10 seats, from 2027-01-01 on)" in said[10]
 
@@ -768,8 +775,8 @@ def test_a_vendor_that_an_administrator_named_stays(tmp_path: Path, make_tool: M
 def test_the_end_is_a_summary(tmp_path: Path) -> None:
     out, _ = run(tmp_path)
     *_, summary, last = out.splitlines()
-    assert summary == "Summary: 4 tool(s) with 20 seats, 20 change(s), 0 problem(s), 4 note(s)."
-    assert last == "20 change(s) to make. Use --apply to make them."
+    assert summary == "Summary: 4 tool(s) with 20 seats, 22 change(s), 0 problem(s), 4 note(s)."
+    assert last == "22 change(s) to make. Use --apply to make them."
     with pytest.raises(CommandError, match=r"1 line\(s\) can't be imported, nothing was changed"):
         run(tmp_path, options="BOGUS\n")
     run(tmp_path, "--apply")

@@ -1,0 +1,38 @@
+"""Edit contracts in the admin."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from django.contrib import admin
+from django.db.models import QuerySet
+from django.http import HttpRequest
+
+from licenses.models import Contract
+from licenses.tools import contracts
+
+from .audited import AuditedAdmin, actor_of
+
+
+@admin.register(Contract)
+class ContractAdmin(AuditedAdmin[Contract]):
+    fields = ["tool", "seats", "first_day", "last_day", "price", "reference", "note", "source"]
+    list_display = ["tool", "seats", "first_day", "last_day", "price", "reference", "source"]
+    list_display_links = ["tool", "seats"]
+    list_filter = [("tool", admin.RelatedOnlyFieldListFilter), "source", "last_day"]
+    list_select_related = ["tool"]
+    search_fields = ["tool__name", "reference", "note"]
+    autocomplete_fields = ["tool"]
+
+    def get_readonly_fields(self, request: HttpRequest, obj: Contract | None = None) -> list[str]:
+        # A contract cannot move to another tool.
+        return ["tool", "source"] if obj else ["source"]
+
+    def save_model(self, request: HttpRequest, obj: Contract, form: Any, change: bool) -> None:
+        contracts.save(contracts=[obj], by=actor_of(request))
+
+    def delete_model(self, request: HttpRequest, obj: Contract) -> None:
+        contracts.delete(contracts=[obj], by=actor_of(request))
+
+    def delete_queryset(self, request: HttpRequest, queryset: QuerySet[Contract]) -> None:
+        rows: Iterable[Contract] = queryset.select_related("tool")
+        contracts.delete(contracts=rows, by=actor_of(request))

@@ -1,0 +1,180 @@
+"""Change the contracts of tools.
+
+A tool with contracts has the seats of those that are valid now; without contracts it has its
+plain capacity. If the capacity gets lower than the borrowed seats, leases go on and nothing is
+granted until enough seats come back.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+from typing import Any
+
+from django.core.exceptions import ValidationError
+from django.db import transaction
+
+from licenses import auditing
+from licenses.auditing import Actor
+from licenses.clock import database_now
+from licenses.leases import capacity
+from licenses.models import Contract, Tool
+from licenses.models.contract import Schedule
+from licenses.models.tool import MAX_CAPACITY
+
+from .constraints import explained
+from .locking import lock
+
+# What makes a contract the same as one in a list: all of it, or all but the seats.
+SAME = (("reference", "first_day", "last_day", "seats"), ("reference", "first_day", "last_day"))
+
+
+class Change(StrEnum):
+    """What became of a contract."""
+
+    NEW = "new"
+    CHANGED = "changed"
+    ENDED = "ended"
+    REMOVED = "removed"
+
+
+@dataclass(frozen=True, slots=True)
+class ContractChange:
+    """A changed contract; ``before`` is its text before a change, '' if it is new."""
+
+    change: Change
+    contract: Contract
+    before: str = ""
+
+    def __str__(self) -> str:
+        """Return a line that describes it."""
+        if self.change == Change.CHANGED and self.before != str(self.contract):
+            return f"{self.before} -> {self.contract}"
+        return f"{self.before or self.contract}: {self.change}"
+
+
+@transaction.atomic
+def save(*, contracts: Iterable[Contract], by: Actor) -> None:
+    """Save contracts of any tools, new or changed, all or none. The capacity of the tools follows.
+
+    Raises UnknownTool, or ValidationError for the first that is invalid.
+    """
+    chosen = list(contracts)
+    tools, now = _locked(chosen)
+    for contract in chosen:
+        # The tool is a row that was read.
+        contract.clean_fields(exclude=["tool"])
+        _save(contract, by)
+    for tool in tools:
+        _follow(tool, now, by)
+
+
+@transaction.atomic
+def delete(*, contracts: Iterable[Contract], by: Actor) -> None:
+    """Delete contracts of any tools. The capacity of the tools follows; a tool without contracts keeps its
+    capacity. Raises UnknownTool."""
+    chosen = list(contracts)
+    tools, now = _locked(chosen)
+    for contract in chosen:
+        with auditing.deleting(contract, by=by):
+            contract.delete()
+    for tool in tools:
+        _follow(tool, now, by)
+
+
+def read(tool: Tool, wanted: Iterable[Mapping[str, Any]]) -> list[Contract]:
+    """Return unsaved contracts with these values, by field. Raises ValidationError."""
+    contracts = [Contract(tool=tool, **values) for values in wanted]
+    for contract in contracts:
+        contract.clean_fields(exclude=["tool"])
+    if (most := Schedule.of(contracts).most) > MAX_CAPACITY:
+        raise ValidationError(f"The contracts have {most:,} seats at once, more than {MAX_CAPACITY:,}.")
+    return contracts
+
+
+def replace(tool: Tool, wanted: Sequence[Mapping[str, Any]], *, by: Actor) -> list[ContractChange]:
+    """Let a locked tool have these contracts, by field, and no others. Return what changed.
+
+    Fields that are not given stay. A contract that is not wanted ends yesterday if it has
+    begun, because reports need it, and is deleted otherwise. Part of the caller's transaction.
+    Raises ValidationError.
+    """
+    now = database_now()
+    changes = _replace(tool, wanted, now, by)
+    if changes:
+        _follow(tool, now, by)
+    return changes
+
+
+def _replace(tool: Tool, wanted: Sequence[Mapping[str, Any]], now: datetime, by: Actor) -> list[ContractChange]:
+    given = read(tool, wanted)
+    matched, left = _match(given, list(tool.contracts.all()))
+    today, changes = now.astimezone(UTC).date(), []
+    for number, contract in enumerate(given):
+        known = matched.get(number)
+        if known is None:
+            _save(contract, by)
+            changes.append(ContractChange(Change.NEW, contract))
+            continue
+        before = str(known)
+        fields = [name for name in wanted[number] if getattr(known, name) != getattr(contract, name)]
+        if fields:
+            for name in fields:
+                setattr(known, name, getattr(contract, name))
+            _save(known, by)
+            changes.append(ContractChange(Change.CHANGED, known, before))
+    for known in left:
+        before = str(known)
+        if known.last_day is not None and known.last_day < today:
+            continue
+        if known.first_day is None or known.first_day < today:
+            known.last_day = today - timedelta(days=1)
+            _save(known, by)
+            changes.append(ContractChange(Change.ENDED, known, before))
+        else:
+            with auditing.deleting(known, by=by):
+                known.delete()
+            changes.append(ContractChange(Change.REMOVED, known, before))
+    return changes
+
+
+def _match(given: Sequence[Contract], known: Sequence[Contract]) -> tuple[dict[int, Contract], list[Contract]]:
+    """Return the known contract of each given one that has one, by its number, and the other known ones."""
+    matched: dict[int, Contract] = {}
+    left = list(known)
+    for keys in SAME:
+        by_key: dict[tuple[Any, ...], list[Contract]] = defaultdict(list)
+        for contract in reversed(left):
+            by_key[tuple(getattr(contract, key) for key in keys)].append(contract)
+        for number, contract in enumerate(given):
+            if number not in matched and (found := by_key[tuple(getattr(contract, key) for key in keys)]):
+                matched[number] = found.pop()
+        taken = {contract.pk for contract in matched.values()}
+        left = [contract for contract in left if contract.pk not in taken]
+    return matched, left
+
+
+def _save(contract: Contract, by: Actor) -> None:
+    with auditing.changing(contract, by=by), explained([contract]):
+        contract.save()
+
+
+def _locked(contracts: Iterable[Contract]) -> tuple[list[Tool], datetime]:
+    """Lock the tools of these contracts, and return them with the time."""
+    tools = list(lock({contract.tool.name for contract in contracts}).values())
+    return tools, database_now()
+
+
+def _follow(tool: Tool, now: datetime, by: Actor) -> None:
+    """Give a locked tool the capacity of its contracts, after they were changed."""
+    schedule = capacity.schedules([tool]).get(tool.pk)
+    if schedule is not None and schedule.most > MAX_CAPACITY:
+        raise ValidationError(
+            f"The contracts of {tool.name} have {schedule.most:,} seats at once, more than {MAX_CAPACITY:,}."
+        )
+    with auditing.changing(tool, by=by):
+        if schedule is not None:
+            tool.capacity = schedule.at(now)
+        tool.capacity_changes_at = schedule.next_change(now) if schedule is not None else None
+        tool.save(update_fields=["capacity", "capacity_changes_at"])
