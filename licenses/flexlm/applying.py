@@ -140,7 +140,8 @@ def _tool(done: tools.ToolChange, wanted: ToolPlan, by: Actor) -> Iterator[str]:
     yield from (f"{tool.name}: contract {change}" for change in done.contracts)
     rules = [*_allotments(tool, wanted, by), *_limits(tool, wanted, by), *_lists(tool, wanted, by)]
     yield from rules
-    if not (rules or "capacity" in done.after or done.contracts):
+    # A new tool without rules has no reservations.
+    if "capacity" not in done.after or (done.is_new and not rules):
         return
     tool.refresh_from_db(fields=["reserved"])
     if tool.reserved > tool.capacity:

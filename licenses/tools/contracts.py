@@ -49,7 +49,7 @@ class ContractChange:
 
     def __str__(self) -> str:
         """Return a line that describes it."""
-        if self.change == Change.CHANGED:
+        if self.change == Change.CHANGED and self.before != str(self.contract):
             return f"{self.before} -> {self.contract}"
         return f"{self.before or self.contract}: {self.change}"
 

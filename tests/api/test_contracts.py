@@ -362,6 +362,14 @@ def test_contracts_come_from_a_file(tmp_path: Path) -> None:
         "mesher: capacity 3 -> 4, contract 3 seats, always to 2099-12-31, PO-1 -> 4 seats, always to 2099-12-31, PO-1\n"
     )
     assert tool.contracts.count() == 2
+    assert "no end: changed" in seed(tmp_path, SEEDED + 'note = "spare"\n', "--force")
+
+
+def test_contracts_of_an_import_belong_to_the_file_that_names_them(tmp_path: Path) -> None:
+    bring_in(tmp_path, "INCREMENT mesher v 1 31-dec-2099 3 SN=PO-1 SIGN=0\nINCREMENT mesher v 1 permanent 2 SIGN=1\n")
+    seed(tmp_path, SEEDED, "--force")
+    assert set(Contract.objects.values_list("source", flat=True)) == {"manual", "import"}
+    assert "were entered by hand and stay" in bring_in(tmp_path, "INCREMENT mesher v 1 permanent 9 SIGN=1\n")
 
 
 def test_a_contract_that_a_file_no_longer_has_ends_or_goes(tmp_path: Path) -> None:

@@ -166,6 +166,64 @@ def test_a_tool_with_leases_is_not_deleted(api: Api, make_tool: MakeTool) -> Non
     assert [record.action for record in AuditRecord.objects.filter(subject="mesh")] == ["deleted"]
 
 
+# --- Contracts --------------------------------------------------------------------------------
+
+
+class ContractDoors:
+    """Give a tool 3 seats until a day, and 2 without an end."""
+
+    def __init__(self, folder: Path, admin: Client, last_day: date) -> None:
+        self.folder, self.admin, self.last_day = folder, admin, last_day
+
+    def seed(self, tool: Tool) -> None:
+        path = self.folder / "tools.toml"
+        first = f'[[{tool.name}.contracts]]\nseats = 3\nlast_day = {self.last_day}\nreference = "A-1"\n'
+        path.write_text(f"{first}[[{tool.name}.contracts]]\nseats = 2\n")
+        call_command("seed", "--force", "--file", str(path), stdout=StringIO())
+
+    def flexlm(self, tool: Tool) -> None:
+        day = f"{self.last_day.day}-{self.last_day:%b}-{self.last_day.year}".lower()
+        lines = [
+            f"INCREMENT {tool.name} meshd 1.0 {day} 3 SN=A-1 SIGN=0",
+            f"INCREMENT {tool.name} meshd 1.0 permanent 2",
+        ]
+        path = self.folder / "license.lic"
+        path.write_text("\n".join(lines) + "\n")
+        call_command("import_flexlm", "--license", str(path), "--apply", stdout=StringIO(), stderr=StringIO())
+
+    def page(self, tool: Tool) -> None:
+        for values in ({"seats": 3, "last_day": str(self.last_day), "reference": "A-1"}, {"seats": 2}):
+            answer = self.admin.post("/admin/licenses/contract/add/", {"tool": tool.pk} | values)
+            assert answer.status_code == 302, answer.content.decode()
+
+    def service(self, tool: Tool) -> None:
+        wanted = [{"seats": 3, "last_day": self.last_day, "reference": "A-1"}, {"seats": 2}]
+        services.change(name=tool.name, values={"contracts": wanted}, by=SOMEBODY)
+
+
+def test_contracts_are_the_same_through_every_door(
+    tmp_path: Path, admin_client: Client, api: Api, make_tool: MakeTool
+) -> None:
+    doors = ContractDoors(tmp_path, admin_client, timezone.now().date() + 30 * DAY)
+    found = []
+    for door in DOORS:
+        tool = make_tool(f"by_{door}", capacity=7, vendor="meshd")
+        api.borrow(tool.name, seats=6)
+        getattr(doors, door)(tool)
+        contracts = [model_to_dict(row, exclude=["id", "tool"]) for row in tool.contracts.order_by("pk")]
+        audit = [
+            (record.action, record.before, {name: value for name, value in record.after.items() if name != "tool"})
+            for record in AuditRecord.objects.filter(subject__startswith=f"{tool.name} contract").order_by("pk")
+        ]
+        found.append((row(tool.name), contracts, audit, api.status(tool.name)["overdrawn"]))
+    assert found == [found[0]] * 4
+    values, contracts, audit, overdrawn = found[0]
+    assert (values["capacity"], overdrawn) == (5, 1)
+    assert values["capacity_changes_at"] == datetime.combine(doors.last_day + DAY, datetime.min.time(), UTC)
+    assert [contract["seats"] for contract in contracts] == [3, 2]
+    assert [action for action, *_ in audit] == ["created", "created"]
+
+
 # --- Quotas, reservations, limits and access rules: import, admin, service --------------------
 
 

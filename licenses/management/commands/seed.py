@@ -18,6 +18,7 @@ from django.db import transaction
 from django.utils.dateparse import parse_date, parse_datetime
 
 from licenses.auditing import Actor
+from licenses.models import ContractSource
 from licenses.tools import services as tools
 from licenses.tools.locking import lock_known
 
@@ -117,7 +118,7 @@ def read_contract(where: str, values: Any) -> dict[str, Any]:
         values[field] = day
     if "price" in values:
         values["price"] = parse_price(where, values["price"])
-    return values
+    return values | {"source": ContractSource.MANUAL}
 
 
 def parse_day(value: Any) -> date | None:
