@@ -64,7 +64,7 @@ admin: $(VENV)/runtime .secret_key ## create an administrator (asks for a passwo
 
 ##@ Test
 
-# A process takes file after file, in the order of testpaths in pyproject.toml.
+# A process takes file after file, in the order of tests/conftest.py.
 PARALLEL := --numprocesses auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
 .PHONY: check check-code check-units

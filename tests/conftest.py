@@ -30,11 +30,20 @@ from tests.support.servers import Server, running_server
 logging.getLogger("httpx").setLevel(logging.WARNING)
 
 
-@pytest.hookimpl(tryfirst=True)
+# The slow ones first: otherwise a process would work on one while the others are done.
+FOLDERS = ("system", "client", "deploy", "api", "unit", "faults")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests of some folders, and sort all by file. pytest-django would first run all that use a database."""
+
+    def folder_of(item: pytest.Item) -> str:
+        return item.path.relative_to(ROOT / "tests").parts[0]
+
     for item in items:
-        if item.path.relative_to(ROOT / "tests").parts[0] in {"client", "deploy", "faults"}:
+        if folder_of(item) in {"client", "deploy", "faults"}:
             item.add_marker("any_database")
+    items.sort(key=lambda item: (FOLDERS.index(folder_of(item)), item.path))
 
 
 @pytest.fixture(scope="session")
