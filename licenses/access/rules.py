@@ -3,15 +3,14 @@
 With ``LICENSE_AUTH=open`` everybody may do everything except administer.
 """
 
-import uuid
+from collections.abc import Callable
 
 from django.conf import settings
 from django.contrib.auth.models import AnonymousUser, Permission, User
 from django.db.models import Exists, OuterRef, Q, QuerySet
 
 from licenses.errors import NotForOthers, Refusal
-from licenses.leases import sql
-from licenses.models import Lease, Team, TeamMember, Ticket
+from licenses.models import Lease, Team, TeamMember
 
 from .callers import Caller, Kind, Scope
 from .visibility import EVERYBODY, LeaseNames, Names
@@ -121,9 +120,10 @@ def team_for(caller: Caller, team: str | None) -> str | None:
 
 
 def require_own(
-    caller: Caller, model: type[Lease] | type[Ticket], row_id: uuid.UUID, unknown: type[Refusal]
+    caller: Caller, owner: Callable[[], tuple[str, str | None] | None], unknown: type[Refusal]
 ) -> str | None:
-    """Find a lease or ticket. Return its user, or None if the caller is unknown.
+    """Return the user of a lease or ticket, or None if the caller is unknown. ``owner`` reads its user and its
+    team's name, or returns None if there is no such row.
 
     Raise ``unknown`` unless the caller may act for that user and, with a team's
     token, the row counts for that team.
@@ -131,7 +131,7 @@ def require_own(
     if caller.kind == Kind.ANONYMOUS:
         # An unknown caller gets here only if the server is open.
         return None
-    found = sql.owner_of(model, row_id)
+    found = owner()
     if found is None or not may_act_for(caller, found[0]):
         raise unknown
     if caller.of_team is not None and found[1] != caller.of_team and settings.LICENSE_AUTH != "open":

@@ -1,6 +1,7 @@
 """Ask the rules of ``licenses.access`` for DRF. Views and their permissions hold no rule."""
 
 import uuid
+from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -13,6 +14,7 @@ from licenses.access import rules
 from licenses.access.callers import Caller, Kind, Scope
 from licenses.auditing import Actor
 from licenses.errors import Refusal
+from licenses.leases import sql
 from licenses.models import Lease, Ticket
 
 from .authentication import caller_of
@@ -98,5 +100,5 @@ def require_own(
 ) -> Actor | None:
     """Find a lease or ticket, and return the caller if it acts for its user. Raises ``unknown``."""
     caller = caller_of(request)
-    user = rules.require_own(caller, model, row_id, unknown)
+    user = rules.require_own(caller, partial(sql.owner_of, model, row_id), unknown)
     return None if user is None else actor_for(request, caller, user)
