@@ -64,14 +64,29 @@ admin: $(VENV)/runtime .secret_key ## create an administrator (asks for a passwo
 
 ##@ Test
 
+# A process takes file after file, in the order of tests/conftest.py.
+PARALLEL := --numprocesses auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
+
+.PHONY: check check-code check-units
+check: $(VENV)/development ## check style and types, and run the unit tests: before each commit
+	@$(MAKE) --no-print-directory --jobs 2 --output-sync=target check-code check-units
+
+check-code:
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	SECRET_KEY=$$($(PYTHON) -c "import secrets; print(secrets.token_urlsafe(48))") $(BIN)/mypy
+
+check-units:
+	TEST_DATABASE=sqlite $(BIN)/python -m pytest -q $(PARALLEL) tests/unit
+
 .PHONY: test test-sqlite test-postgres
-test: test-sqlite test-postgres ## run the whole suite, on SQLite and on PostgreSQL
+test: test-sqlite test-postgres ## run the whole suite on SQLite, and on PostgreSQL what a database can make a difference to
 
 test-sqlite: $(VENV)/development $(BIN)/helm ## run the suite on SQLite
-	TEST_DATABASE=sqlite $(BIN)/python -m pytest
+	TEST_DATABASE=sqlite $(BIN)/python -m pytest $(PARALLEL)
 
-test-postgres: $(VENV)/development $(BIN)/helm ## run the suite on PostgreSQL: the one in DATABASE_URL, or one that it starts itself
-	TEST_DATABASE=postgres $(BIN)/python -m pytest
+test-postgres: $(VENV)/development $(BIN)/helm ## run it on PostgreSQL: the one in DATABASE_URL, or one that it starts itself
+	TEST_DATABASE=postgres $(BIN)/python -m pytest $(PARALLEL) -m "not any_database"
 
 .PHONY: test-client
 test-client: $(VENV)/development ## run the client's tests, with CLIENT_PYTHON as its Python (3.9 or later)

@@ -14,7 +14,7 @@ from django.db import connection
 from django.db.backends.base.operations import BaseDatabaseOperations
 from django.db.backends.signals import connection_created
 from django.db.models import DateTimeField, F
-from django.test import Client
+from django.test import Client, override_settings
 
 from benchmarks.ports import free_port
 from licenses.access.provider import _provider
@@ -23,13 +23,27 @@ from licenses.models import AuditRecord, Team, TeamMember, Tool
 from tests.support.api import Api, api_of
 from tests.support.databases import migrated_template
 from tests.support.issuer import AUDIENCE, Issuer, running_issuer
+from tests.support.paths import ROOT
 from tests.support.servers import Server, running_server
-
-ROOT = Path(__file__).resolve().parent.parent
-
 
 # A line for each request would hide a failure.
 logging.getLogger("httpx").setLevel(logging.WARNING)
+
+
+# The slow ones first: otherwise a process would work on one while the others are done.
+FOLDERS = ("system", "client", "deploy", "api", "unit", "faults")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests of some folders, and sort all by file. pytest-django would first run all that use a database."""
+
+    def folder_of(item: pytest.Item) -> str:
+        return item.path.relative_to(ROOT / "tests").parts[0]
+
+    for item in items:
+        if folder_of(item) in {"client", "deploy", "faults"}:
+            item.add_marker("any_database")
+    items.sort(key=lambda item: (FOLDERS.index(folder_of(item)), item.path))
 
 
 @pytest.fixture(scope="session")
@@ -49,6 +63,13 @@ def django_db_modify_db_settings(django_db_modify_db_settings_parallel_suffix: N
             source.backup(connection.connection)
 
     connection_created.connect(fill, weak=False)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def quick_passwords() -> Iterator[None]:
+    """Hash passwords without the million rounds that make them slow to guess."""
+    with override_settings(PASSWORD_HASHERS=["django.contrib.auth.hashers.MD5PasswordHasher"]):
+        yield
 
 
 @pytest.fixture(scope="session", autouse=True)

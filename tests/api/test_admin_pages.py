@@ -141,7 +141,7 @@ GENERAL = (
 def opened(client: Client, addresses: Iterable[str], *, but: Iterable[int] = ()) -> dict[str, int]:
     """Open pages, all of which answer; those whose status is none of the usual."""
     client.raise_request_exception = False
-    statuses = {address: client.get(address).status_code for address in addresses}
+    statuses = {address: client.get(address).status_code for address in dict.fromkeys(addresses)}
     assert statuses
     return {address: status for address, status in statuses.items() if status not in {200, 302, *but}}
 

@@ -209,8 +209,6 @@ ROWS = [(f"{kind}: {row.label}", row) for kind, rows in TABLES.items() for row i
 @pytest.fixture
 def world(api: Api, make_tool: Callable[..., Tool], settings: Any) -> dict[str, str]:
     """Anneliese has a seat and waits for another; ben has credentials, and wants more."""
-    # The real hash is slow on purpose, and this runs it hundreds of times.
-    settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
     make_tool("cad", capacity=1)
     make_tool("sim", capacity=9)
     lease: str = api.borrow("cad", "anneliese").json()["id"]

@@ -28,7 +28,6 @@ PASSWORD = "a long pass phrase"
 
 @pytest.fixture(autouse=True)
 def limits(required: None, settings: Any) -> None:
-    settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
     settings.LICENSE_FAILURES_PER_ACCOUNT = 3
     settings.LICENSE_FAILURES_PER_ADDRESS = 6
 

@@ -13,6 +13,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 
 RATES = ("LICENSE_RATE_PER_CREDENTIAL", "LICENSE_RATE_PER_ADDRESS", "LICENSE_RATE_HEARTBEATS")
@@ -63,6 +64,20 @@ def pytest_load_initial_conftests() -> None:
         raise pytest.UsageError(f"TEST_DATABASE must be sqlite or postgres, not {database!r}.")
     elif not os.environ.get("DATABASE_URL"):
         os.environ["DATABASE_URL"] = _start_postgres(folder)
+
+
+@pytest.hookimpl(optionalhook=True, tryfirst=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """Return the number of processes: one for each processor, and for 100 connections of PostgreSQL.
+
+    The servers of one test use up to a hundred.
+    """
+    processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if url := os.environ.get("DATABASE_URL"):
+        with psycopg.connect(url) as connection:
+            found = connection.execute("SHOW max_connections").fetchone()
+        return max(1, min(processors, int(found[0]) // 100)) if found else 1
+    return processors
 
 
 def pytest_report_header() -> str:

@@ -17,6 +17,8 @@ from tests.support.databases import empty_database, migrated_database
 from tests.support.paths import ROOT
 from tests.support.servers import Server, running_server, server_environment
 
+pytestmark = pytest.mark.any_database
+
 # --- Open to the network ------------------------------------------------------
 
 

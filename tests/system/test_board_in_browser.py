@@ -14,6 +14,8 @@ from tests.support.browser import install_from_npm, keep_on_this_machine, runnin
 from tests.support.paths import ROOT
 from tests.support.servers import Server, collect_static_files, running_server
 
+pytestmark = pytest.mark.any_database
+
 PEOPLE = ("ana", "ben", "cleo", "root")
 PASSWORD = "a long pass phrase"
 LONG_NAME = "an.exceptionally.long.name.of.somebody.who.works.here@example.co"

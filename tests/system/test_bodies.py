@@ -12,6 +12,8 @@ from django.conf import settings
 
 from tests.support.servers import Server, running_server
 
+pytestmark = pytest.mark.any_database
+
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:

@@ -17,6 +17,8 @@ from tests.support.issuer import AUDIENCE
 from tests.support.paths import ROOT
 from tests.support.servers import Server, collect_static_files
 
+pytestmark = pytest.mark.any_database
+
 PROVIDER = ROOT / "tests" / "support" / "oidc_provider"
 
 

@@ -1,6 +1,8 @@
 """A server that can't listen says why in one line, and what to do."""
 
 import json
+import os
+import re
 import socket
 import subprocess
 import sys
@@ -13,6 +15,8 @@ import pytest
 from tests.support.paths import ROOT
 from tests.support.servers import server_environment
 from tests.support.waiting import until
+
+pytestmark = pytest.mark.any_database
 
 
 def errors_of_a_start(folder: Path, database: dict[str, str], **more: str) -> list[str]:
@@ -66,3 +70,91 @@ def answers(url: str) -> bool:
     with suppress(httpx.TransportError):
         return httpx.get(url).status_code == 200
     return False
+
+
+KEY = "0123456789abcdefghijklmnopqrstuvwxyz"
+
+
+def check(**variables: str) -> subprocess.CompletedProcess[str]:
+    inherited = {name: value for name, value in os.environ.items() if name not in {"DATABASE_URL", "SECRET_KEY"}}
+    return subprocess.run(
+        [sys.executable, "manage.py", "check"],
+        cwd=ROOT,
+        env=inherited | {"SECRET_KEY": KEY} | variables,
+        capture_output=True,
+        text=True,
+    )
+
+
+@pytest.mark.parametrize(("variable", "value"), [("SECRET_KEY", ""), ("DATABASE_URL", "mysql://u:p@h/d")])
+def test_a_wrong_value_stops_commands_with_one_line(variable: str, value: str) -> None:
+    result = check(**{variable: value})
+    assert result.returncode == 2
+    assert result.stderr.count("\n") == 1
+    assert variable in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("WEB_CONCURRENCY", "0"),
+        ("WEB_CONCURRENCY", "1000"),
+        ("WEB_CONCURRENCY", "many"),
+        ("BIND", "127.0.0.1"),
+        ("PROMETHEUS_MULTIPROC_DIR", "/dev/null"),
+    ],
+)
+def test_a_wrong_value_stops_the_server_too(variable: str, value: str) -> None:
+    result = subprocess.run(
+        [sys.executable, "-m", "licenseserver"],
+        cwd=ROOT,
+        env=os.environ | {"SECRET_KEY": KEY} | {"BIND": "127.0.0.1:0", variable: value},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert result.returncode != 0
+    assert result.stderr.count("\n") == 1
+    assert variable in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("LOG_FORMAT", "TEXT"),
+        ("LOG_LEVEL", "warning"),
+        ("DEBUG", "yes"),
+        ("ALLOWED_HOSTS", ""),
+        ("ALLOWED_HOSTS", "licenses.example.com, .example.org,10.1.2.3,[::1],license_server"),
+        ("ALLOWED_HOSTS", "*"),
+        ("CSRF_TRUSTED_ORIGINS", "https://licenses.example.com,https://*.example.org:8443"),
+        ("SECRET_KEY_FALLBACKS", KEY + "," + KEY[::-1]),
+        ("BIND", "[::]:8000"),
+        ("BIND", ":8000"),
+        ("BIND", "unix:/run/licenses.sock"),
+        ("LICENSE_DB_PATH", "licenses.db"),
+        ("DATABASE_URL", "postgresql://u:p%40ss@db.example.com:5432/licenses?sslmode=require"),
+        ("DATABASE_URL", "postgresql://u@/licenses?host=/run/postgresql"),
+        ("DATABASE_URL", "postgresql://u@db1:5432,db2:5433/licenses?target_session_attrs=read-write"),
+        ("DATABASE_STATEMENT_TIMEOUT", "0"),
+        ("LICENSE_RATE_PER_CREDENTIAL", "off"),
+        ("LICENSE_RATE_HEARTBEATS", "0"),
+    ],
+)
+def test_good_values_start(variable: str, value: str) -> None:
+    result = check(**{variable: value})
+    assert (result.returncode, result.stderr) == (0, "")
+
+
+def test_the_key_that_everyone_knows_is_warned_of() -> None:
+    compose = (ROOT / "docker-compose.yml").read_text()
+    (key,) = re.findall(r"SECRET_KEY:-(demo-[\w-]+)", compose)
+    for known, warned in ((key, True), (KEY, False)):
+        result = subprocess.run(
+            [sys.executable, "manage.py", "check", "--deploy"],
+            cwd=ROOT,
+            env=os.environ | {"SECRET_KEY": known},
+            capture_output=True,
+            text=True,
+        )
+        assert ("licenses.W002" in result.stderr) == warned

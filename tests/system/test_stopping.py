@@ -12,6 +12,8 @@ import pytest
 
 from tests.support.servers import Server
 
+pytestmark = pytest.mark.any_database
+
 
 def test_an_impatient_ctrl_c_stops_a_server_in_order(server: Server) -> None:
     assert server.process is not None

@@ -13,6 +13,8 @@ import pytest
 from tests.support.paths import ROOT
 from tests.support.servers import Server, collect_static_files, running_server
 
+pytestmark = pytest.mark.any_database
+
 BELOW = "/tools/licenses"
 
 

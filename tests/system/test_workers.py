@@ -5,8 +5,11 @@ import threading
 from pathlib import Path
 
 import httpx
+import pytest
 
 from tests.support.servers import running_server
+
+pytestmark = pytest.mark.any_database
 
 
 def test_a_busy_connection_leaves_the_thread_to_others(tmp_path: Path) -> None:

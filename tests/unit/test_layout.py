@@ -3,7 +3,11 @@
 import ast
 from pathlib import Path
 
+import pytest
+
 from tests.support.paths import ROOT
+
+pytestmark = pytest.mark.any_database
 
 TESTS = ROOT / "tests"
 MODULES = [path for path in sorted(TESTS.rglob("*.py")) if path.parent.name != "faults"]

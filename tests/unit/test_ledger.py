@@ -9,6 +9,8 @@ import pytest
 from licenses.leases.ledger import COUNTED
 from tests.support.paths import ROOT
 
+pytestmark = pytest.mark.any_database
+
 # What only the ledger writes: counters of tools and teams, and the life of leases.
 COLUMNS = {*COUNTED, "ended_at", "end_reason", "end_note", "ended_by", "expires_at", "fence", "overdraft_seats"}
 # Rows whose columns have the same names: a token and an idempotency key end too.

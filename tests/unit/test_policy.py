@@ -3,11 +3,14 @@
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from licenses import policy
 from licenses.policy import Claim, Pool, Rules, Share, Subject
+
+pytestmark = pytest.mark.any_database
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 USERS = ["ana", "ben", "eve"]

@@ -9,6 +9,8 @@ import yaml
 
 from tests.support.paths import ROOT
 
+pytestmark = pytest.mark.any_database
+
 FORMS = sorted((ROOT / ".github" / "ISSUE_TEMPLATE").glob("*.yml"))
 
 

@@ -10,6 +10,8 @@ import pytest
 
 from tests.support.paths import ROOT
 
+pytestmark = pytest.mark.any_database
+
 GLOSSARY = ROOT / "docs/development/glossary.md"
 
 

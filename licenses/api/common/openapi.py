@@ -60,7 +60,7 @@ def refused_by(*refusals: type[Refusal]) -> dict[int, OpenApiResponse]:
 
 def _with(text: str, error: Error) -> str:
     """Return the description of a response with an error in it, once."""
-    if f"`{error.code}`" in text:
+    if f"- `{error.code}`:" in text:
         return text
     return f"{text}\n- `{error.code}`: {error.meaning}".lstrip()
 
