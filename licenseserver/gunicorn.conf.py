@@ -211,9 +211,7 @@ def post_fork(server: Any, worker: Any) -> None:
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     # gunicorn would refuse requests without the path, such as probes. wsgi.py accepts both.
     os.environ.pop("SCRIPT_NAME", None)
-    # In seconds. A thread with a tool's lock may wait for the interpreter while others wait
-    # for the lock. Python's default of 5 ms is longer than the whole transaction.
-    sys.setswitchinterval(0.0005)
+    logs.start_thread()
     from licenses import metrics
 
     metrics.worker_started(worker.cfg.threads)

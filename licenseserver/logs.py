@@ -5,12 +5,16 @@ This uses the standard library's logging with two formatters. Pass structured fa
 written.
 """
 
+import atexit
 import json
 import logging
 import os
 import re
 import sys
+import threading
 import time
+from collections import deque
+from contextlib import suppress
 from contextvars import ContextVar
 from functools import lru_cache
 from types import TracebackType
@@ -37,13 +41,17 @@ class Event:
 
     def __enter__(self) -> Self:
         self._token = _current.set(self)
+        _under_way.add(self)
         return self
 
     def __exit__(self, *_: object) -> None:
+        _under_way.discard(self)
         _current.reset(self._token)
 
 
 _current: ContextVar[Event | None] = ContextVar("event", default=None)
+# The requests of this process.
+_under_way: set[Event] = set()
 
 
 def current() -> Event | None:
@@ -134,6 +142,69 @@ def _printable(text: str) -> str:
 FORMATTERS: dict[str, type[logging.Formatter]] = {"json": JsonFormatter, "text": TextFormatter}
 
 
+class StderrHandler(logging.Handler):
+    """Write lines to stderr. While several requests are under way, one thread writes the lines of all.
+
+    A thread that writes gives the interpreter away for each line and then waits for it,
+    which costs more than the line. A warning, and a line of the only request, is written at once.
+    """
+
+    # In seconds: how long a line waits for others at most.
+    PAUSE = 0.005
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._lines: deque[str] = deque()
+        # A handler of a signal may log while its own thread writes.
+        self._writing = threading.RLock()
+        self._there_are_lines = threading.Event()
+        self._has_thread = False
+
+    def createLock(self) -> None:
+        """Do without logging's own lock: threads would wait for it at each line."""
+        self.lock = None
+
+    def start_thread(self) -> None:
+        """Start the thread, in a process that answers requests."""
+        self._has_thread = True
+        atexit.register(self.flush)
+        threading.Thread(target=self._write_at_times, name="log", daemon=True).start()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            self._lines.append(self.format(record))
+        except Exception:  # noqa: BLE001 - as logging's handlers do
+            self.handleError(record)
+        if not self._has_thread or len(_under_way) < 2 or record.levelno >= logging.WARNING:
+            self.flush()
+        elif not self._there_are_lines.is_set():
+            self._there_are_lines.set()
+
+    def flush(self) -> None:
+        """Write all lines."""
+        with self._writing:
+            lines = [self._lines.popleft() for _ in range(len(self._lines))]
+            # Nobody can be told if stderr is broken.
+            with suppress(OSError, ValueError):
+                if lines:
+                    sys.stderr.write("\n".join(lines) + "\n")
+                    sys.stderr.flush()
+
+    def _write_at_times(self) -> None:
+        while True:
+            self._there_are_lines.wait()
+            self._there_are_lines.clear()
+            self.flush()
+            time.sleep(self.PAUSE)
+
+
+def start_thread() -> None:
+    """Let one thread write the lines of this process. Call it after a fork."""
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, StderrHandler):
+            handler.start_thread()
+
+
 class WithTraceback(logging.Filter):
     """Keep only records with a traceback. The request's own line has its status."""
 
@@ -153,7 +224,7 @@ def configuration(form: str, level: str) -> dict[str, Any]:
         "disable_existing_loggers": False,
         "filters": {"with_traceback": {"()": WithTraceback}},
         "formatters": {"line": {"()": FORMATTERS[form]}},
-        "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
+        "handlers": {"stderr": {"()": StderrHandler, "formatter": "line"}},
         "root": {"handlers": ["stderr"], "level": "INFO" if level == "DEBUG" else level},
         "loggers": {
             "licenses": {"level": level},

@@ -3,7 +3,7 @@
 With ``LICENSE_AUTH=open`` everybody may do everything except administer.
 """
 
-from typing import Any
+from collections.abc import Callable
 
 from django.conf import settings
 from django.contrib.auth.models import AnonymousUser, Permission, User
@@ -119,8 +119,11 @@ def team_for(caller: Caller, team: str | None) -> str | None:
     return caller.of_team
 
 
-def require_own(caller: Caller, rows: QuerySet[Any], unknown: type[Refusal], **which: Any) -> str | None:
-    """Find one of the rows. Return its user, or None if the caller is unknown.
+def require_own(
+    caller: Caller, owner: Callable[[], tuple[str, str | None] | None], unknown: type[Refusal]
+) -> str | None:
+    """Return the user of a lease or ticket, or None if the caller is unknown. ``owner`` reads its user and its
+    team's name, or returns None if there is no such row.
 
     Raise ``unknown`` unless the caller may act for that user and, with a team's
     token, the row counts for that team.
@@ -128,14 +131,12 @@ def require_own(caller: Caller, rows: QuerySet[Any], unknown: type[Refusal], **w
     if caller.kind == Kind.ANONYMOUS:
         # An unknown caller gets here only if the server is open.
         return None
-    columns = ["user"] if caller.of_team is None else ["user", "team__name"]
-    found = rows.filter(**which).values_list(*columns).first()
+    found = owner()
     if found is None or not may_act_for(caller, found[0]):
         raise unknown
     if caller.of_team is not None and found[1] != caller.of_team and settings.LICENSE_AUTH != "open":
         raise unknown
-    user: str = found[0]
-    return user
+    return found[0]
 
 
 def is_within_own(user: User | AnonymousUser, account: User) -> bool:

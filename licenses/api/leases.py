@@ -172,9 +172,6 @@ class LeaseRecordSerializer(LeaseSerializer):
         }
 
 
-LEASES = Lease.objects.all()
-
-
 def note_leases(leases: list[Lease]) -> None:
     """Put a borrow on the request's line in the log."""
     head = leases[0]
@@ -190,7 +187,7 @@ def require_own_lease(request: Request, lease_id: uuid.UUID) -> Actor | None:
     """Return who acts for the holder, if not the holder; raise UnknownLease for
     what is another's."""
     logs.note(lease=lease_id)
-    return require_own(request, LEASES, UnknownLease, pk=lease_id)
+    return require_own(request, Lease, lease_id, UnknownLease)
 
 
 class BorrowsQuery(StrictSerializer):

@@ -1,10 +1,11 @@
 """Ask the rules of ``licenses.access`` for DRF. Views and their permissions hold no rule."""
 
+import uuid
+from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 
 from django.conf import settings
-from django.db.models import QuerySet
 from rest_framework.exceptions import PermissionDenied
 from rest_framework.permissions import SAFE_METHODS, BasePermission
 from rest_framework.request import Request
@@ -13,6 +14,8 @@ from licenses.access import rules
 from licenses.access.callers import Caller, Kind, Scope
 from licenses.auditing import Actor
 from licenses.errors import Refusal
+from licenses.leases import sql
+from licenses.models import Lease, Ticket
 
 from .authentication import caller_of
 
@@ -92,8 +95,10 @@ def actor_for(request: Request, caller: Caller, user: str) -> Actor | None:
     return Actor.of_call(caller, request.META)
 
 
-def require_own(request: Request, rows: QuerySet[Any], unknown: type[Refusal], **which: Any) -> Actor | None:
-    """Find one of the rows and return the caller if it acts for the row's user. Raises ``unknown``."""
+def require_own(
+    request: Request, model: type[Lease] | type[Ticket], row_id: uuid.UUID, unknown: type[Refusal]
+) -> Actor | None:
+    """Find a lease or ticket, and return the caller if it acts for its user. Raises ``unknown``."""
     caller = caller_of(request)
-    user = rules.require_own(caller, rows, unknown, **which)
+    user = rules.require_own(caller, partial(sql.owner_of, model, row_id), unknown)
     return None if user is None else actor_for(request, caller, user)

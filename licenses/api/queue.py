@@ -21,15 +21,13 @@ from .common.fields import find_uuid
 from .common.openapi import refused_by
 from .permissions import require_own
 
-TICKETS = Ticket.objects.all()
-
 
 def find_own_ticket(request: Request, value: str) -> tuple[uuid.UUID, Actor | None]:
     """Return the ticket's id in a path, and the actor if the caller acts for the user who
     waits. Raises UnknownTicket, also for a ticket of another user."""
     ticket_id = find_uuid(value, UnknownTicket)
     logs.note(ticket=ticket_id)
-    return ticket_id, require_own(request, TICKETS, UnknownTicket, id=ticket_id)
+    return ticket_id, require_own(request, Ticket, ticket_id, UnknownTicket)
 
 
 class QueueViewSet(CallViewSet):

@@ -10,8 +10,8 @@ reservations, limits or access rules costs a handful of statements for the whole
 
 import uuid
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, fields
 from datetime import datetime
 from operator import attrgetter
@@ -24,7 +24,6 @@ from django.utils import timezone
 
 from licenses.clock import database_now
 from licenses.models import (
-    AccessRule,
     Allotment,
     BorrowKey,
     Effect,
@@ -34,7 +33,6 @@ from licenses.models import (
     Ticket,
     TicketClaim,
     Tool,
-    UserLimit,
 )
 from licenses.policy import NO_RULES, Claim, Item, Pool, Rules, Share, Subject, levels
 
@@ -190,7 +188,9 @@ class Snapshot:
             lease.tool = tool
         if (rules := self.rules.get(tool.pk)) is not None and tool.has_rules:
             teams = {lease.team.name for lease in leases if lease.team is not None} - rules.shares.keys()
-            rules.shares.update(_shares([tool], teams, self.now, overdue_is_out=True)[tool.pk])
+            more: dict[int, dict[str, Share]] = defaultdict(dict)
+            _take_shares(more, sql.send_allotments([tool.pk], sorted(teams)).rows())
+            rules.shares.update(more[tool.pk])
         return [lease for lease in leases if lease.ended_at is None]
 
     def count(self, tool: Tool, *, user: str, team: str | None, seats: int) -> int:
@@ -445,12 +445,26 @@ def _rules(
     shares of these teams too."""
     ruled = [tool for tool in tools if tool.has_rules]
     teams = {subject.team for subject in subjects if subject.team} | set(more_teams)
-    shares = _shares(ruled, teams, now, overdue_is_out)
     users = {subject.user for subject in subjects}
-    limits, held = _limits(tools, users, now, overdue_is_out)
+    limits: dict[int, dict[str, int]] = defaultdict(dict)
     lists: dict[tuple[int, str], set[tuple[str, str]]] = defaultdict(set)
-    for line in AccessRule.objects.of_tools(ruled) if ruled else ():
-        lists[line.tool_id, line.effect].add((line.kind, line.subject))
+    shares: dict[int, dict[str, Share]] = defaultdict(dict)
+    if ruled:
+        by_name, for_all = ([tool.pk for tool in ruled if tool.ignores_case is case] for case in (False, True))
+        with sql.one_round_trip() if overdue_is_out else nullcontext():
+            lines = sql.send_access_rules([tool.pk for tool in ruled])
+            own = sql.send_user_limits(by_name, sorted(users), for_all if users else [])
+            if overdue_is_out:
+                allotments = sql.send_allotments([tool.pk for tool in ruled], sorted(teams))
+        for line in lines.rows():
+            lists[line.tool_id, line.effect].add((line.kind, line.subject))
+        for limit in own.rows():
+            limits[limit.tool_id][limit.user] = limit.seats
+        if overdue_is_out:
+            _take_shares(shares, allotments.rows())
+        else:
+            shares = _shares(ruled, teams, now)
+    held = _held(tools, limits, users, now, overdue_is_out)
     rules = {
         tool.pk: Rules(
             include=frozenset(lists[tool.pk, Effect.INCLUDE]),
@@ -464,35 +478,33 @@ def _rules(
     return rules | {tool.pk: rules[tool.pk].in_any_case() for tool in tools if tool.ignores_case}
 
 
-def _shares(
-    tools: Sequence[Tool], teams: Collection[str], now: datetime, overdue_is_out: bool
-) -> dict[int, dict[str, Share]]:
-    shares: dict[int, dict[str, Share]] = defaultdict(dict)
-    if not (tools and teams):
-        return shares
-    allotments = Allotment.objects.filter(tool__in=tools, team__name__in=teams).select_related("team")
-    if not overdue_is_out:
-        allotments = allotments.with_borrowed(now)
+def _take_shares(shares: dict[int, dict[str, Share]], allotments: Iterable[Allotment]) -> None:
     for allotment in allotments:
-        if not overdue_is_out:
-            allotment.in_use = allotment.borrowed
         shares[allotment.tool_id][allotment.team.name] = allotment.share
+
+
+def _shares(tools: Sequence[Tool], teams: Collection[str], now: datetime) -> dict[int, dict[str, Share]]:
+    """Return what teams may have of tools, and have at ``now``: seats of an overdue lease are back."""
+    shares: dict[int, dict[str, Share]] = defaultdict(dict)
+    if teams:
+        allotments = Allotment.objects.filter(tool__in=tools, team__name__in=teams).select_related("team")
+        for allotment in allotments.with_borrowed(now):
+            allotment.in_use = allotment.borrowed
+            shares[allotment.tool_id][allotment.team.name] = allotment.share
     return shares
 
 
-def _limits(
-    tools: Collection[Tool], users: Collection[str], now: datetime, overdue_is_out: bool
-) -> tuple[dict[int, dict[str, int]], dict[int, Counter[str]]]:
-    """Return by tool the limits that users have of their own, and the seats of users
-    who have any limit. Where a tool ignores case, of users in any spelling."""
-    limits: dict[int, dict[str, int]] = defaultdict(dict)
+def _held(
+    tools: Collection[Tool],
+    limits: Mapping[int, Mapping[str, int]],
+    users: Collection[str],
+    now: datetime,
+    overdue_is_out: bool,
+) -> dict[int, Counter[str]]:
+    """Return by tool the seats of users who have any limit. Where a tool ignores case, of users in any spelling."""
     held: dict[int, Counter[str]] = defaultdict(Counter)
-    if not users:
-        return limits, held
-    if ruled := [tool for tool in tools if tool.has_rules]:
-        for limit in UserLimit.objects.filter(_of_users(ruled, users)):
-            limits[limit.tool_id][limit.user] = limit.seats
-    if limited := [tool for tool in tools if tool.user_limit is not None or limits[tool.pk]]:
+    limited = [tool for tool in tools if tool.user_limit is not None or limits[tool.pk]] if users else []
+    if limited:
         for tool in limited:
             # There for all, also for those without a seat, so that the ledger counts them.
             held[tool.pk].update(dict.fromkeys(users, 0))
@@ -500,7 +512,7 @@ def _limits(
         mine = leases.filter(_of_users(limited, users)).order_by()
         for key, user, seats in mine.values_list("tool", "user").annotate(Sum("seats")):
             held[key][user] = seats
-    return limits, held
+    return held
 
 
 def _of_users(tools: Sequence[Tool], users: Collection[str]) -> Q:

@@ -19,7 +19,7 @@ from django.db import NotSupportedError, OperationalError, connection, models
 from django.db.models.expressions import RawSQL
 from django.db.models.query import QuerySet
 
-from licenses.models import ApiToken, BorrowKey, Lease, Team, Ticket, Tool
+from licenses.models import AccessRule, Allotment, ApiToken, BorrowKey, Lease, Team, Ticket, Tool, UserLimit
 
 M = TypeVar("M", bound=models.Model)
 
@@ -373,6 +373,46 @@ def send_tickets(ticket_ids: list[uuid.UUID]) -> Sent[Ticket]:
     return _tickets().send(ticket_ids)
 
 
+@cache
+def _allotments() -> Query[Allotment]:
+    conditions = [
+        _where(f"licenses_allotment.tool_id {_in('bigint')}", 0),
+        _where(f"licenses_team.name {_in('text')}", 1),
+    ]
+    return Query(lambda: Allotment.objects.select_related("team").filter(*conditions).order_by(), related=["team"])
+
+
+def send_allotments(tools: list[int], teams: list[str]) -> Sent[Allotment]:
+    """Ask for what these teams may have of these tools."""
+    return _allotments().send(tools, teams)
+
+
+@cache
+def _user_limits() -> Query[UserLimit]:
+    mine = f"licenses_userlimit.tool_id {_in('bigint')} AND licenses_userlimit.user {_in('text')}"
+    condition = _where(f"{mine} OR licenses_userlimit.tool_id {_in('bigint')}", 0, 1, 2)
+    return Query(lambda: UserLimit.objects.filter(condition).order_by())
+
+
+def send_user_limits(tools: list[int], users: list[str], for_all: list[int]) -> Sent[UserLimit]:
+    """Ask for the limits that these users have of tools, and for those of all users of the tools ``for_all``."""
+    return _user_limits().send(tools, users, for_all)
+
+
+@cache
+def _access_rules() -> Query[AccessRule]:
+    condition = _where(f"licenses_accessrule.tool_id {_in('bigint')}", 0)
+    return Query(
+        lambda: AccessRule.objects.select_related("team").filter(condition).order_by(),
+        related=["team"],
+    )
+
+
+def send_access_rules(tools: list[int]) -> Sent[AccessRule]:
+    """Ask for the access rules of these tools."""
+    return _access_rules().send(tools)
+
+
 def lock_users(names: Iterable[str]) -> None:
     """Make other borrows of these users wait until this transaction ends. SQLite has
     one writer at a time in any case."""
@@ -569,6 +609,18 @@ def token_of_hash(hash: str) -> ApiToken | None:
     """Return the token with the secret of this hash (``ApiToken.objects.of_hash``)."""
     tokens = _token_of_hash().rows(hash)
     return tokens[0] if tokens else None
+
+
+def owner_of(model: type[Lease] | type[Ticket], row_id: uuid.UUID) -> tuple[str, str | None] | None:
+    """Return the user of a lease or ticket, and the name of its team if it has one; None if there is no such row."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            f'SELECT mine."user", team.name FROM {model._meta.db_table} mine '
+            "LEFT JOIN licenses_team team ON team.id = mine.team_id WHERE mine.id = %s",
+            [_parameter(row_id)],
+        )
+        found: tuple[str, str | None] | None = cursor.fetchone()
+        return found
 
 
 def teams_of(user: str) -> list[Team]:
