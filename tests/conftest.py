@@ -8,6 +8,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 from django.apps import apps
 from django.db import connection
@@ -29,6 +30,12 @@ from tests.support.servers import Server, running_server
 # A line for each request would hide a failure.
 logging.getLogger("httpx").setLevel(logging.WARNING)
 
+
+# A slow machine is no fault of the code.
+hypothesis.settings.register_profile(
+    "suite", hypothesis.settings.default, deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("suite")
 
 # The slow ones first: otherwise a process would work on one while the others are done.
 FOLDERS = ("system", "client", "deploy", "api", "unit", "faults")

@@ -92,8 +92,9 @@ class ToolAdmin(AuditedAdmin[Tool]):
         return [*self.readonly_fields, "name", *(["capacity"] if obj.contracts.exists() else [])]
 
     def get_fields(self, request: HttpRequest, obj: Tool | None = None) -> list[Any]:
-        # Django would put the read-only name last.
-        return ["name", *(field for field in super().get_fields(request, obj) if field != "name")]
+        # Django would put these last where they are read-only.
+        first = ["name", "capacity"]
+        return [*first, *(field for field in super().get_fields(request, obj) if field not in first)]
 
     def get_changelist_form(self, request: HttpRequest, **options: Any) -> Any:
         return super().get_changelist_form(request, form=CapacityForm, **options)

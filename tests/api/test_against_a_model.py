@@ -242,7 +242,6 @@ def test_the_server_does_what_a_few_lists_do(api: Api, capsys: pytest.CaptureFix
         settings=settings(
             max_examples=60,
             stateful_step_count=40,
-            deadline=None,
             derandomize=True,
             # Report a failure at once, because shrinking takes minutes.
             phases=[Phase.explicit, Phase.generate],

@@ -179,7 +179,7 @@ def outcome(validate: Callable[[], Any]) -> Any:
 
 @pytest.mark.parametrize("serializer", [BorrowRequest, LeaseRequest, ForceReturnRequest, ItemRequest, StatusQuery])
 @given(data=st.data())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_the_fast_way_to_read_a_body_gives_the_result_of_the_serializer(
     serializer: type[StrictSerializer], data: st.DataObject
 ) -> None:
@@ -200,7 +200,6 @@ def test_the_usual_body_goes_the_short_way(serializer: type[StrictSerializer], b
 
 
 @given(st.recursive(VALUES | st.datetimes(timezones=st.just(UTC)), lambda inner: st.dictionaries(TEXTS, inner)))
-@settings(deadline=None)
 def test_an_answer_is_written_as_drf_writes_it(data: Any) -> None:
     def written(write: Callable[[Any], bytes]) -> Any:
         try:

@@ -12,6 +12,8 @@ import pytest
 from tests.support.paths import ROOT
 from tests.support.servers import running_server
 
+pytestmark = pytest.mark.any_database
+
 CONFIG = ROOT / "licenseserver" / "gunicorn.conf.py"
 
 

@@ -387,7 +387,7 @@ SPANS = st.timedeltas(timedelta(days=-1000), timedelta(days=100_000))
 
 
 @pytest.mark.skipif(connection.vendor != "postgresql", reason="SQLite has no arrays")
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     texts=st.lists(st.none() | TEXTS | st.sampled_from(["NULL", "{}", '"', "\\", "a,b", " "])),
     numbers=st.lists(st.none() | st.integers(-(2**63), 2**63 - 1)),
