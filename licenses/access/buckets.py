@@ -21,6 +21,9 @@ class _Bucket:
     tokens: float
     filled_at: float
     logged_at: float = -math.inf
+    # The calls under way, and what one costs: an average that forgets.
+    running: int = 0
+    cost: float = 1
 
 
 class Buckets:
@@ -50,8 +53,32 @@ class Buckets:
             bucket.tokens -= 1
             return 0
 
+    def enter(self, caller: bytes, *, rate: float, size: float, now: float) -> float:
+        """Take one token for a call that begins. Return 0, or the seconds until there are enough.
+
+        There must be tokens for the calls of this caller that are under way, too, by what its calls cost
+        recently. So a caller without savings has one expensive call at a time. Each
+        call that enters must ``leave``.
+        """
+        with self._lock:
+            bucket = self._filled(caller, rate, size, now)
+            needed = min(1 + bucket.running * bucket.cost, size)
+            if bucket.tokens < needed:
+                return (needed - bucket.tokens) / rate
+            bucket.tokens -= 1
+            bucket.running += 1
+            return 0
+
+    def leave(self, caller: bytes, cost: float, *, rate: float, size: float, now: float) -> None:
+        """Charge a call that entered with what it cost in all; 0 gives its token back."""
+        with self._lock:
+            bucket = self._filled(caller, rate, size, now)
+            bucket.running = max(bucket.running - 1, 0)
+            bucket.cost = max((bucket.cost + cost) / 2, 1)
+            bucket.tokens = min(max(bucket.tokens - (cost - 1), -size), size)
+
     def charge(self, caller: bytes, tokens: float, *, rate: float, size: float, now: float) -> None:
-        """Take tokens for a cost that is known now, or give tokens back if below 0."""
+        """Take tokens for a call that did not enter."""
         with self._lock:
             bucket = self._filled(caller, rate, size, now)
             bucket.tokens = min(max(bucket.tokens - tokens, -size), size)

@@ -2,7 +2,7 @@
 
 A caller is known by its credential after it was found valid, and before by its
 address. A call counts as one, and as one more for each ``WORTH`` seconds of its
-work. Renewals and returns have their own limit, so that a caller with too many
+work. Calls that begin together must have tokens for all of them. Renewals and returns have their own limit, so that a caller with too many
 other calls can still keep and return seats. So have scrapes of the metrics: they
 show a flood, also one from the address of the scraper.
 """
@@ -64,12 +64,16 @@ class Limit:
         self.rate = setting or UNLIMITED
         self.size = self.rate * settings.LICENSE_RATE_BURST
 
-    def take(self) -> float:
+    def enter(self) -> float:
         """Count one call. Return 0, or the seconds to wait if it is one too many."""
-        return self.buckets.take(self.caller, rate=self.rate, size=self.size, now=time.monotonic())
+        return self.buckets.enter(self.caller, rate=self.rate, size=self.size, now=time.monotonic())
+
+    def leave(self, calls: float) -> None:
+        """Count a call that entered as this many calls."""
+        self.buckets.leave(self.caller, calls, rate=self.rate, size=self.size, now=time.monotonic())
 
     def charge(self, calls: float) -> None:
-        """Count more calls, or fewer if below 0."""
+        """Count a call that entered elsewhere."""
         self.buckets.charge(self.caller, calls, rate=self.rate, size=self.size, now=time.monotonic())
 
 
@@ -87,7 +91,7 @@ class RateLimitMiddleware:
         mine = _of_credential(request, keeping)
         known = mine is not None and mine.caller in mine.buckets
         limit = mine if mine is not None and known else _of_address(request, keeping)
-        if wait := limit.take():
+        if wait := limit.enter():
             return _refused(request, limit, wait)
         start = time.perf_counter()
         response = self.get_response(request)
@@ -98,10 +102,10 @@ class RateLimitMiddleware:
             mine.buckets.forget(mine.caller)
             _of_address(request, keeping).charge(cost)
         elif not known and mine is not None and _is_somebody(request):
-            limit.charge(-1)
+            limit.leave(0)
             mine.charge(cost)
-        elif cost > 1:
-            limit.charge(cost - 1)
+        else:
+            limit.leave(cost)
         return response
 
 

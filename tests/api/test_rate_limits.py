@@ -291,6 +291,36 @@ def test_people_get_a_page(required: None) -> None:
     assert_problem(get("/licenses/status", Accept="text/html"), 429)
 
 
+def test_without_savings_a_caller_has_one_expensive_call_at_a_time() -> None:
+    buckets = Buckets()
+
+    def enter(now: float) -> bool:
+        return buckets.enter(b"eve", rate=50, size=500, now=now) == 0
+
+    def leave(now: float, cost: float = 25) -> None:
+        buckets.leave(b"eve", cost, rate=50, size=500, now=now)
+
+    # With a full bucket many begin together.
+    assert all(enter(0) for _ in range(10))
+    for _ in range(10):
+        leave(0)
+    buckets.charge(b"eve", 1000, rate=50, size=500, now=0)
+    # It owes 500 and gets 505 back.
+    assert not enter(9.9)
+    assert enter(10.1)
+    assert not enter(10.1)
+    leave(10.2)
+    assert not enter(10.2)
+    assert enter(11.2)
+    assert buckets.enter(b"ana", rate=50, size=500, now=11.2) == 0
+
+
+def test_cheap_calls_of_a_caller_run_at_the_same_time() -> None:
+    buckets = Buckets()
+    entered = sum(buckets.enter(b"ana", rate=50, size=500, now=0) == 0 for _ in range(600))
+    assert entered == 250
+
+
 def test_threads_count_together() -> None:
     buckets, passed = Buckets(), []
     start = threading.Barrier(8)
