@@ -2,9 +2,10 @@
 
 A caller is known by its credential after it was found valid, and before by its
 address. A call counts as one, and as one more for each ``WORTH`` seconds of its
-work. Calls that begin together must have tokens for all of them. Renewals and returns have their own limit, so that a caller with too many
-other calls can still keep and return seats. So have scrapes of the metrics: they
-show a flood, also one from the address of the scraper.
+work. Calls that begin together must have tokens for all of them. Renewals and
+returns have their own limit, so that a caller with too many other calls can still
+keep and return seats. So have scrapes of the metrics: they show a flood, also one
+from the address of the scraper.
 """
 
 import hashlib
@@ -30,7 +31,7 @@ from .common.problems import from_refusal, is_api_path
 logger = logging.getLogger(__name__)
 
 # Seconds of work that count as one call.
-WORTH = 0.004
+WORTH = 0.0025
 WAITING = 0.5
 UNLIMITED = 1e12
 EXEMPT = {"/livez", "/readyz"}
@@ -96,7 +97,7 @@ class RateLimitMiddleware:
         start = time.perf_counter()
         response = self.get_response(request)
         work = (time.perf_counter() - start) * (WAITING if LOCKING.fullmatch(path) else 1)
-        cost = max(work / WORTH, 1)
+        cost = max(round(work / WORTH, 3), 1)
         if known and mine is not None and response.status_code == 401:
             # The credential was valid before, but no longer.
             mine.buckets.forget(mine.caller)
