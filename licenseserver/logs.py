@@ -184,7 +184,7 @@ class StderrHandler(logging.Handler):
         """Write all lines."""
         with self._writing:
             lines = [self._lines.popleft() for _ in range(len(self._lines))]
-            # Nobody can be told if stderr is broken.
+            # If stderr is broken, nothing can report it.
             with suppress(OSError, ValueError):
                 if lines:
                     sys.stderr.write("\n".join(lines) + "\n")

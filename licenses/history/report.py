@@ -33,7 +33,7 @@ class Missing(ValueError):
         self.asked = asked
 
 
-# --- What a report can be asked for, besides its days ------------------------
+# --- What a report can be asked for, except its days -------------------------
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -199,7 +199,7 @@ class Report:
 
     @property
     def asks(self) -> list[Parameter]:
-        """Return all that the report can be asked for, besides its days."""
+        """Return all that the report can be asked for, except its days."""
         names = [column.name for column in self.keys]
         help = f"One or more of {', '.join(names)}, separated by commas."
         return [*([Words(name="by", help=help, among=names, default=self.by)] if names else []), *self.parameters]

@@ -1,6 +1,7 @@
 """The log has one event per line, with caller and subject, and no secrets."""
 
 import json
+import logging
 import os
 import re
 import socket
@@ -525,3 +526,67 @@ def test_a_command_that_breaks_tells_it_in_one_line(tmp_path: Path) -> None:
     event = json.loads(broken.stderr)
     assert (event["level"], event["event"]) == ("critical", "uncaught exception")
     assert "a defect" in event["exception"]
+
+
+MANY_THREADS = """
+import logging, logging.config, sys, threading
+from licenseserver import logs
+
+logging.config.dictConfig(logs.configuration("json", "INFO"))
+logs.start_thread()
+logger = logging.getLogger("licenses")
+
+def answer(thread):
+    for number in range(200):
+        with logs.Event(f"{thread}-{number}"):
+            logger.info("line")
+
+threads = [threading.Thread(target=answer, args=(number,)) for number in range(8)]
+with logs.Event("all"):
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    logger.info("the last line")
+"""
+
+
+def test_no_line_of_many_threads_is_lost_when_the_process_ends() -> None:
+    ended = subprocess.run([sys.executable, "-c", MANY_THREADS], cwd=ROOT, capture_output=True, text=True, check=True)
+    lines = [json.loads(line) for line in ended.stderr.splitlines()]
+    assert lines[-1]["event"] == "the last line"
+    ids = [line["request_id"] for line in lines[:-1]]
+    assert len(ids) == len(set(ids)) == 8 * 200
+    for thread in range(8):
+        assert [one for one in ids if one.startswith(f"{thread}-")] == [f"{thread}-{number}" for number in range(200)]
+
+
+def test_a_warning_is_written_at_once_after_the_lines_before_it(capsys: pytest.CaptureFixture[str]) -> None:
+    handler = logs.StderrHandler()
+    # Its thread would write the line as well, at some time.
+    handler._has_thread = True
+    logger = logging.Logger("of a test")
+    logger.addHandler(handler)
+    with logs.Event("one"), logs.Event("two"):
+        logger.info("waits for others")
+        assert capsys.readouterr().err == ""
+        logger.warning("at once")
+        assert capsys.readouterr().err == "waits for others\nat once\n"
+    logger.info("of the only request")
+    assert capsys.readouterr().err == "of the only request\n"
+
+
+def test_every_request_of_a_busy_server_has_its_line(server: Server) -> None:
+    def ask() -> None:
+        with httpx.Client(base_url=server.url) as client:
+            for _ in range(25):
+                client.get("/licenses/cad_tool/status")
+
+    threads = [threading.Thread(target=ask) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    server.stop()
+    lines = [event for event in requests(server) if event["path"] == "/licenses/cad_tool/status"]
+    assert len({line["request_id"] for line in lines}) == len(lines) == 200
