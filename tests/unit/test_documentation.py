@@ -303,6 +303,9 @@ def test_the_tests_that_pages_name_are_there() -> None:
     named = {name for page in pages for name in re.findall(r"`(test_\w+)`", page.read_text())}
     assert len(named) > 50
     assert {name for name in named if f"def {name}(" not in code} == set()
+    files = {name for page in pages for name in re.findall(r"\btests/[\w/]+\.py\b", page.read_text())}
+    assert len(files) > 10
+    assert {name for name in files if not (ROOT / name).is_file()} == set()
 
 
 @pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "SECURITY.md", "deploy/chart/README.md"])
