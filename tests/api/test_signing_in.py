@@ -286,6 +286,13 @@ def test_an_account_is_not_taken_over(provider: Issuer, browser: Client, existin
         assert User.objects.count() == 1
 
 
+def test_a_name_that_differs_in_case_is_no_new_account(provider: Issuer, browser: Client) -> None:
+    root = User.objects.create_superuser("root", password="a long pass phrase")
+    assert sign_in(browser, provider, preferred_username="Root", email="Root").status_code == 403
+    assert not is_signed_in(browser)
+    assert list(User.objects.all()) == [root]
+
+
 def test_an_administrator_links_an_account(provider: Issuer, browser: Client, admin_client: Client) -> None:
     old = User.objects.create_user("ben")
     admin_client.post(

@@ -642,6 +642,11 @@ def test_the_proxy_trusts_the_configured_sources(render: Render) -> None:
     ]
 
 
+def test_by_default_the_proxy_trusts_only_its_own_pod(render: Render) -> None:
+    site = render().one("ConfigMap", "-proxy")["data"]["site.conf"]
+    assert re.findall(r"set_real_ip_from (\S+);", site) == ["127.0.0.1"]
+
+
 # --- Monitoring --------------------------------------------------------------
 
 
