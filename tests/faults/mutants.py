@@ -151,18 +151,14 @@ MUTANTS = [
         (
             (
                 SNAPSHOT,
-                '    allotments = Allotment.objects.filter(tool__in=tools, team__name__in=teams).select_related("team")\n',
-                "    key = (tuple(tool.pk for tool in tools), tuple(sorted(teams)))\n"
-                "    from time import monotonic\n"
-                "    if _early.get(key, (0.0, None))[0] < monotonic() - 0.5:\n"
-                '        rows = Allotment.objects.filter(tool__in=tools, team__name__in=teams).select_related("team")\n'
-                "        _early[key] = (monotonic(), list(rows))\n"
-                "    allotments = _early[key][1]\n",
-            ),
-            (
-                SNAPSHOT,
-                "    if not overdue_is_out:\n        allotments",
-                "    if False:\n        allotments",
+                "            _take_shares(shares, allotments.rows())\n        else:",
+                "            key = (tuple(tool.pk for tool in ruled), tuple(sorted(teams)))\n"
+                "            from time import monotonic\n"
+                "            found = allotments.rows()\n"
+                "            if _early.get(key, (0.0, None))[0] < monotonic() - 0.5:\n"
+                "                _early[key] = (monotonic(), found)\n"
+                "            _take_shares(shares, _early[key][1])\n"
+                "        else:",
             ),
             (SNAPSHOT, "class Place(NamedTuple):", "_early: dict = {}\n\n\nclass Place(NamedTuple):"),
         ),
