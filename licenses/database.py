@@ -101,13 +101,20 @@ def reason(error: BaseException) -> str:
 
 
 def refusal(error: DatabaseError | InterfaceError) -> Refusal:
-    """Return the refusal for callers. Nothing was changed, unless the connection broke in the commit."""
+    """Return the refusal for callers. Nothing was changed, unless the connection broke in the commit.
+
+    Closes a connection that is read-only.
+    """
     kinds: dict[Fault | None, type[NotMigrated | ReadOnly | StorageFull]] = {
         Fault.NOT_MIGRATED: NotMigrated,
         Fault.READ_ONLY: ReadOnly,
         Fault.FULL: StorageFull,
     }
-    return kinds.get(fault(error), Busy)()
+    known = fault(error)
+    if known is Fault.READ_ONLY and not connection.in_atomic_block:
+        # A session that began on a standby stays read-only. The next call opens another one.
+        connection.close()
+    return kinds.get(known, Busy)()
 
 
 def log_failure(refusal: Refusal) -> None:

@@ -291,6 +291,30 @@ def test_a_database_that_takes_no_changes_is_named_at_the_start(
     assert "read-only" in refused(environment, "seed")
 
 
+def test_sessions_that_began_read_only_are_left_when_the_database_takes_changes_again(
+    cluster: Any, tmp_path: Path, closing: ExitStack
+) -> None:
+    url = f"postgresql://licenses:right@127.0.0.1:{cluster.port}/licenses"
+    assert run(environment_of(tmp_path, {"DATABASE_URL": url}), "migrate").returncode == 0
+    # One thread has one session.
+    variables = {"LICENSE_DB_SEED": "true", "WEB_CONCURRENCY": "1", "GUNICORN_CMD_ARGS": "--threads 1"}
+    server = watched(tmp_path, closing, {"DATABASE_URL": url}, **variables)
+    server.wait_for(lambda: server.is_up() and httpx.get(f"{server.url}/readyz").status_code == 200, "the server")
+
+    def borrow() -> httpx.Response:
+        return httpx.post(f"{server.url}/licenses/borrow", json={"tool": "cad_tool", "user": "ana"}, timeout=30)
+
+    with psycopg.connect(cluster.url, autocommit=True) as session:
+        session.execute("ALTER ROLE licenses SET default_transaction_read_only = on")
+        session.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'licenses'")
+        server.wait_for(lambda: borrow().json().get("code") == "read_only", "a session that is read-only")
+        # The sessions of now stay as they are.
+        session.execute("ALTER ROLE licenses RESET default_transaction_read_only")
+    server.wait_for(
+        lambda: {borrow().json().get("code") for _ in range(20)} <= {None, "exhausted"}, "only new sessions"
+    )
+
+
 # --- A full disk --------------------------------------------------------------
 
 
