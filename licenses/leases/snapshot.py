@@ -188,9 +188,8 @@ class Snapshot:
             lease.tool = tool
         if (rules := self.rules.get(tool.pk)) is not None and tool.has_rules:
             teams = {lease.team.name for lease in leases if lease.team is not None} - rules.shares.keys()
-            more: dict[int, dict[str, Share]] = defaultdict(dict)
-            _take_shares(more, sql.send_allotments([tool.pk], sorted(teams)).rows())
-            rules.shares.update(more[tool.pk])
+            allotments = sql.send_allotments([tool.pk], sorted(teams))
+            rules.shares.update(_shares_of(allotments.rows())[tool.pk])
         return [lease for lease in leases if lease.ended_at is None]
 
     def count(self, tool: Tool, *, user: str, team: str | None, seats: int) -> int:
@@ -460,10 +459,8 @@ def _rules(
             lists[line.tool_id, line.effect].add((line.kind, line.subject))
         for limit in own.rows():
             limits[limit.tool_id][limit.user] = limit.seats
-        if overdue_is_out:
-            _take_shares(shares, allotments.rows())
-        else:
-            shares = _shares(ruled, teams, now)
+        found = allotments.rows() if overdue_is_out else _allotments_at(ruled, teams, now)
+        shares = _shares_of(found)
     held = _held(tools, limits, users, now, overdue_is_out)
     rules = {
         tool.pk: Rules(
@@ -478,20 +475,21 @@ def _rules(
     return rules | {tool.pk: rules[tool.pk].in_any_case() for tool in tools if tool.ignores_case}
 
 
-def _take_shares(shares: dict[int, dict[str, Share]], allotments: Iterable[Allotment]) -> None:
+def _shares_of(allotments: Iterable[Allotment]) -> dict[int, dict[str, Share]]:
+    """Return what teams may have of tools, and have: by tool and team."""
+    shares: dict[int, dict[str, Share]] = defaultdict(dict)
     for allotment in allotments:
         shares[allotment.tool_id][allotment.team.name] = allotment.share
+    return shares
 
 
-def _shares(tools: Sequence[Tool], teams: Collection[str], now: datetime) -> dict[int, dict[str, Share]]:
-    """Return what teams may have of tools, and have at ``now``: seats of an overdue lease are back."""
-    shares: dict[int, dict[str, Share]] = defaultdict(dict)
+def _allotments_at(tools: Sequence[Tool], teams: Collection[str], now: datetime) -> Iterator[Allotment]:
+    """Yield the allotments of teams with what they have at ``now``: seats of an overdue lease are back."""
     if teams:
         allotments = Allotment.objects.filter(tool__in=tools, team__name__in=teams).select_related("team")
         for allotment in allotments.with_borrowed(now):
             allotment.in_use = allotment.borrowed
-            shares[allotment.tool_id][allotment.team.name] = allotment.share
-    return shares
+            yield allotment
 
 
 def _held(

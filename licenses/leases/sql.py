@@ -71,14 +71,11 @@ def commit_with(write: Callable[[], None]) -> None:
     A savepoint (a test's transaction) is not committed. Raises OperationalError if PostgreSQL
     answers COMMIT with a rollback.
     """
-    if not is_postgresql() or connection.savepoint_ids:
-        with one_round_trip():
-            write()
-        return
+    commits = is_postgresql() and not connection.savepoint_ids
     with one_round_trip():
         write()
-        committed = connection.connection.execute("COMMIT", prepare=False)
-    if committed.statusmessage != "COMMIT":
+        committed = connection.connection.execute("COMMIT", prepare=False) if commits else None
+    if committed is not None and committed.statusmessage != "COMMIT":
         raise OperationalError(f"The database answered COMMIT with {committed.statusmessage}.")
 
 

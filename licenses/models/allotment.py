@@ -1,6 +1,5 @@
 """Quotas, reservations, user limits and access rules of tools."""
 
-from collections.abc import Iterable
 from datetime import datetime
 
 from django.db import models
@@ -100,11 +99,6 @@ class SubjectKind(models.TextChoices):
     PROJECT = "project"
 
 
-class AccessRuleQuerySet(models.QuerySet["AccessRule"]):
-    def of_tools(self, tools: Iterable[Tool]) -> "AccessRuleQuerySet":
-        return self.filter(tool__in=list(tools)).select_related("team")
-
-
 class AccessRule(models.Model):
     """One access rule of a tool.
 
@@ -123,8 +117,6 @@ class AccessRule(models.Model):
         validators=[validate_name],
         help_text="The name of the user, host or project.",
     )
-
-    objects = AccessRuleQuerySet.as_manager()
 
     class Meta:
         ordering = ["effect", "kind", "team__name", "name"]
