@@ -11,6 +11,7 @@ from .lease import EndReason, Lease
 from .retired import RetiredName
 from .retry import BorrowKey
 from .session import AccountSession
+from .star import Star
 from .sweep import Sweep
 from .team import MemberSource, Team, TeamMember
 from .token import ApiToken
@@ -40,6 +41,7 @@ __all__ = [
     "Lease",
     "MemberSource",
     "RetiredName",
+    "Star",
     "SubjectKind",
     "Sweep",
     "Team",
