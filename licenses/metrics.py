@@ -261,7 +261,7 @@ class Levels:
         now = timezone.now()
         levels: list[tuple[str, str, Callable[[Tool], float]]] = [
             ("licenses_total", "Seats bought.", lambda tool: tool.capacity),
-            ("licenses_borrowed", "Seats that are out.", lambda tool: tool.borrowed),
+            ("licenses_borrowed", "Seats that are out.", lambda tool: tool.borrowed_now),
             (
                 "licenses_available",
                 "Seats that anybody can have; 0 while the tool grants none.",
@@ -445,7 +445,7 @@ def exposition(version: str) -> bytes:
     mode, hence this one.
     """
     try:
-        tools: list[Tool] | None = snapshot.with_levels(sql.tools_with_levels())
+        tools: list[Tool] | None = snapshot.with_levels(sql.tools_with_current_counts())
         teams = snapshot.team_seats()
         contracts = list(Contract.objects.not_ended(timezone.now()).select_related("tool").order_by("pk"))
         swept_at = Sweep.objects.values_list("finished_at", flat=True).first()

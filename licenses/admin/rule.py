@@ -41,8 +41,8 @@ class AllotmentForm(ModelForm[Allotment]):
 @admin.register(Allotment)
 class AllotmentAdmin(AuditedAdmin[Allotment]):
     form = AllotmentForm
-    fields = ["tool", "team", "quota", "reservation", "in_use"]
-    list_display = ["tool", "team", "quota", "reservation", "in_use"]
+    fields = ["tool", "team", "quota", "reservation", "borrowed"]
+    list_display = ["tool", "team", "quota", "reservation", "borrowed"]
     list_display_links = ["tool", "team"]
     list_filter = [("tool", admin.RelatedOnlyFieldListFilter), ("team", admin.RelatedOnlyFieldListFilter)]
     list_select_related = ["tool", "team"]
@@ -50,7 +50,7 @@ class AllotmentAdmin(AuditedAdmin[Allotment]):
     autocomplete_fields = ["tool", "team"]
 
     def get_readonly_fields(self, request: HttpRequest, obj: Allotment | None = None) -> list[str]:
-        return ["tool", "team", "in_use"] if obj else ["in_use"]
+        return ["tool", "team", "borrowed"] if obj else ["borrowed"]
 
     def save_model(self, request: HttpRequest, obj: Allotment, form: Any, change: bool) -> None:
         allowance = quotas.Allowance(obj.quota, obj.reservation)

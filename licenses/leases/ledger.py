@@ -23,8 +23,8 @@ from .snapshot import Snapshot
 
 # The columns of a tool that only this module changes.
 COUNTED = (
-    "in_use",
-    "kept_back",
+    "borrowed",
+    "reserved_idle",
     "waiting",
     "last_fence",
     "overdraft_total",
@@ -55,9 +55,9 @@ def settle(tool: Tool) -> None:
     after they were changed in the caller's transaction."""
     shares = [allotment.share for allotment in tool.allotments.all()]
     tool.reserved = sum(share.reservation for share in shares)
-    tool.kept_back = sum(share.idle for share in shares)
+    tool.reserved_idle = sum(share.reserved_idle for share in shares)
     tool.has_rules = bool(shares) or tool.user_limits.exists() or tool.access_rules.exists()
-    tool.save(update_fields=["reserved", "kept_back", "has_rules"])
+    tool.save(update_fields=["reserved", "reserved_idle", "has_rules"])
 
 
 def seats_of_team(tool: Tool, team: Team) -> int:
@@ -119,8 +119,8 @@ class Ledger:
         for item in items:
             tool = self.snapshot.tools[item.tool]
             tool.last_fence += 1
-            tool.in_use += item.seats
-            above = min(max(tool.in_use - tool.capacity, 0), item.seats)
+            tool.borrowed += item.seats
+            above = min(max(tool.borrowed - tool.capacity, 0), item.seats)
             tool.overdraft_total += above > 0
             lease = Lease(
                 tool=tool,
@@ -154,7 +154,7 @@ class Ledger:
             # A clock that was set back must not end a lease before it began.
             lease.ended_at, lease.end_reason, lease.end_note = max(now, lease.borrowed_at), reason, note
             lease.ended_by = by.label if by else ""
-        tool.in_use -= lease.seats
+        tool.borrowed -= lease.seats
         tool.held_for(lease.duration(now))
         total = f"{EndReason(lease.end_reason)}_total"
         setattr(tool, total, getattr(tool, total) + 1)
@@ -196,7 +196,7 @@ class Ledger:
         self._tools[tool.pk] = tool
         team = lease.team.name if lease.team is not None else None
         is_shared = self.snapshot.share(tool, team) is not None
-        tool.kept_back += self.snapshot.count(tool, user=lease.user, team=team, seats=seats)
+        tool.reserved_idle += self.snapshot.count(tool, user=lease.user, team=team, seats=seats)
         if is_shared and lease.team_id is not None:
             self._teams[tool.pk, lease.team_id] += seats
 

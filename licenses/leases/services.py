@@ -220,7 +220,7 @@ def explain(request: BorrowRequest) -> Explanation:
     Raises UnknownTool or NotAMember.
     """
     teams = _teams_of(request.user, request.asserted_teams)
-    tools = {tool.name: tool for tool in Tool.objects.with_levels().filter(name__in=request.tools())}
+    tools = {tool.name: tool for tool in Tool.objects.with_current_counts().filter(name__in=request.tools())}
     if missing := request.tools() - tools.keys():
         raise UnknownTool(tool=min(missing))
     subjects = subjects_of(request, teams)
@@ -249,7 +249,7 @@ def explain(request: BorrowRequest) -> Explanation:
 
 
 def available_to(*, tool: Tool, user: str, team: str | None) -> int:
-    """Return the most seats of a tool from ``with_levels`` that one borrow of this subject
+    """Return the most seats of a tool from ``Tool.objects.with_current_counts`` that one borrow of this subject
     would be granted now; ``user`` '' is a user without a team or a limit. Raises NotAMember."""
     teams: Iterable[str] = _teams_of(user) if user else ()
     if team is not None and not user:

@@ -153,7 +153,7 @@ class Snapshot:
             # Where nothing but the number of seats decides, all of them are one claim.
             ahead = [Claim(sum(claim.seats for claim in ahead))]
         claims = tuple(ahead)
-        return _pool(tool, tool.in_use, tool.kept_back, self.rules.get(tool.pk), claims)
+        return _pool(tool, tool.borrowed, tool.reserved_idle, self.rules.get(tool.pk), claims)
 
     def change_borrows(self, user: str, *, borrowed: int = 0, waiting: int = 0) -> None:
         """Count borrows that a user has or waits for."""
@@ -194,7 +194,7 @@ class Snapshot:
 
     def count(self, tool: Tool, *, user: str, team: str | None, seats: int) -> int:
         """Count seats that a user and a team get, or give back if below 0. Return by how
-        much the idle reserved seats of the tool change."""
+        much the reserved idle seats of the tool change."""
         rules = self.rules.get(tool.pk)
         if rules is None:
             return 0
@@ -204,9 +204,9 @@ class Snapshot:
         share = rules.shares.get(team) if team is not None else None
         if share is None or team is None:
             return 0
-        after = Share(share.quota, share.reservation, share.in_use + seats)
+        after = Share(share.quota, share.reservation, share.borrowed + seats)
         rules.shares[team] = after
-        return after.idle - share.idle
+        return after.reserved_idle - share.reserved_idle
 
 
 def read(requests: Sequence[Request], sending: AbstractContextManager[object] | None = None) -> Snapshot:
@@ -299,7 +299,7 @@ def _waiting_for(tools: Iterable[Tool], places: dict[int, list[Place]]) -> Itera
 
 
 def unlocked(tools: Collection[Tool], subjects: Iterable[Subject], now: datetime) -> dict[str, Pool]:
-    """Return tools from ``with_levels``, by name, as they are at ``now``: seats of a lease
+    """Return tools from ``Tool.objects.with_current_counts``, by name, as they are at ``now``: seats of a lease
     whose time is over are back."""
     capacity.show(tools, now)
     queued = [tool for tool in tools if tool.wanted and tool.is_rationed]
@@ -314,12 +314,13 @@ def unlocked(tools: Collection[Tool], subjects: Iterable[Subject], now: datetime
         return (Claim(tool.wanted),) if tool.wanted else ()
 
     return {
-        tool.name: _pool(tool, tool.borrowed, tool.reserved_idle, rules.get(tool.pk), claims(tool)) for tool in tools
+        tool.name: _pool(tool, tool.borrowed_now, tool.reserved_idle_now, rules.get(tool.pk), claims(tool))
+        for tool in tools
     }
 
 
 def with_levels(tools: Iterable[Tool]) -> list[Tool]:
-    """Return tools from ``Tool.objects.with_levels`` with their ``levels`` and ``state`` as
+    """Return tools from ``Tool.objects.with_current_counts`` with their ``levels`` and ``state`` as
     of when they were read. Costs statements only where somebody waits for a tool with rules."""
     tools = list(tools)
     if tools:
@@ -328,7 +329,7 @@ def with_levels(tools: Iterable[Tool]) -> list[Tool]:
     pools = unlocked(crowded, (), timezone.now()) if crowded else {}
     for tool in tools:
         plain = (Claim(tool.wanted),) if tool.wanted else ()
-        pool = pools.get(tool.name) or _pool(tool, tool.borrowed, tool.reserved_idle, None, plain)
+        pool = pools.get(tool.name) or _pool(tool, tool.borrowed_now, tool.reserved_idle_now, None, plain)
         tool.levels = levels(pool, tool.read_at)
         tool.state = tool.levels.state
     return tools
@@ -370,16 +371,16 @@ def team_seats() -> list[TeamSeats]:
 # The fields of a pool that are fields of its tool. The others depend on when they are read.
 _OF_THE_TOOL = tuple(
     {field.name for field in fields(Pool)}.intersection(field.name for field in Tool._meta.concrete_fields)
-    - {"in_use", "kept_back"}
+    - {"borrowed", "reserved_idle"}
 )
 _values_of = attrgetter(*_OF_THE_TOOL)
 
 
-def _pool(tool: Tool, in_use: int, kept_back: int, rules: Rules | None, claims: tuple[Claim, ...]) -> Pool:
+def _pool(tool: Tool, borrowed: int, reserved_idle: int, rules: Rules | None, claims: tuple[Claim, ...]) -> Pool:
     return Pool(
         tool=tool.name,
-        in_use=in_use,
-        kept_back=kept_back,
+        borrowed=borrowed,
+        reserved_idle=reserved_idle,
         rules=rules or NO_RULES,
         claims=claims,
         **dict(zip(_OF_THE_TOOL, _values_of(tool), strict=True)),
@@ -487,8 +488,8 @@ def _allotments_at(tools: Sequence[Tool], teams: Collection[str], now: datetime)
     """Yield the allotments of teams with what they have at ``now``: seats of an overdue lease are back."""
     if teams:
         allotments = Allotment.objects.filter(tool__in=tools, team__name__in=teams).select_related("team")
-        for allotment in allotments.with_borrowed(now):
-            allotment.in_use = allotment.borrowed
+        for allotment in allotments.with_current_counts(now):
+            allotment.borrowed = allotment.borrowed_now
             yield allotment
 
 

@@ -37,16 +37,16 @@ NOBODY = Subject()
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """What a team may have of a tool, and has. A reserved seat that the team does not use is *idle*:
+    """What a team may have of a tool, and has. A reserved seat that the team does not use is *reserved idle*:
     other teams can't borrow it."""
 
     quota: int | None = None
     reservation: int = 0
-    in_use: int = 0
+    borrowed: int = 0
 
     @property
-    def idle(self) -> int:
-        return max(self.reservation - self.in_use, 0)
+    def reserved_idle(self) -> int:
+        return max(self.reservation - self.borrowed, 0)
 
 
 NO_SHARE = Share()
@@ -114,16 +114,16 @@ class Claim:
 class Pool:
     """The numbers and rules of a tool for a decision, read under its lock.
 
-    ``reserved`` are the seats reserved for teams, ``kept_back`` those of them that
+    ``reserved`` are the seats reserved for teams, ``reserved_idle`` those of them that
     their teams do not use. ``claims`` are the tickets ahead, in the order of the queue.
     """
 
     tool: str
     capacity: int
-    in_use: int
+    borrowed: int
     overdraft: int = 0
     reserved: int = 0
-    kept_back: int = 0
+    reserved_idle: int = 0
     user_limit: int | None = None
     max_ttl: timedelta | None = None
     enabled: bool = True

@@ -47,7 +47,7 @@ def allot(*, tool: str, allowances: Mapping[Team, Allowance | None], by: Actor) 
                     mine.delete()
             continue
         if mine is None:
-            mine = Allotment(tool=locked, team=team, in_use=ledger.seats_of_team(locked, team))
+            mine = Allotment(tool=locked, team=team, borrowed=ledger.seats_of_team(locked, team))
         mine.quota, mine.reservation = allowance.quota, allowance.reservation
         mine.clean_fields(exclude=["tool", "team"])
         with auditing.changing(mine, by=by), explained([mine]):

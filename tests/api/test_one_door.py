@@ -281,7 +281,7 @@ def test_rules_are_the_same_through_every_door(
         found.append((row(tool.name), rules_of(tool.name), audit))
     assert found == [found[0]] * 3
     values, rules, audit = found[0]
-    assert (values["reserved"], values["kept_back"], values["has_rules"]) == (1, 0, True)
+    assert (values["reserved"], values["reserved_idle"], values["has_rules"]) == (1, 0, True)
     assert len(rules) == len(audit) == 3
 
 

@@ -37,13 +37,13 @@ def limit(tool: Tool, user: str, seats: int) -> None:
 
 def assert_counters_equal_rows() -> None:
     for tool in Tool.objects.all():
-        assert tool.in_use == (Lease.objects.open().filter(tool=tool).aggregate(n=Sum("seats"))["n"] or 0)
+        assert tool.borrowed == (Lease.objects.open().filter(tool=tool).aggregate(n=Sum("seats"))["n"] or 0)
         shares = []
         for allotment in tool.allotments.all():
             out = Lease.objects.open().filter(tool=tool, team=allotment.team)
-            assert allotment.in_use == (out.aggregate(n=Sum("seats"))["n"] or 0)
+            assert allotment.borrowed == (out.aggregate(n=Sum("seats"))["n"] or 0)
             shares.append(allotment.share)
-        assert tool.kept_back == sum(share.idle for share in shares)
+        assert tool.reserved_idle == sum(share.reserved_idle for share in shares)
 
 
 def test_a_team_has_no_more_than_its_quota(api: Api, make_tool: MakeTool, make_team: MakeTeam) -> None:
@@ -332,6 +332,6 @@ def test_quotas_and_reservations_hold_under_load(server: Server) -> None:
         "-c",
         "from licenses.models import *\n"
         "tool = Tool.objects.get(name='cad_tool')\n"
-        "print(tool.in_use, tool.kept_back, *Allotment.objects.values_list('in_use', flat=True))",
+        "print(tool.borrowed, tool.reserved_idle, *Allotment.objects.values_list('borrowed', flat=True))",
     )
     assert checked.split() == ["0", "2", "0", "0"]
