@@ -7,7 +7,7 @@ from django.db.models import F, OuterRef, Q, Subquery, Sum
 from django.db.models.functions import Coalesce, Greatest, Now
 
 from licenses.names import NAME_LENGTH
-from licenses.policy import Share
+from licenses.policy import TeamAllotment
 
 from .lease import Lease
 from .team import Team, validate_name
@@ -67,9 +67,9 @@ class Allotment(models.Model):
         return f"{self.tool} for {self.team}"
 
     @property
-    def share(self) -> Share:
+    def for_policy(self) -> TeamAllotment:
         """Return the values for the policy. Call it under the tool's lock."""
-        return Share(self.quota, self.reservation, self.borrowed)
+        return TeamAllotment(self.quota, self.reservation, self.borrowed)
 
 
 class UserLimit(models.Model):

@@ -56,7 +56,7 @@ class ToolQuerySet(models.QuerySet["Tool"]):
         """
         from .allotment import Allotment
         from .lease import Lease
-        from .waiting import TicketClaim
+        from .ticket import TicketClaim
 
         allotments = Allotment.objects.with_current_counts(Now()).filter(tool=OuterRef("pk")).order_by().values("tool")
 
@@ -225,7 +225,7 @@ class Tool(models.Model):
         return max((now - self.oldest_wait).total_seconds(), 0) if self.oldest_wait else 0
 
     @property
-    def is_rationed(self) -> bool:
+    def is_restricted(self) -> bool:
         """Return whether a borrow depends on more than the number of free seats."""
         return self.has_rules or self.user_limit is not None
 
