@@ -28,7 +28,7 @@ from prometheus_client.multiprocess import MultiProcessCollector
 from . import metric_text
 from .errors import DatabaseRefusal, UnknownTool, kinds
 from .leases import snapshot, sql
-from .leases.snapshot import TeamSeats
+from .leases.snapshot import AllotmentLevels
 from .metric_text import Counters, Family, labels
 from .models import Contract, EndReason, Sweep, Ticket, TicketState, Tool
 from .names import UNKNOWN_TOOL_LABEL
@@ -230,7 +230,7 @@ class Levels:
     def __init__(
         self,
         tools: list[Tool] | None,
-        teams: list[TeamSeats],
+        teams: list[AllotmentLevels],
         swept_at: datetime | None,
         version: str,
         *,
@@ -446,7 +446,7 @@ def exposition(version: str) -> bytes:
     """
     try:
         tools: list[Tool] | None = snapshot.with_levels(sql.tools_with_current_counts())
-        teams = snapshot.team_seats()
+        teams = snapshot.allotment_levels()
         contracts = list(Contract.objects.not_ended(timezone.now()).select_related("tool").order_by("pk"))
         swept_at = Sweep.objects.values_list("finished_at", flat=True).first()
     except (DatabaseError, InterfaceError):

@@ -380,7 +380,7 @@ def _allotments() -> Query[Allotment]:
 
 
 def send_allotments(tools: list[int], teams: list[str]) -> Sent[Allotment]:
-    """Ask for what these teams may have of these tools."""
+    """Ask for the allotments of these teams for these tools."""
     return _allotments().send(tools, teams)
 
 

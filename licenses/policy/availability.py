@@ -53,8 +53,8 @@ class Availability:
 
     def reserved_idle(self, team: str) -> int:
         """Return the reserved seats that the team does not use or claim."""
-        share = self.pool.rules.shares.get(team)
-        return share.reserved_idle - self._reserved.get(team, 0) if share is not None else 0
+        allotment = self.pool.rules.allotments.get(team)
+        return allotment.reserved_idle - self._reserved.get(team, 0) if allotment is not None else 0
 
     def free(self, team: str) -> int:
         """Return the seats that a borrow of this team can have; '' is no team."""
@@ -65,7 +65,7 @@ class Availability:
 
     def of_team(self, team: str) -> int:
         """Return the seats that a team has or claims, if it has a quota or reservation."""
-        return self.pool.share(team).borrowed + self._of_teams.get(team, 0)
+        return self.pool.allotment(team).borrowed + self._of_teams.get(team, 0)
 
     def of_user(self, user: str) -> int:
         """Return the seats that a user has or claims, if there is a limit."""

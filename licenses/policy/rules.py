@@ -251,7 +251,7 @@ class QuotaReached(Shortage, SubjectRule):
     @classmethod
     def check(cls, attempt: Attempt) -> Self | None:
         team = attempt.subject.team
-        quota = attempt.pool.share(team).quota
+        quota = attempt.pool.allotment(team).quota
         if quota is None:
             return None
         seats, borrowed = attempt.seats, attempt.left.of_team(team)
@@ -276,7 +276,7 @@ def _are_reserved(attempt: Attempt) -> bool:
     """Return whether the seats are there without the queue, but reserved for other teams."""
     pool = attempt.pool
     unused = pool.limit - pool.borrowed
-    own = pool.share(attempt.subject.team).reserved_idle
+    own = pool.allotment(attempt.subject.team).reserved_idle
     return own + max(unused - pool.reserved_idle, 0) < attempt.seats <= unused
 
 
@@ -293,7 +293,7 @@ def _of_shortage(attempt: Attempt, available: int) -> dict[str, Any]:
     return {
         "short_by": seats - left.reserved_idle(team) - left.shared,
         "out": pool.borrowed,
-        "ever": seats <= pool.limit - (pool.reserved - pool.share(team).reservation),
+        "ever": seats <= pool.limit - (pool.reserved - pool.allotment(team).reservation),
         "tool": pool.tool,
         "total": pool.capacity,
         "borrowed": pool.borrowed,
@@ -336,7 +336,7 @@ class Reserved(Shortage):
         if attempt.seats <= available or not _are_reserved(attempt):
             return None
         pool = attempt.pool
-        reserved = pool.reserved_idle - pool.share(attempt.subject.team).reserved_idle
+        reserved = pool.reserved_idle - pool.allotment(attempt.subject.team).reserved_idle
         text = f"{_too_few(attempt, available)}: {pool.borrowed} of {pool.capacity} are borrowed, and {reserved} are "
         return cls(f"{text}reserved for other teams.", **_of_shortage(attempt, available), reserved=reserved)
 

@@ -151,14 +151,14 @@ MUTANTS = [
         (
             (
                 SNAPSHOT,
-                "        shares = _shares_of(found)\n",
+                "        allotments = _by_tool_and_team(found)\n",
                 "        if overdue_is_out:\n"
                 "            key = (tuple(tool.pk for tool in ruled), tuple(sorted(teams)))\n"
                 "            from time import monotonic\n"
                 "            if _early.get(key, (0.0, None))[0] < monotonic() - 0.5:\n"
                 "                _early[key] = (monotonic(), found)\n"
                 "            found = _early[key][1]\n"
-                "        shares = _shares_of(found)\n",
+                "        allotments = _by_tool_and_team(found)\n",
             ),
             (SNAPSHOT, "class Place(NamedTuple):", "_early: dict = {}\n\n\nclass Place(NamedTuple):"),
         ),

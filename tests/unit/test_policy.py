@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from licenses import policy
-from licenses.policy import Claim, Pool, Rules, Share, Subject
+from licenses.policy import Claim, Pool, Rules, Subject, TeamAllotment
 
 pytestmark = pytest.mark.any_database
 
@@ -58,8 +58,8 @@ class Site:
             rules=Rules(
                 include=frozenset(self.include),
                 exclude=frozenset(self.exclude),
-                shares={
-                    team: Share(self.quotas.get(team), self.reservations.get(team, 0), self.seats_of_team(team))
+                allotments={
+                    team: TeamAllotment(self.quotas.get(team), self.reservations.get(team, 0), self.seats_of_team(team))
                     for team in {*self.quotas, *self.reservations}
                 },
                 limits=self.limits,
