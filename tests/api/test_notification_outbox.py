@@ -1,7 +1,6 @@
 """What is recorded for people and administrators, once for each occasion, and where it goes."""
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -47,21 +46,6 @@ def test_an_occasion_is_recorded_once() -> None:
     account()
     assert [offer(), offer(), offer(key="2")] == [True, False, True]
     assert (Notification.objects.count(), Delivery.objects.count()) == (2, 2)
-
-
-@pytest.mark.django_db(transaction=True)
-def test_several_sweepers_record_an_occasion_once() -> None:
-    account()
-
-    def record(_: int) -> bool:
-        try:
-            return offer()
-        finally:
-            connection.close()
-
-    with ThreadPoolExecutor(4) as sweepers:
-        assert sorted(sweepers.map(record, range(8)))[-2:] == [False, True]
-    assert (Notification.objects.count(), Delivery.objects.count()) == (1, 1)
 
 
 def test_a_person_hears_of_their_own_seats_and_administrators_of_the_server() -> None:
