@@ -16,7 +16,7 @@ def rename(model: str, old: str, new: str, **options: int) -> list[Operation]:
 
 
 class Migration(migrations.Migration):
-    dependencies = [("licenses", "0020_contracts")]
+    dependencies = [("licenses", "0021_notifications")]
 
     operations = [
         migrations.SeparateDatabaseAndState(
