@@ -8,7 +8,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('licenses', '0020_contracts'),
+        ('licenses', '0022_counter_names'),
         migrations.swappable_dependency(settings.AUTH_USER_MODEL),
     ]
 
