@@ -81,7 +81,7 @@ def offer_seats() -> list[Ticket]:
         return []
     _keep_places(now)
     wanted = TicketClaim.objects.filter(ticket__in=kept).values("tool")
-    ready = in_reach(list(Tool.objects.with_levels().filter(pk__in=wanted)), now)
+    ready = in_reach(list(Tool.objects.with_current_counts().filter(pk__in=wanted)), now)
     due = [ticket for number, ticket, offered_at in tickets if (number in ready) != (offered_at is not None)]
     offered: Iterator[Ticket | None] = (submit(Offer(ticket)) for ticket in due)
     return [ticket for ticket in offered if ticket is not None]

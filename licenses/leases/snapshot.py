@@ -334,11 +334,12 @@ def read_unlocked(tools: Collection[Tool], subjects: Iterable[Subject], now: dat
 
 def in_reach(tools: Collection[Tool], now: datetime) -> set[int]:
     """Return the numbers of the live tickets that would be granted their seats of these tools
-    from ``with_levels`` at ``now``, in the order of the queue."""
+    from ``Tool.objects.with_current_counts`` at ``now``, in the order of the queue."""
     capacity.show(tools, now)
     places = _places(tools, now)
     restricted = [tool for tool in tools if tool.is_restricted]
-    rules = _rules(restricted, set(_waiting_for(restricted, places)), set(), now, overdue_is_out=False) if restricted else {}
+    waiting = set(_waiting_for(restricted, places))
+    rules = _rules(restricted, waiting, set(), now, overdue_is_out=False) if restricted else {}
     found: set[int] = set()
     for tool in tools:
         queued = places.get(tool.pk, [])
