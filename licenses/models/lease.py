@@ -213,6 +213,20 @@ class Lease(models.Model):
         held = self.duration(now)
         return self.tool.cost_of(self.seats * held, overdraft=self.overdraft_seats * held)
 
+    @property
+    def last_heartbeat(self) -> datetime | None:
+        """Return when a heartbeat last extended the lease, or when it began; None if it needs no heartbeat,
+        or if the end of the tool's license hides it. Counted back from the end, so that heartbeats write one column."""
+        if self.ttl is None or self.expires_at is None or self.expires_at == self.tool.valid_until:
+            return None
+        return max(self.expires_at - self.ttl, self.borrowed_at)
+
+    @property
+    def has_program(self) -> bool:
+        """Return whether a program extends the lease."""
+        last = self.last_heartbeat
+        return last is not None and last > self.borrowed_at
+
     def end_when_over(self, now: datetime) -> None:
         """Set the end of an expired lease, without saving it."""
         if self.ended_at is None and self.expires_at is not None and self.expires_at <= now:
