@@ -32,7 +32,7 @@ class AllotmentForm(ModelForm[Allotment]):
         locked = lock([tool.name])[tool.name]
         allowance = quotas.Allowance(cleaned["quota"], cleaned["reservation"])
         try:
-            quotas.check(tool=locked, allowances={team: allowance})
+            quotas.check_allowances(tool=locked, allowances={team: allowance})
         except OverReserved as refusal:
             raise ValidationError(refusal.detail) from None
         return cleaned
