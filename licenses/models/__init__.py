@@ -8,6 +8,15 @@ from .failure import FailureCount
 from .history import DenialDay, HistoryMark, TeamHour, ToolHour, UsageDay
 from .identity import Identity, JwtCaller
 from .lease import EndReason, Lease
+from .notification import (
+    Delivery,
+    DeliveryState,
+    Event,
+    Notification,
+    NotificationPreference,
+    Webhook,
+    WebhookKind,
+)
 from .retired import RetiredName
 from .retry import BorrowKey
 from .session import AccountSession
@@ -29,16 +38,21 @@ __all__ = [
     "BorrowKey",
     "Contract",
     "ContractSource",
+    "Delivery",
+    "DeliveryState",
     "Denial",
     "DenialDay",
     "Effect",
     "EndReason",
+    "Event",
     "FailureCount",
     "HistoryMark",
     "Identity",
     "JwtCaller",
     "Lease",
     "MemberSource",
+    "Notification",
+    "NotificationPreference",
     "RetiredName",
     "SubjectKind",
     "Sweep",
@@ -52,4 +66,6 @@ __all__ = [
     "ToolHour",
     "UsageDay",
     "UserLimit",
+    "Webhook",
+    "WebhookKind",
 ]
