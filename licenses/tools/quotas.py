@@ -24,7 +24,7 @@ from .constraints import explained
 from .locking import lock
 
 Rule = UserLimit | AccessRule
-R = TypeVar("R", UserLimit, AccessRule)
+R = TypeVar("R", bound=Rule)
 
 
 @dataclass(frozen=True, slots=True)
