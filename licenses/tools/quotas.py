@@ -28,7 +28,7 @@ R = TypeVar("R", bound=Rule)
 
 
 @dataclass(frozen=True, slots=True)
-class Allowance:
+class AllotmentTerms:
     """The most seats of a team (``quota``; None is no limit) and its reserved seats (``reservation``)."""
 
     quota: int | None = None
@@ -50,7 +50,7 @@ def put_quota(
     given = {name: getattr(mine, name) for name in ("quota", "reservation")} if mine else {}
     wanted = Allotment(tool=locked, team=known, **given | dict(values))
     wanted.clean_fields(exclude=["tool", "team"])
-    (change,) = allot(tool=tool, allowances={known: Allowance(wanted.quota, wanted.reservation)}, by=by)
+    (change,) = allot(tool=tool, terms={known: AllotmentTerms(wanted.quota, wanted.reservation)}, by=by)
     return change
 
 
@@ -65,7 +65,7 @@ def delete_quota(*, tool: str, team: str, by: Actor, check: Check = accept) -> N
     check(mine)
     if mine is None:
         raise UnknownRow(kind="quota", name=f"of {team} for {tool}")
-    allot(tool=tool, allowances={known: None}, by=by)
+    allot(tool=tool, terms={known: None}, by=by)
 
 
 @transaction.atomic
@@ -150,26 +150,26 @@ def _find_access_rule(rule: AccessRule) -> AccessRule | None:
 
 
 @transaction.atomic
-def allot(*, tool: str, allowances: Mapping[Team, Allowance | None], by: Actor) -> list[Change[Allotment]]:
+def allot(*, tool: str, terms: Mapping[Team, AllotmentTerms | None], by: Actor) -> list[Change[Allotment]]:
     """Set the quotas and reservations of teams for a tool in one transaction. Return what changed, for each team
-    with an allowance.
+    with terms.
 
     None removes those of a team. Active leases do not end. Raises UnknownTool, or what
-    ``check_allowances`` raises; nothing is changed then.
+    ``check_terms`` raises; nothing is changed then.
     """
     locked = lock([tool])[tool]
-    check_allowances(tool=locked, allowances=allowances)
+    check_terms(tool=locked, terms=terms)
     changes = []
-    for team, allowance in allowances.items():
+    for team, wanted in terms.items():
         mine = Allotment.objects.filter(tool=locked, team=team).first()
-        if allowance is None:
+        if wanted is None:
             if mine is not None:
                 with auditing.deleting(mine, by=by):
                     mine.delete()
             continue
         if mine is None:
-            mine = Allotment(tool=locked, team=team, in_use=ledger.seats_of_team(locked, team))
-        mine.quota, mine.reservation = allowance.quota, allowance.reservation
+            mine = Allotment(tool=locked, team=team, borrowed=ledger.seats_of_team(locked, team))
+        mine.quota, mine.reservation = wanted.quota, wanted.reservation
         mine.clean_fields(exclude=["tool", "team"])
         with auditing.changing(mine, by=by) as change, explained([mine]):
             # Write only these fields: leases change the borrowed seats.
@@ -179,18 +179,18 @@ def allot(*, tool: str, allowances: Mapping[Team, Allowance | None], by: Actor) 
     return changes
 
 
-def check_allowances(*, tool: Tool, allowances: Mapping[Team, Allowance | None]) -> None:
+def check_terms(*, tool: Tool, terms: Mapping[Team, AllotmentTerms | None]) -> None:
     """Check what ``allot`` would set for a locked tool.
 
     Raises ValidationError if a team would have more seats reserved than its quota, or
     OverReserved if a reservation grows and all of them together exceed the capacity.
     """
     before = dict(tool.allotments.values_list("team", "reservation"))
-    after = before | {team.pk: allowance.reservation if allowance else 0 for team, allowance in allowances.items()}
-    for team, allowance in allowances.items():
-        if allowance and allowance.quota is not None and allowance.reservation > allowance.quota:
-            text = f"{tool.name}: team {team.name} has {allowance.reservation} seats reserved"
-            raise ValidationError(f"{text}, more than its quota of {allowance.quota}")
+    after = before | {team.pk: wanted.reservation if wanted else 0 for team, wanted in terms.items()}
+    for team, wanted in terms.items():
+        if wanted and wanted.quota is not None and wanted.reservation > wanted.quota:
+            text = f"{tool.name}: team {team.name} has {wanted.reservation} seats reserved"
+            raise ValidationError(f"{text}, more than its quota of {wanted.quota}")
     if any(seats > before.get(team, 0) for team, seats in after.items()) and sum(after.values()) > tool.capacity:
         raise OverReserved(tool=tool.name, capacity=tool.capacity, reserved=sum(after.values()))
 
@@ -201,7 +201,7 @@ def remove_allotments(*, allotments: Iterable[Allotment], by: Actor) -> None:
     chosen = list(allotments)
     lock({allotment.tool.name for allotment in chosen})
     for allotment in chosen:
-        allot(tool=allotment.tool.name, allowances={allotment.team: None}, by=by)
+        allot(tool=allotment.tool.name, terms={allotment.team: None}, by=by)
 
 
 @transaction.atomic
