@@ -246,12 +246,17 @@ class QueueTimeout(QueueEnded, BorrowRefusal):
 
 
 class QueueDropped(QueueEnded):
-    """The client did not poll the ticket in time, so it lost its place."""
+    """The client did not poll the ticket in time, or nobody took the offered seats, so it lost its place."""
 
     code = "queue_dropped"
     title = "Dropped from the queue"
     status = 410
     why = "The client did not poll this ticket in time, so it lost its place."
+
+    def __init__(self, *, tool: str, offered: bool = False) -> None:
+        super().__init__(tool=tool)
+        if offered:
+            self.detail = f"A seat of {tool} was offered, and nobody took it in time, so this ticket lost its place."
 
 
 class QueueLeft(QueueEnded):
