@@ -28,7 +28,7 @@ from prometheus_client.multiprocess import MultiProcessCollector
 from . import metric_text
 from .errors import DatabaseRefusal, UnknownTool, kinds
 from .leases import snapshot, sql
-from .leases.snapshot import TeamSeats
+from .leases.snapshot import AllotmentLevels
 from .metric_text import Counters, Family, labels
 from .models import Contract, EndReason, Sweep, Ticket, TicketState, Tool
 from .names import UNKNOWN_TOOL_LABEL
@@ -223,14 +223,14 @@ def _size(path: Path) -> int:
         return 0
 
 
-class Levels:
+class DatabaseMetrics:
     """The state of the tools now, as read for this scrape; None is a database
     that doesn't answer, and gives no levels rather than old ones."""
 
     def __init__(
         self,
         tools: list[Tool] | None,
-        teams: list[TeamSeats],
+        teams: list[AllotmentLevels],
         swept_at: datetime | None,
         version: str,
         *,
@@ -261,7 +261,7 @@ class Levels:
         now = timezone.now()
         levels: list[tuple[str, str, Callable[[Tool], float]]] = [
             ("licenses_total", "Seats bought.", lambda tool: tool.capacity),
-            ("licenses_borrowed", "Seats that are out.", lambda tool: tool.borrowed),
+            ("licenses_borrowed", "Seats that are out.", lambda tool: tool.borrowed_now),
             (
                 "licenses_available",
                 "Seats that anybody can have; 0 while the tool grants none.",
@@ -404,7 +404,7 @@ class Page:
     def __init__(self) -> None:
         folder = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
         self.counters = Counters(Path(folder)) if folder else None
-        self.levels = metric_text.Levels()
+        self.levels = metric_text.FamilyWriter()
         self.begun: set[str] = set()
 
     def begin(self, tools: list[Tool]) -> None:
@@ -422,7 +422,7 @@ class Page:
             know(tool.name)
         self.begun.update(tool.name for tool in new)
 
-    def text(self, levels: Levels) -> bytes:
+    def text(self, levels: DatabaseMetrics) -> bytes:
         """Return what is counted, by all workers where there are several, and the levels."""
         self.begin(levels.tools or [])
         if self.counters is None:
@@ -445,11 +445,11 @@ def exposition(version: str) -> bytes:
     mode, hence this one.
     """
     try:
-        tools: list[Tool] | None = snapshot.with_levels(sql.tools_with_levels())
-        teams = snapshot.team_seats()
+        tools: list[Tool] | None = snapshot.with_levels(sql.tools_with_current_counts())
+        teams = snapshot.allotment_levels()
         contracts = list(Contract.objects.not_ended(timezone.now()).select_related("tool").order_by("pk"))
         swept_at = Sweep.objects.values_list("finished_at", flat=True).first()
     except (DatabaseError, InterfaceError):
         # The counters are wanted most while the database is away.
         tools, teams, contracts, swept_at = None, [], [], None
-    return _page().text(Levels(tools, teams, swept_at, version, contracts=contracts))
+    return _page().text(DatabaseMetrics(tools, teams, swept_at, version, contracts=contracts))
