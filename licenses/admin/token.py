@@ -13,11 +13,11 @@ from licenses.models import ApiToken
 
 from .audited import actor_of
 from .lookups import ListedLookups
-from .widgets import LabelledInputs
+from .widgets import LabeledInputs
 
 
 @admin.register(ApiToken)
-class ApiTokenAdmin(LabelledInputs, ListedLookups):
+class ApiTokenAdmin(LabeledInputs, ListedLookups):
     list_display = [
         "name",
         "hint",
