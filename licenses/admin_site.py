@@ -32,6 +32,12 @@ class LicensesAdminSite(admin.AdminSite):
             "with_password": settings.LICENSE_LOCAL_PASSWORDS,
         }
 
+    def index(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> Any:
+        # Import here, because licenses.admin registers with this site.
+        from licenses.admin import cockpit
+
+        return super().index(request, {"cards": cockpit.cards(request)} | (extra_context or {}))
+
     def get_urls(self) -> list[Any]:
         # Import here, because licenses.admin registers with this site.
         from licenses.admin import reports

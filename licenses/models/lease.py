@@ -196,6 +196,14 @@ class Lease(models.Model):
         """Return the leases of the borrow, if this is its head."""
         return [self, *sorted(self.parts.all(), key=lambda part: part.place)]
 
+    @property
+    def heartbeat_at(self) -> datetime | None:
+        """Return the time of the borrow or of the last heartbeat. None if the lease needs no heartbeat, or if
+        its end is that of the tool's license."""
+        if self.ttl is None or self.expires_at is None or self.expires_at == self.tool.valid_until:
+            return None
+        return self.expires_at - self.ttl
+
     def is_over(self, now: datetime) -> bool:
         """Return whether the lease has ended at ``now``."""
         return self.ended_at is not None or (self.expires_at is not None and self.expires_at <= now)

@@ -1,6 +1,6 @@
 """Write amounts in reports."""
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from django import template
 
@@ -28,6 +28,12 @@ def span(value: timedelta) -> str:
     if days:
         return f"{days} d {hours} h"
     return f"{hours} h {minutes} min" if hours else f"{minutes} min"
+
+
+@register.filter
+def ago(moment: datetime, now: datetime) -> str:
+    """Write the time since a moment in its two largest units."""
+    return span(max(now - moment, timedelta(0)))
 
 
 @register.filter
