@@ -27,6 +27,7 @@ from licenses.names import is_clean
 from .audited import actor_of
 from .filters import TypedFilter
 from .lookups import ListedLookups
+from .person import person_link
 
 # The page that asks for confirmation sends a field for each lease.
 MAX_FORCED = 500
@@ -94,12 +95,17 @@ class UserFilter(TypedFilter):
 
 @admin.register(Lease)
 class LeaseAdmin(ListedLookups):
-    list_display = ["user", "tool", "seats", "team", "project", "host", "borrowed_at", "heartbeat", "end"]
+    list_display = ["person", "tool", "seats", "team", "project", "host", "borrowed_at", "heartbeat", "end"]
+    list_display_links = ["tool"]
     list_filter = [StateFilter, UserFilter, "end_reason", "borrowed_at", "team", "tool"]
     list_select_related = ["tool", "team"]
     search_fields = ["user", "host", "project", "tool__name"]
     actions = ["force_return"]
     show_full_result_count = False
+
+    @admin.display(ordering="user")
+    def person(self, lease: Lease) -> str:
+        return person_link(lease.user)
 
     @admin.display(description="last heartbeat")
     def heartbeat(self, lease: Lease) -> datetime | None:

@@ -137,18 +137,24 @@ def test_the_front_page_of_a_large_site_asks_the_database_as_little(admin_client
     statements()
     before = statements()
     tools = Tool.objects.bulk_create(
-        Tool(name=f"tool{number}", capacity=10, in_use=10, valid_until=now + timedelta(days=number % 90 + 1))
-        for number in range(1000)
+        (
+            Tool(name=f"tool{number}", capacity=10, in_use=10, valid_until=now + timedelta(days=number % 90 + 1))
+            for number in range(1000)
+        ),
+        batch_size=500,
     )
     Lease.objects.bulk_create(
-        Lease(
-            tool=tools[number % 1000],
-            user=f"user{number % 300}",
-            borrowed_at=now - timedelta(minutes=number),
-            ttl=timedelta(hours=1),
-            expires_at=now + timedelta(hours=1),
-        )
-        for number in range(10_000)
+        (
+            Lease(
+                tool=tools[number % 1000],
+                user=f"user{number % 300}",
+                borrowed_at=now - timedelta(minutes=number),
+                ttl=timedelta(hours=1),
+                expires_at=now + timedelta(hours=1),
+            )
+            for number in range(10_000)
+        ),
+        batch_size=2000,
     )
     Denial.objects.bulk_create(
         Denial(tool=tool, user=f"user{number % 300}", code="exhausted", first_at=now, last_at=now)
@@ -177,7 +183,7 @@ def test_lists_filter_by_what_ends_soon(admin_client: Client, make_tool: MakeToo
         end = now + timedelta(days=days, minutes=5)
         tool = make_tool(f"t{days}" if days >= 0 else "past", valid_until=end)
         Contract.objects.create(tool=tool, seats=1, last_day=end.date())
-        make_token()
+        make_token(user="ana")
         token = ApiToken.objects.latest("pk")
         ApiToken.objects.filter(pk=token.pk).update(created_at=now - timedelta(days=9), expires_at=end)
 
