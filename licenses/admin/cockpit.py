@@ -92,7 +92,7 @@ def _full(now: datetime) -> Card:
     lines = [
         Line(
             tool.display_name or tool.name,
-            f"{tool.in_use} of {tool.capacity} seats" + (f", {tool.waiting} waiting" if tool.waiting else ""),
+            f"{tool.borrowed} of {tool.capacity} seats" + (f", {tool.waiting} waiting" if tool.waiting else ""),
             _row("tool", tool.pk),
         )
         for tool in tools

@@ -138,7 +138,7 @@ def test_the_front_page_of_a_large_site_asks_the_database_as_little(admin_client
     before = statements()
     tools = Tool.objects.bulk_create(
         (
-            Tool(name=f"tool{number}", capacity=10, in_use=10, valid_until=now + timedelta(days=number % 90 + 1))
+            Tool(name=f"tool{number}", capacity=10, borrowed=10, valid_until=now + timedelta(days=number % 90 + 1))
             for number in range(1000)
         ),
         batch_size=500,

@@ -235,7 +235,8 @@ def _surely_given_up(evidence: Evidence) -> dict[str, float]:
     for operation in evidence.granted():
         lease = operation.answer["id"]
         if _id(lease) in forced | revoked:
-            given_up.setdefault(lease, operation.end)
+            # Also if its holder, who did not know, returned it later.
+            given_up[lease] = min(given_up.get(lease, operation.end), operation.end)
     return given_up
 
 

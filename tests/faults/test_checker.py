@@ -146,6 +146,16 @@ def test_a_run_that_is_right_breaks_nothing() -> None:
     assert found(operations, rows, {'licenses_borrowed{tool="cad"}': 0}) == set()
 
 
+def test_a_lease_that_ended_early_is_held_no_longer_whenever_its_holder_returns_it() -> None:
+    operations, rows = good()
+    rows["leases"][0] |= {"ended_at": START + 12, "end_reason": "revoked"}
+    # Somebody else holds the seat before the holder of the first lease, who did not know, returns it at 20.
+    operations.append(borrowed(4, 3, 14, answer={"expires_at": moment(18)}))
+    assert "s2_never_oversold_as_clients_see_it" not in found(operations, rows)
+    rows["leases"][0]["end_reason"] = "returned"
+    assert "s2_never_oversold_as_clients_see_it" in found(operations, rows)
+
+
 Break = Callable[[list[Operation], Rows], None]
 
 
