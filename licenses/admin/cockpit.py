@@ -20,8 +20,8 @@ from licenses.access.rules import VIEW_DENIALS, VIEW_LEASES
 from licenses.clock import database_now
 from licenses.history import rollups
 from licenses.history.reports import Span
+from licenses.history.tables import duration
 from licenses.models import ApiToken, Contract, Denial, Lease, Sweep, TicketClaim, Tool
-from licenses.templatetags.licenses_reports import span
 
 # Lines of a card. Its link shows all.
 MOST = 6
@@ -106,7 +106,7 @@ def _queues(now: datetime) -> Card:
     lines = [
         Line(
             queue["tool__display_name"] or queue["tool__name"],
-            f"{queue['tickets']} waiting, the first for {span(max(now - queue['oldest'], timedelta(0)))}",
+            f"{queue['tickets']} waiting, the first for {duration(max(now - queue['oldest'], timedelta(0)))}",
             _list("ticket", state__exact="waiting", tool=queue["tool__name"]),
         )
         for queue in queues[:MOST]
@@ -145,7 +145,7 @@ def _holders(now: datetime) -> Card:
     lines = [
         Line(
             lease.user,
-            f"{lease.seats} of {lease.tool.name} for {span(now - lease.borrowed_at)}",
+            f"{lease.seats} of {lease.tool.name} for {duration(now - lease.borrowed_at)}",
             _row("lease", lease.pk),
         )
         for lease in leases
@@ -200,7 +200,7 @@ def _health(now: datetime) -> Card:
     swept = Sweep.objects.first()
     late = swept is None or now - swept.finished_at > SWEEPER_IS_LATE
     advice = ": start manage.py expire_leases --loop" if late else ""
-    seen = f"ran {span(max(now - swept.finished_at, timedelta(0)))} ago" if swept else "never ran"
+    seen = f"ran {duration(max(now - swept.finished_at, timedelta(0)))} ago" if swept else "never ran"
     mark = rollups.mark()
     behind = Span.of_late(1).first - mark.rolled_up_until > ROLLUPS_ARE_LATE
     trouble = readiness.check()

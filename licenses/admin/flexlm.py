@@ -9,7 +9,6 @@ from django import forms
 from django.contrib import admin, messages
 from django.core import signing
 from django.core.exceptions import PermissionDenied, ValidationError
-from django.core.files.uploadedfile import UploadedFile
 from django.db import IntegrityError
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.shortcuts import render
@@ -71,7 +70,7 @@ class ImportForm(forms.Form):
 
     def clean(self) -> dict[str, Any]:
         cleaned = super().clean() or {}
-        given: dict[str, UploadedFile] = {name: file for name in ("license", "options") if (file := cleaned.get(name))}
+        given: dict[str, Any] = {name: file for name in ("license", "options") if (file := cleaned.get(name))}
         if sum(file.size or 0 for file in given.values()) > MAX_BYTES:
             raise ValidationError(f"The files have more than {MAX_BYTES / 2**20:g} MiB. {COMMAND}")
         return cleaned | {f"{name}_bytes": file.read() for name, file in given.items()}
@@ -179,7 +178,7 @@ def _carry_out(request: HttpRequest, plan: Plan, *, for_real: bool, shown: Seque
         raise ValidationError("Somebody else changed the same tools or teams at the same time. Try again.") from None
 
 
-def _name(file: UploadedFile | None) -> str:
+def _name(file: Any) -> str:
     return visible((file.name or "") if file else "")[:100]
 
 

@@ -21,7 +21,7 @@ LICENSE = b"INCREMENT CAD acme 1.0 31-dec-2099 5\nINCREMENT SIM acme 1.0 permane
 OPTIONS = b"GROUP crash ana ben\nMAX 2 CAD GROUP crash\nEXCLUDE SIM USER eve\n"
 
 
-def upload(client: Client, license: bytes = LICENSE, options: bytes | None = None, **more: str) -> Any:
+def upload(client: Client, license: bytes = LICENSE, options: bytes | None = None, **more: Any) -> Any:
     files = {"license": SimpleUploadedFile("acme.lic", license)}
     if options is not None:
         files["options"] = SimpleUploadedFile("acme.opt", options)
