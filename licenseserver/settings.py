@@ -72,6 +72,16 @@ LICENSE_SHOW_HOLDERS = environment.choice("LICENSE_SHOW_HOLDERS", "everyone", am
 # Whether users can sign in with passwords of this server.
 LICENSE_LOCAL_PASSWORDS = environment.boolean("LICENSE_LOCAL_PASSWORDS", True)
 
+# Who can make API tokens of their own, on the page Tokens and with `license login`; how many
+# valid ones a person can have, for how many days, and what they can do. Only superusers get
+# the scope `admin`.
+LICENSE_OWN_TOKENS = environment.choice("LICENSE_OWN_TOKENS", "everyone", among=("everyone", "staff", "nobody"))
+LICENSE_OWN_TOKENS_PER_USER = environment.integer("LICENSE_OWN_TOKENS_PER_USER", 20, minimum=1, maximum=1000)
+LICENSE_OWN_TOKEN_DAYS = environment.integer("LICENSE_OWN_TOKEN_DAYS", 90, minimum=1, maximum=366)
+LICENSE_OWN_TOKEN_SCOPES = list(dict.fromkeys(environment.words("LICENSE_OWN_TOKEN_SCOPES", "read,borrow")))
+if not LICENSE_OWN_TOKEN_SCOPES or not set(LICENSE_OWN_TOKEN_SCOPES) <= {"read", "borrow", "admin"}:
+    raise SettingError("LICENSE_OWN_TOKEN_SCOPES must be a list of read, borrow and admin.")
+
 # The most failed credentials in 15 minutes before the next ones must wait.
 LICENSE_FAILURES_PER_ADDRESS = environment.integer("LICENSE_FAILURES_PER_ADDRESS", 50, minimum=1, maximum=1_000_000)
 LICENSE_FAILURES_PER_ACCOUNT = environment.integer("LICENSE_FAILURES_PER_ACCOUNT", 5, minimum=1, maximum=1_000_000)
@@ -170,7 +180,7 @@ MIDDLEWARE = [
     # From here a call of the API that brings no cookie goes by API_MIDDLEWARE to the last one.
     "licenses.api.middleware.ForkMiddleware",
     "django.middleware.security.SecurityMiddleware",
-    "licenses.headers.HeadersMiddleware",
+    "licenses.security_headers.SecurityHeadersMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "licenses.api.middleware.BodyLimitMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",

@@ -4,8 +4,8 @@ from django.contrib import admin
 
 from licenses.models import Ticket
 
-from .facts import FactsAdmin
 from .filters import TypedFilter
+from .read_only import ReadOnlyAdmin
 
 
 class ToolFilter(TypedFilter):
@@ -16,7 +16,7 @@ class ToolFilter(TypedFilter):
 
 
 @admin.register(Ticket)
-class TicketAdmin(FactsAdmin):
+class TicketAdmin(ReadOnlyAdmin):
     list_display = [
         "number",
         "user",
