@@ -12,7 +12,7 @@ from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
 from django.contrib.admin.models import CHANGE, LogEntry
 from django.contrib.admin.views.main import ChangeList
 from django.core.exceptions import ValidationError
-from django.db.models import Q, QuerySet
+from django.db.models import QuerySet
 from django.db.models.functions import Now
 from django.http import HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
@@ -109,7 +109,7 @@ class LeaseAdmin(ListedLookups):
 
     @admin.display(description="last heartbeat")
     def heartbeat(self, lease: Lease) -> datetime | None:
-        return lease.heartbeat_at if lease.ended_at is None else None
+        return lease.last_heartbeat_at if lease.ended_at is None else None
 
     @admin.display(ordering="ended_at")
     def end(self, lease: Lease) -> str:
@@ -117,6 +117,10 @@ class LeaseAdmin(ListedLookups):
         if lease.ended_at is not None:
             return f"{lease.get_end_reason_display().lower()} {lease.ended_at:%Y-%m-%d %H:%M:%S}"
         return f"expires {lease.expires_at:%Y-%m-%d %H:%M:%S}" if lease.expires_at else "does not expire"
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Lease]:
+        # The last heartbeat depends on all tools of a borrow.
+        return super().get_queryset(request).prefetch_related("parts__tool")
 
     def has_add_permission(self, request: HttpRequest) -> bool:
         return False
@@ -197,8 +201,5 @@ def _heads(leases: QuerySet[Lease]) -> list[uuid.UUID]:
 
 def _borrows(heads: Sequence[uuid.UUID]) -> list[Forced]:
     """Return open borrows, each with all of its leases: they end together."""
-    found: dict[uuid.UUID, list[Lease]] = {}
-    together = Lease.objects.open().filter(Q(pk__in=heads) | Q(part_of__in=heads)).select_related("tool")
-    for lease in together.order_by("user", "-borrowed_at", "place"):
-        found.setdefault(lease.public_id, []).append(lease)
-    return [Forced(items[0], items) for items in found.values()]
+    found = Lease.objects.open().filter(pk__in=heads).with_items().order_by("user", "-borrowed_at", "pk")
+    return [Forced(head, head.items) for head in found]

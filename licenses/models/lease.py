@@ -197,12 +197,15 @@ class Lease(models.Model):
         return [self, *sorted(self.parts.all(), key=lambda part: part.place)]
 
     @property
-    def heartbeat_at(self) -> datetime | None:
-        """Return the time of the borrow or of the last heartbeat. None if the lease needs no heartbeat, or if
-        its end is that of the tool's license."""
-        if self.ttl is None or self.expires_at is None or self.expires_at == self.tool.valid_until:
+    def last_heartbeat_at(self) -> datetime | None:
+        """Return when the client showed last that it works, for the head of a borrow; None if the lease needs
+        no heartbeats, or if its end is the end of a tool's license, which hides it."""
+        if self.ttl is None or self.expires_at is None:
             return None
-        return self.expires_at - self.ttl
+        ends = [item.tool.valid_until for item in self.items]
+        if any(end is not None and self.expires_at >= end for end in ends):
+            return None
+        return max(self.expires_at - self.ttl, self.borrowed_at)
 
     def is_over(self, now: datetime) -> bool:
         """Return whether the lease has ended at ``now``."""
