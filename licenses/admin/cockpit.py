@@ -116,7 +116,7 @@ def _queues(now: datetime) -> Card:
 
 
 def _refusals(now: datetime) -> Card:
-    since = Span.of_late(1).start
+    since = Span.of_last_days(1).start
     rows = Denial.objects.filter(last_at__gte=since).order_by().values("tool", "tool__name", "tool__display_name")
     tools = list(
         rows.annotate(
@@ -164,7 +164,7 @@ def _licenses(now: datetime) -> Card:
 
 
 def _contracts(now: datetime) -> Card:
-    today = Span.of_late(1).first
+    today = Span.of_last_days(1).first
     ends = Contract.objects.filter(last_day__gte=today, last_day__lte=today + timedelta(days=SOON))
     contracts, total = _first(ends.select_related("tool").order_by("last_day", "tool__name", "pk"))
     lines = [
@@ -202,7 +202,7 @@ def _health(now: datetime) -> Card:
     advice = ": start manage.py expire_leases --loop" if late else ""
     seen = f"ran {duration(max(now - swept.finished_at, timedelta(0)))} ago" if swept else "never ran"
     mark = rollups.mark()
-    behind = Span.of_late(1).first - mark.rolled_up_until > ROLLUPS_ARE_LATE
+    behind = Span.of_last_days(1).first - mark.rolled_up_until > ROLLUPS_ARE_LATE
     trouble = readiness.check()
     probe = f"{get_script_prefix()}readyz"
     vendor = "PostgreSQL" if connection.vendor == "postgresql" else "SQLite"

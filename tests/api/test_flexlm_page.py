@@ -117,7 +117,7 @@ def test_names_that_no_tool_can_have_get_others(admin_client: Client) -> None:
     ],
 )
 def test_a_new_name_that_makes_no_sense_is_reported(
-    admin_client: Client, fields: dict[str, str], reported: str
+    admin_client: Client, fields: dict[str, Any], reported: str
 ) -> None:
     answer = upload(admin_client, **fields)
     assert answer.status_code == 400
