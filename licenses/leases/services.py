@@ -91,7 +91,7 @@ def _count(outcome: Outcome | Ticket, seconds: float, *, default: str = "") -> N
 
 
 def _forget_keys_at_times() -> None:
-    """Delete some old keys now and then, so that more go than come where no sweeper runs."""
+    """Delete some old keys from time to time, more than are added, in case no sweeper runs."""
     if next(_new_keys) % NEW_KEYS_A_TIDYING == 0:
         # The borrow is decided; the next tidying comes soon.
         with suppress(Refusal, DatabaseError):
@@ -99,10 +99,10 @@ def _forget_keys_at_times() -> None:
 
 
 def poll(*, ticket_id: uuid.UUID, by: Actor | None = None) -> Granted | Waiting:
-    """Ask for the seats that a ticket waits for; keeps its place.
+    """Ask for the seats that a ticket waits for, and keep its place.
 
-    Polled again after the seats were granted, it returns the lease again. ``by`` is as in
-    ``borrow``. Raises UnknownTicket, QueueTimeout, QueueDropped, QueueLeft or Busy.
+    After the seats were granted, it returns the lease again. ``by`` is as in ``borrow``. Raises
+    UnknownTicket, QueueTimeout, QueueDropped, QueueLeft or Busy.
     """
     start = time.perf_counter()
     polled = submit(Poll(ticket_id, by))
@@ -119,7 +119,7 @@ def poll(*, ticket_id: uuid.UUID, by: Actor | None = None) -> Granted | Waiting:
 
 
 def leave(*, ticket_id: uuid.UUID, by: Actor | None = None) -> None:
-    """Give up waiting; harmless if the wait is over already.
+    """Give up waiting. Harmless if the wait has ended.
 
     ``by`` is as in ``borrow``. Raises UnknownTicket, Busy, or AlreadyGranted if there is a
     lease now.
@@ -214,10 +214,10 @@ class Explanation:
 
 
 def explain(request: BorrowRequest) -> Explanation:
-    """Return why a borrow would be granted or not. Changes nothing and locks nothing, so
-    the answer may be another a moment later.
+    """Return whether a borrow would be granted, and why not.
 
-    Raises UnknownTool or NotAMember.
+    Changes nothing and locks nothing, so the answer can differ a moment later. Raises
+    UnknownTool or NotAMember.
     """
     teams = _teams_of(request.user, request.asserted_teams)
     tools = {tool.name: tool for tool in Tool.objects.with_current_counts().filter(name__in=request.tools())}
