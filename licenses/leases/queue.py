@@ -48,9 +48,9 @@ def poll_after(*, position: int, eta: timedelta | None, waited: timedelta) -> ti
     for the others.
 
     A seat is idle from its return to the next poll, and each poll costs. The ticket at
-    ``position`` polls every ``position`` seconds. A ticket that has ``waited`` long polls after
-    an eighth of that time, at most ``SELDOM``, which adds little to the wait. If seats are
-    expected in ``eta``, the next poll is after half of it.
+    ``position`` polls every ``position`` seconds. A ticket that has
+    ``waited`` long polls at the earliest after an eighth of that time, up to ``SELDOM``, which
+    adds little to the wait. If seats are expected in ``eta``, the next poll is after half of it.
     """
     by_place = max(position * SOONEST, min(waited / 8, SELDOM))
     by_eta = eta / 2 if eta is not None else by_place
