@@ -522,7 +522,7 @@ def _end(
     note: str = "",
     by: Actor | None,
 ) -> list[Lease]:
-    """End the open leases of a borrow; return all its leases."""
+    """End those leases of a borrow that are open; return all of them."""
     if not leases:
         raise UnknownLease
     if any(lease.tool_id not in snapshot.by_id for lease in leases):

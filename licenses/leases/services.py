@@ -99,10 +99,10 @@ def _forget_keys_at_times() -> None:
 
 
 def poll(*, ticket_id: uuid.UUID, by: Actor | None = None) -> Granted | Waiting:
-    """Ask for the seats that a ticket waits for, and keep its place.
+    """Ask for the seats that a ticket waits for; keeps its place.
 
-    After the seats were granted, it returns the lease again. ``by`` is as in ``borrow``. Raises
-    UnknownTicket, QueueTimeout, QueueDropped, QueueLeft or Busy.
+    Polled again after the seats were granted, it returns the lease again. ``by`` is as in
+    ``borrow``. Raises UnknownTicket, QueueTimeout, QueueDropped, QueueLeft or Busy.
     """
     start = time.perf_counter()
     polled = submit(Poll(ticket_id, by))
@@ -119,7 +119,7 @@ def poll(*, ticket_id: uuid.UUID, by: Actor | None = None) -> Granted | Waiting:
 
 
 def leave(*, ticket_id: uuid.UUID, by: Actor | None = None) -> None:
-    """Give up waiting. Harmless if the wait has ended.
+    """Give up waiting; harmless if the wait is over already.
 
     ``by`` is as in ``borrow``. Raises UnknownTicket, Busy, or AlreadyGranted if there is a
     lease now.
