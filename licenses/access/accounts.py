@@ -15,7 +15,7 @@ from django.utils import timezone
 from licenses import auditing
 from licenses.auditing import Actor
 from licenses.leases import services
-from licenses.models import AccountSession, Action, ApiToken, Identity, JwtCaller, RetiredName, TeamMember
+from licenses.models import AccountSession, Action, ApiToken, DeviceLogin, Identity, JwtCaller, RetiredName, TeamMember
 from licenses.names import folded
 
 from . import tokens
@@ -23,12 +23,14 @@ from . import tokens
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """What ended with an account: ids of tokens, tickets and leases, and the number of sessions."""
+    """What ended with an account: ids of tokens, tickets and leases, and the number of sessions and of sign-ins of
+    programs that it approved."""
 
     tokens: list[int] = field(default_factory=list)
     sessions: int = 0
     tickets: list[uuid.UUID] = field(default_factory=list)
     leases: list[uuid.UUID] = field(default_factory=list)
+    logins: int = 0
 
 
 @transaction.atomic
@@ -118,13 +120,20 @@ def _end(account: User, *, by: Actor, force_note: str) -> Ended:
     revoked = [token.pk for token in valid if tokens.revoke(token, by=by)]
     sessions = AccountSession.objects.end(account)
     tickets, leases = services.end_all_of(user=account.username, by=by, force_note=force_note)
-    ended = Ended(revoked, sessions, tickets, leases)
-    if revoked or sessions or tickets or leases:
+    logins = DeviceLogin.objects.end(account)
+    ended = Ended(revoked, sessions, tickets, leases, logins)
+    if ended != Ended():
         auditing.record(
             by,
             action=Action.ENDED,
             subject=account,
-            before={"tokens": revoked, "sessions": sessions, "tickets": tickets, "leases": leases},
+            before={
+                "tokens": revoked,
+                "sessions": sessions,
+                "tickets": tickets,
+                "leases": leases,
+                "logins": logins,
+            },
         )
     return ended
 
