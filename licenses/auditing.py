@@ -19,7 +19,7 @@ from django.db.models.deletion import Collector
 from django.db.transaction import TransactionManagementError
 
 from .access.callers import Caller, Kind
-from .addresses import client_address
+from .client_addresses import client_address
 from .clock import database_now
 from .models import (
     AccessRule,

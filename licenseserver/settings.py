@@ -184,7 +184,7 @@ MIDDLEWARE = [
     # From here a call of the API that brings no cookie goes by API_MIDDLEWARE to the last one.
     "licenses.api.middleware.ForkMiddleware",
     "django.middleware.security.SecurityMiddleware",
-    "licenses.headers.HeadersMiddleware",
+    "licenses.security_headers.SecurityHeadersMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "licenses.api.middleware.BodyLimitMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
