@@ -17,8 +17,8 @@ from django.db import transaction
 from django.db.models import QuerySet
 
 from licenses import auditing
-from licenses.addresses import network_of
 from licenses.auditing import Actor
+from licenses.client_addresses import network_of
 from licenses.clock import database_now
 from licenses.models import Action, ApiToken, DeviceLogin
 from licenses.models.device_login import (
@@ -136,7 +136,7 @@ def _scopes(text: str) -> list[Scope]:
 
 
 def _require_room(running: QuerySet[DeviceLogin], limit: int, now: datetime) -> None:
-    """Raise LoginError if so many sign-ins are open."""
+    """Raise LoginError if the limit of open sign-ins is reached."""
     if running.count() < limit:
         return
     oldest = running.order_by("expires_at").values_list("expires_at", flat=True).first()

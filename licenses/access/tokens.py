@@ -50,7 +50,7 @@ def revoke(token: ApiToken, *, by: Actor) -> bool:
 
 
 def revoke_secret(secret: str, *, address: str) -> None:
-    """Revoke the token with this secret, if there is one. Whoever has it can do worse than end it."""
+    """Revoke the token with this secret, if there is one. A caller who has it can do worse than end it."""
     token = ApiToken.objects.filter(hash=token_hash(secret)).first() if is_token(secret) else None
     if token is not None:
         revoke(token, by=Actor(ActorKind.TOKEN, f"token {token.pk}", address))

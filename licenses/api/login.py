@@ -7,7 +7,7 @@ So the errors of this server have one form, and OAuth libraries work.
 
 from typing import Any
 
-from django.http import HttpResponse, HttpResponseBase, QueryDict
+from django.http import HttpResponse, QueryDict
 from django.urls import reverse
 from rest_framework import exceptions
 from rest_framework.parsers import FormParser
@@ -19,7 +19,7 @@ from rest_framework.views import APIView
 
 from licenses.access import device_logins, tokens
 from licenses.access.device_logins import LoginError
-from licenses.addresses import client_address
+from licenses.client_addresses import client_address
 from licenses.errors import RateLimited
 
 from .authentication import caller_of
@@ -76,7 +76,7 @@ class LoginView(StrictQuery, APIView):
             )
         return super().handle_exception(exc)
 
-    def finalize_response(self, request: Request, response: HttpResponseBase, *args: Any, **kwargs: Any) -> Any:
+    def finalize_response(self, request: Request, response: Any, *args: Any, **kwargs: Any) -> Any:
         answer = super().finalize_response(request, response, *args, **kwargs)
         answer["Cache-Control"] = "no-store"
         return answer
@@ -145,7 +145,7 @@ class TokenView(LoginView):
 
 
 class RevokeView(LoginView):
-    """Revoke a token. Whoever has its secret can. An unknown token gets the same answer (RFC 7009, 2.2)."""
+    """Revoke the token of a caller who has its secret. An unknown token gets the same answer (RFC 7009, 2.2)."""
 
     def post(self, request: Request) -> Response:
         tokens.revoke_secret(value(request, "token", required=True), address=client_address(request.META))

@@ -13,8 +13,8 @@ from django.utils import timezone
 
 from licenses.access import device_logins, tokens
 from licenses.access.callers import Caller
-from licenses.addresses import client_address
 from licenses.auditing import Actor
+from licenses.client_addresses import client_address
 from licenses.models import DeviceLogin
 from licenses.models.device_login import read_user_code, shown_user_code
 
