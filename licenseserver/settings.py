@@ -340,6 +340,8 @@ LICENSE_DB_SEED = environment.boolean("LICENSE_DB_SEED", False)
 # keys of one caller per day and worker. 0 is no limit.
 LICENSE_QUEUE_PER_TOOL = environment.limit("LICENSE_QUEUE_PER_TOOL", 1000, maximum=1_000_000)
 LICENSE_QUEUE_PER_USER = environment.limit("LICENSE_QUEUE_PER_USER", 100, maximum=1_000_000)
+# For how many minutes seats are kept for a person who waits on the board, once they are there.
+LICENSE_OFFER_MINUTES = environment.integer("LICENSE_OFFER_MINUTES", 10, minimum=1, maximum=1440)
 LICENSE_KEYS_PER_DAY = environment.limit("LICENSE_KEYS_PER_DAY", 10_000, maximum=100_000_000)
 # The most leases and tickets of one user, of all tools together.
 LICENSE_LEASES_PER_USER = environment.limit("LICENSE_LEASES_PER_USER", 0, maximum=1_000_000)

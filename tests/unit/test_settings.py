@@ -99,6 +99,7 @@ def refused(load: Callable[..., Any], **variables: str) -> str:
         ("LICENSE_LONGEST_WAIT", "0"),
         ("LICENSE_QUEUE_PER_TOOL", "-1"),
         ("LICENSE_QUEUE_PER_USER", "few"),
+        ("LICENSE_OFFER_MINUTES", "0"),
         ("LICENSE_KEYS_PER_DAY", "1e6"),
         ("LICENSE_LEASES_PER_USER", "-3"),
         ("TRUSTED_PROXIES", "all"),
