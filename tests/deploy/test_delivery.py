@@ -163,8 +163,8 @@ def test_an_image_gets_its_tags_only_after_it_ran_and_was_signed(job: str) -> No
     image = read("release")["jobs"][job]
     order = [
         "push-by-digest=true",
-        "linux/amd64 linux/arm64; do\n  ",
-        "docker run",
+        "linux/amd64 linux/arm64; do\n",
+        "docker run --rm --pull always",
         "cosign sign",
         "imagetools create --tag",
     ]
