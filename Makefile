@@ -133,7 +133,7 @@ lint: $(VENV)/development $(BIN)/helm $(VENV)/checkov/bin/checkov docs ## check 
 	$(BIN)/actionlint -shellcheck $(BIN)/shellcheck
 	$(BIN)/shellcheck $$(grep -lE '^#!.*\<bash' .ci/* scripts/*) deploy/compose/reload
 	$(BIN)/yamllint --strict --config-data "$(YAML_RULES)" .github .pre-commit-config.yaml docker-compose.yml monitoring \
-	  deploy/checkov.yaml deploy/kind deploy/chart/Chart.yaml deploy/chart/values.yaml deploy/chart/ci
+	  deploy/checkov.yaml deploy/gitlab deploy/kind deploy/chart/Chart.yaml deploy/chart/values.yaml deploy/chart/ci
 	$(BIN)/codespell $$(git ls-files)
 	$(BIN)/proselint check --config docs/proselint.json $$(git ls-files '*.md' ':!docs/third-party-licenses.md')
 	$(BIN)/python scripts/check_words.py

@@ -84,6 +84,9 @@ class PlaceSerializer(serializers.Serializer[Wait]):
     eta_seconds = serializers.IntegerField(
         allow_null=True, help_text="When seats are expected, an estimate; null if nothing is known."
     )
+    offered_until = serializers.DateTimeField(
+        allow_null=True, help_text="The seats are kept for this ticket until then; null if they are not there yet."
+    )
     waiting_since = serializers.DateTimeField()
     waited_seconds = serializers.FloatField()
     deadline = serializers.DateTimeField(help_text="The end of the wait.")
@@ -99,6 +102,7 @@ class PlaceSerializer(serializers.Serializer[Wait]):
             "alternatives": [entry["items"] for entry in ticket.alternatives],
             "position": wait.position,
             "eta_seconds": round(wait.expected.total_seconds()) if wait.expected is not None else None,
+            "offered_until": ticket.alive_until if ticket.offered_at is not None else None,
             "waiting_since": ticket.created_at,
             "waited_seconds": round((self.context["now"] - ticket.created_at).total_seconds(), 3),
             "deadline": ticket.deadline,

@@ -6,6 +6,7 @@ from io import StringIO
 
 import pytest
 from django.core.management import call_command
+from django.db.models.functions import Now
 
 from licenses.leases import queue
 from licenses.models import Lease, Ticket, TicketClaim, Tool
@@ -368,6 +369,17 @@ def test_the_places_of_a_user_are_listed_as_their_polls_say(api: Api, make_tool:
     assert [entry["position"] for entry in api.client.get("/licenses/queue?user=ben").json()] == [2]
     assert api.client.get("/licenses/queue").status_code == 400
     assert api.client.get("/licenses/queue?user=ben&tool=cad").status_code == 400
+
+
+def test_a_list_of_places_shows_until_when_seats_are_offered(api: Api, make_tool: MakeTool) -> None:
+    make_tool()
+    api.borrow()
+    ticket = api.wait(user="ben")
+    (entry,) = api.client.get("/licenses/queue?user=ben").json()
+    assert entry["offered_until"] is None
+    Ticket.objects.filter(id=ticket).update(offered_at=Now())
+    (entry,) = api.client.get("/licenses/queue?user=ben").json()
+    assert datetime.fromisoformat(entry["offered_until"]) == Ticket.objects.get(id=ticket).alive_until
 
 
 def test_a_ticket_whose_client_is_gone_is_not_listed(api: Api, make_tool: MakeTool, pass_time: PassTime) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -14,6 +15,8 @@ from typing import Any
 import httpx
 import pytest
 import yaml
+from license_client import Item
+from license_client.cli import parser
 
 from tests.support.paths import ROOT
 from tests.support.servers import Server, running_server
@@ -207,3 +210,121 @@ def test_the_action_is_one_that_github_can_run() -> None:
     assert checked.returncode == 0, checked.stdout
     runs = yaml.safe_load((ACTION / "action.yml").read_text())["runs"]
     assert all((ACTION / runs[stage]).is_file() for stage in ("main", "post"))
+
+
+# --- The documentation ---------------------------------------------------------------
+
+
+def examples(language: str) -> list[str]:
+    page = (ROOT / "docs" / "howto" / "ci.md").read_text()
+    return re.findall(rf"^```{language}\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
+
+
+def test_the_documented_use_of_the_action_works(runner: Runner) -> None:
+    (text,) = [text for text in examples("yaml") if "/.github/actions/license@" in text]
+    (job,) = yaml.safe_load(text)["jobs"].values()
+    (step,) = [step for step in job["steps"] if "/license@" in step["uses"]]
+    given = {"server": runner.server.url, "token": runner.token, "run": "echo $LICENSE_LEASE_ID"}
+    assert given.keys() <= step["with"].keys()
+    runner.inputs = step["with"] | given
+    code, output = runner.run("main")
+    assert code == 0
+    assert {item["tool"] for item in runner.lease(output.strip())["items"]} == {"simulation", "cad_tool"}
+
+
+def test_the_documented_inputs_are_those_of_the_action() -> None:
+    page = (ROOT / "docs" / "howto" / "ci.md").read_text()
+    table = page[page.index("| input |") : page.index("Without `tools`")]
+    rows = re.findall(r"^\| (`.*?) \|", table, re.MULTILINE)
+    action = yaml.safe_load((ACTION / "action.yml").read_text())
+    assert {name for row in rows for name in re.findall(r"`(\w+)`", row)} == action["inputs"].keys()
+
+
+def test_the_documented_line_of_powershell_is_one_that_the_client_knows() -> None:
+    (text,) = examples("powershell")
+    (line,) = [line for line in text.splitlines() if "license.pyz" in line]
+    program, file, *arguments = line.split()
+    assert (program, file) == ("py", "license.pyz")
+    options = parser().parse_args(arguments)
+    assert (options.wanted, options.wait, options.ttl) == ([Item("simulation", 2), Item("cad_tool", 1)], 1800, 300)
+    assert options.argv == [".\\run-regression.bat"]
+
+
+# --- GitLab --------------------------------------------------------------------------
+
+
+COMPONENT = ROOT / "deploy" / "gitlab" / "templates" / "license.yml"
+
+
+def component(**given: str) -> dict[str, Any]:
+    """Return the jobs of the component with these inputs in their places, as GitLab does."""
+    head, text = COMPONENT.read_text().split("\n---\n")
+    inputs = yaml.safe_load(head)["spec"]["inputs"]
+    assert given.keys() <= inputs.keys()
+    assert {name for name, about in inputs.items() if "default" not in about} <= given.keys()
+    values = {name: about.get("default") for name, about in inputs.items()} | given
+
+    def filled(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {filled(name): filled(each) for name, each in value.items()}
+        if isinstance(value, list):
+            return [filled(each) for each in value]
+        if not isinstance(value, str):
+            return value
+        return re.sub(r"\$\[\[ inputs\.(\w+) \]\]", lambda match: str(values[match[1]]), value)
+
+    jobs: dict[str, Any] = filled(yaml.safe_load(text))
+    return jobs
+
+
+def test_the_documented_use_of_the_component_runs_its_command_with_the_seats(
+    strict_server: Server, token: str, tmp_path: Path
+) -> None:
+    (text,) = [text for text in examples("yaml") if "deploy/gitlab" in text]
+    (include,) = yaml.safe_load(text)["include"]
+    assert (ROOT / include["file"]) == COMPONENT
+    jobs = component(**include["inputs"] | {"server": strict_server.url, "run": 'echo "$LICENSE_LEASE_ID"; exit 7'})
+    assert jobs.keys() == {"regression"}
+    job = jobs["regression"]
+    tools = tmp_path / "bin"
+    tools.mkdir()
+    for name, script in {
+        "pip": f'echo "$@" > {tmp_path}/installed',
+        "license": f'exec {CLIENT_PYTHON} -m license_client "$@"',
+    }.items():
+        (tools / name).write_text(f"#!/bin/sh\n{script}\n")
+        (tools / name).chmod(0o755)
+    variables = {name: each["value"] if isinstance(each, dict) else each for name, each in job["variables"].items()}
+    done = subprocess.run(
+        ["sh", "-e", "-c", "\n".join([*job["before_script"], *job["script"]])],
+        env={
+            "PATH": f"{tools}:{os.environ['PATH']}",
+            "HOME": str(tmp_path),
+            "PYTHONPATH": str(ROOT / "client" / "src"),
+            "NO_PROXY": "*",
+            "LICENSE_TOKEN": token,
+            **{name: value.replace("$CI_PROJECT_PATH", "acme/regression") for name, value in variables.items()},
+        },
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+    )
+    assert (done.returncode, done.stderr) == (7, "")
+    answer = httpx.get(
+        f"{strict_server.url}/api/v1/leases/{done.stdout.strip()}/", headers={"Authorization": f"Bearer {token}"}
+    )
+    lease = answer.json()
+    assert (lease["user"], lease["team"], lease["end_reason"]) == ("acme/regression", "ci", "returned")
+    assert {item["tool"]: item["seats"] for item in lease["items"]} == {"simulation": 2, "cad_tool": 1}
+    assert "subdirectory=client" in (tmp_path / "installed").read_text()
+
+
+def test_the_component_is_a_job_that_gitlab_knows(tmp_path: Path) -> None:
+    jobs = tmp_path / "jobs.yml"
+    jobs.write_text(yaml.safe_dump(component(server="https://licenses.example.com", tools="cad_tool", run="true")))
+    checked = subprocess.run(
+        [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.gitlab-ci", str(jobs)],
+        capture_output=True,
+        text=True,
+    )
+    assert checked.returncode == 0, checked.stdout

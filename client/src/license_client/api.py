@@ -157,6 +157,8 @@ class Place:
     waiting_since: str
     deadline: str
     waited_seconds: float
+    # The end of the offer, if the seats are there and wait for their user.
+    offered_until: str | None
     raw: dict[str, Any] = field(repr=False)
 
     @property
@@ -624,6 +626,7 @@ def _place(body: Any) -> Place:
             waiting_since=str(body["waiting_since"]),
             deadline=str(body["deadline"]),
             waited_seconds=_number(body["waited_seconds"]) or 0,
+            offered_until=body.get("offered_until"),
             raw=body,
         )
 

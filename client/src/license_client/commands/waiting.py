@@ -57,6 +57,8 @@ def _queue(client: Client, options: argparse.Namespace) -> int:
 
 
 def _expected(place: Place) -> str:
+    if place.offered_until is not None:
+        return f"now, kept until {clock_time(place.offered_until)}"
     if place.eta_seconds is None:
         return "unknown"
     return f"in about {spoken(place.eta_seconds)}" if place.eta_seconds else "soon"
