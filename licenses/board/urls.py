@@ -2,7 +2,7 @@
 
 from django.urls import path
 
-from . import seats, tokens, views
+from . import device, seats, tokens, views
 
 urlpatterns = [
     path("", views.overview, name="board"),
@@ -13,6 +13,8 @@ urlpatterns = [
     path("leases/<uuid:lease_id>/return/", seats.give_back, name="board_return"),
     path("tickets/<uuid:ticket_id>/take/", seats.take, name="board_take"),
     path("tickets/<uuid:ticket_id>/leave/", seats.leave, name="board_leave"),
+    path("device/", device.overview, name="device"),
+    path("device/answer/", device.answer, name="device_answer"),
     path("tokens/", tokens.overview, name="tokens"),
     path("tokens/new/", tokens.make, name="tokens_new"),
     path("tokens/<int:token_id>/revoke/", tokens.revoke, name="tokens_revoke"),
