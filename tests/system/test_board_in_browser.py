@@ -204,7 +204,8 @@ def test_a_refresh_leaves_the_reader_where_they_are(sign_in: Callable[..., Page]
 
 def test_a_failed_refresh_is_shown_until_one_succeeds(sign_in: Callable[..., Page], complaints: list[str]) -> None:
     page = sign_in("ben")
-    status = page.get_by_role("status")
+    status = page.locator("#failure")
+    expect(status).to_have_role("status")
     expect(status).to_be_empty()
     shown = page.locator("#as-of").inner_text()
     page.route("**/", lambda route: route.abort())
