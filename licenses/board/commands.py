@@ -26,7 +26,7 @@ def commands_for(tool: str, server: str) -> list[Command]:
 steps:
   - run: exec {run} --ttl 5m -- ./your-command
 """,
-            "The secret LICENSE_TOKEN is the token of a team.",
+            "Needs the secret LICENSE_TOKEN, with a team's token.",
         ),
         Command(
             "GitLab CI",
@@ -36,7 +36,7 @@ steps:
 script:
   - {run} --ttl 5m -- ./your-command
 """,
-            "The masked variable LICENSE_TOKEN is the token of a team.",
+            "Needs the masked variable LICENSE_TOKEN, with a team's token.",
         ),
         Command(
             "Jenkins",
@@ -49,7 +49,7 @@ steps {{
   sh 'exec {run} --ttl 5m -- ./your-command'
 }}
 """,
-            "The secret text license-token is the token of a team.",
+            "Needs the secret text license-token, with a team's token.",
         ),
         Command("PowerShell", f'$env:LICENSE_SERVER = "{server}"\n{run} -- .\\your-command.exe'),
     ]

@@ -481,7 +481,7 @@ def test_the_admin_is_accessible(sign_in: Callable[..., Page], axe: str, complai
 
 def test_tables_stay_tables_for_screen_readers_on_a_phone(sign_in: Callable[..., Page]) -> None:
     page = sign_in("ana", "/tools/big/", viewport={"width": 320, "height": 700})
-    table = page.get_by_role("table", name=re.compile("Leases of big"))
+    table = page.get_by_role("table", name=re.compile("Leases of Big Tool"))
     expect(table.get_by_role("columnheader")).to_have_text(
         ["User", "Host", "Seats", "Team", "Project", "Since", "Heartbeat", "Until"]
     )
