@@ -77,6 +77,12 @@ class Document(NamedTuple):
         return _mistake(self.lines, path, detail)
 
 
+def place_of(document: Document, tool: str) -> Path:
+    """Return the place of the table of a tool."""
+    is_short = (tool,) in document.lines and (TOOLS, tool) not in document.lines
+    return (tool,) if is_short else (TOOLS, tool)
+
+
 def read(text: str, *, is_json: bool = False) -> Document:
     """Read a document. Raises InvalidSite with every mistake."""
     data, lines = _json(text) if is_json else _toml(text)

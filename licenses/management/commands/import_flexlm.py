@@ -19,7 +19,7 @@ from licenses.flexlm.applying import bring_in
 from licenses.flexlm.parser import Finding, parse_license, parse_options
 from licenses.flexlm.plan import Renames, plan
 from licenses.flexlm.writing import license_lines, options_lines
-from licenses.names import RESERVED_TOOL_NAMES, TOOL_NAME_PATTERN, is_clean
+from licenses.names import RESERVED_TOOL_NAMES, TOOL_NAME_PATTERN, visible
 
 UNSIGNED = "The signatures (SIGN=) were not checked, because only the vendor's daemon can do that."
 # Far above every vendor's file: 10,000 lines with signatures are 5 MiB.
@@ -117,11 +117,6 @@ class Command(BaseCommand):
                 kind = "" if finding.is_problem else "note: "
                 others = f" (and {more - 1} more lines)" if not finding.is_problem and more > 1 else ""
                 self.stderr.write(f"{file.name}:{finding.number}: {kind}{visible(finding.text)}{others}")
-
-
-def visible(text: str) -> str:
-    """Escape characters that would control a terminal."""
-    return "".join(sign if is_clean(sign) else sign.encode("unicode_escape").decode() for sign in text)
 
 
 def renaming(text: str) -> tuple[str, str]:
