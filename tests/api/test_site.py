@@ -215,22 +215,22 @@ def test_a_tool_with_leases_is_disabled_and_a_team_with_leases_stays_without_mem
 
 def test_a_mistake_anywhere_changes_nothing_and_names_its_place(apply: Apply) -> None:
     for text, said in (
-        (f"{WHOLE}[tools.last]\ncapacity = 'x'\n", "line 16: tools.last.capacity: Give a whole number."),
+        (f"{WHOLE}[tools.last]\ncapacity = 'x'\n", ":16: tools.last.capacity: Give a whole number."),
         (
             f"{WHOLE}[tools.last]\ncapacity = 1\nvalid_from = 2026-02-01\nvalid_until = 2026-01-01\n",
-            "line 15: tools.last: The license must end after it starts.",
+            ":15: tools.last: The license must end after it starts.",
         ),
         (
             f"{WHOLE}[tools.last]\ncapacity = 1\ndefault_ttl_seconds = 9\nmax_ttl_seconds = 8\n",
-            "line 15: tools.last: The default must not be longer than the longest.",
+            ":15: tools.last: The default must not be longer than the longest.",
         ),
         (
             f"{WHOLE}[tools.last]\ncapacity = 1\n[tools.last.teams.moon]\nquota = 1\n",
-            "line 17: tools.last.teams.moon: There is no team moon.",
+            ":17: tools.last.teams.moon: There is no team moon.",
         ),
         (
             f"{WHOLE}[tools.last]\ncapacity = 1\n[tools.last.exclude]\nteams = ['moon']\n",
-            "line 18: tools.last.exclude.teams: There is no team moon.",
+            ":18: tools.last.exclude.teams: There is no team moon.",
         ),
         (
             f"{WHOLE}[[tools.last.contracts]]\nseats = 900000\n[[tools.last.contracts]]\nseats = 900000\n",
@@ -278,7 +278,7 @@ def test_contracts_end_or_go_when_they_are_pruned(apply: Apply) -> None:
 def test_a_plain_capacity_in_place_of_contracts_needs_prune_and_the_other_way_not(apply: Apply) -> None:
     apply(WHOLE)
     plain = "[tools.mesh]\ncapacity = 7\n"
-    with pytest.raises(CommandError, match=r"line 2: tools.mesh.capacity: The tool has contracts"):
+    with pytest.raises(CommandError, match=r":2: tools.mesh.capacity: The tool has contracts"):
         apply(plain)
     assert "- contract mesh: 3 seats, always to no end, PO-1" in apply(plain, "--prune")
     assert (Tool.objects.get().capacity, Contract.objects.count()) == (7, 0)

@@ -2,11 +2,14 @@
 
 import json
 import sys
+import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
-from django.db import IntegrityError
+from django.db import IntegrityError, OperationalError
 
 from licenses.auditing import Actor
 from licenses.errors import Refusal
@@ -17,6 +20,10 @@ from licenses.site.applying import Applied, apply
 # The exit code of --exit-code; 1 is an error and 2 a wrong option.
 DIFFERENT = 3
 MAX_BYTES = 32 * 2**20
+# PostgreSQL's lock_not_available, after a wait of 3 s, and deadlock_detected.
+NOT_NOW = {"55P03", "40P01"}
+# Seconds to try again.
+PATIENCE = 60
 
 
 class Command(BaseCommand):
@@ -40,9 +47,9 @@ class Command(BaseCommand):
         try:
             text = read(file)
             wanted = document.read(text, is_json=file.suffix == ".json")
-            done = apply(wanted, by=Actor.of_command("apply"), prune=prune, dry_run=dry_run)
+            done = patiently(partial(apply, wanted, by=Actor.of_command("apply"), prune=prune, dry_run=dry_run))
         except document.InvalidSite as refusal:
-            lines = [f"{file}: {visible(str(document.Mistake(**error)))}" for error in refusal.errors]
+            lines = [visible(document.Mistake(**error).in_file(str(file))) for error in refusal.errors]
             raise CommandError("\n".join([f"{file} has mistakes. Nothing was changed.", *lines])) from None
         except Refusal as refusal:
             raise CommandError(visible(refusal.detail)) from None
@@ -75,6 +82,17 @@ class Command(BaseCommand):
 
     def _show_json(self, done: Applied, dry_run: bool) -> None:
         self.stdout.write(json.dumps(done.data | {"dry_run": dry_run}, indent=2))
+
+
+def patiently(work: Callable[[], Applied]) -> Applied:
+    """Do this again while other documents or many borrows have the locks, for at most ``PATIENCE``."""
+    end = time.monotonic() + PATIENCE
+    while True:
+        try:
+            return work()
+        except OperationalError as error:
+            if getattr(error.__cause__, "sqlstate", None) not in NOT_NOW or time.monotonic() > end:
+                raise
 
 
 def read(file: Path) -> str:
