@@ -33,7 +33,7 @@ def is_clean(text: str) -> bool:
 
 
 def visible(text: str) -> str:
-    """Escape characters that would control a terminal."""
+    """Escape characters that would control a terminal or change the order of the text."""
     return "".join(sign if is_clean(sign) else sign.encode("unicode_escape").decode() for sign in text)
 
 
