@@ -1,7 +1,7 @@
-"""Compare a document with the site: what is new, what differs, and what only the site has.
+"""Compare a document with the site, row by row and field by field, always in the same order.
 
-What the document does not mention is left alone, or removed with ``prune``: a tool or a team, a row
-of one, or the value of a field, which gets its default. The order is always the same.
+What the document does not mention stays or, with ``prune``, goes: a tool or a team, a row of one, or
+the value of a field, which gets its default.
 """
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
