@@ -104,7 +104,10 @@ GET    /livez                              200 200 200 200 200 200 200
 GET    /readyz                             200 200 200 200 200 200 200
 """
 NEEDED = {"/api/v1/reports/hours-of-week": "?tool=cad", "/api/v1/reports/what-if": "?tool=cad&capacity=2"}
-BODIES: dict[str, dict[str, Any]] = {"/api/v1/contracts/": {"tool": "sim", "seats": 1}, "/api/v1/tokens/": {"name": "test"}}
+BODIES: dict[str, dict[str, Any]] = {
+    "/api/v1/contracts/": {"tool": "sim", "seats": 1},
+    "/api/v1/tokens/": {"name": "test"},
+}
 ROLES: dict[str, dict[str, Any]] = {
     "nobody": {},
     "reader": {"user": "ben", "scopes": ["read"]},
