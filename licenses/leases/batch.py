@@ -31,10 +31,10 @@ from .snapshot import Stale, read, read_held
 
 logger = logging.getLogger("licenses.batch")
 
-# PostgreSQL's codes for "roll back and try again": serialization failure, deadlock, and a
-# prepared statement whose columns a migration changed since (sql.STALE_PLAN).
+# PostgreSQL's codes for "roll back and try again": serialization failure, deadlock, and a prepared
+# statement whose columns a migration changed since, or that is gone.
 # https://www.postgresql.org/docs/current/errcodes-appendix.html
-TRY_AGAIN = {"40001", "40P01", sql.STALE_PLAN}
+TRY_AGAIN = {"40001", "40P01", "0A000", "26000"}
 LOCK_NOT_AVAILABLE = "55P03"
 UNIQUE_VIOLATION = "23505"
 TRIES = 3
