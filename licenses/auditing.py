@@ -33,12 +33,14 @@ from .models import (
     Identity,
     JwtCaller,
     Lease,
+    NotificationPreference,
     RetiredName,
     Team,
     TeamMember,
     Ticket,
     Tool,
     UserLimit,
+    Webhook,
 )
 from .models.team import MembershipChanges
 
@@ -112,6 +114,8 @@ SUBJECTS: dict[type[models.Model], tuple[AuditedKind, Callable[[Any], str]]] = {
     JwtCaller: (AuditedKind.JWT_CALLER, lambda caller: caller.name),
     Group: (AuditedKind.GROUP, lambda group: group.name),
     RetiredName: (AuditedKind.RETIRED_NAME, lambda retired: retired.name),
+    Webhook: (AuditedKind.WEBHOOK, lambda webhook: webhook.name),
+    NotificationPreference: (AuditedKind.PREFERENCE, str),
 }
 
 

@@ -11,7 +11,9 @@ import sys
 from collections.abc import Collection
 from importlib.util import find_spec
 from ipaddress import ip_address
+from pathlib import Path
 from urllib.parse import urlsplit
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from django.core.exceptions import ImproperlyConfigured
 
@@ -121,6 +123,47 @@ def origins(name: str) -> list[str]:
         if not re.fullmatch(r"https?://[^/\s]+", origin):
             raise SettingError(f"{name} must be a list of http:// or https:// and a host name, not {origin!r}.")
     return found
+
+
+def origin(name: str) -> str:
+    """Read one origin, such as ``https://licenses.example.com``; '' if it is not set."""
+    found = origins(name)
+    if len(found) > 1:
+        raise SettingError(f"{name} must be one address.")
+    return found[0] if found else ""
+
+
+def secret(name: str) -> str:
+    """Read a secret from the variable, or from the file that the variable with ``_FILE`` names; '' if
+    neither is set. A line end at the end of the file is not part of it."""
+    value, file = os.environ.get(name, ""), os.environ.get(f"{name}_FILE", "")
+    if value and file:
+        raise SettingError(f"Set {name} or {name}_FILE, not both.")
+    if not file:
+        return value
+    try:
+        return Path(file).read_text().removesuffix("\n").removesuffix("\r")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is no text"
+        raise SettingError(f"{name}_FILE: cannot read {file!r}: {reason}.") from None
+
+
+def mail_address(name: str) -> str:
+    """Read a mail address, also with a name: ``Licenses <licenses@example.com>``; '' if it is not set."""
+    value = os.environ.get(name, "").strip()
+    if value and not re.fullmatch(r"([^<>@\x00-\x1f]+ <[^<>@\s]+@[^<>@\s]+>|[^<>@\s]+@[^<>@\s]+)", value):
+        raise SettingError(f"{name} must be a mail address, not {value!r}.")
+    return value
+
+
+def time_zone(name: str, default: str) -> str:
+    """Read the name of a time zone, such as ``Europe/Berlin``."""
+    value = os.environ.get(name, "").strip() or default
+    try:
+        ZoneInfo(value)
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        raise SettingError(f"{name} must be a time zone such as Europe/Berlin, not {value!r}.") from None
+    return value
 
 
 def address(name: str, default: str) -> str:

@@ -72,6 +72,16 @@ LICENSE_SHOW_HOLDERS = environment.choice("LICENSE_SHOW_HOLDERS", "everyone", am
 # Whether users can sign in with passwords of this server.
 LICENSE_LOCAL_PASSWORDS = environment.boolean("LICENSE_LOCAL_PASSWORDS", True)
 
+# Who can make API tokens of their own, on the page Tokens and with `license login`; how many
+# valid ones a person can have, for how many days, and what they can do. Only superusers get
+# the scope `admin`.
+LICENSE_OWN_TOKENS = environment.choice("LICENSE_OWN_TOKENS", "everyone", among=("everyone", "staff", "nobody"))
+LICENSE_OWN_TOKENS_PER_USER = environment.integer("LICENSE_OWN_TOKENS_PER_USER", 20, minimum=1, maximum=1000)
+LICENSE_OWN_TOKEN_DAYS = environment.integer("LICENSE_OWN_TOKEN_DAYS", 90, minimum=1, maximum=366)
+LICENSE_OWN_TOKEN_SCOPES = list(dict.fromkeys(environment.words("LICENSE_OWN_TOKEN_SCOPES", "read,borrow")))
+if not LICENSE_OWN_TOKEN_SCOPES or not set(LICENSE_OWN_TOKEN_SCOPES) <= {"read", "borrow", "admin"}:
+    raise SettingError("LICENSE_OWN_TOKEN_SCOPES must be a list of read, borrow and admin.")
+
 # The most failed credentials in 15 minutes before the next ones must wait.
 LICENSE_FAILURES_PER_ADDRESS = environment.integer("LICENSE_FAILURES_PER_ADDRESS", 50, minimum=1, maximum=1_000_000)
 LICENSE_FAILURES_PER_ACCOUNT = environment.integer("LICENSE_FAILURES_PER_ACCOUNT", 5, minimum=1, maximum=1_000_000)
@@ -333,6 +343,35 @@ LICENSE_QUEUE_PER_USER = environment.limit("LICENSE_QUEUE_PER_USER", 100, maximu
 LICENSE_KEYS_PER_DAY = environment.limit("LICENSE_KEYS_PER_DAY", 10_000, maximum=100_000_000)
 # The most leases and tickets of one user, of all tools together.
 LICENSE_LEASES_PER_USER = environment.limit("LICENSE_LEASES_PER_USER", 0, maximum=1_000_000)
+# The address under which people reach the server, for links in messages; the path is SCRIPT_NAME.
+LICENSE_PUBLIC_URL = environment.origin("LICENSE_PUBLIC_URL")
+# The time zone of times in messages.
+LICENSE_TIME_ZONE = environment.time_zone("LICENSE_TIME_ZONE", "UTC")
+
+# --- Mail -------------------------------------------------------------------
+
+# The mail server; without one no mail is sent.
+EMAIL_HOST = environment.text("LICENSE_EMAIL_HOST", "")
+LICENSE_EMAIL_TLS = environment.choice("LICENSE_EMAIL_TLS", "starttls", among=("starttls", "tls", "off"))
+EMAIL_USE_TLS = LICENSE_EMAIL_TLS == "starttls"
+EMAIL_USE_SSL = LICENSE_EMAIL_TLS == "tls"
+EMAIL_PORT = environment.integer(
+    "LICENSE_EMAIL_PORT", {"starttls": 587, "tls": 465, "off": 25}[LICENSE_EMAIL_TLS], minimum=1, maximum=65_535
+)
+EMAIL_HOST_USER = environment.text("LICENSE_EMAIL_USER", "")
+EMAIL_HOST_PASSWORD = environment.secret("LICENSE_EMAIL_PASSWORD")
+if bool(EMAIL_HOST_USER) != bool(EMAIL_HOST_PASSWORD):
+    raise SettingError("LICENSE_EMAIL_USER needs LICENSE_EMAIL_PASSWORD or LICENSE_EMAIL_PASSWORD_FILE, and they it.")
+if EMAIL_HOST_USER and LICENSE_EMAIL_TLS == "off" and EMAIL_HOST not in environment.LOOPBACK:
+    raise SettingError("LICENSE_EMAIL_TLS=off would send LICENSE_EMAIL_PASSWORD in clear text.")
+DEFAULT_FROM_EMAIL = SERVER_EMAIL = environment.mail_address("LICENSE_EMAIL_FROM")
+if EMAIL_HOST and not DEFAULT_FROM_EMAIL:
+    raise SettingError("LICENSE_EMAIL_HOST needs LICENSE_EMAIL_FROM, the sender of the messages.")
+EMAIL_TIMEOUT = 10
+
+# Hosts that webhooks may call; they may have private addresses. Empty: any host with a public address.
+LICENSE_WEBHOOK_HOSTS = environment.hosts("LICENSE_WEBHOOK_HOSTS", "")
+
 # The largest body of an API call, in bytes. A borrow of a dozen tools is far below.
 API_BODY_LIMIT = 64 * 1024
 # The largest form, in bytes: on other pages, and in the admin, where a form may have

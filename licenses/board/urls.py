@@ -2,11 +2,14 @@
 
 from django.urls import path
 
-from . import views
+from . import tokens, views
 
 urlpatterns = [
     path("", views.overview, name="board"),
     path("tools/<str:name>/", views.one_tool, name="board_tool"),
     path("yours/", views.yours, name="board_yours"),
     path("leases/<uuid:lease_id>/return/", views.give_back, name="board_return"),
+    path("tokens/", tokens.overview, name="tokens"),
+    path("tokens/new/", tokens.make, name="tokens_new"),
+    path("tokens/<int:token_id>/revoke/", tokens.revoke, name="tokens_revoke"),
 ]

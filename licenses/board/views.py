@@ -53,8 +53,13 @@ FULL_TOOLS = 20
 LONGEST_SEARCH = 64
 
 
-def page(method: str) -> Callable[[Page[P]], Callable[Concatenate[HttpRequest, P], HttpResponse]]:
-    """Wrap a page: send users without access to the sign-in, and show refusals as pages."""
+def page(
+    method: str, *, instead: str = "Use the Return button on the board."
+) -> Callable[[Page[P]], Callable[Concatenate[HttpRequest, P], HttpResponse]]:
+    """Wrap a page: send users without access to the sign-in, and show refusals as pages.
+
+    ``instead`` says what to do to a user who opens the address of a form.
+    """
     methods, needed = (["GET", "HEAD"], Scope.READ) if method == "GET" else ([method], Scope.BORROW)
 
     def decorate(view: Page[P]) -> Callable[Concatenate[HttpRequest, P], HttpResponse]:
@@ -64,9 +69,7 @@ def page(method: str) -> Callable[[Page[P]], Callable[Concatenate[HttpRequest, P
         @wraps(view)
         def run(request: HttpRequest, /, *args: P.args, **kwargs: P.kwargs) -> HttpResponse:
             if request.method not in methods:
-                detail = (
-                    "This page accepts only GET." if needed == Scope.READ else "Use the Return button on the board."
-                )
+                detail = "This page accepts only GET." if needed == Scope.READ else instead
                 answer = error(request, 405, "Method not allowed", detail)
                 answer["Allow"] = ", ".join(methods)
                 return answer

@@ -2,20 +2,29 @@
 
 from .allotment import AccessRule, Allotment, Effect, SubjectKind, UserLimit
 from .audit import Action, ActorKind, AuditedKind, AuditRecord
+from .borrow_key import BorrowKey
 from .contract import Contract, ContractSource
 from .denial import Denial
-from .failure import FailureCount
+from .failure_count import FailureCount
 from .history import DenialDay, HistoryMark, TeamHour, ToolHour, UsageDay
 from .identity import Identity, JwtCaller
 from .lease import EndReason, Lease
-from .retired import RetiredName
-from .retry import BorrowKey
+from .notification import (
+    Delivery,
+    DeliveryState,
+    Event,
+    Notification,
+    NotificationPreference,
+    Webhook,
+    WebhookKind,
+)
+from .retired_name import RetiredName
 from .session import AccountSession
 from .sweep import Sweep
 from .team import MemberSource, Team, TeamMember
+from .ticket import Ticket, TicketClaim, TicketState
 from .token import ApiToken
 from .tool import Tool
-from .waiting import Ticket, TicketClaim, TicketState
 
 __all__ = [
     "AccessRule",
@@ -29,16 +38,21 @@ __all__ = [
     "BorrowKey",
     "Contract",
     "ContractSource",
+    "Delivery",
+    "DeliveryState",
     "Denial",
     "DenialDay",
     "Effect",
     "EndReason",
+    "Event",
     "FailureCount",
     "HistoryMark",
     "Identity",
     "JwtCaller",
     "Lease",
     "MemberSource",
+    "Notification",
+    "NotificationPreference",
     "RetiredName",
     "SubjectKind",
     "Sweep",
@@ -52,4 +66,6 @@ __all__ = [
     "ToolHour",
     "UsageDay",
     "UserLimit",
+    "Webhook",
+    "WebhookKind",
 ]

@@ -56,6 +56,8 @@ class AuditedKind(models.TextChoices):
     RETIRED_NAME = "retired_name", "Retired name"
     JWT_CALLER = "jwt_caller", "JWT caller"
     CONTRACT = "contract", "Contract"
+    WEBHOOK = "webhook", "Webhook"
+    PREFERENCE = "preference", "Notification preference"
 
 
 class AppendOnly(Exception):

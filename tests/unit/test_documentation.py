@@ -43,10 +43,13 @@ OF_THE_SDK = {
 
 def settings_read() -> set[str]:
     """Return the environment variables that the server's code reads."""
-    calls = r"environment\.(?:text|boolean|integer|limit|choice|words|hosts|origins|address|path|pairs|url)\(\s*"
+    readers = "text|boolean|integer|limit|choice|words|hosts|origins?|address|path|pairs|url|mail_address|time_zone"
     read = set()
     for path in [*(ROOT / "licenseserver").rglob("*.py"), *(ROOT / "licenses").rglob("*.py")]:
-        read |= set(re.findall(calls + r'"(\w+)"', path.read_text()))
+        code = path.read_text()
+        read |= set(re.findall(rf'environment\.(?:{readers})\(\s*"(\w+)"', code))
+        for name in re.findall(r'environment\.secret\("(\w+)"', code):
+            read |= {name, f"{name}_FILE"}
     return read
 
 

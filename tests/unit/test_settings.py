@@ -2,6 +2,7 @@
 
 import runpy
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -50,6 +51,11 @@ def refused(load: Callable[..., Any], **variables: str) -> str:
         ("SECURE_SSL", "maybe"),
         ("TRUST_PROXY", "nginx"),
         ("LICENSE_DB_SEED", "2"),
+        ("LICENSE_OWN_TOKENS", "some"),
+        ("LICENSE_OWN_TOKENS_PER_USER", "0"),
+        ("LICENSE_OWN_TOKEN_DAYS", "367"),
+        ("LICENSE_OWN_TOKEN_SCOPES", "read,root"),
+        ("LICENSE_OWN_TOKEN_SCOPES", ","),
         ("LICENSE_DB_PREPARE", "perhaps"),
         ("LICENSE_DB_POOLER", "perhaps"),
         ("LICENSE_DB_PATH", "/nonexistent/licenses.db"),
@@ -109,6 +115,19 @@ def refused(load: Callable[..., Any], **variables: str) -> str:
         ("LICENSE_OIDC_TEAM_GROUPS", "crash"),
         ("LICENSE_OIDC_TEAM_GROUPS", "/eng/crash=No Team"),
         ("LICENSE_JWT_AUDIENCE", "https://licenses.example"),
+        ("LICENSE_PUBLIC_URL", "licenses.example.com"),
+        ("LICENSE_PUBLIC_URL", "https://licenses.example.com/path"),
+        ("LICENSE_PUBLIC_URL", "https://a.example.com,https://b.example.com"),
+        ("LICENSE_TIME_ZONE", "Berlin"),
+        ("LICENSE_TIME_ZONE", "../etc/passwd"),
+        ("LICENSE_EMAIL_PORT", "smtp"),
+        ("LICENSE_EMAIL_TLS", "ssl"),
+        ("LICENSE_EMAIL_FROM", "licenses"),
+        ("LICENSE_EMAIL_HOST", "mail.example.com"),
+        ("LICENSE_EMAIL_USER", "licenses"),
+        ("LICENSE_EMAIL_PASSWORD", "secret"),
+        ("LICENSE_EMAIL_PASSWORD_FILE", "/nonexistent/password"),
+        ("LICENSE_WEBHOOK_HOSTS", "https://chat.example.com"),
     ],
 )
 def test_a_wrong_value_is_named_in_one_line(load: Callable[..., Any], variable: str, value: str) -> None:
@@ -134,3 +153,26 @@ def test_a_password_in_an_address_is_not_repeated(load: Callable[..., Any], vari
     line = refused(load, **{variable: address})
     assert variable in line
     assert "s3cr3t" not in line
+
+
+MAIL = {"LICENSE_EMAIL_HOST": "mail.example.com", "LICENSE_EMAIL_FROM": "Licenses <licenses@example.com>"}
+
+
+def test_the_password_of_the_mail_server_can_be_in_a_file(load: Callable[..., Any], tmp_path: Path) -> None:
+    (tmp_path / "password").write_text("s3cr3t word \n")
+    account = MAIL | {"LICENSE_EMAIL_USER": "licenses", "LICENSE_EMAIL_PASSWORD_FILE": str(tmp_path / "password")}
+    assert load(**account)["EMAIL_HOST_PASSWORD"] == "s3cr3t word "
+    line = refused(load, **account, LICENSE_EMAIL_PASSWORD="another")
+    assert "not both" in line
+    assert "another" not in line
+
+
+def test_the_password_of_the_mail_server_never_goes_out_in_clear_text(load: Callable[..., Any]) -> None:
+    account = MAIL | {"LICENSE_EMAIL_USER": "licenses", "LICENSE_EMAIL_PASSWORD": "s3cr3t"}
+    assert load(**account)["EMAIL_USE_TLS"] is True
+    assert "LICENSE_EMAIL_TLS" in refused(load, **account, LICENSE_EMAIL_TLS="off")
+
+
+@pytest.mark.parametrize(("tls", "port"), [("starttls", 587), ("tls", 465), ("off", 25)])
+def test_the_port_of_the_mail_server_follows_its_encryption(load: Callable[..., Any], tls: str, port: int) -> None:
+    assert load(**MAIL, LICENSE_EMAIL_TLS=tls)["EMAIL_PORT"] == port

@@ -1,0 +1,33 @@
+"""Encrypt values that the server must read again, such as the secrets of webhooks."""
+
+import base64
+
+from cryptography.fernet import Fernet, InvalidToken, MultiFernet
+from django.conf import settings
+from django.utils.crypto import salted_hmac
+
+
+class Unreadable(Exception):
+    """A value was sealed under a key that is in neither SECRET_KEY nor SECRET_KEY_FALLBACKS."""
+
+
+def seal(text: str) -> str:
+    """Return a text encrypted under ``SECRET_KEY``."""
+    return _keys().encrypt(text.encode()).decode()
+
+
+def unseal(sealed: str) -> str:
+    """Return a sealed text, also one of a former key that is in ``SECRET_KEY_FALLBACKS``. Raises Unreadable."""
+    try:
+        return _keys().decrypt(sealed.encode()).decode()
+    except InvalidToken:
+        raise Unreadable from None
+
+
+def _keys() -> MultiFernet:
+    return MultiFernet([_key(secret) for secret in (settings.SECRET_KEY, *settings.SECRET_KEY_FALLBACKS)])
+
+
+def _key(secret: str) -> Fernet:
+    derived = salted_hmac("licenses.sealing", "", secret=secret, algorithm="sha256").digest()
+    return Fernet(base64.urlsafe_b64encode(derived))
