@@ -31,17 +31,28 @@ PREPARED = 100
 # https://www.postgresql.org/docs/current/errcodes-appendix.html
 STALE = ("0A000", "26000")
 FAILED = (pq.ExecStatus.FATAL_ERROR, pq.ExecStatus.PIPELINE_ABORTED, pq.ExecStatus.BAD_RESPONSE)
+
+
+class _Types(dict[type, tuple[int, Callable[[Any], str]]]):
+    def __missing__(self, of: type) -> tuple[int, Callable[[Any], str]]:
+        """Return what is known of the type that this one extends."""
+        self[of] = found = self[next(known for known in of.__mro__ if known in self)]
+        return found
+
+
 # The types of values: PostgreSQL's number, where it may not infer it, and its text.
 # https://www.postgresql.org/docs/current/catalog-pg-type.html
-TYPES: dict[type, tuple[int, Callable[[Any], str]]] = {
-    type(None): (0, str),
-    str: (0, str),
-    UUID: (0, str),
-    bool: (16, str),
-    int: (20, str),
-    datetime: (1184, datetime.isoformat),
-    timedelta: (1186, lambda value: f"{value.days} days {value.seconds}.{value.microseconds:06} seconds"),
-}
+TYPES = _Types(
+    {
+        type(None): (0, str),
+        str: (0, str),
+        UUID: (0, str),
+        bool: (16, str),
+        int: (20, str),
+        datetime: (1184, datetime.isoformat),
+        timedelta: (1186, lambda value: f"{value.days} days {value.seconds}.{value.microseconds:06} seconds"),
+    }
+)
 _numbers = count(1)
 
 
@@ -158,7 +169,7 @@ class _Statement:
         self.sql = sql
         self.text = _numbered(sql)
         self.given = list(values)
-        self.types = [_type(type(value))[0] for value in values]
+        self.types = [TYPES[type(value)][0] for value in values]
         self.values = [None if value is None else _encoded(value) for value in values]
         self.prepare = prepare
         self.key = (sql, *self.types)
@@ -201,15 +212,9 @@ def _numbered(sql: str) -> bytes:
     return "".join([first, *(f"${number}{text}" for number, text in enumerate(rest, 1))]).replace("%%", "%").encode()
 
 
-@cache
-def _type(of: type) -> tuple[int, Callable[[Any], str]]:
-    """Return what ``TYPES`` says of a type, or of the one that it extends."""
-    return TYPES[next(known for known in of.__mro__ if known in TYPES)]
-
-
 def _encoded(value: Any) -> bytes:
     """Return PostgreSQL's text for a value. Raises DataError for one that it cannot keep."""
-    encoded = _type(type(value))[1](value).encode()
+    encoded = TYPES[type(value)][1](value).encode()
     if b"\0" in encoded:
         # libpq would take it for the end.
         raise DataError("PostgreSQL text fields cannot contain NUL (0x00) bytes")
