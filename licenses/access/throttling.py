@@ -15,7 +15,7 @@ from django.db import transaction
 from django.utils import timezone
 from django.utils.crypto import salted_hmac
 
-from licenses.addresses import network_of
+from licenses.client_addresses import network_of
 from licenses.errors import TooManyFailures
 from licenses.models import FailureCount
 
@@ -99,6 +99,16 @@ def of_passwords(address: str, username: str) -> Throttle:
             _account(username): settings.LICENSE_FAILURES_PER_ACCOUNT,
         },
         account=username,
+    )
+
+
+def of_user_codes(address: str, account: User) -> Throttle:
+    """Return the throttle of codes of `license login` that an account types, from one address."""
+    return Throttle(
+        {
+            f"user code {network_of(address)}": settings.LICENSE_FAILURES_PER_ADDRESS,
+            f"user code of account {account.pk}": settings.LICENSE_FAILURES_PER_ACCOUNT,
+        }
     )
 
 

@@ -1,6 +1,7 @@
 """Create and revoke API tokens: any token for administrators, and tokens of one's own for everybody."""
 
 from collections.abc import Collection
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from django.conf import settings
@@ -10,15 +11,70 @@ from django.utils import timezone
 
 from licenses import auditing
 from licenses.auditing import Actor
-from licenses.models import Action, ApiToken
+from licenses.errors import MoreRights, UnknownRow
+from licenses.models import Action, ActorKind, ApiToken
+from licenses.models.token import is_token, token_hash
 from licenses.names import is_name
+from licenses.preconditions import Check, accept
 
-from .callers import Scope
+from .callers import Caller, Kind, Scope
 
 # Expired tokens stay on their owner's page for this time, to explain why a program fails.
 SHOWN_EXPIRED = timedelta(days=30)
 # The most tokens on that page.
 SHOWN_AT_MOST = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Maker:
+    """Who creates a token: an account, or a caller of the API with the rights of one.
+
+    ``name`` is the user whose tokens the maker may create; a superuser creates those of
+    everybody. A token administers only while ``account`` is a superuser. ``token`` is the one
+    that the maker calls with.
+    """
+
+    name: str
+    is_superuser: bool
+    account: User | None = None
+    token: ApiToken | None = None
+
+
+def maker_of(caller: Caller) -> Maker:
+    """Return the maker that a caller is. A token acts for its user's account or, without one, for the account
+    that created it."""
+    token = None
+    account = caller.user
+    if account is None and caller.name:
+        account = User.objects.filter(username=caller.name).first()
+    if caller.kind == Kind.TOKEN:
+        token = ApiToken.objects.get(pk=int(caller.credential.removeprefix("token ")))
+        if account is None and token.created_by_id is not None:
+            account = User.objects.filter(pk=token.created_by_id).first()
+    return Maker(caller.name, caller.acts_for_all, account, token)
+
+
+@transaction.atomic
+def issue_as(maker: Maker, token: ApiToken, *, by: Actor) -> str:
+    """Save a new token of a maker (``issue``). Raises MoreRights if it would give rights that the maker lacks."""
+    is_own = token.user == maker.name and token.user != "" and not token.may_administer
+    if not (is_own or maker.is_superuser):
+        raise MoreRights("Only a superuser creates tokens of administrators, of teams and of other users.")
+    if token.may_administer:
+        _limit_administrator(maker, token)
+    token.created_by = maker.account
+    return issue(token, by=by)
+
+
+def _limit_administrator(maker: Maker, token: ApiToken) -> None:
+    """Refuse an administrator's token that would outlive the rights that it is created with."""
+    if maker.account is None and maker.token is None:
+        raise MoreRights("Only a caller with an account or a token creates tokens of administrators.")
+    if maker.token is not None and token.expires_at > maker.token.expires_at:
+        raise MoreRights(
+            "A token of an administrator that is created with a token expires no later than that one: "
+            f"at {maker.token.expires_at:%Y-%m-%d %H:%M} UTC."
+        )
 
 
 @transaction.atomic
@@ -46,6 +102,26 @@ def revoke(token: ApiToken, *, by: Actor) -> bool:
         after={"revoked_at": token.revoked_at},
     )
     return True
+
+
+@transaction.atomic
+def revoke_token(*, key: int, by: Actor, check: Check = accept) -> bool:
+    """Revoke the token with this key. Return False if it was revoked before.
+
+    Raises UnknownRow, or what ``check`` raises.
+    """
+    token = ApiToken.objects.select_for_update(no_key=True).filter(pk=key).first()
+    check(token)
+    if token is None:
+        raise UnknownRow(kind="token", name=str(key))
+    return revoke(token, by=by)
+
+
+def revoke_secret(secret: str, *, address: str) -> None:
+    """Revoke the token with this secret, if there is one. A caller who has it can do worse than end it."""
+    token = ApiToken.objects.filter(hash=token_hash(secret)).first() if is_token(secret) else None
+    if token is not None:
+        revoke(token, by=Actor(ActorKind.TOKEN, f"token {token.pk}", address))
 
 
 # --- Tokens of one's own ------------------------------------------------------
@@ -87,6 +163,23 @@ def own(account: User, now: datetime) -> list[ApiToken]:
     return list(mine.order_by("expires_at", "pk")[:SHOWN_AT_MOST])
 
 
+def locked_for_own(account: User) -> User:
+    """Lock an account that can have one more token of its own, and return it. Part of the caller's transaction.
+
+    Under the lock simultaneous requests can't exceed the limit, and no token outlives the account. Raises
+    NoOwnTokens or TooManyTokens.
+    """
+    current = User.objects.select_for_update(no_key=True).filter(pk=account.pk, is_active=True).first()
+    if current is None:
+        raise NoOwnTokens("Your account is deactivated.")
+    if why := why_no_own(current):
+        raise NoOwnTokens(why)
+    valid = ApiToken.objects.acting_as(current).filter(revoked_at__isnull=True, expires_at__gt=timezone.now())
+    if valid.count() >= settings.LICENSE_OWN_TOKENS_PER_USER:
+        raise TooManyTokens
+    return current
+
+
 @transaction.atomic
 def make_own(
     account: User, *, name: str, days: int, scopes: Collection[Scope], by: Actor, note: str = ""
@@ -96,16 +189,8 @@ def make_own(
     It lives for ``days``, at most ``LICENSE_OWN_TOKEN_DAYS``. It gets the ``scopes`` that ``own_scopes`` has
     too. Raises NoOwnTokens, TooManyTokens or ValidationError.
     """
-    # Under the lock, so that simultaneous requests can't exceed the limit, and none outlives the account.
-    current = User.objects.select_for_update(no_key=True).filter(pk=account.pk, is_active=True).first()
-    if current is None:
-        raise NoOwnTokens("Your account is deactivated.")
-    if why := why_no_own(current):
-        raise NoOwnTokens(why)
+    current = locked_for_own(account)
     now = timezone.now()
-    valid = ApiToken.objects.acting_as(current).filter(revoked_at__isnull=True, expires_at__gt=now)
-    if valid.count() >= settings.LICENSE_OWN_TOKENS_PER_USER:
-        raise TooManyTokens
     given = set(scopes).intersection(own_scopes(current))
     token = ApiToken(
         name=name,

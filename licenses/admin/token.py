@@ -12,12 +12,18 @@ from licenses.access import tokens
 from licenses.models import ApiToken
 
 from .audited import actor_of
+from .filters import EndsFilter
 from .lookups import ListedLookups
-from .widgets import LabelledInputs
+from .widgets import LabeledInputs
+
+
+class ExpiryFilter(EndsFilter):
+    title = "expiry"
+    field = "expires_at"
 
 
 @admin.register(ApiToken)
-class ApiTokenAdmin(LabelledInputs, ListedLookups):
+class ApiTokenAdmin(LabeledInputs, ListedLookups):
     list_display = [
         "name",
         "hint",
@@ -31,7 +37,7 @@ class ApiTokenAdmin(LabelledInputs, ListedLookups):
         "revoked_at",
         "created_by",
     ]
-    list_filter = ["may_administer", ("revoked_at", admin.EmptyFieldListFilter), "expires_at", "team"]
+    list_filter = [ExpiryFilter, ("revoked_at", admin.EmptyFieldListFilter), "may_administer", "team"]
     list_select_related = ["team", "created_by"]
     search_fields = ["name", "hint", "user", "team__name"]
     actions = ["revoke"]
@@ -58,8 +64,9 @@ class ApiTokenAdmin(LabelledInputs, ListedLookups):
         return field
 
     def save_model(self, request: HttpRequest, obj: ApiToken, form: ModelForm[ApiToken], change: bool) -> None:
-        obj.created_by = request.user  # type: ignore[assignment]
-        request.secret_of_token = tokens.issue(obj, by=actor_of(request))  # type: ignore[attr-defined]
+        account: Any = request.user
+        maker = tokens.Maker(account.username, account.is_superuser, account)
+        request.secret_of_token = tokens.issue_as(maker, obj, by=actor_of(request))  # type: ignore[attr-defined]
 
     def response_add(self, request: HttpRequest, obj: ApiToken, post_url_continue: str | None = None) -> HttpResponse:
         # Show the page now: a redirect would have to store the secret.

@@ -2,13 +2,15 @@
 
 from django.urls import path
 
-from . import tokens, views
+from . import device, tokens, views
 
 urlpatterns = [
     path("", views.overview, name="board"),
     path("tools/<str:name>/", views.one_tool, name="board_tool"),
     path("yours/", views.yours, name="board_yours"),
     path("leases/<uuid:lease_id>/return/", views.give_back, name="board_return"),
+    path("device/", device.overview, name="device"),
+    path("device/answer/", device.answer, name="device_answer"),
     path("tokens/", tokens.overview, name="tokens"),
     path("tokens/new/", tokens.make, name="tokens_new"),
     path("tokens/<int:token_id>/revoke/", tokens.revoke, name="tokens_revoke"),

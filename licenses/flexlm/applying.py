@@ -4,22 +4,20 @@ Adds and changes rows, but removes none: a quota that is no longer in the file s
 until somebody removes it in the admin. A second import changes nothing.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import date
 from typing import Any
 
 from django.db import transaction
 
-from licenses import auditing
+from licenses.access import teams
 from licenses.auditing import Actor
 from licenses.models import (
     AccessRule,
     Allotment,
     Contract,
     ContractSource,
-    MemberSource,
     Team,
-    TeamMember,
     Tool,
     UserLimit,
 )
@@ -34,12 +32,21 @@ class _Undone(Exception):
     """Raised to roll back."""
 
 
-def bring_in(plan: Plan, *, by: Actor, for_real: bool) -> list[str]:
+class PlanChanged(Exception):
+    """The changes are not those that the administrator saw. ``changes`` are those of now."""
+
+    def __init__(self, changes: list[str]) -> None:
+        super().__init__()
+        self.changes = changes
+
+
+def bring_in(plan: Plan, *, by: Actor, for_real: bool, shown: Sequence[str] | None = None) -> list[str]:
     """Carry out a plan in one transaction. Return a line for each change.
 
     If not ``for_real``, make the changes and roll them back, so that the lines show
-    what would change. Raises ValidationError, OverReserved, or IntegrityError if
-    another program creates the same teams; then nothing has changed.
+    what would change. ``shown`` are the lines that an administrator confirmed: raises
+    PlanChanged if they differ. Raises ValidationError, OverReserved, or IntegrityError if
+    another program creates the same teams. Then nothing has changed.
     """
     changes: list[str] = []
     try:
@@ -60,6 +67,8 @@ def bring_in(plan: Plan, *, by: Actor, for_real: bool) -> list[str]:
                         f"{name}: its contracts were entered by hand and stay; they have {change.tool.capacity} "
                         f"seats now, the file has {tool.capacity}"
                     )
+            if shown is not None and changes != list(shown):
+                raise PlanChanged(changes)
             if not for_real:
                 raise _Undone
     except _Undone:
@@ -68,25 +77,14 @@ def bring_in(plan: Plan, *, by: Actor, for_real: bool) -> list[str]:
 
 
 def _team(name: str, members: set[str], by: Actor, ignores_case: bool) -> Iterator[str]:
-    team = Team.objects.filter(name=name).first() or Team(name=name)
-    is_new = team.pk is None
-    if is_new or (ignores_case and not team.ignores_case):
-        team.ignores_case |= ignores_case
-        team.full_clean()
-        with auditing.changing(team, by=by):
-            team.save()
-        if is_new:
-            yield f"team {name}: new"
-        if ignores_case:
-            yield f"team {name}: names of members match in any case"
-    known = set(TeamMember.objects.filter(team=team).values_list("user", flat=True))
-    for user in sorted(members - known):
-        # As a manual member, because the administrator chose the file.
-        member = TeamMember(team=team, user=user, source=MemberSource.MANUAL)
-        member.full_clean()
-        with auditing.changing(member, by=by):
-            member.save()
-        yield f"team {name}: {user} joins"
+    done = teams.put_team(name=name, values={"ignores_case": True} if ignores_case else {}, by=by)
+    if done.team.is_new:
+        yield f"team {name}: new"
+    if done.team.after.get("ignores_case"):
+        yield f"team {name}: names of members match in any case"
+    # By hand, because the administrator chose the file.
+    for member in teams.add_members(team=done.team.row, users=sorted(members), by=by):
+        yield f"team {name}: {member.user} joins"
 
 
 def _with_contracts(known: Iterable[Tool], source: ContractSource) -> set[str]:

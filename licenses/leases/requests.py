@@ -1,4 +1,4 @@
-"""What callers ask of seats, as values, and what they are answered."""
+"""The requests for seats, as values, and their answers."""
 
 import hashlib
 import json
@@ -21,6 +21,7 @@ class BorrowRequest:
     the server choose which of the user's teams the lease counts for.
     ``asserted_teams`` are teams that the caller's credential says the user is in.
     ``ttl`` None takes the time of the tools; ``wait`` is the longest time in the queue.
+    ``kept``: a place in the queue holds without polls, as a person wants it.
     """
 
     user: str
@@ -31,16 +32,17 @@ class BorrowRequest:
     ttl: timedelta | None = None
     wait: timedelta = timedelta(0)
     asserted_teams: frozenset[str] = frozenset()
+    kept: bool = False
 
     def tools(self) -> set[str]:
         """Return the names of all tools in it."""
         return {item.tool for items in self.alternatives for item in items}
 
     def fingerprint(self) -> str:
-        """Return the same text for the same request, however it was written."""
+        """Return a text that is the same for equal requests, however they were written."""
         asked = asdict(self)
-        # The caller's teams may change from one retry to the next.
-        del asked["asserted_teams"]
+        # The caller's teams may change from one retry to the next, and how the caller waits is not what it asks for.
+        del asked["asserted_teams"], asked["kept"]
         return hashlib.sha256(json.dumps(asked, default=str, sort_keys=True).encode()).hexdigest()
 
 
@@ -86,6 +88,13 @@ class Poll:
 
 
 @dataclass(frozen=True, slots=True)
+class Offer:
+    """The offer of the seats that a kept ticket waits for, if they are there; or its end, if they are gone."""
+
+    ticket_id: uuid.UUID
+
+
+@dataclass(frozen=True, slots=True)
 class Leave:
     """The end of a wait."""
 
@@ -123,19 +132,19 @@ class ForceReturn:
 
 @dataclass(frozen=True, slots=True)
 class CloseOverdue:
-    """The end of some leases of a tool whose time is over."""
+    """The end of some expired leases of a tool."""
 
     tool: str
 
 
 @dataclass(frozen=True, slots=True)
 class CloseDead:
-    """The end of a ticket whose time is over."""
+    """The end of an expired ticket."""
 
     ticket_id: uuid.UUID
 
 
-Request = Borrow | Poll | Leave | Renew | Return | ForceReturn | CloseOverdue | CloseDead
+Request = Borrow | Poll | Offer | Leave | Renew | Return | ForceReturn | CloseOverdue | CloseDead
 
 
 # --- What they are answered. --------------------------------------------------------

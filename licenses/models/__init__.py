@@ -5,6 +5,7 @@ from .audit import Action, ActorKind, AuditedKind, AuditRecord
 from .borrow_key import BorrowKey
 from .contract import Contract, ContractSource
 from .denial import Denial
+from .device_login import DeviceLogin
 from .failure_count import FailureCount
 from .history import DenialDay, HistoryMark, TeamHour, ToolHour, UsageDay
 from .identity import Identity, JwtCaller
@@ -20,6 +21,7 @@ from .notification import (
 )
 from .retired_name import RetiredName
 from .session import AccountSession
+from .star import Star
 from .sweep import Sweep
 from .team import MemberSource, Team, TeamMember
 from .ticket import Ticket, TicketClaim, TicketState
@@ -42,6 +44,7 @@ __all__ = [
     "DeliveryState",
     "Denial",
     "DenialDay",
+    "DeviceLogin",
     "Effect",
     "EndReason",
     "Event",
@@ -54,6 +57,7 @@ __all__ = [
     "Notification",
     "NotificationPreference",
     "RetiredName",
+    "Star",
     "SubjectKind",
     "Sweep",
     "Team",

@@ -7,8 +7,8 @@ granted until enough seats come back.
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
@@ -18,16 +18,24 @@ from django.db import transaction
 from licenses import auditing
 from licenses.auditing import Actor
 from licenses.clock import database_now
+from licenses.errors import UnknownRow
 from licenses.leases import capacity
 from licenses.models import Contract, Tool
 from licenses.models.contract import Schedule
 from licenses.models.tool import MAX_CAPACITY
+from licenses.preconditions import Check, accept
 
 from .constraints import explained
 from .locking import lock
 
-# What makes a contract the same as one in a list: all of it, or all but the seats.
-SAME = (("reference", "first_day", "last_day", "seats"), ("reference", "first_day", "last_day"))
+# What makes a contract the same as one in a list: all of it, or less and less. A contract that was
+# extended has its first day still.
+SAME = (
+    ("reference", "first_day", "last_day", "seats", "price", "note"),
+    ("reference", "first_day", "last_day", "seats"),
+    ("reference", "first_day", "last_day"),
+    ("reference", "first_day"),
+)
 
 
 class Change(StrEnum):
@@ -41,17 +49,71 @@ class Change(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ContractChange:
-    """A changed contract; ``before`` is its text before a change, '' if it is new."""
+    """A changed contract; ``before`` is its text before a change, '' if it is new. ``old`` are the fields
+    that were changed, with their values before."""
 
     change: Change
     contract: Contract
     before: str = ""
+    old: Mapping[str, Any] = field(default_factory=dict)
 
     def __str__(self) -> str:
         """Return a line that describes it."""
         if self.change == Change.CHANGED and self.before != str(self.contract):
             return f"{self.before} -> {self.contract}"
         return f"{self.before or self.contract}: {self.change}"
+
+
+@transaction.atomic
+def add(*, tool: str, values: Mapping[str, Any], by: Actor, check: Check = accept) -> auditing.Change[Contract]:
+    """Give a tool another contract with these values, by field. The capacity of the tool follows.
+
+    Raises UnknownTool, ValidationError, or what ``check`` raises; nothing is changed then.
+    """
+    locked = lock([tool])[tool]
+    check(None)
+    contract = Contract(tool=locked, **values)
+    contract.clean_fields(exclude=["tool"])
+    change = _save(contract, by)
+    _follow(locked, database_now(), by)
+    return change
+
+
+@transaction.atomic
+def change(*, key: int, values: Mapping[str, Any], by: Actor, check: Check = accept) -> auditing.Change[Contract]:
+    """Change these fields of the contract with this key. The capacity of its tool follows. Return what changed.
+
+    Raises UnknownRow, ValidationError, or what ``check`` raises; nothing is changed then.
+    """
+    contract = _locked_contract(key)
+    check(contract)
+    for name, value in values.items():
+        setattr(contract, name, value)
+    contract.clean_fields(exclude=["tool"])
+    done = _save(contract, by)
+    if done:
+        _follow(contract.tool, database_now(), by)
+    return done
+
+
+@transaction.atomic
+def remove(*, key: int, by: Actor, check: Check = accept) -> None:
+    """Delete the contract with this key (``delete``). Raises UnknownRow, or what ``check`` raises."""
+    contract = _locked_contract(key)
+    check(contract)
+    delete(contracts=[contract], by=by)
+
+
+def _locked_contract(key: int) -> Contract:
+    """Return a contract, with its tool locked. Raises UnknownRow."""
+    # The tool of a contract never changes.
+    name = Contract.objects.filter(pk=key).order_by().values_list("tool__name", flat=True).first()
+    tool = lock([name])[name] if name is not None else None
+    contract = Contract.objects.filter(pk=key, tool=tool).first() if tool else None
+    if tool is None or contract is None:
+        raise UnknownRow(kind="contract", name=str(key))
+    contract.tool = tool
+    return contract
 
 
 @transaction.atomic
@@ -109,33 +171,47 @@ def replace(tool: Tool, wanted: Sequence[Mapping[str, Any]], *, by: Actor) -> li
 
 def _replace(tool: Tool, wanted: Sequence[Mapping[str, Any]], now: datetime, by: Actor) -> list[ContractChange]:
     given = read(tool, wanted)
-    matched, left = _match(given, list(tool.contracts.all()))
-    today, changes = now.astimezone(UTC).date(), []
+    changes = compare(given, wanted, list(tool.contracts.all()), now.astimezone(UTC).date())
+    for done in changes:
+        if done.change == Change.REMOVED:
+            with auditing.deleting(done.contract, by=by):
+                done.contract.delete()
+        else:
+            _save(done.contract, by)
+    return changes
+
+
+def compare(
+    given: Sequence[Contract], wanted: Sequence[Mapping[str, Any]], known: Sequence[Contract], today: date
+) -> list[ContractChange]:
+    """Return what ``replace`` changes, and set the values of the changed contracts, unsaved.
+
+    ``given`` are unsaved contracts with the values ``wanted``, and ``known`` those of the tool.
+    """
+    matched, left = _match(given, known)
+    changes = []
     for number, contract in enumerate(given):
-        known = matched.get(number)
-        if known is None:
-            _save(contract, by)
+        row = matched.get(number)
+        if row is None:
             changes.append(ContractChange(Change.NEW, contract))
             continue
-        before = str(known)
-        fields = [name for name in wanted[number] if getattr(known, name) != getattr(contract, name)]
+        before = str(row)
+        fields = [name for name in wanted[number] if getattr(row, name) != getattr(contract, name)]
         if fields:
+            old = {name: getattr(row, name) for name in fields}
             for name in fields:
-                setattr(known, name, getattr(contract, name))
-            _save(known, by)
-            changes.append(ContractChange(Change.CHANGED, known, before))
-    for known in left:
-        before = str(known)
-        if known.last_day is not None and known.last_day < today:
+                setattr(row, name, getattr(contract, name))
+            changes.append(ContractChange(Change.CHANGED, row, before, old))
+    for row in left:
+        before = str(row)
+        if row.last_day is not None and row.last_day < today:
             continue
-        if known.first_day is None or known.first_day < today:
-            known.last_day = today - timedelta(days=1)
-            _save(known, by)
-            changes.append(ContractChange(Change.ENDED, known, before))
+        if row.first_day is None or row.first_day < today:
+            old = {"last_day": row.last_day}
+            row.last_day = today - timedelta(days=1)
+            changes.append(ContractChange(Change.ENDED, row, before, old))
         else:
-            with auditing.deleting(known, by=by):
-                known.delete()
-            changes.append(ContractChange(Change.REMOVED, known, before))
+            changes.append(ContractChange(Change.REMOVED, row, before))
     return changes
 
 
@@ -155,9 +231,10 @@ def _match(given: Sequence[Contract], known: Sequence[Contract]) -> tuple[dict[i
     return matched, left
 
 
-def _save(contract: Contract, by: Actor) -> None:
-    with auditing.changing(contract, by=by), explained([contract]):
+def _save(contract: Contract, by: Actor) -> auditing.Change[Contract]:
+    with auditing.changing(contract, by=by) as change, explained([contract]):
         contract.save()
+    return change
 
 
 def _locked(contracts: Iterable[Contract]) -> tuple[list[Tool], datetime]:

@@ -17,6 +17,7 @@ from django.utils import timezone
 from rest_framework import exceptions
 
 from licenses import errors
+from licenses.access import device_logins
 from licenses.api.common.problems import from_refusal
 from licenses.models import EndReason, Tool
 from licenseserver.logs import JsonFormatter
@@ -104,17 +105,16 @@ def codes_of_the_proxy() -> set[str]:
 
 
 def test_every_error_is_documented_and_no_other() -> None:
-    # Only a form of the admin has it, and no call of the API.
-    domain = set(codes_of_the_domain()) - {errors.OverReserved.code}
+    domain = set(codes_of_the_domain())
     assert {"exhausted", "busy"} < domain
     assert "unavailable" in codes_of_the_proxy()
-    found = domain | codes_of_http() | codes_of_the_proxy() | {*EndReason}
+    found = domain | codes_of_http() | codes_of_the_proxy() | {*EndReason} | device_logins.CODES
     assert names_in(REFERENCE / "errors.md", column=1) == found
 
 
 def statuses_of_the_domain(kind: type[errors.Refusal] = errors.Refusal) -> Iterator[tuple[str, int]]:
     for inner in kind.__subclasses__():
-        if hasattr(inner, "code") and inner is not errors.OverReserved:
+        if hasattr(inner, "code"):
             yield inner.code, from_refusal(inner.again("", {})).status_code
         yield from statuses_of_the_domain(inner)
 
