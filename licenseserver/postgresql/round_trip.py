@@ -36,8 +36,11 @@ FAILED = (pq.ExecStatus.FATAL_ERROR, pq.ExecStatus.PIPELINE_ABORTED, pq.ExecStat
 class _Types(dict[type, tuple[int, Callable[[Any], str]]]):
     def __missing__(self, of: type) -> tuple[int, Callable[[Any], str]]:
         """Return what is known of the type that this one extends."""
-        self[of] = found = self[next(known for known in of.__mro__ if known in self)]
-        return found
+        known = next((base for base in of.__mro__ if base in self), None)
+        if known is None:
+            raise TypeError(f"A value cannot be of type {of.__name__}.")
+        self[of] = self[known]
+        return self[known]
 
 
 # The types of values: PostgreSQL's number, where it may not infer it, and its text.
@@ -80,12 +83,16 @@ class RoundTrip:
         if not self._statements:
             return
         wrapper = self.wrapper
+        wrapper.validate_no_broken_transaction()
         execute: Any = self._run
-        for wrap in reversed(wrapper.execute_wrappers):
-            execute = partial(wrap, execute)
-        text = ";\n".join(statement.sql for statement in self._statements)
-        values = [value for statement in self._statements for value in statement.given]
         with wrapper.wrap_database_errors:
+            if not wrapper.execute_wrappers:
+                execute()
+                return
+            for wrap in reversed(wrapper.execute_wrappers):
+                execute = partial(wrap, execute)
+            text = ";\n".join(statement.sql for statement in self._statements)
+            values = [value for statement in self._statements for value in statement.given]
             execute(text, values, False, {"connection": wrapper, "cursor": None})
 
     def rows(self, number: int) -> list[tuple[Any, ...]]:
