@@ -403,9 +403,10 @@ def _recall(kept: BorrowKey, request: BorrowRequest) -> Outcome | Ticket:
 # --- The queue ------------------------------------------------------------------------
 
 
-def _ticket(request: Poll | Leave | CloseDead, snapshot: Snapshot) -> Ticket:
+def _ticket(request: Poll | Leave | Offer | CloseDead, snapshot: Snapshot) -> Ticket:
     ticket = snapshot.tickets.get(request.ticket_id)
-    if ticket is None or (not isinstance(request, CloseDead) and request.holder not in (None, ticket.user)):
+    holder = request.holder if isinstance(request, Poll | Leave) else None
+    if ticket is None or holder not in (None, ticket.user):
         raise UnknownTicket
     if ticket.state == TicketState.WAITING:
         names = tools_of(ticket)
@@ -448,7 +449,7 @@ def _verdicts_of_ticket(ticket: Ticket, snapshot: Snapshot, ledger: Ledger) -> l
 
 def _offer(offer: Offer, snapshot: Snapshot, ledger: Ledger) -> Ticket | None:
     """Return the kept ticket if this has offered it its seats."""
-    ticket = _ticket(offer.ticket_id, snapshot)
+    ticket = _ticket(offer, snapshot)
     if not ticket.kept or ticket.state != TicketState.WAITING or ticket.alive_until <= snapshot.now:
         return None
     verdicts = _verdicts_of_ticket(ticket, snapshot, ledger)
