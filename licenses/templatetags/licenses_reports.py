@@ -1,6 +1,7 @@
 """Write amounts in reports."""
 
 from datetime import datetime, timedelta
+from decimal import Decimal
 
 from django import template
 
@@ -17,6 +18,14 @@ def percent(share: float | None) -> str:
 
 
 register.filter("span", duration)
+
+
+@register.filter
+def amount(value: Decimal | None, currency: str = "") -> str:
+    """Write money with two decimals; a dash for an unknown amount."""
+    if value is None or value == "":
+        return "—"
+    return f"{value:,.2f} {currency}".rstrip()
 
 
 @register.filter
