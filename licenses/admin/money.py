@@ -12,7 +12,7 @@ from django.http import HttpRequest, HttpResponse
 from licenses.history import contracts, reports
 from licenses.history.days import DAY
 from licenses.history.money import FEWER, MORE, TODAY, ToolCost, by_tool
-from licenses.history.reports import Period, Recent, Span, Usage, Utilisation
+from licenses.history.reports import Period, Recent, Span, Usage, Utilization
 from licenses.history.working_hours import WorkingHours
 from licenses.models import Tool
 
@@ -124,8 +124,8 @@ def _total(rows: Iterable[Usage]) -> Total:
 def _with_plots(costs: Sequence[ToolCost], span: Span, recent: Recent) -> list[ToolRow]:
     tools: list[Tool] = [cost.tool for cost in costs]
     period = Period.DAY if span.length(Period.DAY) <= MAX_BARS else Period.MONTH
-    found: dict[str, list[Utilisation]] = {}
-    for row in reports.utilisation(tools=tools, span=span, period=period, recent=recent):
+    found: dict[str, list[Utilization]] = {}
+    for row in reports.utilization(tools=tools, span=span, period=period, recent=recent):
         found.setdefault(row.tool, []).append(row)
     return [
         ToolRow(

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import date, datetime
 
 from licenses.history.catalog import WEEKDAYS
-from licenses.history.reports import HourOfWeek, Utilisation
+from licenses.history.reports import HourOfWeek, Utilization
 
 WIDTH, HEIGHT = 1000, 260
 LEFT, RIGHT, TOP, BOTTOM = 48, 8, 12, 28
@@ -50,7 +50,7 @@ class Plot:
     base: int = HEIGHT - BOTTOM
 
 
-def plot(found: Sequence[Utilisation]) -> Plot:
+def plot(found: Sequence[Utilization]) -> Plot:
     """Plot the use of one tool by period."""
     top = max([1, *(max(row.capacity, row.peak) for row in found)])
     step = (WIDTH - LEFT - RIGHT) / max(len(found), 1)
@@ -98,7 +98,7 @@ class Spark:
     height: int = SPARK_HEIGHT
 
 
-def spark(found: Sequence[Utilisation]) -> Spark:
+def spark(found: Sequence[Utilization]) -> Spark:
     """Plot the use of one tool by period, small enough for a row of a table."""
     top = max([1, *(max(row.capacity, row.peak) for row in found)])
     step = SPARK_WIDTH / max(len(found), 1)

@@ -14,7 +14,7 @@ from licenses.models import ApiToken
 from .audited import actor_of
 from .filters import EndsFilter
 from .lookups import ListedLookups
-from .widgets import LabelledInputs
+from .widgets import LabeledInputs
 
 
 class ExpiryFilter(EndsFilter):
@@ -23,7 +23,7 @@ class ExpiryFilter(EndsFilter):
 
 
 @admin.register(ApiToken)
-class ApiTokenAdmin(LabelledInputs, ListedLookups):
+class ApiTokenAdmin(LabeledInputs, ListedLookups):
     list_display = [
         "name",
         "hint",

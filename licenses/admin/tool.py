@@ -77,7 +77,7 @@ class ToolAdmin(AuditedAdmin[Tool]):
         "capacity",
         "borrowed_now",
         "available",
-        "utilisation",
+        "utilization",
         "queued",
         "state",
         "valid_until",
@@ -92,7 +92,7 @@ class ToolAdmin(AuditedAdmin[Tool]):
         "reserved_idle_now",
         "set_aside",
         "available",
-        "utilisation",
+        "utilization",
         "queued",
         "quotas_and_reservations",
         "user_limits",
@@ -167,8 +167,8 @@ class ToolAdmin(AuditedAdmin[Tool]):
     def queued(self, tool: Tool) -> int:
         return tool.queued
 
-    @admin.display(description="utilisation")
-    def utilisation(self, tool: Tool) -> str:
+    @admin.display(description="utilization")
+    def utilization(self, tool: Tool) -> str:
         return format_html(
             '<progress max="{}" value="{}" aria-label="{} of {} seats out"></progress> {}%',
             max(tool.capacity, 1),

@@ -4,7 +4,7 @@ from django.urls import include, path
 from drf_spectacular.views import SpectacularSwaggerView
 from rest_framework.routers import APIRootView, DefaultRouter
 
-from . import audit, borrowing, denials, leases, probes, queue, reports, tools
+from . import audit, borrowing, denials, leases, login, probes, queue, reports, tools
 from .common.queries import StrictQuery
 from .schema import SchemaView
 
@@ -43,6 +43,9 @@ urlpatterns = [
     ),
     path("borrows", leases.BorrowsViewSet.as_view({"get": "list"}), name="borrows"),
     path("api/v1/", include(router.urls)),
+    path("api/v1/login/device", login.DeviceView.as_view(), name="login-device"),
+    path("api/v1/login/token", login.TokenView.as_view(), name="login-token"),
+    path("api/v1/login/revoke", login.RevokeView.as_view(), name="login-revoke"),
     # One for each report of licenses/history/catalog.py.
     *(path(f"api/v1/reports/{name}", view.as_view(), name=f"report-{name}") for name, view in reports.VIEWS.items()),
     path("api/schema/", SchemaView.as_view(), name="schema"),

@@ -2,7 +2,7 @@
 
 from django.urls import path
 
-from . import teams, tokens, views
+from . import device, teams, tokens, views
 
 urlpatterns = [
     path("", views.overview, name="board"),
@@ -10,6 +10,8 @@ urlpatterns = [
     path("teams/<str:name>/", teams.one_team, name="board_team"),
     path("yours/", views.yours, name="board_yours"),
     path("leases/<uuid:lease_id>/return/", views.give_back, name="board_return"),
+    path("device/", device.overview, name="device"),
+    path("device/answer/", device.answer, name="device_answer"),
     path("tokens/", tokens.overview, name="tokens"),
     path("tokens/new/", tokens.make, name="tokens_new"),
     path("tokens/<int:token_id>/revoke/", tokens.revoke, name="tokens_revoke"),

@@ -76,19 +76,19 @@ CURRENCY = Column(
 # --- Utilization ------------------------------------------------------------
 
 
-def _utilisation(*, span: Span, limits: Limits, tool: Tool | None, team: Team | None, period: str) -> Found:
+def _utilization(*, span: Span, limits: Limits, tool: Tool | None, team: Team | None, period: str) -> Found:
     tools = [tool] if tool else list(Tool.objects.order_by("name"))
     if limits.rows is not None and len(tools) * span.length(Period(period)) > limits.rows:
         raise TooLarge(f"More than {limits.rows} rows: ask for fewer days, longer periods, or one tool.")
-    return Found(reports.utilisation(tools=tools, span=span, period=Period(period), team=team))
+    return Found(reports.utilization(tools=tools, span=span, period=Period(period), team=team))
 
 
-UTILISATION = Report(
+UTILIZATION = Report(
     name="utilisation",
     title="Utilization",
     summary="Report high-water marks, means and time without a free seat by hour, day or month.",
     details="For all tools or one tool, for all users or one team.",
-    find=_utilisation,
+    find=_utilization,
     parameters=[TOOL, TEAM, Choice(name="period", among=[*Period], default=Period.DAY)],
     columns=[
         Column("tool", str),
@@ -234,9 +234,9 @@ TOOL_COSTS = Report(
         Column("vendor", str, "Empty if unknown.", lambda row: row.tool.vendor),
         Column("capacity", int, "Today's.", lambda row: row.tool.capacity),
         Column("peak", int, "The high-water mark: the most seats that were out at once."),
-        Column("utilisation", float, "Seat time as a share of the seats owned.", lambda row: _rounded(row.share), True),
+        Column("utilization", float, "Seat time as a share of the seats owned.", lambda row: _rounded(row.share), True),
         Column(
-            "working_utilisation",
+            "working_utilization",
             float,
             "The same in working hours (LICENSE_WORKING_HOURS).",
             lambda row: _rounded(row.working_share),
@@ -441,4 +441,4 @@ WHAT_IF = Report(
 
 
 # The API, the command and the admin have these.
-REPORTS = (UTILISATION, HOURS_OF_WEEK, USAGE, DENIALS, TOOL_COSTS, MONTH_COSTS, CONTRACTS, WHAT_IF)
+REPORTS = (UTILIZATION, HOURS_OF_WEEK, USAGE, DENIALS, TOOL_COSTS, MONTH_COSTS, CONTRACTS, WHAT_IF)

@@ -58,7 +58,7 @@ def by_tool(*, span: Span, at_most: int | None, recent: Recent | None = None) ->
     capacity.show(tools, now)
     hours = WorkingHours.of_site()
     peaks: defaultdict[str, int] = defaultdict(int)
-    for row in reports.utilisation(tools=tools, span=span, period=Period.MONTH, recent=recent):
+    for row in reports.utilization(tools=tools, span=span, period=Period.MONTH, recent=recent):
         peaks[row.tool] = max(peaks[row.tool], row.peak)
     usage = {row.key["tool"]: row for row in reports.usage(by=["tool"], span=span, recent=recent)}
     working = reports.working_time(tools=tools, span=span, hours=hours, recent=recent)

@@ -32,7 +32,7 @@ def add_managers(apps, schema_editor):
 class Migration(migrations.Migration):
 
     dependencies = [
-        ("licenses", "0023_kept_tickets_and_stars"),
+        ("licenses", "0024_device_login"),
         ("auth", "0012_alter_user_first_name_max_length"),
         ("contenttypes", "0002_remove_content_type_name"),
     ]
