@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import date, datetime
+from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
@@ -11,7 +11,7 @@ from django.http import HttpRequest, HttpResponse
 
 from licenses.history import contracts, reports
 from licenses.history.days import DAY
-from licenses.history.money import FEWER, MORE, TODAY, ToolCost, by_tool
+from licenses.history.money import FEWER, MORE, TODAY, ToolCost, by_month, by_tool
 from licenses.history.reports import Period, Recent, Span, Usage, Utilization
 from licenses.history.working_hours import WorkingHours
 from licenses.models import Tool
@@ -46,16 +46,6 @@ class Table:
 
 
 @dataclass(frozen=True, slots=True)
-class MonthRow:
-    """The cost of use and of contracts in a month, named by its first day."""
-
-    month: date
-    usage: Usage | None
-    contract_cost: Decimal
-    idle_cost: Decimal
-
-
-@dataclass(frozen=True, slots=True)
 class ToolRow:
     """A tool with its plot, and its outcomes with one seat fewer, today's, and one more."""
 
@@ -70,7 +60,7 @@ def money(request: HttpRequest) -> HttpResponse:
     form = SpanForm(request.GET)
     span = form.span()
     recent = Recent.read()
-    months = _months(span, recent)
+    months = by_month(span=span, recent=recent)
     tools = by_tool(span=span, at_most=MAX_DEMANDS, recent=recent)
     costs = contracts.costs(span=span, recent=recent)
     context = {
@@ -95,14 +85,6 @@ def money(request: HttpRequest) -> HttpResponse:
         "contracts": sorted(costs, key=lambda row: (-(row.idle_cost or Decimal(0)), row.contract.tool.name)),
     }
     return page(request, "admin/licenses/money.html", form, span, context)
-
-
-def _months(span: Span, recent: Recent) -> list[MonthRow]:
-    usage = {row.key["month"]: row for row in reports.usage(by=["month"], span=span, recent=recent)}
-    return [
-        MonthRow(row.month, usage.get(row.month.isoformat()), row.cost, row.idle_cost)
-        for row in contracts.by_month(span=span, recent=recent)
-    ]
 
 
 def _table(key: str, title: str, span: Span, recent: Recent) -> Table:

@@ -26,7 +26,7 @@ from .declarations import (
     key,
 )
 from .money import ToolCost
-from .reports import Period, Recent, Span
+from .reports import Period, Span
 from .timeline import HOUR
 from .whatif import Outcome
 
@@ -283,35 +283,32 @@ TOOL_COSTS = Report(
 
 
 def _month_costs(*, span: Span, limits: Limits) -> Found:
-    recent = Recent.read()
-    usage = {row.key["month"]: row for row in reports.usage(by=["month"], span=span, recent=recent)}
-    months = contracts.by_month(span=span, recent=recent)
-    return Found([(row, usage.get(row.month.isoformat())) for row in months])
+    return Found(money.by_month(span=span))
 
 
 MONTH_COSTS = Report(
     name="month-costs",
     title="Costs by month",
-    summary="Report the cost of use and of contracts in each month.",
+    summary="Report the cost of use and of contracts in each month with any.",
     details="Costs are up to now. The first and the last month have only the days that the query names.",
     find=_month_costs,
     columns=[
-        Column("month", str, "Its first day.", lambda row: row[0].month.isoformat()),
-        Column("borrows", int, "Leases that began in the month.", lambda row: row[1].borrows if row[1] else 0),
-        Column("seat_hours", float, value=lambda row: round(row[1].seat_hours, 4) if row[1] else 0.0),
+        Column("month", str, "Its first day.", lambda row: row.month.isoformat()),
+        Column("borrows", int, "Leases that began in the month.", lambda row: row.usage.borrows if row.usage else 0),
+        Column("seat_hours", float, value=lambda row: round(row.usage.seat_hours, 4) if row.usage else 0.0),
         Column(
             "cost",
             str,
             "Of the use, at today's prices; null without a price.",
-            lambda row: _money(row[1].cost if row[1] else None),
+            lambda row: _money(row.usage.cost if row.usage else None),
             True,
         ),
-        Column("contract_cost", str, "Of all contracts with a price.", lambda row: _money(row[0].cost)),
+        Column("contract_cost", str, "Of all contracts with a price.", lambda row: _money(row.contract_cost)),
         Column(
             "idle_cost",
             str,
             "The part of it for seats that nobody borrowed.",
-            lambda row: _money(row[0].idle_cost),
+            lambda row: _money(row.idle_cost),
         ),
     ],
     facts=[CURRENCY],

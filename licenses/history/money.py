@@ -4,7 +4,7 @@ seats would have done."""
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 from decimal import Decimal
 
 from licenses.leases import capacity
@@ -45,6 +45,27 @@ class ToolCost:
         if self.contract_cost is not None:
             return self.contract_cost
         return (self.usage.cost if self.usage else None) or Decimal(0)
+
+
+@dataclass(frozen=True, slots=True)
+class MonthCost:
+    """The cost of use and of contracts in a month, named by its first day."""
+
+    month: date
+    usage: reports.Usage | None
+    contract_cost: Decimal
+    idle_cost: Decimal
+
+
+def by_month(*, span: Span, recent: Recent | None = None) -> list[MonthCost]:
+    """Return the cost of each month of a span with use or contracts, up to now."""
+    recent = recent or Recent.read()
+    usage = {row.key["month"]: row for row in reports.usage(by=["month"], span=span, recent=recent)}
+    months = [
+        MonthCost(row.month, usage.get(row.month.isoformat()), row.cost, row.idle_cost)
+        for row in contracts.by_month(span=span, recent=recent)
+    ]
+    return [row for row in months if row.usage or row.contract_cost]
 
 
 def by_tool(*, span: Span, at_most: int | None, recent: Recent | None = None) -> list[ToolCost]:
