@@ -1,4 +1,4 @@
-"""Read fields of requests: strictly, so that a mistake is an answer and not another effect."""
+"""Read fields of requests strictly, so that a mistake gets an error and has no effect."""
 
 import re
 import unicodedata
@@ -121,8 +121,8 @@ PLAIN_UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 @cache
 def _plain(serializer: type[StrictSerializer]) -> Callable[[Any], dict[str, Any] | None]:
-    """Return what takes data as the serializer does, or gives up with None: by the limits of
-    its fields, where they are texts in ASCII, numbers or ids."""
+    """Return a function that returns the validated data, or None if that needs the serializer. It
+    checks only texts in ASCII, numbers and ids, against the limits of their fields."""
     shared = _shared(serializer)
     fields = shared.fields
     readers = {name: reader for name, field in fields.items() if (reader := _reader(field))}
@@ -150,7 +150,7 @@ def _plain(serializer: type[StrictSerializer]) -> Callable[[Any], dict[str, Any]
 
 
 def _reader(field: Any) -> Callable[[Any], Any] | None:
-    """Return what a value is if it is plainly right, and else None; None for a field of another kind."""
+    """Return a function that returns a valid value or None; None for a field of another kind."""
     if isinstance(field, CleanTextField):
         longest: Any = field.max_length
         return lambda value: (
@@ -166,7 +166,7 @@ def _reader(field: Any) -> Callable[[Any], Any] | None:
 
 
 def find_uuid(value: str, unknown: type[Refusal]) -> uuid.UUID:
-    """Return the id in a path. Raises ``unknown`` for text that is no UUID."""
+    """Return the id in a path. Raises ``unknown`` for text that is not a UUID."""
     try:
         return uuid.UUID(value)
     except ValueError:

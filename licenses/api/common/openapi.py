@@ -1,4 +1,4 @@
-"""Complete the OpenAPI schema: what every call has, the problems, and the credentials."""
+"""Complete the OpenAPI schema with the common parts of all calls, the problems, and the credentials."""
 
 import re
 from typing import Any, NamedTuple
@@ -42,7 +42,7 @@ OF_BODIES = (
 
 
 def errors_of(*refusals: type[Refusal]) -> list[Error]:
-    """Return the errors that these refusals are answered with."""
+    """Return the errors by which these refusals are answered."""
     return [Error(refusal.status, code, refusal.meaning()) for refusal in refusals for code in refusal.codes()]
 
 
@@ -59,7 +59,7 @@ def refused_by(*refusals: type[Refusal]) -> dict[int, OpenApiResponse]:
 
 
 def _with(text: str, error: Error) -> str:
-    """Return the description of a response with an error in it, once."""
+    """Return the description of a response with an error added to it, once."""
     if f"- `{error.code}`:" in text:
         return text
     return f"{text}\n- `{error.code}`: {error.meaning}".lstrip()

@@ -37,7 +37,7 @@ TITLES = {
 
 
 def is_api_path(path: str) -> bool:
-    """Return whether a program reads the errors of this path, and not a person."""
+    """Return whether the errors of this path are for a program, not for a person."""
     return path.startswith(("/licenses/", "/borrows", "/api/"))
 
 
@@ -80,9 +80,9 @@ def from_refusal(refusal: Refusal) -> HttpResponse:
 
 
 def handle_exception(error: Exception, context: dict[str, Any]) -> Response | HttpResponse | None:
-    """Handle an exception for DRF: refusals, DRF's own errors, a database that is away.
+    """Handle an exception for DRF: refusals, DRF's own errors, a database that does not answer.
 
-    Return None for anything else: it is a defect, which Django reports.
+    Return None for any other exception: it is a defect, which Django reports.
     """
     if isinstance(error, Refusal):
         return from_refusal(error)
@@ -183,8 +183,7 @@ def server_error(request: HttpRequest) -> HttpResponse:
 
 
 def _database_away(request: HttpRequest, error: DatabaseError | InterfaceError) -> HttpResponse:
-    """Say that it is not a defect, and when to try again: of the admin's pages and of what comes
-    before a view."""
+    """Answer 503 with the time of a retry if the database does not answer, in the admin's pages and before a view."""
     refusal = database.refusal(error)
     refusal.__cause__ = error
     if is_api_path(request.path_info):
