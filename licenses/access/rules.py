@@ -107,10 +107,15 @@ def names_on_leases(caller: Caller) -> LeaseNames:
     return LeaseNames(active=names_on_board(caller), ended=names_of_past(caller, VIEW_LEASES, CHANGE_LEASES))
 
 
+def may_see_reports(caller: Caller) -> bool:
+    """Return whether a caller sees all reports of use and cost. The permission to view leases includes it."""
+    return caller.is_admin(VIEW_REPORTS) or caller.is_admin(VIEW_LEASES)
+
+
 def teams_reported_to(caller: Caller) -> QuerySet[Team]:
     """Return the teams whose use and cost a caller sees: those that the caller leads; all with the permission
     to view reports."""
-    if caller.is_admin(VIEW_REPORTS) or caller.is_admin(VIEW_LEASES):
+    if may_see_reports(caller):
         return Team.objects.all()
     return teams_led_by(caller)
 

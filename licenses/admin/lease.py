@@ -17,10 +17,11 @@ from django.db.models.functions import Now
 from django.http import HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
 from django.utils import timezone
+from django.utils.html import format_html
 
 from licenses.clock import database_now
 from licenses.errors import Refusal
-from licenses.history.tables import duration
+from licenses.history.tables import duration, since
 from licenses.leases import services
 from licenses.models import EndReason, Lease
 from licenses.models.lease import NOTE_LENGTH
@@ -97,7 +98,7 @@ class UserFilter(TypedFilter):
 
 @admin.register(Lease)
 class LeaseAdmin(ListedLookups):
-    list_display = ["person", "tool", "seats", "team", "project", "host", "borrowed_at", "heartbeat", "end"]
+    list_display = ["person", "tool", "seats", "team", "project", "host", "held", "heartbeat", "end"]
     list_display_links = ["tool"]
     list_filter = [StateFilter, UserFilter, "end_reason", "borrowed_at", "team", "tool"]
     list_select_related = ["tool", "team"]
@@ -114,7 +115,13 @@ class LeaseAdmin(ListedLookups):
         """Return the time since the last heartbeat of an open lease."""
         if lease.ended_at is not None or lease.last_heartbeat_at is None:
             return None
-        return f"{duration(max(timezone.now() - lease.last_heartbeat_at, timedelta(0)))} ago"
+        return since(lease.last_heartbeat_at, timezone.now())
+
+    @admin.display(ordering="borrowed_at", description="held for")
+    def held(self, lease: Lease) -> str:
+        """Return the time for which the seats were held, with the time of the borrow as its title."""
+        held = duration(max(lease.duration(timezone.now()), timedelta(0)))
+        return format_html('<span title="since {} UTC">{}</span>', f"{lease.borrowed_at:%Y-%m-%d %H:%M:%S}", held)
 
     @admin.display(ordering="ended_at")
     def end(self, lease: Lease) -> str:

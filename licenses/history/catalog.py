@@ -279,6 +279,7 @@ TOOL_COSTS = Report(
         ),
     ],
     facts=[CURRENCY],
+    confidential=True,
 )
 
 
@@ -312,6 +313,7 @@ MONTH_COSTS = Report(
         ),
     ],
     facts=[CURRENCY],
+    confidential=True,
 )
 
 

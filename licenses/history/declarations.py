@@ -195,6 +195,8 @@ class Report:
     columns: Sequence[Column]
     facts: Sequence[Column] = ()
     row_name: str = ""
+    # Whether it shows prices of contracts, so that the API needs the permission to view reports.
+    confidential: bool = False
     template: str = "admin/licenses/report_table.html"
 
     @property

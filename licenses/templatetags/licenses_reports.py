@@ -6,7 +6,7 @@ from decimal import Decimal
 from django import template
 
 from licenses.history.reports import Usage
-from licenses.history.tables import duration
+from licenses.history.tables import duration, since
 
 register = template.Library()
 
@@ -18,6 +18,7 @@ def percent(share: float | None) -> str:
 
 
 register.filter("span", duration)
+register.filter("since", since)
 
 
 @register.filter

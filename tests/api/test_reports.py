@@ -26,8 +26,6 @@ KINDS = [
     "hours-of-week?tool=cad",
     "usage",
     "denials",
-    "tool-costs",
-    "month-costs",
     "contracts",
     "what-if?tool=cad",
 ]
