@@ -3,13 +3,13 @@
 With ``LICENSE_AUTH=open`` everybody may do everything except administer.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from django.conf import settings
 from django.contrib.auth.models import AnonymousUser, Permission, User
 from django.db.models import Exists, OuterRef, Q, QuerySet
 
-from licenses.errors import NotForOthers, Refusal
+from licenses.errors import MoreRights, NotForOthers, Refusal
 from licenses.models import Lease, Team, TeamMember
 
 from .callers import Caller, Kind, Scope
@@ -22,6 +22,10 @@ VIEW_AUDIT = "licenses.view_auditrecord"
 VIEW_LEASES = "licenses.view_lease"
 VIEW_DENIALS = "licenses.view_denial"
 VIEW_MEMBERS = "licenses.view_teammember"
+
+
+# The tables of a site's document.
+SITE = ("tool", "contract", "allotment", "userlimit", "accessrule", "team", "teammember")
 
 
 def may(caller: Caller, scope: Scope) -> bool:
@@ -142,6 +146,17 @@ def require_own(
     if caller.of_team is not None and found[1] != caller.of_team and settings.LICENSE_AUTH != "open":
         raise unknown
     return found[0]
+
+
+def may_see_site(caller: Caller) -> bool:
+    """Return whether a caller sees everything that the document of a site has."""
+    return all(any(caller.is_admin(f"licenses.{verb}_{table}") for verb in ("view", "change")) for table in SITE)
+
+
+def require_permissions(caller: Caller, permissions: Iterable[str]) -> None:
+    """Raise MoreRights unless a caller has all of Django's permissions."""
+    if lacking := sorted(permission for permission in permissions if not caller.is_admin(permission)):
+        raise MoreRights(f"These changes need rights that you lack: {', '.join(lacking)}.")
 
 
 def is_within_own(user: User | AnonymousUser, account: User) -> bool:

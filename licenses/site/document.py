@@ -20,6 +20,7 @@ from django.core.exceptions import ValidationError
 from django.db import models
 from django.utils.dateparse import parse_date, parse_datetime
 
+from licenses.errors import InvalidSite
 from licenses.models import AccessRule, Allotment, Contract, Effect, SubjectKind, Team, TeamMember, Tool, UserLimit
 
 from .description import ALLOWANCE_FIELDS, CONTRACT_FIELDS, TEAM_FIELDS, TOOL_FIELDS, Rule, Site, SiteTeam, SiteTool
@@ -35,15 +36,6 @@ LONGEST = timedelta(days=36_600)
 KEYS = {"default_ttl": "default_ttl_seconds", "max_ttl": "max_ttl_seconds"}
 # The lists of access rules, by the kind of their subjects.
 LISTS = {f"{kind}s": kind for kind in SubjectKind.values}
-
-
-class InvalidSite(Exception):
-    """The document of a site has mistakes. ``errors`` has the line, the place and the text of each."""
-
-    def __init__(self, detail: str, errors: list[dict[str, Any]]) -> None:
-        super().__init__(detail)
-        self.detail = detail
-        self.errors = errors
 
 
 class Mistake(NamedTuple):

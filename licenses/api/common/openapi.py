@@ -73,6 +73,7 @@ TAGS = {
     "tools": "See and change tools.",
     "denials": "See refused borrows.",
     "reports": "See how tools were used.",
+    "site": "See and bring the whole site as one document.",
     "audit": "See changes and who made them.",
 }
 
