@@ -22,6 +22,9 @@ VIEW_AUDIT = "licenses.view_auditrecord"
 VIEW_LEASES = "licenses.view_lease"
 VIEW_DENIALS = "licenses.view_denial"
 VIEW_MEMBERS = "licenses.view_teammember"
+# Contracts have prices and notes. To replace all of a tool needs each of the others.
+SEE_CONTRACTS = ("licenses.view_contract", "licenses.change_contract")
+REPLACE_CONTRACTS = ("licenses.add_contract", "licenses.change_contract", "licenses.delete_contract")
 
 
 # The tables of a site's document.
@@ -153,10 +156,29 @@ def may_see_site(caller: Caller) -> bool:
     return all(any(caller.is_admin(f"licenses.{verb}_{table}") for verb in ("view", "change")) for table in SITE)
 
 
-def require_permissions(caller: Caller, permissions: Iterable[str]) -> None:
-    """Raise MoreRights unless a caller has all of Django's permissions."""
-    if lacking := sorted(permission for permission in permissions if not caller.is_admin(permission)):
-        raise MoreRights(f"These changes need rights that you lack: {', '.join(lacking)}.")
+def lacking(caller: Caller, permissions: Iterable[str]) -> list[str]:
+    """Return those of Django's permissions that a caller lacks, sorted."""
+    return sorted(permission for permission in permissions if not caller.is_admin(permission))
+
+
+def may_see_contracts(caller: Caller) -> bool:
+    """Return whether a caller sees the prices, references and notes of contracts."""
+    return any(caller.is_admin(permission) for permission in SEE_CONTRACTS)
+
+
+def require_may_replace_contracts(caller: Caller) -> None:
+    """Raise MoreRights unless a caller may add, change and delete contracts."""
+    if not all(caller.is_admin(permission) for permission in REPLACE_CONTRACTS):
+        raise MoreRights("To replace the contracts of a tool, you need the rights to add, change and delete contracts.")
+
+
+def require_rights_of(caller: Caller, account: User) -> None:
+    """Raise MoreRights unless a caller has every right of an account.
+
+    An administrator's credential without an account has all rights.
+    """
+    if caller.user is not None and not is_within_own(caller.user, account):
+        raise MoreRights(f"{account.username} has rights that you lack.")
 
 
 def is_within_own(user: User | AnonymousUser, account: User) -> bool:

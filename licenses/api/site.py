@@ -3,20 +3,19 @@
 from collections.abc import Callable, Mapping
 from typing import IO, Any
 
-from django.utils.http import parse_etags
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiExample, OpenApiParameter, OpenApiResponse, extend_schema, extend_schema_field
 from rest_framework import serializers
-from rest_framework.exceptions import ParseError
+from rest_framework.exceptions import ParseError, PermissionDenied
 from rest_framework.parsers import BaseParser
 from rest_framework.renderers import BaseRenderer, JSONRenderer
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from licenses.access.rules import require_permissions
+from licenses.access.rules import lacking
 from licenses.auditing import Actor
-from licenses.errors import InUse, InvalidSite, MoreRights, OutOfDate
+from licenses.errors import InUse, InvalidSite, OutOfDate
 from licenses.models import AuditedKind
 from licenses.site import document
 from licenses.site.applying import apply, version_of
@@ -30,6 +29,7 @@ from .common.fields import StrictBody, StrictSerializer
 from .common.openapi import refused_by
 from .common.parsers import StrictJSONParser
 from .common.queries import FormatNegotiation, StrictQuery
+from .common.writing import precondition_of
 from .permissions import MaySeeSite
 
 TOML = "application/toml"
@@ -155,7 +155,7 @@ class ApplyView(StrictQuery, APIView):
                 "A tool and a team", value={"document": EXAMPLE}, request_only=True, media_type="application/json"
             )
         ],
-        responses={200: SiteChanges} | refused_by(InvalidSite, MoreRights, InUse, OutOfDate),
+        responses={200: SiteChanges} | refused_by(InvalidSite, InUse, OutOfDate),
     )
     def post(self, request: Request) -> Response:
         """Bring the site from a document: all of its changes, or none."""
@@ -167,19 +167,18 @@ class ApplyView(StrictQuery, APIView):
             prune=query["prune"],
             dry_run=query["dry_run"],
             permit=_permit(request),
-            versions=_versions(request),
+            versions=precondition_of(request.META).match,
         )
         headers = {} if query["dry_run"] else {"ETag": f'"{done.version}"'}
         return Response({"dry_run": query["dry_run"], **done.data}, headers=headers)
 
 
 def _permit(request: Request) -> Callable[[Plan], None]:
-    """Return a function that raises MoreRights unless the caller may make every change of a plan."""
+    """Return a function that raises PermissionDenied unless the caller may make every change of a plan."""
     caller = caller_of(request)
-    return lambda plan: require_permissions(caller, plan.permissions)
 
+    def permit(plan: Plan) -> None:
+        if needed := lacking(caller, plan.permissions):
+            raise PermissionDenied(f"These changes need permissions that you lack: {', '.join(needed)}.")
 
-def _versions(request: Request) -> list[str] | None:
-    """Return the versions in ``If-Match``, or None without it. A proxy that compresses answers makes a tag weak."""
-    header = request.META.get("HTTP_IF_MATCH")
-    return None if header is None else [tag.removeprefix("W/").strip('"') for tag in parse_etags(header)]
+    return permit

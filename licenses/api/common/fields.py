@@ -4,15 +4,22 @@ import re
 import unicodedata
 import uuid
 from collections.abc import Callable
+from datetime import date, datetime
+from decimal import Decimal
 from functools import cache
 from typing import Any, ClassVar
 
+from drf_spectacular.drainage import set_override
 from rest_framework import serializers
 
+from licenses.clock import is_in_calendar
 from licenses.errors import Refusal
 from licenses.names import is_clean
 
 from . import formats
+
+# The largest number of Django's PositiveIntegerField.
+MAX_INTEGER = 2**31 - 1
 
 
 def clean_text(value: str) -> str:
@@ -55,6 +62,62 @@ class StrictIntegerField(serializers.IntegerField):
         if not isinstance(data, int) or isinstance(data, bool):
             self.fail("invalid")
         return super().to_internal_value(data)
+
+
+class StrictBooleanField(serializers.BooleanField):
+    """true or false. DRF would also accept text and numbers."""
+
+    def to_internal_value(self, data: Any) -> bool:
+        if not isinstance(data, bool):
+            self.fail("invalid", input=data)
+        return data
+
+
+class SecondsField(serializers.FloatField):
+    """A duration: a JSON number of seconds."""
+
+    def to_internal_value(self, data: Any) -> float:
+        if not isinstance(data, int | float) or isinstance(data, bool):
+            self.fail("invalid")
+        try:
+            return super().to_internal_value(data)
+        except OverflowError:
+            self.fail("invalid")
+
+
+class MoneyField(serializers.DecimalField):
+    """An amount of money, not negative: a JSON number, or a string as in the answers."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(min_value=Decimal(0), **options)
+        null = {"nullable": True} if options.get("allow_null") else {}
+        forms = [{"type": "string", "format": "decimal"} | null, {"type": "number", "minimum": 0} | null]
+        set_override(self, "field", {"anyOf": forms})
+
+    def validate_empty_values(self, data: Any) -> tuple[bool, Any]:
+        # DRF would take an empty text for null.
+        return serializers.Field.validate_empty_values(self, data)
+
+
+class MomentField(serializers.DateTimeField):
+    """A time in ISO 8601; UTC without an offset."""
+
+    def to_internal_value(self, value: Any) -> datetime:
+        if not isinstance(value, str):
+            self.fail("invalid", format="ISO 8601")
+        moment: datetime = super().to_internal_value(value)
+        if not is_in_calendar(moment):
+            self.fail("overflow")
+        return moment
+
+
+class DayField(serializers.DateField):
+    """A day in ISO 8601."""
+
+    def to_internal_value(self, value: Any) -> date:
+        if not isinstance(value, str):
+            self.fail("invalid", format="YYYY-MM-DD")
+        return super().to_internal_value(value)
 
 
 class StrictUUIDField(serializers.UUIDField):

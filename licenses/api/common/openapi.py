@@ -70,7 +70,11 @@ TAGS = {
     "borrowing": "Borrow, renew and return seats.",
     "queue": "Wait for seats.",
     "leases": "See current and past leases.",
-    "tools": "See and change tools.",
+    "tools": "See and change tools, their quotas, limits and access rules.",
+    "contracts": "See and change contracts.",
+    "teams": "See and change teams and their members.",
+    "tokens": "Create, see and revoke API tokens.",
+    "accounts": "See and deactivate accounts.",
     "denials": "See refused borrows.",
     "reports": "See how tools were used.",
     "site": "See and bring the whole site as one document.",
@@ -142,8 +146,8 @@ def complete(result: dict[str, Any], **_: Any) -> dict[str, Any]:
             parameters = operation.get("parameters", [])
             in_pages = any(parameter["name"] == "cursor" for parameter in parameters)
             for parameter in parameters:
-                if parameter["in"] == "path" and parameter["name"] in ("name", "tool"):
-                    parameter["schema"] = formats.TOOL_NAME
+                if parameter["in"] == "path" and parameter["name"] in ("name", "tool", "team"):
+                    parameter["schema"] = formats.TEAM_NAME if "/teams/" in path else formats.TOOL_NAME
                 elif in_pages and parameter["name"] != "page_size":
                     # An empty filter has no effect.
                     parameter["allowEmptyValue"] = True

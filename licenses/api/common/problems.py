@@ -7,7 +7,8 @@ import sys
 from typing import Any
 
 from django.contrib.auth.views import redirect_to_login
-from django.core.exceptions import DisallowedHost, PermissionDenied
+from django.core.exceptions import NON_FIELD_ERRORS, DisallowedHost, PermissionDenied
+from django.core.exceptions import ValidationError as InvalidValue
 from django.db import DatabaseError, InterfaceError
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import render
@@ -95,6 +96,8 @@ def handle_exception(error: Exception, context: dict[str, Any]) -> Response | Ht
         error = exceptions.NotFound()
     elif isinstance(error, PermissionDenied):
         error = exceptions.PermissionDenied()
+    elif isinstance(error, InvalidValue):
+        error = _invalid(error)
     if not isinstance(error, exceptions.APIException):
         return None
     if isinstance(error, exceptions.NotAuthenticated) and _is_person(context["request"]):
@@ -122,6 +125,15 @@ def handle_exception(error: Exception, context: dict[str, Any]) -> Response | Ht
         title=title,
         detail=str(error.detail),
         headers=headers,
+    )
+
+
+def _invalid(error: InvalidValue) -> exceptions.ValidationError:
+    """Return DRF's error for one of a service."""
+    if not hasattr(error, "error_dict"):
+        return exceptions.ValidationError({"non_field_errors": error.messages})
+    return exceptions.ValidationError(
+        {"non_field_errors" if name == NON_FIELD_ERRORS else name: texts for name, texts in error.message_dict.items()}
     )
 
 
