@@ -16,7 +16,6 @@ from rest_framework.views import APIView
 from licenses.access.rules import lacking
 from licenses.auditing import Actor
 from licenses.errors import InUse, InvalidSite, OutOfDate
-from licenses.models import AuditedKind
 from licenses.site import document
 from licenses.site.applying import apply, version_of
 from licenses.site.plan import Act, Plan
@@ -87,7 +86,7 @@ class SiteChange(serializers.Serializer[Any]):
     """A change of a row."""
 
     act = serializers.ChoiceField(choices=[*Act])
-    kind = serializers.ChoiceField(choices=AuditedKind.choices)
+    kind = serializers.CharField(help_text="The kind of the row, as `subject_kind` in the audit.")
     subject = serializers.CharField(help_text="The name of the row.")
     text = serializers.CharField(help_text="The change on one line, for people.")
     before = serializers.DictField(help_text="The changed keys of the document, with their values before.")
