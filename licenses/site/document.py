@@ -66,10 +66,12 @@ def invalid(mistakes: Iterable[Mistake]) -> InvalidSite:
 
 
 class Document(NamedTuple):
-    """A document that was read: the site, and the place of each table and key in the text."""
+    """A document that was read: the site, and the place of each table and key in the text. ``is_empty``: it
+    says nothing at all."""
 
     site: Site
     lines: Mapping[Path, int]
+    is_empty: bool
 
     def mistake(self, path: Path, detail: str) -> Mistake:
         """Return a mistake at the nearest place that the text has."""
@@ -89,7 +91,7 @@ def read(text: str, *, is_json: bool = False) -> Document:
     site = reader.site(data)
     if reader.mistakes:
         raise invalid(reader.mistakes)
-    return Document(site, lines)
+    return Document(site, lines, is_empty=not data)
 
 
 def _toml(text: str) -> tuple[dict[str, Any], Mapping[Path, int]]:
