@@ -26,7 +26,7 @@ from django.views.decorators.gzip import gzip_page
 from licenses import database
 from licenses.access.callers import Caller, Kind, Scope
 from licenses.access.credentials import anonymous, caller_of_account
-from licenses.access.rules import may, names_on_board
+from licenses.access.rules import may, names_on_board, teams_led_by
 from licenses.clock import database_now
 from licenses.errors import Refusal
 from licenses.models import Tool
@@ -282,8 +282,13 @@ def yours(request: HttpRequest, caller: Caller) -> HttpResponse:
     if is_unchanged(request, tag):
         return unchanged(tag)
     leases = Paginator(queries.held_by(caller.name, now), LEASES_A_PAGE).get_page(number)
-    waits = queries.waits_of(caller.name, now, LEASES_A_PAGE)
-    context = {"title": "Your seats", "now": now, "page": leases, "own_waits": waits}
+    context = {
+        "title": "Your seats",
+        "now": now,
+        "page": leases,
+        "own_waits": queries.waits_of(caller.name, now, LEASES_A_PAGE),
+        "led_teams": teams_led_by(caller),
+    }
     return shown(request, "yours.html", caller, context, tag=tag)
 
 
