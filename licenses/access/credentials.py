@@ -8,6 +8,7 @@ from typing import Any
 from django.conf import settings
 from django.contrib.auth.models import User
 from django.db import DatabaseError, InterfaceError
+from django.utils import timezone
 
 from licenses import database
 from licenses.leases import sql
@@ -81,6 +82,7 @@ def caller_of_token(secret: str) -> Caller:
         teams=frozenset({token.team_name} if token.team_name else ()),
         scopes=token.effective_scopes,
         credential=f"token {token.pk}",
+        ends_at=token.expires_at if token.ends_soon(timezone.now()) else None,
     )
 
 

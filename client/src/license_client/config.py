@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
-from . import former, platforms
+from . import credentials, former, platforms
 from .api import Client, ConfigError, Unreachable
 
 DEFAULT_SERVER = "http://localhost:8000"
@@ -30,6 +30,8 @@ class Config:
     server_is_default: bool = False
     # A token may go over plain HTTP.
     allow_http: bool = False
+    # The token is the one of `license login`.
+    token_is_stored: bool = False
 
     def client(
         self, *, patience: float, timeout: float = 10, on_retry: Callable[[Unreachable, float], None] | None = None
@@ -67,6 +69,9 @@ def load(
     a server on this machine, the login name, no token, team or project, and https
     for a token to another machine.
 
+    Without a token, the one that ``license login`` stored for this server counts, and
+    its user if none is configured.
+
     The file is TOML with the same names in lower case. Its path is ``file``, or
     ``LICENSE_CONFIG``, or the usual place, where it may be missing.
     ``on_former_name`` is called with each former name in use and its new name.
@@ -92,15 +97,20 @@ def load(
     kept = _read(path) if given or there else {}
     named = server or variable("LICENSE_SERVER") or kept.get("server")
     named_user = user or variable("LICENSE_USER") or kept.get("user")
+    named_token = token or variable("LICENSE_TOKEN") or kept.get("token")
+    stored = None if named_token else credentials.find(named or DEFAULT_SERVER, environment)
+    if stored is not None:
+        named_token, named_user = stored.token, named_user or stored.user
     return Config(
         server=named or DEFAULT_SERVER,
-        token=token or variable("LICENSE_TOKEN") or kept.get("token"),
+        token=named_token,
         user=named_user or _login(),
         team=team or variable("LICENSE_TEAM") or kept.get("team"),
         project=project or variable("LICENSE_PROJECT") or kept.get("project") or "",
         user_is_login=not named_user,
         server_is_default=not named,
         allow_http=allow_http or _is_true(environment.get("LICENSE_ALLOW_HTTP") or kept.get("allow_http") or "false"),
+        token_is_stored=stored is not None,
     )
 
 
@@ -125,7 +135,7 @@ def _login() -> str:
 
 def usual_place(environment: Mapping[str, str]) -> Path:
     """Return the default path of the configuration file."""
-    return Path(platforms.CURRENT.config_home(environment)) / "license" / "config.toml"
+    return credentials.folder(environment) / "config.toml"
 
 
 def _read(path: Path) -> dict[str, str]:
