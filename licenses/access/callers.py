@@ -37,7 +37,8 @@ class Caller:
     none. ``teams`` are those that the credential asserts: the team of a token, the
     groups of a JWT. A user's other teams are in the table of members. ``user`` is the
     account whose permissions limit an administrator's credential. ``credential``
-    names the credential in logs. ``ends_at`` is the end of a token that ends soon.
+    names the credential in logs; it is valid until ``expires_at``, if it ends. A token that
+    ``ends_soon`` warns its program.
     """
 
     kind: Kind
@@ -46,7 +47,8 @@ class Caller:
     scopes: frozenset[Scope] = frozenset()
     user: User | None = None
     credential: str = ""
-    ends_at: datetime | None = None
+    expires_at: datetime | None = None
+    ends_soon: bool = False
 
     def has(self, scope: Scope) -> bool:
         """Return whether the credential has this scope."""

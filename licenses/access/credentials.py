@@ -3,6 +3,7 @@
 import logging
 from contextlib import suppress
 from contextvars import ContextVar
+from datetime import UTC, datetime
 from typing import Any
 
 from django.conf import settings
@@ -82,7 +83,8 @@ def caller_of_token(secret: str) -> Caller:
         teams=frozenset({token.team_name} if token.team_name else ()),
         scopes=token.effective_scopes,
         credential=f"token {token.pk}",
-        ends_at=token.expires_at if token.ends_soon(timezone.now()) else None,
+        expires_at=token.expires_at,
+        ends_soon=token.ends_soon(timezone.now()),
     )
 
 
@@ -118,6 +120,7 @@ def caller_of_jwt(token: str) -> Caller:
         teams=rights.teams,
         scopes=scopes_of(claims, admin=rights.admin),
         credential="JWT",
+        expires_at=datetime.fromtimestamp(claims["exp"], UTC),
     )
 
 

@@ -68,8 +68,9 @@ class EventMiddleware:
             finally:
                 metrics.REQUESTS_IN_FLIGHT.dec()
             response.headers["X-Request-ID"] = request_id
-            if (ends_at := getattr(getattr(request, "auth", None), "ends_at", None)) is not None:
-                response.headers["License-Token-Expires"] = f"{ends_at:%Y-%m-%dT%H:%M:%SZ}"
+            caller = getattr(request, "auth", None)
+            if isinstance(caller, Caller) and caller.ends_soon:
+                response.headers["License-Token-Expires"] = f"{caller.expires_at:%Y-%m-%dT%H:%M:%SZ}"
             # Django adds it further in; answers that are given before have none, and would go out in chunks.
             if isinstance(response, HttpResponse) and "Content-Length" not in response.headers:
                 response.headers["Content-Length"] = str(len(response.content))
