@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from django.http import HttpResponse
 from django.urls import reverse
-from drf_spectacular.utils import OpenApiExample, OpenApiParameter, extend_schema
+from drf_spectacular.utils import OpenApiExample, OpenApiParameter, extend_schema, extend_schema_serializer
 from rest_framework import serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -45,7 +45,7 @@ from .common.fields import (
     ToolNameField,
 )
 from .common.openapi import refused_by
-from .leases import LeaseSerializer, lease_answer, lease_data, note_leases, require_own_lease
+from .leases import LeaseSerializer, acting_on_lease, lease_answer, lease_data, note_leases
 from .permissions import actor_for
 
 MAX_ITEMS = 32
@@ -73,7 +73,8 @@ class ItemsField(serializers.ListField):
         return items
 
 
-class BorrowRequest(StrictBody):
+@extend_schema_serializer(component_name="BorrowRequest")
+class BorrowBody(StrictBody):
     """Name the seats with one of ``tool``, ``items`` and ``alternatives``."""
 
     user = CleanTextField(required=False, max_length=NAME_LENGTH, help_text="The user. Default: the caller.")
@@ -132,7 +133,7 @@ def borrow_request_of(body: Any, *, caller: str) -> requests.BorrowRequest:
 
     ``caller`` is the caller's name, the default of the user; '' for none.
     """
-    data = BorrowRequest.validated(body)
+    data = BorrowBody.validated(body)
     user = data.get("user", caller)
     if not user:
         raise serializers.ValidationError({"user": ["This field is required."]})
@@ -153,7 +154,7 @@ def borrow_request_of(body: Any, *, caller: str) -> requests.BorrowRequest:
     )
 
 
-class IdempotencyKey(serializers.Serializer[Any]):
+class IdempotencyKeyHeader(serializers.Serializer[Any]):
     """The header Idempotency-Key."""
 
     PLAIN: ClassVar[re.Pattern[str]] = re.compile(r"[!-~]{1,255}")
@@ -300,7 +301,7 @@ class LicensesViewSet(CallViewSet):
     scopes = {"explain": Scope.READ}
 
     @extend_schema(
-        request=BorrowRequest,
+        request=BorrowBody,
         examples=BORROWS,
         parameters=[
             OpenApiParameter(
@@ -325,11 +326,11 @@ class LicensesViewSet(CallViewSet):
         by = actor_for(request, caller, asked.user)
         retry = None
         if (header := request.META.get("HTTP_IDEMPOTENCY_KEY")) is not None:
-            retry = requests.IdempotencyKey(user=asked.user, by=by, key=IdempotencyKey.of(header))
+            retry = requests.IdempotencyKey(user=asked.user, by=by, key=IdempotencyKeyHeader.of(header))
         return borrow_answer(request, services.borrow(asked, key=retry, by=by))
 
     @extend_schema(
-        request=BorrowRequest,
+        request=BorrowBody,
         examples=BORROWS,
         responses={200: ExplanationSerializer} | refused_by(UnknownTool, NotAMember, NotForOthers),
     )
@@ -346,7 +347,7 @@ class LicensesViewSet(CallViewSet):
     def renew(self, request: Request) -> HttpResponse:
         """Extend a live lease by its time to live: the heartbeat."""
         lease_id = LeaseRequest.validated(body_of(request))["id"]
-        return lease_answer(request, services.renew(lease_id=lease_id, by=require_own_lease(request, lease_id)))
+        return lease_answer(request, services.renew(lease_id=lease_id, **acting_on_lease(request, lease_id)))
 
     @extend_schema(
         request=LeaseRequest,
@@ -356,6 +357,6 @@ class LicensesViewSet(CallViewSet):
     def give_back(self, request: Request) -> HttpResponse:
         """Return a lease's seats. Harmless if it is returned already."""
         lease_id = LeaseRequest.validated(body_of(request))["id"]
-        leases = services.give_back(lease_id=lease_id, by=require_own_lease(request, lease_id))
+        leases = services.give_back(lease_id=lease_id, **acting_on_lease(request, lease_id))
         note_leases(leases)
         return answer(request, {"status": "ok", "tool": leases[0].tool.name})
