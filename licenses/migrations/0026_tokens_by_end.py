@@ -8,7 +8,7 @@ from ._online import AddIndexOnline
 class Migration(migrations.Migration):
     atomic = False
 
-    dependencies = [("licenses", "0024_device_login")]
+    dependencies = [("licenses", "0025_managers_and_leads")]
 
     operations = [
         AddIndexOnline(
