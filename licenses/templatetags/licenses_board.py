@@ -12,7 +12,6 @@ from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString, mark_safe
 
 from licenses.access.visibility import Names
-from licenses.board.queries import Entry
 from licenses.models import Denial, Lease, Ticket, Tool
 from licenses.models.denial import EPISODE_WINDOW
 from licenses.policy import BORROW_REFUSALS
@@ -149,17 +148,6 @@ def toggled(context: Any, name: str, value: str) -> str:
     values = query.getlist(name)
     query.setlist(name, [other for other in values if other != value] if value in values else [*values, value])
     return f"?{query.urlencode()}"
-
-
-@register.filter
-def next_seat(entry: Entry) -> str:
-    """Return when one more user can expect a seat, as a text."""
-    if not entry.grants:
-        return "never"
-    if entry.free:
-        return "now"
-    expected = entry.expected
-    return f"about {span_in_words(expected)}" if expected is not None else "unknown"
 
 
 @register.filter
