@@ -17,7 +17,17 @@ from licenses.names import TOOL_NAME_PATTERN, is_name
 from licenses.tools.quotas import find_team
 
 from .common.fields import CleanTextField, StrictBooleanField, StrictSerializer
-from .common.writing import ETAG, IF_MATCH, IF_NONE_MATCH, NamePages, RowsViewSet, UserPages, deleted_by, put_by
+from .common.writing import (
+    ETAG,
+    IF_MATCH,
+    IF_NONE_MATCH,
+    NamePages,
+    RowsViewSet,
+    UserPages,
+    deleted_by,
+    example,
+    put_by,
+)
 from .limits import NoFields
 
 TEAM = OpenApiParameter("team", OpenApiTypes.STR, OpenApiParameter.PATH)
@@ -61,7 +71,12 @@ class TeamViewSet(RowsViewSet):
         """Show a team."""
         return self.shown(self.get_object())
 
-    @extend_schema(parameters=[ETAG, IF_MATCH, IF_NONE_MATCH], request=TeamFields, responses=put_by(TeamSerializer))
+    @extend_schema(
+        parameters=[ETAG, IF_MATCH, IF_NONE_MATCH],
+        request=TeamFields,
+        examples=example("A name for people", {"display_name": "Crash simulation"}),
+        responses=put_by(TeamSerializer),
+    )
     def update(self, request: Request, name: str) -> Response:
         """Create or change a team."""
         values = self.body(TeamFields, same={"name": name})

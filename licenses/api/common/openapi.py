@@ -70,6 +70,7 @@ TAGS = {
     "borrowing": "Borrow, renew and return seats.",
     "queue": "Wait for seats.",
     "leases": "See current and past leases.",
+    "caller": "See who calls.",
     "tools": "See and change tools, their quotas, limits and access rules.",
     "contracts": "See and change contracts.",
     "teams": "See and change teams and their members.",
@@ -146,7 +147,10 @@ def complete(result: dict[str, Any], **_: Any) -> dict[str, Any]:
             in_pages = any(parameter["name"] == "cursor" for parameter in parameters)
             for parameter in parameters:
                 if parameter["in"] == "path" and parameter["name"] in ("name", "tool", "team"):
-                    parameter["schema"] = formats.TEAM_NAME if "/teams/" in path else formats.TOOL_NAME
+                    is_team = parameter["name"] == "team" or "/teams/" in path
+                    parameter["schema"] = formats.TEAM_NAME if is_team else formats.TOOL_NAME
+                elif parameter["in"] == "path" and parameter["name"] in ("user", "subject", "username"):
+                    parameter["schema"] = formats.TEXT
                 elif in_pages and parameter["name"] != "page_size":
                     # An empty filter has no effect.
                     parameter["allowEmptyValue"] = True

@@ -10,7 +10,7 @@ from typing import Any
 from django.db import models
 from django.utils.http import parse_etags
 from drf_spectacular.types import OpenApiTypes
-from drf_spectacular.utils import OpenApiParameter, OpenApiResponse
+from drf_spectacular.utils import OpenApiExample, OpenApiParameter, OpenApiResponse
 from rest_framework import serializers, viewsets
 from rest_framework.exceptions import NotFound, PermissionDenied, ValidationError
 from rest_framework.renderers import JSONRenderer
@@ -47,6 +47,11 @@ ETAG = OpenApiParameter(
     description="The version of the row: of what an administrator can change.",
     response=[200, 201],
 )
+
+
+def example(title: str, value: dict[str, Any]) -> list[OpenApiExample]:
+    """Return an example of a body for the schema."""
+    return [OpenApiExample(title, value=value, request_only=True)]
 
 
 def put_by(serializer: type[serializers.Serializer[Any]], *refusals: type[Refusal]) -> dict[int, Any]:
