@@ -26,6 +26,8 @@ USERNAME = OpenApiParameter("username", OpenApiTypes.STR, OpenApiParameter.PATH)
 class AccountSerializer(serializers.ModelSerializer[User]):
     """An account."""
 
+    # Without an address it is empty.
+    email = serializers.CharField()
     groups = serializers.SerializerMethodField()
 
     class Meta:
