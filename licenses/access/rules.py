@@ -3,7 +3,7 @@
 With ``LICENSE_AUTH=open`` everybody may do everything except administer.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from django.conf import settings
 from django.contrib.auth.models import AnonymousUser, Permission, User
@@ -22,9 +22,15 @@ VIEW_AUDIT = "licenses.view_auditrecord"
 VIEW_LEASES = "licenses.view_lease"
 VIEW_DENIALS = "licenses.view_denial"
 VIEW_MEMBERS = "licenses.view_teammember"
+# The permission to view reports of use and cost, without what single people did.
+VIEW_REPORTS = "licenses.view_reports"
 # Contracts have prices and notes. To replace all of a tool needs each of the others.
 SEE_CONTRACTS = ("licenses.view_contract", "licenses.change_contract")
 REPLACE_CONTRACTS = ("licenses.add_contract", "licenses.change_contract", "licenses.delete_contract")
+
+
+# The tables of a site's document.
+SITE = ("tool", "contract", "allotment", "userlimit", "accessrule", "team", "teammember")
 
 
 def may(caller: Caller, scope: Scope) -> bool:
@@ -105,6 +111,25 @@ def names_on_leases(caller: Caller) -> LeaseNames:
     return LeaseNames(active=names_on_board(caller), ended=names_of_past(caller, VIEW_LEASES, CHANGE_LEASES))
 
 
+def may_see_reports(caller: Caller) -> bool:
+    """Return whether a caller sees all reports of use and cost. The permission to view leases includes it."""
+    return caller.is_admin(VIEW_REPORTS) or caller.is_admin(VIEW_LEASES)
+
+
+def teams_reported_to(caller: Caller) -> QuerySet[Team]:
+    """Return the teams whose use and cost a caller sees: those that the caller leads; all with the permission
+    to view reports."""
+    if may_see_reports(caller):
+        return Team.objects.all()
+    return teams_led_by(caller)
+
+
+def teams_led_by(caller: Caller) -> QuerySet[Team]:
+    """Return the teams that a caller leads, by name."""
+    led = TeamMember.objects.led_by(caller.name).order_by().values("team")
+    return Team.objects.filter(pk__in=led) if caller.name else Team.objects.none()
+
+
 def names_on_denials(caller: Caller) -> Names:
     """Return the names whose denials a caller sees in the list."""
     return names_of_past(caller, VIEW_DENIALS)
@@ -155,9 +180,19 @@ def require_own(
     return found[0]
 
 
+def may_see_site(caller: Caller) -> bool:
+    """Return whether a caller sees everything that the document of a site has."""
+    return all(any(caller.is_admin(f"licenses.{verb}_{table}") for verb in ("view", "change")) for table in SITE)
+
+
+def lacking(caller: Caller, permissions: Iterable[str]) -> list[str]:
+    """Return those of Django's permissions that a caller lacks, sorted."""
+    return sorted(permission for permission in permissions if not caller.is_admin(permission))
+
+
 def may_see_contracts(caller: Caller) -> bool:
     """Return whether a caller sees the prices, references and notes of contracts."""
-    return any(caller.is_admin(permission) for permission in SEE_CONTRACTS)
+    return may_see_reports(caller) or any(caller.is_admin(permission) for permission in SEE_CONTRACTS)
 
 
 def require_may_replace_contracts(caller: Caller) -> None:

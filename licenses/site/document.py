@@ -20,6 +20,7 @@ from django.core.exceptions import ValidationError
 from django.db import models
 from django.utils.dateparse import parse_date, parse_datetime
 
+from licenses.errors import InvalidSite
 from licenses.models import AccessRule, Allotment, Contract, Effect, SubjectKind, Team, TeamMember, Tool, UserLimit
 
 from .description import ALLOWANCE_FIELDS, CONTRACT_FIELDS, TEAM_FIELDS, TOOL_FIELDS, Rule, Site, SiteTeam, SiteTool
@@ -37,15 +38,6 @@ KEYS = {"default_ttl": "default_ttl_seconds", "max_ttl": "max_ttl_seconds"}
 LISTS = {f"{kind}s": kind for kind in SubjectKind.values}
 
 
-class InvalidSite(Exception):
-    """The document of a site has mistakes. ``errors`` has the line, the place and the text of each."""
-
-    def __init__(self, detail: str, errors: list[dict[str, Any]]) -> None:
-        super().__init__(detail)
-        self.detail = detail
-        self.errors = errors
-
-
 class Mistake(NamedTuple):
     """A mistake in a document. ``line`` is None in JSON; ``where`` names the table and the key."""
 
@@ -55,7 +47,14 @@ class Mistake(NamedTuple):
 
     def __str__(self) -> str:
         """Return it on one line."""
-        return ": ".join(filter(None, [f"line {self.line}" if self.line else "", self.where, self.detail]))
+        return self._after(f"line {self.line}" if self.line else "")
+
+    def in_file(self, name: str) -> str:
+        """Return it on one line as compilers do, with the name of the file."""
+        return self._after(f"{name}:{self.line}" if self.line else name)
+
+    def _after(self, place: str) -> str:
+        return ": ".join(filter(None, [place, self.where, self.detail]))
 
 
 def invalid(mistakes: Iterable[Mistake]) -> InvalidSite:
@@ -67,14 +66,22 @@ def invalid(mistakes: Iterable[Mistake]) -> InvalidSite:
 
 
 class Document(NamedTuple):
-    """A document that was read: the site, and the place of each table and key in the text."""
+    """A document that was read: the site, and the place of each table and key in the text. ``is_empty``: it
+    says nothing at all."""
 
     site: Site
     lines: Mapping[Path, int]
+    is_empty: bool
 
     def mistake(self, path: Path, detail: str) -> Mistake:
         """Return a mistake at the nearest place that the text has."""
         return _mistake(self.lines, path, detail)
+
+
+def place_of(document: Document, tool: str) -> Path:
+    """Return the place of the table of a tool."""
+    is_short = (tool,) in document.lines and (TOOLS, tool) not in document.lines
+    return (tool,) if is_short else (TOOLS, tool)
 
 
 def read(text: str, *, is_json: bool = False) -> Document:
@@ -84,7 +91,7 @@ def read(text: str, *, is_json: bool = False) -> Document:
     site = reader.site(data)
     if reader.mistakes:
         raise invalid(reader.mistakes)
-    return Document(site, lines)
+    return Document(site, lines, is_empty=not data)
 
 
 def _toml(text: str) -> tuple[dict[str, Any], Mapping[Path, int]]:
