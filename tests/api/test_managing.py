@@ -550,6 +550,13 @@ def test_bad_input_is_refused_and_changes_nothing(
                 assert without_use(tables()) == before, (field, value)
 
 
+@pytest.mark.parametrize("path", [path for path, *_ in ROWS.values()])
+def test_options_of_a_row_that_there_is_or_not_are_shown(site: None, admin_api: Api, path: str) -> None:
+    for address in (path, list_of(path)):
+        answer = admin_api.client.options(address)
+        assert (answer.status_code, answer["Allow"][:3]) == (200, "GET")
+
+
 ADDRESSES = [
     "/api/v1/tools/{}/",
     "/api/v1/teams/{}/",

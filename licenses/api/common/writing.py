@@ -13,6 +13,7 @@ from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiExample, OpenApiParameter, OpenApiResponse
 from rest_framework import serializers, viewsets
 from rest_framework.exceptions import NotFound, PermissionDenied, ValidationError
+from rest_framework.metadata import SimpleMetadata
 from rest_framework.renderers import JSONRenderer
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -84,6 +85,13 @@ def etag_of(row: models.Model) -> dict[str, str]:
     return {"ETag": f'"{version_of(row)}"'}
 
 
+class PlainMetadata(SimpleMetadata):
+    """Answer ``OPTIONS`` without a look at the row. The schema has the fields."""
+
+    def determine_actions(self, request: Request, view: Any) -> dict[str, Any]:
+        return {}
+
+
 class RowPages(Pages):
     """Paginate by ``ordering``: the key or a name."""
 
@@ -132,6 +140,7 @@ class RowsViewSet(StrictQuery, viewsets.GenericViewSet[Any]):
 
     model: type[models.Model]
     permission_classes = [MayAdminister]
+    metadata_class = PlainMetadata
     renderer_classes: list[Any] = [JSONRenderer]
     pagination_class = RowPages
     right_of: Mapping[str, str] = {}
