@@ -76,7 +76,7 @@ def test_the_server_accepts_each_example_of_the_schema(
     schema: dict[str, Any], admin_api: Api, make_tool: Callable[..., Tool]
 ) -> None:
     for name in ("cad_tool", "simulation", "analysis"):
-        make_tool(name, capacity=20)
+        make_tool(name, capacity=200)
     Team.objects.create(name="crash")
     User.objects.create_user("eve")
     contract = Contract.objects.create(tool=make_tool("mesher"), seats=20)
