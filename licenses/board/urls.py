@@ -2,11 +2,13 @@
 
 from django.urls import path
 
-from . import views
+from . import notifications, views
 
 urlpatterns = [
     path("", views.overview, name="board"),
     path("tools/<str:name>/", views.one_tool, name="board_tool"),
     path("yours/", views.yours, name="board_yours"),
+    path("notifications/", notifications.show, name="board_notifications"),
+    path("notifications/save/", notifications.save, name="board_notifications_save"),
     path("leases/<uuid:lease_id>/return/", views.give_back, name="board_return"),
 ]
