@@ -1,8 +1,12 @@
+"""Configure the app and its admin site."""
+
 from django.apps import AppConfig
 from django.contrib.admin import apps as admin_apps
 
 
 class LicensesConfig(AppConfig):
+    """Register the checks of settings and the schema of the API at the start."""
+
     name = "licenses"
     verbose_name = "Licenses"
     default = True

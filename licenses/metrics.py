@@ -28,7 +28,7 @@ from prometheus_client.multiprocess import MultiProcessCollector
 from . import metric_text
 from .errors import DatabaseRefusal, UnknownTool, kinds
 from .leases import snapshot, sql
-from .leases.snapshot import TeamSeats
+from .leases.snapshot import AllotmentLevels
 from .metric_text import Counters, Family, labels
 from .models import Contract, EndReason, Sweep, Ticket, TicketState, Tool
 from .names import UNKNOWN_TOOL_LABEL
@@ -230,7 +230,7 @@ class Levels:
     def __init__(
         self,
         tools: list[Tool] | None,
-        teams: list[TeamSeats],
+        teams: list[AllotmentLevels],
         swept_at: datetime | None,
         version: str,
         *,
@@ -261,7 +261,7 @@ class Levels:
         now = timezone.now()
         levels: list[tuple[str, str, Callable[[Tool], float]]] = [
             ("licenses_total", "Seats bought.", lambda tool: tool.capacity),
-            ("licenses_borrowed", "Seats that are out.", lambda tool: tool.borrowed),
+            ("licenses_borrowed", "Seats that are out.", lambda tool: tool.borrowed_now),
             (
                 "licenses_available",
                 "Seats that anybody can have; 0 while the tool grants none.",
@@ -445,8 +445,8 @@ def exposition(version: str) -> bytes:
     mode, hence this one.
     """
     try:
-        tools: list[Tool] | None = snapshot.with_levels(sql.tools_with_levels())
-        teams = snapshot.team_seats()
+        tools: list[Tool] | None = snapshot.with_levels(sql.tools_with_current_counts())
+        teams = snapshot.allotment_levels()
         contracts = list(Contract.objects.not_ended(timezone.now()).select_related("tool").order_by("pk"))
         swept_at = Sweep.objects.values_list("finished_at", flat=True).first()
     except (DatabaseError, InterfaceError):

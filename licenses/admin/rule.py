@@ -30,9 +30,9 @@ class AllotmentForm(ModelForm[Allotment]):
             return cleaned
         # The lock keeps out other reservations until this one is saved.
         locked = lock([tool.name])[tool.name]
-        allowance = quotas.Allowance(cleaned["quota"], cleaned["reservation"])
+        wanted = quotas.AllotmentTerms(cleaned["quota"], cleaned["reservation"])
         try:
-            quotas.check(tool=locked, allowances={team: allowance})
+            quotas.check(tool=locked, terms={team: wanted})
         except OverReserved as refusal:
             raise ValidationError(refusal.detail) from None
         return cleaned
@@ -41,8 +41,8 @@ class AllotmentForm(ModelForm[Allotment]):
 @admin.register(Allotment)
 class AllotmentAdmin(AuditedAdmin[Allotment]):
     form = AllotmentForm
-    fields = ["tool", "team", "quota", "reservation", "in_use"]
-    list_display = ["tool", "team", "quota", "reservation", "in_use"]
+    fields = ["tool", "team", "quota", "reservation", "borrowed"]
+    list_display = ["tool", "team", "quota", "reservation", "borrowed"]
     list_display_links = ["tool", "team"]
     list_filter = [("tool", admin.RelatedOnlyFieldListFilter), ("team", admin.RelatedOnlyFieldListFilter)]
     list_select_related = ["tool", "team"]
@@ -50,15 +50,15 @@ class AllotmentAdmin(AuditedAdmin[Allotment]):
     autocomplete_fields = ["tool", "team"]
 
     def get_readonly_fields(self, request: HttpRequest, obj: Allotment | None = None) -> list[str]:
-        return ["tool", "team", "in_use"] if obj else ["in_use"]
+        return ["tool", "team", "borrowed"] if obj else ["borrowed"]
 
     def save_model(self, request: HttpRequest, obj: Allotment, form: Any, change: bool) -> None:
-        allowance = quotas.Allowance(obj.quota, obj.reservation)
-        quotas.allot(tool=obj.tool.name, allowances={obj.team: allowance}, by=actor_of(request))
+        wanted = quotas.AllotmentTerms(obj.quota, obj.reservation)
+        quotas.allot(tool=obj.tool.name, terms={obj.team: wanted}, by=actor_of(request))
         obj.pk = Allotment.objects.get(tool=obj.tool, team=obj.team).pk
 
     def delete_model(self, request: HttpRequest, obj: Allotment) -> None:
-        quotas.allot(tool=obj.tool.name, allowances={obj.team: None}, by=actor_of(request))
+        quotas.allot(tool=obj.tool.name, terms={obj.team: None}, by=actor_of(request))
 
     def delete_queryset(self, request: HttpRequest, queryset: QuerySet[Allotment]) -> None:
         quotas.remove_allotments(allotments=queryset.select_related("tool", "team"), by=actor_of(request))

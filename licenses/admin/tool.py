@@ -51,8 +51,8 @@ class ToolAdmin(AuditedAdmin[Tool]):
     list_display = [
         "name",
         "capacity",
-        "borrowed",
-        "reserved_idle",
+        "borrowed_now",
+        "reserved_idle_now",
         "available",
         "utilisation",
         "queued",
@@ -67,9 +67,9 @@ class ToolAdmin(AuditedAdmin[Tool]):
     search_fields = ["name", "display_name", "vendor"]
     readonly_fields = [
         "state",
-        "borrowed",
+        "borrowed_now",
         "overdrawn",
-        "reserved_idle",
+        "reserved_idle_now",
         "set_aside",
         "available",
         "utilisation",
@@ -82,7 +82,7 @@ class ToolAdmin(AuditedAdmin[Tool]):
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Tool]:
         has_contracts = Exists(Contract.objects.filter(tool=OuterRef("pk")))
-        return Tool.objects.with_levels().annotate(has_contracts=has_contracts).order_by("name")
+        return Tool.objects.with_current_counts().annotate(has_contracts=has_contracts).order_by("name")
 
     def get_readonly_fields(self, request: HttpRequest, obj: Tool | None = None) -> list[str]:
         # Clients and tickets use the name, so it does not change. A new tool has no borrowed seats.
@@ -123,16 +123,16 @@ class ToolAdmin(AuditedAdmin[Tool]):
     def contracts(self, tool: Tool) -> str:
         return link_to(Contract, "tool", tool, none="the capacity is fixed")
 
-    @admin.display(ordering="in_use")
-    def borrowed(self, tool: Tool) -> int:
-        return tool.borrowed
+    @admin.display(ordering="borrowed", description="borrowed")
+    def borrowed_now(self, tool: Tool) -> int:
+        return tool.borrowed_now
 
     @admin.display(description="above the capacity")
     def overdrawn(self, tool: Tool) -> int:
         return tool.overdrawn
 
-    @admin.display(ordering="kept_back", description="reserved idle")
-    def reserved_idle(self, tool: Tool) -> int:
+    @admin.display(ordering="reserved_idle", description="reserved idle")
+    def reserved_idle_now(self, tool: Tool) -> int:
         return _levels(tool).reserved_idle
 
     @admin.display(description="set aside for the queue")
@@ -152,10 +152,10 @@ class ToolAdmin(AuditedAdmin[Tool]):
         return format_html(
             '<progress max="{}" value="{}" aria-label="{} of {} seats out"></progress> {}%',
             max(tool.capacity, 1),
-            min(tool.borrowed, tool.capacity),
-            tool.borrowed,
+            min(tool.borrowed_now, tool.capacity),
+            tool.borrowed_now,
             tool.capacity,
-            round(100 * tool.borrowed / tool.capacity) if tool.capacity else 0,
+            round(100 * tool.borrowed_now / tool.capacity) if tool.capacity else 0,
         )
 
     def save_model(self, request: HttpRequest, obj: Tool, form: ModelForm[Tool], change: bool) -> None:

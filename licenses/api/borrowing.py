@@ -127,7 +127,7 @@ class BorrowRequest(StrictBody):
         return attrs
 
 
-def asked_for(body: Any, *, caller: str) -> requests.BorrowRequest:
+def borrow_request_of(body: Any, *, caller: str) -> requests.BorrowRequest:
     """Read the body of a borrow. Raises ValidationError.
 
     ``caller`` is the caller's name, the default of the user; '' for none.
@@ -288,7 +288,7 @@ def borrow_answer(request: Request, outcome: Granted | Waiting) -> HttpResponse:
 
 def borrow_request(request: Request, caller: Caller, require: Callable[[Caller, str], None]) -> requests.BorrowRequest:
     """Read the body of a borrow. ``require`` raises if the caller may not ask for the user."""
-    asked = asked_for(body_of(request), caller=caller.name)
+    asked = borrow_request_of(body_of(request), caller=caller.name)
     logs.note(user=asked.user, tool=",".join(sorted(asked.tools())))
     require(caller, asked.user)
     return replace(asked, team=team_for(caller, asked.team), asserted_teams=caller.teams)

@@ -119,7 +119,7 @@ class ToolStatusForYou(ToolStatus):
 def find_tool(name: str) -> Tool:
     """Return the tool of this name. Raises UnknownTool, also for text that can't be a name."""
     logs.note(tool=name)
-    tools = sql.tools_with_levels(name) if re.fullmatch(TOOL_NAME_PATTERN, name) else []
+    tools = sql.tools_with_current_counts(name) if re.fullmatch(TOOL_NAME_PATTERN, name) else []
     if not tools:
         raise UnknownTool
     return snapshot.with_levels(tools)[0]
@@ -148,7 +148,7 @@ class StatusViewSet(CallViewSet):
     @extend_schema(responses={200: ToolStatus(many=True)})
     def status(self, request: Request) -> HttpResponse:
         """List the seats of every tool, by name."""
-        tools, now = snapshot.with_levels(sql.tools_with_levels()), timezone.now()
+        tools, now = snapshot.with_levels(sql.tools_with_current_counts()), timezone.now()
         return answer(request, [tool_status_data(tool, now=now) for tool in tools])
 
     @extend_schema(
@@ -213,7 +213,7 @@ class ToolPages(Pages):
 class ToolViewSet(StrictQuery, viewsets.ReadOnlyModelViewSet[Tool]):
     """Tools and their seats."""
 
-    queryset = Tool.objects.with_levels().order_by("name")
+    queryset = Tool.objects.with_current_counts().order_by("name")
     serializer_class = ToolSerializer
     lookup_field = "name"
     lookup_value_regex = TOOL_NAME_PATTERN

@@ -79,12 +79,12 @@ class Totals:
 
 def entries(now: datetime) -> list[Entry]:
     """Return all tools, sorted by name."""
-    return [_entry(tool, now) for tool in snapshot.with_levels(sql.tools_with_levels())]
+    return [_entry(tool, now) for tool in snapshot.with_levels(sql.tools_with_current_counts())]
 
 
 def entry(name: str, now: datetime) -> Entry | None:
     """Return the tool of this name, or None."""
-    found = snapshot.with_levels(sql.tools_with_levels(name))
+    found = snapshot.with_levels(sql.tools_with_current_counts(name))
     return _entry(found[0], now) if found else None
 
 

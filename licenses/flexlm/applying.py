@@ -157,20 +157,20 @@ def _value(value: Any) -> str:
 
 
 def _allotments(tool: Tool, wanted: ToolPlan, by: Actor) -> Iterator[str]:
-    allowances: dict[Team, quotas.Allowance | None] = {}
+    terms: dict[Team, quotas.AllotmentTerms | None] = {}
     for name in sorted({*wanted.quotas, *wanted.reservations}):
         team = Team.objects.get(name=name)
         mine = Allotment.objects.filter(tool=tool, team=team).first()
-        before = quotas.Allowance(mine.quota, mine.reservation) if mine else quotas.Allowance()
-        allowance = quotas.Allowance(
+        before = quotas.AllotmentTerms(mine.quota, mine.reservation) if mine else quotas.AllotmentTerms()
+        after = quotas.AllotmentTerms(
             wanted.quotas.get(name, before.quota), wanted.reservations.get(name, before.reservation)
         )
-        if allowance != before:
-            allowances[team] = allowance
-            quota = "no quota" if allowance.quota is None else f"quota {allowance.quota}"
-            yield f"{tool.name}: team {name}: {quota}, reservation {allowance.reservation}"
-    if allowances:
-        quotas.allot(tool=tool.name, allowances=allowances, by=by)
+        if after != before:
+            terms[team] = after
+            quota = "no quota" if after.quota is None else f"quota {after.quota}"
+            yield f"{tool.name}: team {name}: {quota}, reservation {after.reservation}"
+    if terms:
+        quotas.allot(tool=tool.name, terms=terms, by=by)
 
 
 def _limits(tool: Tool, wanted: ToolPlan, by: Actor) -> Iterator[str]:

@@ -27,7 +27,7 @@ from . import sql
 from .decisions import Later, decide
 from .ledger import Ledger
 from .requests import Borrow, Renew, Request
-from .snapshot import Stale, read, read_held
+from .snapshot import Stale, read_held, read_locked
 
 logger = logging.getLogger("licenses.batch")
 
@@ -224,7 +224,7 @@ def _decide_together(batch: Sequence[Entry]) -> None:
         # BEGIN goes with the first statements, COMMIT with the last.
         sending.enter_context(sql.one_round_trip())
         with transaction.atomic(durable=True):
-            snapshot = read_held(renewals, sending) if renewals else read(requests, sending)
+            snapshot = read_held(renewals, sending) if renewals else read_locked(requests, sending)
             ledger = Ledger(snapshot)
             for entry in batch:
                 # One after the other, also for a reader who sorts by time.

@@ -52,7 +52,7 @@ from .requests import (
     Return,
     Waiting,
 )
-from .snapshot import Snapshot, Stale, asked_for, subject_of, subjects_of, tools_of
+from .snapshot import Snapshot, Stale, alternatives_of, subject_of, subjects_of, tools_of
 
 # Reasons that a refusal lists, and bytes that are kept of one under its key.
 MAX_REASONS = 16
@@ -125,8 +125,7 @@ def _new(borrow: Borrow, snapshot: Snapshot, ledger: Ledger) -> Outcome:
     if limited := limit_of_borrows(request.user, request.alternatives[0][0], snapshot.borrows.get(request.user)):
         _deny(request, limited, teams.get(subjects[0].team), snapshot, ledger)
         return limited
-    desk = Desk(snapshot, ledger)
-    verdicts = desk.verdicts(dict(enumerate(request.alternatives)), subjects, request.ttl)
+    verdicts = verdicts_of(dict(enumerate(request.alternatives)), subjects, request.ttl, snapshot, ledger)
     best = verdicts[-1]
     if not best.reasons:
         leases = _grant(
@@ -189,6 +188,10 @@ class Verdict:
         """Return the reason to answer: the first that waiting doesn't cure, else the first."""
         return min(self.reasons, key=lambda reason: reason.is_temporary)
 
+    def short_tools(self) -> set[str]:
+        """Return the names of the tools that are short of seats."""
+        return {reason.facts["tool"] for reason in self.reasons if isinstance(reason, Shortage)}
+
 
 def verdict_of(
     number: int,
@@ -207,45 +210,45 @@ def verdict_of(
     return Verdict(number, items, subject, reasons)
 
 
-class Desk:
-    """Finds the first alternative that locked tools can give."""
+def verdicts_of(
+    alternatives: Mapping[int, Sequence[Item]],
+    subjects: Sequence[Subject],
+    ttl: timedelta | None,
+    snapshot: Snapshot,
+    ledger: Ledger,
+    *,
+    ahead_of: Ticket | None = None,
+) -> list[Verdict]:
+    """Return one verdict for each alternative and subject, up to the first without a reason.
 
-    def __init__(self, snapshot: Snapshot, ledger: Ledger, *, ahead_of: Ticket | None = None) -> None:
-        self.snapshot, self.ledger, self.ahead_of = snapshot, ledger, ahead_of
+    ``ahead_of`` is the ticket that asks, or None for a new borrow. Where seats are short,
+    this closes overdue leases. Raises Later if more of them are overdue than one
+    transaction closes.
+    """
+    names = {item.tool for items in alternatives.values() for item in items}
 
-    def verdicts(
-        self, alternatives: Mapping[int, Sequence[Item]], subjects: Sequence[Subject], ttl: timedelta | None
-    ) -> list[Verdict]:
-        """Return one verdict for each alternative and subject, up to the first without a
-        reason. Raises Later if seats are short while more leases are overdue than one
-        transaction closes."""
-        verdicts = []
-        pools = self._pools(alternatives)
-        for number, items in alternatives.items():
-            for subject in subjects:
-                verdict = verdict_of(number, items, subject, ttl, pools, self.snapshot.now)
-                if verdict.reasons and self._frees_seats(verdict):
-                    pools = self._pools(alternatives)
-                    verdict = verdict_of(number, items, subject, ttl, pools, self.snapshot.now)
-                verdicts.append(verdict)
-                if not verdict.reasons:
-                    return verdicts
-        short = {
-            reason.facts["tool"] for verdict in verdicts for reason in verdict.reasons if isinstance(reason, Shortage)
-        }
-        if short & self.snapshot.untidy:
-            raise Later
-        return verdicts
+    def pools_now() -> dict[str, Pool]:
+        return {name: snapshot.pool(name, ahead_of=ahead_of) for name in names}
 
-    def _pools(self, alternatives: Mapping[int, Sequence[Item]]) -> dict[str, Pool]:
-        names = {item.tool for items in alternatives.values() for item in items}
-        return {name: self.snapshot.pool(name, ahead_of=self.ahead_of) for name in names}
+    verdicts = []
+    pools = pools_now()
+    for number, items in alternatives.items():
+        for subject in subjects:
+            verdict = verdict_of(number, items, subject, ttl, pools, snapshot.now)
+            if verdict.reasons and _close_overdue_of_short_tools(verdict, snapshot, ledger):
+                pools = pools_now()
+                verdict = verdict_of(number, items, subject, ttl, pools, snapshot.now)
+            verdicts.append(verdict)
+            if not verdict.reasons:
+                return verdicts
+    if any(verdict.short_tools() & snapshot.untidy for verdict in verdicts):
+        raise Later
+    return verdicts
 
-    def _frees_seats(self, verdict: Verdict) -> bool:
-        """Close what is overdue where seats are short. As long as there are enough, it
-        would change nothing."""
-        short = {reason.facts["tool"] for reason in verdict.reasons if isinstance(reason, Shortage)}
-        return bool(sum(close_overdue(self.snapshot, self.ledger, self.snapshot.tools[name]) for name in short))
+
+def _close_overdue_of_short_tools(verdict: Verdict, snapshot: Snapshot, ledger: Ledger) -> bool:
+    """Close overdue leases of the tools that are short of seats. Return whether any was closed."""
+    return bool(sum(close_overdue(snapshot, ledger, snapshot.tools[name]) for name in verdict.short_tools()))
 
 
 def _grant(
@@ -418,8 +421,8 @@ def _poll(poll: Poll, snapshot: Snapshot, ledger: Ledger) -> Polled:
         queue.close_as_dead(snapshot, ledger, ticket)
         return Polled(queue.ended(ticket), ticket)
     teams = {team.name for team in snapshot.teams.get(ticket.user, ())} | ({ticket.team.name} if ticket.team else set())
-    desk = Desk(snapshot, ledger, ahead_of=ticket)
-    verdicts = desk.verdicts(asked_for(ticket), [subject_of(ticket, teams)], ticket.ttl)
+    subjects = [subject_of(ticket, teams)]
+    verdicts = verdicts_of(alternatives_of(ticket), subjects, ticket.ttl, snapshot, ledger, ahead_of=ticket)
     best = verdicts[-1]
     if best.reasons:
         return Polled(queue.keep_place(snapshot, ticket, expected_in(verdicts, snapshot.tools)))

@@ -16,7 +16,7 @@ from . import ledger, sql
 from .batch import submit
 from .decisions import close_overdue
 from .requests import CloseDead, CloseOverdue
-from .snapshot import read
+from .snapshot import read_locked
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -104,7 +104,7 @@ def follow_validity(*, tool: str, previous: datetime | None) -> None:
     Part of the caller's transaction."""
     closed = sql.OVERDUE_AT_ONCE
     while closed == sql.OVERDUE_AT_ONCE:
-        snapshot = read([CloseOverdue(tool)])
+        snapshot = read_locked([CloseOverdue(tool)])
         locked, now = snapshot.tools[tool], snapshot.now
         until, locked.valid_until = locked.valid_until, previous
         book = ledger.Ledger(snapshot)

@@ -23,8 +23,8 @@ from .snapshot import Snapshot
 
 # The columns of a tool that only this module changes.
 COUNTED = (
-    "in_use",
-    "kept_back",
+    "borrowed",
+    "reserved_idle",
     "waiting",
     "last_fence",
     "overdraft_total",
@@ -53,11 +53,11 @@ class _Denied:
 def settle(tool: Tool) -> None:
     """Count what the quotas, reservations, limits and access rules of a locked tool say,
     after they were changed in the caller's transaction."""
-    shares = [allotment.share for allotment in tool.allotments.all()]
-    tool.reserved = sum(share.reservation for share in shares)
-    tool.kept_back = sum(share.idle for share in shares)
-    tool.has_rules = bool(shares) or tool.user_limits.exists() or tool.access_rules.exists()
-    tool.save(update_fields=["reserved", "kept_back", "has_rules"])
+    allotments = [allotment.for_policy for allotment in tool.allotments.all()]
+    tool.reserved = sum(allotment.reservation for allotment in allotments)
+    tool.reserved_idle = sum(allotment.reserved_idle for allotment in allotments)
+    tool.has_rules = bool(allotments) or tool.user_limits.exists() or tool.access_rules.exists()
+    tool.save(update_fields=["reserved", "reserved_idle", "has_rules"])
 
 
 def seats_of_team(tool: Tool, team: Team) -> int:
@@ -119,8 +119,8 @@ class Ledger:
         for item in items:
             tool = self.snapshot.tools[item.tool]
             tool.last_fence += 1
-            tool.in_use += item.seats
-            above = min(max(tool.in_use - tool.capacity, 0), item.seats)
+            tool.borrowed += item.seats
+            above = min(max(tool.borrowed - tool.capacity, 0), item.seats)
             tool.overdraft_total += above > 0
             lease = Lease(
                 tool=tool,
@@ -154,7 +154,7 @@ class Ledger:
             # A clock that was set back must not end a lease before it began.
             lease.ended_at, lease.end_reason, lease.end_note = max(now, lease.borrowed_at), reason, note
             lease.ended_by = by.label if by else ""
-        tool.in_use -= lease.seats
+        tool.borrowed -= lease.seats
         tool.held_for(lease.duration(now))
         total = f"{EndReason(lease.end_reason)}_total"
         setattr(tool, total, getattr(tool, total) + 1)
@@ -195,9 +195,9 @@ class Ledger:
     def _count_for(self, tool: Tool, lease: Lease, seats: int) -> None:
         self._tools[tool.pk] = tool
         team = lease.team.name if lease.team is not None else None
-        is_shared = self.snapshot.share(tool, team) is not None
-        tool.kept_back += self.snapshot.count(tool, user=lease.user, team=team, seats=seats)
-        if is_shared and lease.team_id is not None:
+        has_allotment = self.snapshot.allotment(tool, team) is not None
+        tool.reserved_idle += self.snapshot.count(tool, user=lease.user, team=team, seats=seats)
+        if has_allotment and lease.team_id is not None:
             self._teams[tool.pk, lease.team_id] += seats
 
     # --- Writing --------------------------------------------------------------------
@@ -218,8 +218,8 @@ class Ledger:
             writes.append(sql.update(Lease, "ended_at", "end_reason", "end_note", "ended_by").of(self._ended))
         if self._extended:
             writes.append(sql.update(Lease, "expires_at").of(self._extended))
-        if shares := [(tool, team, seats) for (tool, team), seats in self._teams.items() if seats]:
-            writes.append((sql.change_allotments(), shares))
+        if changes := [(tool, team, seats) for (tool, team), seats in self._teams.items() if seats]:
+            writes.append((sql.change_allotments(), changes))
         if self._resolved:
             times = sql.parameters(now, since)
             grants = [(user, tool, *sql.parameters(lease.pk), *times) for user, tool, lease in self._resolved]

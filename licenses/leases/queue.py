@@ -27,7 +27,7 @@ from licenses.policy import Claim, Item, Shortage, Subject
 
 from .ledger import Ledger
 from .requests import Waiting
-from .snapshot import Place, Snapshot, asked_for, open_tickets, tools_of
+from .snapshot import Place, Snapshot, alternatives_of, open_tickets, tools_of
 
 # The server asks a client to poll again after one of these at least and at most.
 SOONEST, LATEST = timedelta(seconds=1), timedelta(seconds=90)
@@ -124,7 +124,7 @@ def full(user: str, tools: Collection[Tool], now: datetime) -> Refusal | None:
 
 def first_item(ticket: Ticket) -> Item:
     """Return what a ticket wants first of all."""
-    return next(iter(asked_for(ticket).values()))[0]
+    return next(iter(alternatives_of(ticket).values()))[0]
 
 
 def keep_place(snapshot: Snapshot, ticket: Ticket, eta: timedelta | None) -> Waiting:

@@ -40,7 +40,7 @@ from .requests import (
     Return,
     Waiting,
 )
-from .snapshot import asked_for, borrows_of, read, subjects_of, unlocked
+from .snapshot import alternatives_of, borrows_of, read_locked, read_unlocked, subjects_of
 
 # After this many new keys of all callers, some old ones are deleted.
 NEW_KEYS_A_TIDYING = 50
@@ -172,7 +172,7 @@ def end_all_of(*, user: str, by: Actor, force_note: str = "") -> tuple[list[uuid
         return [], []
     leaving = [Leave(ticket_id) for ticket_id in tickets]
     forced = [ForceReturn(head.pk, force_note, by) for head in heads]
-    snapshot = read([*leaving, *forced])
+    snapshot = read_locked([*leaving, *forced])
     ledger = Ledger(snapshot)
     left, ended = [], []
     for request in leaving:
@@ -190,7 +190,7 @@ def end_all_of(*, user: str, by: Actor, force_note: str = "") -> tuple[list[uuid
 
 
 def _count_left(ticket: Ticket) -> None:
-    for items in asked_for(ticket).values():
+    for items in alternatives_of(ticket).values():
         for item in items:
             # This worker may not have heard of them: a ticket outlives workers.
             metrics.know(item.tool)
@@ -220,7 +220,7 @@ def explain(request: BorrowRequest) -> Explanation:
     Raises UnknownTool or NotAMember.
     """
     teams = _teams_of(request.user, request.asserted_teams)
-    tools = {tool.name: tool for tool in Tool.objects.with_levels().filter(name__in=request.tools())}
+    tools = {tool.name: tool for tool in Tool.objects.with_current_counts().filter(name__in=request.tools())}
     if missing := request.tools() - tools.keys():
         raise UnknownTool(tool=min(missing))
     subjects = subjects_of(request, teams)
@@ -230,7 +230,7 @@ def explain(request: BorrowRequest) -> Explanation:
     if limited := limit_of_borrows(request.user, request.alternatives[0][0], borrows_of(request.user, now)):
         reason = {"alternative": 0, "code": limited.code, "detail": limited.detail} | limited.facts
         return Explanation(granted=False, alternative=None, team=None, reasons=[reason], expected_seconds=None)
-    pools = unlocked(tools.values(), subjects, now)
+    pools = read_unlocked(tools.values(), subjects, now)
     verdicts = [
         verdict_of(number, items, subject, request.ttl, pools, now)
         for number, items in enumerate(request.alternatives)
@@ -249,7 +249,7 @@ def explain(request: BorrowRequest) -> Explanation:
 
 
 def available_to(*, tool: Tool, user: str, team: str | None) -> int:
-    """Return the most seats of a tool from ``with_levels`` that one borrow of this subject
+    """Return the most seats of a tool from ``Tool.objects.with_current_counts`` that one borrow of this subject
     would be granted now; ``user`` '' is a user without a team or a limit. Raises NotAMember."""
     teams: Iterable[str] = _teams_of(user) if user else ()
     if team is not None and not user:
@@ -260,7 +260,7 @@ def available_to(*, tool: Tool, user: str, team: str | None) -> int:
     now = database_now()
     if user and limit_of_borrows(user, Item(tool.name), borrows_of(user, now)):
         return 0
-    pool = unlocked([tool], subjects, now)[tool.name]
+    pool = read_unlocked([tool], subjects, now)[tool.name]
     return max(policy.available(pool, subject, now) for subject in subjects)
 
 

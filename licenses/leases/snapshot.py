@@ -1,7 +1,7 @@
 """What decisions need to know of tools, read from the database.
 
-``read`` locks the tools of a batch and reads what its decisions need; the ledger keeps
-that up to date while the batch is decided. ``unlocked`` and ``with_levels`` read without
+``read_locked`` locks the tools of a batch and reads what its decisions need; the ledger keeps
+that up to date while the batch is decided. ``read_unlocked`` and ``with_levels`` read without
 a lock, for questions that change nothing.
 
 A tool without rules and without a queue costs nothing but its row. A tool with quotas,
@@ -34,7 +34,7 @@ from licenses.models import (
     TicketClaim,
     Tool,
 )
-from licenses.policy import NO_RULES, Claim, Item, Pool, Rules, Share, Subject, levels
+from licenses.policy import NO_RULES, Claim, Item, Pool, Rules, Subject, TeamAllotment, levels
 
 from . import capacity, sql
 from .requests import Borrow, BorrowRequest, CloseDead, CloseOverdue, ForceReturn, Leave, Poll, Renew, Request, Return
@@ -51,14 +51,14 @@ class Place(NamedTuple):
     claim: Claim
 
 
-def asked_for(ticket: Ticket) -> dict[int, tuple[Item, ...]]:
+def alternatives_of(ticket: Ticket) -> dict[int, tuple[Item, ...]]:
     """Return the sets of items that a ticket waits for, by their numbers."""
     return {entry["number"]: tuple(Item(**item) for item in entry["items"]) for entry in ticket.alternatives}
 
 
 def tools_of(ticket: Ticket) -> set[str]:
     """Return the names of all tools that a ticket waits for."""
-    return {item.tool for items in asked_for(ticket).values() for item in items}
+    return {item.tool for items in alternatives_of(ticket).values() for item in items}
 
 
 def subjects_of(request: BorrowRequest, teams: Collection[str]) -> list[Subject]:
@@ -149,11 +149,11 @@ class Snapshot:
         tool = self.tools[name]
         places = self.places.get(tool.pk, ())
         ahead = [place.claim for place in places if ahead_of is None or place.ticket < ahead_of.number]
-        if len(ahead) > 1 and not tool.is_rationed:
+        if len(ahead) > 1 and not tool.is_restricted:
             # Where nothing but the number of seats decides, all of them are one claim.
             ahead = [Claim(sum(claim.seats for claim in ahead))]
         claims = tuple(ahead)
-        return _pool(tool, tool.in_use, tool.kept_back, self.rules.get(tool.pk), claims)
+        return _pool(tool, tool.borrowed, tool.reserved_idle, self.rules.get(tool.pk), claims)
 
     def change_borrows(self, user: str, *, borrowed: int = 0, waiting: int = 0) -> None:
         """Count borrows that a user has or waits for."""
@@ -161,10 +161,10 @@ class Snapshot:
             before = self.borrows[user]
             self.borrows[user] = before[0] + borrowed, before[1] + waiting
 
-    def share(self, tool: Tool, team: str | None) -> Share | None:
-        """Return the share of a tool that a team has; None if it has no quota or reservation."""
+    def allotment(self, tool: Tool, team: str | None) -> TeamAllotment | None:
+        """Return the allotment of a team for a tool; None if it has no quota or reservation."""
         rules = self.rules.get(tool.pk)
-        return rules.shares.get(team) if rules is not None and team is not None else None
+        return rules.allotments.get(team) if rules is not None and team is not None else None
 
     def all_leases(self) -> Iterator[Lease]:
         """Yield the leases that requests of the batch are about."""
@@ -187,29 +187,29 @@ class Snapshot:
         for lease in leases:
             lease.tool = tool
         if (rules := self.rules.get(tool.pk)) is not None and tool.has_rules:
-            teams = {lease.team.name for lease in leases if lease.team is not None} - rules.shares.keys()
-            allotments = sql.send_allotments([tool.pk], sorted(teams))
-            rules.shares.update(_shares_of(allotments.rows())[tool.pk])
+            teams = {lease.team.name for lease in leases if lease.team is not None} - rules.allotments.keys()
+            sent = sql.send_allotments([tool.pk], sorted(teams))
+            rules.allotments.update(_by_tool_and_team(sent.rows())[tool.pk])
         return [lease for lease in leases if lease.ended_at is None]
 
     def count(self, tool: Tool, *, user: str, team: str | None, seats: int) -> int:
         """Count seats that a user and a team get, or give back if below 0. Return by how
-        much the idle reserved seats of the tool change."""
+        much the reserved idle seats of the tool change."""
         rules = self.rules.get(tool.pk)
         if rules is None:
             return 0
         known = user.lower() if rules.ignores_case else user
         if known in rules.held:
             rules.held[known] += seats
-        share = rules.shares.get(team) if team is not None else None
-        if share is None or team is None:
+        before = rules.allotments.get(team) if team is not None else None
+        if before is None or team is None:
             return 0
-        after = Share(share.quota, share.reservation, share.in_use + seats)
-        rules.shares[team] = after
-        return after.idle - share.idle
+        after = TeamAllotment(before.quota, before.reservation, before.borrowed + seats)
+        rules.allotments[team] = after
+        return after.reserved_idle - before.reserved_idle
 
 
-def read(requests: Sequence[Request], sending: AbstractContextManager[object] | None = None) -> Snapshot:
+def read_locked(requests: Sequence[Request], sending: AbstractContextManager[object] | None = None) -> Snapshot:
     """Lock the tools of these requests, and read what deciding them needs. Part of the caller's
     transaction; ``sending`` is its first round trip (``sql.one_round_trip``) if that has begun."""
     wanted = Wanted(requests)
@@ -244,7 +244,7 @@ def read(requests: Sequence[Request], sending: AbstractContextManager[object] | 
 
 def read_held(requests: Sequence[Renew], sending: AbstractContextManager[object]) -> Snapshot:
     """Lock the leases that are renewed, and no tool: a heartbeat waits for nobody who
-    holds a tool. Part of the caller's transaction, as in ``read``."""
+    holds a tool. Part of the caller's transaction, as in ``read_locked``."""
     with sending:
         leases = sql.send_held(sorted({request.lease_id for request in requests}))
     snapshot = Snapshot((), timezone.now())
@@ -274,11 +274,11 @@ def _read_queues_and_rules(snapshot: Snapshot, requests: Iterable[Request]) -> N
     queued = [tool for tool in snapshot.tools.values() if tool.waiting]
     if queued:
         snapshot.places = _places(queued, snapshot.now)
-    rationed = [tool for tool in snapshot.tools.values() if tool.is_rationed]
-    if rationed:
+    restricted = [tool for tool in snapshot.tools.values() if tool.is_restricted]
+    if restricted:
         teams = {lease.team.name for lease in snapshot.all_leases() if lease.team is not None}
-        concerned = {*_subjects(snapshot, requests), *_waiting_for(rationed, snapshot.places)}
-        snapshot.rules = _rules(rationed, concerned, teams, snapshot.now, overdue_is_out=True)
+        concerned = {*_subjects(snapshot, requests), *_waiting_for(restricted, snapshot.places)}
+        snapshot.rules = _rules(restricted, concerned, teams, snapshot.now, overdue_is_out=True)
 
 
 def _subjects(snapshot: Snapshot, requests: Iterable[Request]) -> Iterator[Subject]:
@@ -298,15 +298,15 @@ def _waiting_for(tools: Iterable[Tool], places: dict[int, list[Place]]) -> Itera
 # --- Without a lock ---------------------------------------------------------------------
 
 
-def unlocked(tools: Collection[Tool], subjects: Iterable[Subject], now: datetime) -> dict[str, Pool]:
-    """Return tools from ``with_levels``, by name, as they are at ``now``: seats of a lease
+def read_unlocked(tools: Collection[Tool], subjects: Iterable[Subject], now: datetime) -> dict[str, Pool]:
+    """Return tools from ``Tool.objects.with_current_counts``, by name, as they are at ``now``: seats of a lease
     whose time is over are back."""
     capacity.show(tools, now)
-    queued = [tool for tool in tools if tool.wanted and tool.is_rationed]
+    queued = [tool for tool in tools if tool.wanted and tool.is_restricted]
     places = _places(queued, now) if queued else {}
-    rationed = [tool for tool in tools if tool.is_rationed]
-    concerned = {*subjects, *_waiting_for(rationed, places)}
-    rules = _rules(rationed, concerned, set(), now, overdue_is_out=False) if rationed else {}
+    restricted = [tool for tool in tools if tool.is_restricted]
+    concerned = {*subjects, *_waiting_for(restricted, places)}
+    rules = _rules(restricted, concerned, set(), now, overdue_is_out=False) if restricted else {}
 
     def claims(tool: Tool) -> tuple[Claim, ...]:
         if tool.pk in places:
@@ -314,29 +314,30 @@ def unlocked(tools: Collection[Tool], subjects: Iterable[Subject], now: datetime
         return (Claim(tool.wanted),) if tool.wanted else ()
 
     return {
-        tool.name: _pool(tool, tool.borrowed, tool.reserved_idle, rules.get(tool.pk), claims(tool)) for tool in tools
+        tool.name: _pool(tool, tool.borrowed_now, tool.reserved_idle_now, rules.get(tool.pk), claims(tool))
+        for tool in tools
     }
 
 
 def with_levels(tools: Iterable[Tool]) -> list[Tool]:
-    """Return tools from ``Tool.objects.with_levels`` with their ``levels`` and ``state`` as
+    """Return tools from ``Tool.objects.with_current_counts`` with their ``levels`` and ``state`` as
     of when they were read. Costs statements only where somebody waits for a tool with rules."""
     tools = list(tools)
     if tools:
         capacity.show(tools, tools[0].read_at)
-    crowded = [tool for tool in tools if tool.wanted and tool.is_rationed]
-    pools = unlocked(crowded, (), timezone.now()) if crowded else {}
+    crowded = [tool for tool in tools if tool.wanted and tool.is_restricted]
+    pools = read_unlocked(crowded, (), timezone.now()) if crowded else {}
     for tool in tools:
         plain = (Claim(tool.wanted),) if tool.wanted else ()
-        pool = pools.get(tool.name) or _pool(tool, tool.borrowed, tool.reserved_idle, None, plain)
+        pool = pools.get(tool.name) or _pool(tool, tool.borrowed_now, tool.reserved_idle_now, None, plain)
         tool.levels = levels(pool, tool.read_at)
         tool.state = tool.levels.state
     return tools
 
 
 @dataclass(frozen=True, slots=True)
-class TeamSeats:
-    """The seats of a tool that a team has, and its quota and reservation if it has any."""
+class AllotmentLevels:
+    """The seats of a tool that a team has borrowed, and its quota and reservation if it has any."""
 
     tool: str
     team: str
@@ -345,7 +346,7 @@ class TeamSeats:
     reservation: int | None = None
 
 
-def team_seats() -> list[TeamSeats]:
+def allotment_levels() -> list[AllotmentLevels]:
     """Return every team that has seats of a tool, or a quota or reservation, as of now."""
     out = Lease.objects.active(Now()).filter(team__isnull=False).order_by()
     borrowed = {
@@ -353,7 +354,7 @@ def team_seats() -> list[TeamSeats]:
     }
     allotted = {(found.tool.name, found.team.name): found for found in Allotment.objects.select_related("tool", "team")}
     return [
-        TeamSeats(
+        AllotmentLevels(
             tool,
             team,
             borrowed.get((tool, team), 0),
@@ -370,16 +371,16 @@ def team_seats() -> list[TeamSeats]:
 # The fields of a pool that are fields of its tool. The others depend on when they are read.
 _OF_THE_TOOL = tuple(
     {field.name for field in fields(Pool)}.intersection(field.name for field in Tool._meta.concrete_fields)
-    - {"in_use", "kept_back"}
+    - {"borrowed", "reserved_idle"}
 )
 _values_of = attrgetter(*_OF_THE_TOOL)
 
 
-def _pool(tool: Tool, in_use: int, kept_back: int, rules: Rules | None, claims: tuple[Claim, ...]) -> Pool:
+def _pool(tool: Tool, borrowed: int, reserved_idle: int, rules: Rules | None, claims: tuple[Claim, ...]) -> Pool:
     return Pool(
         tool=tool.name,
-        in_use=in_use,
-        kept_back=kept_back,
+        borrowed=borrowed,
+        reserved_idle=reserved_idle,
         rules=rules or NO_RULES,
         claims=claims,
         **dict(zip(_OF_THE_TOOL, _values_of(tool), strict=True)),
@@ -390,17 +391,17 @@ def _places(tools: Collection[Tool], now: datetime) -> dict[int, list[Place]]:
     """Return what the live tickets want of these tools, the first first. The subjects are
     known only where rules may ask for them."""
     live = TicketClaim.objects.live(now)
-    rationed = {tool.pk for tool in tools if tool.is_rationed}
+    restricted = {tool.pk for tool in tools if tool.is_restricted}
     places: dict[int, list[Place]] = defaultdict(list)
     # Without rows of the ORM: a queue may have a thousand tickets.
-    plain = [tool for tool in tools if tool.pk not in rationed]
+    plain = [tool for tool in tools if tool.pk not in restricted]
     if plain:
         rows = live.filter(tool__in=plain).order_by("ticket").values_list("tool", "ticket", "seats")
         for tool, ticket, seats in rows:
             places[tool].append(Place(ticket, Claim(seats)))
-    if rationed:
+    if restricted:
         named = list(
-            live.filter(tool__in=rationed)
+            live.filter(tool__in=restricted)
             .order_by("ticket")
             .values_list(
                 "tool", "ticket", "seats", "ticket__user", "ticket__team__name", "ticket__host", "ticket__project"
@@ -441,32 +442,32 @@ def _rules(
     overdue_is_out: bool,
 ) -> dict[int, Rules]:
     """Return the rules of these tools as far as they concern these subjects, and the
-    shares of these teams too."""
+    allotments of these teams too."""
     ruled = [tool for tool in tools if tool.has_rules]
     teams = {subject.team for subject in subjects if subject.team} | set(more_teams)
     users = {subject.user for subject in subjects}
     limits: dict[int, dict[str, int]] = defaultdict(dict)
     lists: dict[tuple[int, str], set[tuple[str, str]]] = defaultdict(set)
-    shares: dict[int, dict[str, Share]] = defaultdict(dict)
+    allotments: dict[int, dict[str, TeamAllotment]] = defaultdict(dict)
     if ruled:
         by_name, for_all = ([tool.pk for tool in ruled if tool.ignores_case is case] for case in (False, True))
         with sql.one_round_trip() if overdue_is_out else nullcontext():
             lines = sql.send_access_rules([tool.pk for tool in ruled])
             own = sql.send_user_limits(by_name, sorted(users), for_all if users else [])
             if overdue_is_out:
-                allotments = sql.send_allotments([tool.pk for tool in ruled], sorted(teams))
+                sent = sql.send_allotments([tool.pk for tool in ruled], sorted(teams))
         for line in lines.rows():
             lists[line.tool_id, line.effect].add((line.kind, line.subject))
         for limit in own.rows():
             limits[limit.tool_id][limit.user] = limit.seats
-        found = allotments.rows() if overdue_is_out else _allotments_at(ruled, teams, now)
-        shares = _shares_of(found)
+        found = sent.rows() if overdue_is_out else _allotments_at(ruled, teams, now)
+        allotments = _by_tool_and_team(found)
     held = _held(tools, limits, users, now, overdue_is_out)
     rules = {
         tool.pk: Rules(
             include=frozenset(lists[tool.pk, Effect.INCLUDE]),
             exclude=frozenset(lists[tool.pk, Effect.EXCLUDE]),
-            shares=shares[tool.pk],
+            allotments=allotments[tool.pk],
             limits=limits[tool.pk],
             held=held[tool.pk],
         )
@@ -475,20 +476,20 @@ def _rules(
     return rules | {tool.pk: rules[tool.pk].in_any_case() for tool in tools if tool.ignores_case}
 
 
-def _shares_of(allotments: Iterable[Allotment]) -> dict[int, dict[str, Share]]:
-    """Return what teams may have of tools, and have: by tool and team."""
-    shares: dict[int, dict[str, Share]] = defaultdict(dict)
-    for allotment in allotments:
-        shares[allotment.tool_id][allotment.team.name] = allotment.share
-    return shares
+def _by_tool_and_team(rows: Iterable[Allotment]) -> dict[int, dict[str, TeamAllotment]]:
+    """Return the allotments of these rows by tool and team."""
+    found: dict[int, dict[str, TeamAllotment]] = defaultdict(dict)
+    for row in rows:
+        found[row.tool_id][row.team.name] = row.for_policy
+    return found
 
 
 def _allotments_at(tools: Sequence[Tool], teams: Collection[str], now: datetime) -> Iterator[Allotment]:
-    """Yield the allotments of teams with what they have at ``now``: seats of an overdue lease are back."""
+    """Yield the allotments of teams, with the seats borrowed at ``now``: those of an overdue lease are back."""
     if teams:
         allotments = Allotment.objects.filter(tool__in=tools, team__name__in=teams).select_related("team")
-        for allotment in allotments.with_borrowed(now):
-            allotment.in_use = allotment.borrowed
+        for allotment in allotments.with_current_counts(now):
+            allotment.borrowed = allotment.borrowed_now
             yield allotment
 
 

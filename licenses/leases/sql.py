@@ -380,7 +380,7 @@ def _allotments() -> Query[Allotment]:
 
 
 def send_allotments(tools: list[int], teams: list[str]) -> Sent[Allotment]:
-    """Ask for what these teams may have of these tools."""
+    """Ask for the allotments of these teams for these tools."""
     return _allotments().send(tools, teams)
 
 
@@ -592,8 +592,8 @@ def parameters(*values: Any) -> list[Any]:
 
 
 @cache
-def _with_levels(named: bool) -> Query[Tool]:
-    tools = Tool.objects.with_levels().order_by("name")
+def _with_current_counts(named: bool) -> Query[Tool]:
+    tools = Tool.objects.with_current_counts().order_by("name")
     return Query(lambda name: tools.filter(name=name), slots=1) if named else Query(lambda: tools)
 
 
@@ -625,6 +625,6 @@ def teams_of(user: str) -> list[Team]:
     return teams_of_users([user]).get(user, [])
 
 
-def tools_with_levels(name: str | None = None) -> list[Tool]:
-    """Return all tools (``Tool.objects.with_levels``) by name, or the one of a name."""
-    return _with_levels(named=False).rows() if name is None else _with_levels(named=True).rows(name)
+def tools_with_current_counts(name: str | None = None) -> list[Tool]:
+    """Return all tools (``Tool.objects.with_current_counts``) by name, or the one of a name."""
+    return _with_current_counts(named=False).rows() if name is None else _with_current_counts(named=True).rows(name)

@@ -2,9 +2,10 @@
 
 from .allotment import AccessRule, Allotment, Effect, SubjectKind, UserLimit
 from .audit import Action, ActorKind, AuditedKind, AuditRecord
+from .borrow_key import BorrowKey
 from .contract import Contract, ContractSource
 from .denial import Denial
-from .failure import FailureCount
+from .failure_count import FailureCount
 from .history import DenialDay, HistoryMark, TeamHour, ToolHour, UsageDay
 from .identity import Identity, JwtCaller
 from .lease import EndReason, Lease
@@ -17,14 +18,13 @@ from .notification import (
     Webhook,
     WebhookKind,
 )
-from .retired import RetiredName
-from .retry import BorrowKey
+from .retired_name import RetiredName
 from .session import AccountSession
 from .sweep import Sweep
 from .team import MemberSource, Team, TeamMember
+from .ticket import Ticket, TicketClaim, TicketState
 from .token import ApiToken
 from .tool import Tool
-from .waiting import Ticket, TicketClaim, TicketState
 
 __all__ = [
     "AccessRule",

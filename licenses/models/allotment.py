@@ -7,7 +7,7 @@ from django.db.models import F, OuterRef, Q, Subquery, Sum
 from django.db.models.functions import Coalesce, Greatest, Now
 
 from licenses.names import NAME_LENGTH
-from licenses.policy import Share
+from licenses.policy import TeamAllotment
 
 from .lease import Lease
 from .team import Team, validate_name
@@ -15,21 +15,21 @@ from .tool import Tool
 
 
 class AllotmentQuerySet(models.QuerySet["Allotment"]):
-    def with_borrowed(self, now: datetime | Now) -> "AllotmentQuerySet":
-        """Add ``borrowed``, the seats of the team that are borrowed at ``now``, and ``idle``, the reserved
-        seats that are not."""
+    def with_current_counts(self, now: datetime | Now) -> "AllotmentQuerySet":
+        """Add ``borrowed_now``, the team's borrowed seats without those of leases that have expired at
+        ``now``, and ``reserved_idle_now``, the reserved seats that the team does not use then."""
         mine = Lease.objects.overdue(now).filter(tool=OuterRef("tool"), team=OuterRef("team")).order_by()
         overdue = mine.values("team").annotate(level=Sum("seats")).values("level")
         return self.annotate(  # type: ignore[no-redef]
-            borrowed=F("in_use") - Coalesce(Subquery(overdue), 0),
-            idle=Greatest(F("reservation") - F("borrowed"), 0),
+            borrowed_now=F("borrowed") - Coalesce(Subquery(overdue), 0),
+            reserved_idle_now=Greatest(F("reservation") - F("borrowed_now"), 0),
         )
 
 
 class Allotment(models.Model):
     """The quota and the reservation of a team for a tool.
 
-    ``in_use`` changes under the tool's lock. It is always the sum of seats of the
+    ``borrowed`` changes under the tool's lock. It is always the sum of seats of the
     team's open leases of the tool.
     """
 
@@ -41,13 +41,13 @@ class Allotment(models.Model):
         help_text="The most seats that the members of the team can have together; empty = no limit.",
     )
     reservation = models.PositiveIntegerField(default=0, help_text="Seats that only this team can borrow.")
-    in_use = models.PositiveIntegerField(default=0, editable=False)
+    borrowed = models.PositiveIntegerField(default=0, editable=False, db_column="in_use")
 
     objects = AllotmentQuerySet.as_manager()
 
-    # with_borrowed() adds these.
-    borrowed: int
-    idle: int
+    # with_current_counts() adds these.
+    borrowed_now: int
+    reserved_idle_now: int
 
     class Meta:
         ordering = ["tool__name", "team__name"]
@@ -55,7 +55,7 @@ class Allotment(models.Model):
         verbose_name_plural = "quotas and reservations"
         constraints = [
             models.UniqueConstraint(fields=["tool", "team"], name="allotment_one_a_team"),
-            models.CheckConstraint(condition=Q(in_use__gte=0), name="allotment_in_use_not_negative"),
+            models.CheckConstraint(condition=Q(borrowed__gte=0), name="allotment_in_use_not_negative"),
             models.CheckConstraint(
                 condition=Q(quota__isnull=True) | Q(quota__gte=F("reservation")),
                 name="allotment_reservation_within_quota",
@@ -67,9 +67,9 @@ class Allotment(models.Model):
         return f"{self.tool} for {self.team}"
 
     @property
-    def share(self) -> Share:
+    def for_policy(self) -> TeamAllotment:
         """Return the values for the policy. Call it under the tool's lock."""
-        return Share(self.quota, self.reservation, self.in_use)
+        return TeamAllotment(self.quota, self.reservation, self.borrowed)
 
 
 class UserLimit(models.Model):

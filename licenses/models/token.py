@@ -17,7 +17,7 @@ from django.utils import timezone
 from licenses.access.callers import Scope
 from licenses.names import NAME_LENGTH, is_name
 
-from .retired import RetiredName
+from .retired_name import RetiredName
 from .team import Team, validate_name
 
 # People and scanners for leaked secrets recognize this prefix.

@@ -46,19 +46,19 @@ class ToolQuerySet(models.QuerySet["Tool"]):
         """
         return self.select_for_update(no_key=True, skip_locked=skip_locked).order_by("pk")
 
-    def with_levels(self) -> "ToolQuerySet":
+    def with_current_counts(self) -> "ToolQuerySet":
         """Add values that other rows determine, as of now.
 
         ``overdue``: seats of expired leases that are not closed. ``queued``: the number of
         tickets. ``wanted``: their seats. ``oldest_wait``: the start of the oldest wait.
-        ``reserved_idle``: reserved seats that their teams do not use. ``read_at``: the
+        ``reserved_idle_now``: reserved seats that their teams do not use. ``read_at``: the
         database's time.
         """
         from .allotment import Allotment
         from .lease import Lease
-        from .waiting import TicketClaim
+        from .ticket import TicketClaim
 
-        allotments = Allotment.objects.with_borrowed(Now()).filter(tool=OuterRef("pk")).order_by().values("tool")
+        allotments = Allotment.objects.with_current_counts(Now()).filter(tool=OuterRef("pk")).order_by().values("tool")
 
         overdue = Lease.objects.overdue(Now()).filter(tool=OuterRef("pk")).order_by().values("tool")
         claims = TicketClaim.objects.live(Now()).filter(tool=OuterRef("pk")).order_by().values("tool")
@@ -67,7 +67,9 @@ class ToolQuerySet(models.QuerySet["Tool"]):
             queued=Coalesce(Subquery(claims.annotate(level=Count("pk")).values("level")), 0),
             wanted=Coalesce(Subquery(claims.annotate(level=Sum("seats")).values("level")), 0),
             oldest_wait=Subquery(claims.annotate(level=Min("ticket__created_at")).values("level")),
-            reserved_idle=Coalesce(Subquery(allotments.annotate(level=Sum("idle")).values("level")), 0),
+            reserved_idle_now=Coalesce(
+                Subquery(allotments.annotate(level=Sum("reserved_idle_now")).values("level")), 0
+            ),
             read_at=Now(),
         )
 
@@ -75,9 +77,10 @@ class ToolQuerySet(models.QuerySet["Tool"]):
 class Tool(models.Model):
     """A pool of seats.
 
-    ``in_use`` and the fields down to ``revoked_total`` change only in
-    ``licenses.leases.ledger``, under this row's lock. ``in_use`` is always the sum of
-    seats of the tool's open leases, ``waiting`` the number of its open tickets.
+    ``borrowed`` and the fields down to ``revoked_total`` change only in
+    ``licenses.leases.ledger``, under this row's lock. ``borrowed`` is always the sum of
+    seats of the tool's open leases, ``waiting`` the number of its open tickets. ``reserved_idle`` are
+    the reserved seats that their teams do not use.
     """
 
     name = models.CharField(
@@ -129,11 +132,11 @@ class Tool(models.Model):
     )
     # The next moment at which a contract changes the capacity (``leases.capacity``).
     capacity_changes_at = models.DateTimeField(null=True, editable=False)
-    in_use = models.PositiveIntegerField(default=0, editable=False)
+    borrowed = models.PositiveIntegerField(default=0, editable=False, db_column="in_use")
     # From the tool's allotments: the reserved seats, those that their teams do not use,
     # and whether other rules than the tool's own exist.
     reserved = models.PositiveIntegerField(default=0, db_default=0, editable=False)
-    kept_back = models.PositiveIntegerField(default=0, db_default=0, editable=False)
+    reserved_idle = models.PositiveIntegerField(default=0, db_default=0, editable=False, db_column="kept_back")
     has_rules = models.BooleanField(default=False, db_default=False, editable=False)
     last_fence = models.PositiveBigIntegerField(default=0, db_default=0, editable=False)
     waiting = models.PositiveIntegerField(default=0, db_default=0, editable=False)
@@ -181,10 +184,10 @@ class Tool(models.Model):
                 name="tool_default_ttl_within_maximum",
                 violation_error_message="The default must not be longer than the longest.",
             ),
-            models.CheckConstraint(condition=Q(in_use__gte=0), name="tool_in_use_not_negative"),
+            models.CheckConstraint(condition=Q(borrowed__gte=0), name="tool_in_use_not_negative"),
             models.CheckConstraint(condition=Q(overdraft__lte=MAX_CAPACITY), name="tool_overdraft_in_range"),
             models.CheckConstraint(
-                condition=Q(kept_back__gte=0, kept_back__lte=F("reserved")), name="tool_kept_back_is_reserved"
+                condition=Q(reserved_idle__gte=0, reserved_idle__lte=F("reserved")), name="tool_kept_back_is_reserved"
             ),
             models.CheckConstraint(
                 condition=Q(valid_from__isnull=True) | Q(valid_until__isnull=True) | Q(valid_until__gt=F("valid_from")),
@@ -196,33 +199,33 @@ class Tool(models.Model):
     def __str__(self) -> str:
         return self.name
 
-    # with_levels() adds these.
+    # with_current_counts() adds these.
     overdue: int
-    reserved_idle: int
+    reserved_idle_now: int
     queued: int
     wanted: int
     oldest_wait: datetime | None
     read_at: datetime
-    # What leases.snapshot.with_levels() adds.
+    # leases.snapshot.with_levels() adds these.
     levels: Levels
     state: State
 
     @property
-    def borrowed(self) -> int:
-        """Return the borrowed seats."""
-        return self.in_use - self.overdue
+    def borrowed_now(self) -> int:
+        """Return the borrowed seats without those of leases that have expired."""
+        return self.borrowed - self.overdue
 
     @property
     def overdrawn(self) -> int:
         """Return the borrowed seats above the capacity."""
-        return max(self.borrowed - self.capacity, 0)
+        return max(self.borrowed_now - self.capacity, 0)
 
     def oldest_wait_seconds(self, now: datetime) -> float:
         """Return the wait of the oldest ticket in seconds; 0 without tickets."""
         return max((now - self.oldest_wait).total_seconds(), 0) if self.oldest_wait else 0
 
     @property
-    def is_rationed(self) -> bool:
+    def is_restricted(self) -> bool:
         """Return whether a borrow depends on more than the number of free seats."""
         return self.has_rules or self.user_limit is not None
 

@@ -6,7 +6,7 @@ reservations correspond to FlexNet's EXCLUDE, INCLUDE, MAX and RESERVE lines.
 
 from .availability import Availability, Levels, behind_the_queue, levels
 from .decisions import available, refusal, refusals
-from .pool import NO_RULES, NOBODY, Claim, Item, Pool, Rules, Share, Subject
+from .pool import NO_RULES, NOBODY, Claim, Item, Pool, Rules, Subject, TeamAllotment
 from .rules import BORROW_REFUSALS, RULES, Rule, Shortage, State
 
 __all__ = [
@@ -21,10 +21,10 @@ __all__ = [
     "Pool",
     "Rule",
     "Rules",
-    "Share",
     "Shortage",
     "State",
     "Subject",
+    "TeamAllotment",
     "available",
     "behind_the_queue",
     "levels",

@@ -18,7 +18,7 @@ class Availability:
 
     def __init__(self, pool: Pool, now: datetime) -> None:
         self.pool, self.now = pool, now
-        self.shared = pool.capacity + pool.overdraft - pool.in_use - pool.kept_back
+        self.shared = pool.capacity + pool.overdraft - pool.borrowed - pool.reserved_idle
         self.claimed = 0
         # Claimed seats, by team and by user, and those of them that are reserved for the team.
         self._of_teams: dict[str, int] = {}
@@ -43,7 +43,7 @@ class Availability:
                 self._refused[subject] = seats
                 return
         team, user = subject.team, attempt.known.user
-        own = min(self.idle(team), seats)
+        own = min(self.reserved_idle(team), seats)
         if own:
             self._reserved[team] = self._reserved.get(team, 0) + own
         self.shared -= seats - own
@@ -51,19 +51,21 @@ class Availability:
         self._of_teams[team] = self._of_teams.get(team, 0) + seats
         self._of_users[user] = self._of_users.get(user, 0) + seats
 
-    def idle(self, team: str) -> int:
+    def reserved_idle(self, team: str) -> int:
         """Return the reserved seats that the team does not use or claim."""
-        share = self.pool.rules.shares.get(team)
-        return share.idle - self._reserved.get(team, 0) if share is not None else 0
+        allotment = self.pool.rules.allotments.get(team)
+        return allotment.reserved_idle - self._reserved.get(team, 0) if allotment is not None else 0
 
     def free(self, team: str) -> int:
         """Return the seats that a borrow of this team can have; '' is no team."""
         pool = self.pool
-        return min(self.idle(team) + max(self.shared, 0), max(pool.capacity + pool.overdraft - pool.in_use, 0))
+        return min(
+            self.reserved_idle(team) + max(self.shared, 0), max(pool.capacity + pool.overdraft - pool.borrowed, 0)
+        )
 
     def of_team(self, team: str) -> int:
         """Return the seats that a team has or claims, if it has a quota or reservation."""
-        return self.pool.share(team).in_use + self._of_teams.get(team, 0)
+        return self.pool.allotment(team).borrowed + self._of_teams.get(team, 0)
 
     def of_user(self, user: str) -> int:
         """Return the seats that a user has or claims, if there is a limit."""
@@ -108,11 +110,11 @@ def levels(pool: Pool, now: datetime) -> Levels:
     reserved.
     """
     left = behind_the_queue(pool, now)
-    free = max(pool.capacity - pool.in_use, 0)
-    reserved_idle = max(min(pool.kept_back, free) - left.reserved_claimed(), 0)
+    free = max(pool.capacity - pool.borrowed, 0)
+    reserved_idle = max(min(pool.reserved_idle, free) - left.reserved_claimed(), 0)
     available = max(left.shared - pool.overdraft, 0)
     overdraft_left = max(min(left.shared, pool.overdraft), 0)
     set_aside = free - reserved_idle - available
     if (condition := state(left)) is not State.OPEN:
-        return Levels(pool.in_use, reserved_idle, set_aside, 0, 0, closed=available, state=condition)
-    return Levels(pool.in_use, reserved_idle, set_aside, available, overdraft_left)
+        return Levels(pool.borrowed, reserved_idle, set_aside, 0, 0, closed=available, state=condition)
+    return Levels(pool.borrowed, reserved_idle, set_aside, available, overdraft_left)

@@ -36,27 +36,29 @@ NOBODY = Subject()
 
 
 @dataclass(frozen=True, slots=True)
-class Share:
-    """What a team may have of a tool, and has. A reserved seat that the team does not use is *idle*:
-    other teams can't borrow it."""
+class TeamAllotment:
+    """The quota and the reservation of a team for a tool, and its borrowed seats.
+
+    A reserved seat that the team does not use is *reserved idle*: other teams can't borrow it.
+    """
 
     quota: int | None = None
     reservation: int = 0
-    in_use: int = 0
+    borrowed: int = 0
 
     @property
-    def idle(self) -> int:
-        return max(self.reservation - self.in_use, 0)
+    def reserved_idle(self) -> int:
+        return max(self.reservation - self.borrowed, 0)
 
 
-NO_SHARE = Share()
+NO_ALLOTMENT = TeamAllotment()
 
 
 @dataclass(frozen=True, slots=True)
 class Rules:
     """The quotas, reservations, user limits and access rules of a tool.
 
-    ``shares`` are by team. ``limits`` are the limits of users with their own; ``held``
+    ``allotments`` are by team. ``limits`` are the limits of users with their own; ``held``
     are the seats of users. They contain only the subjects of the decision. With
     ``ignores_case`` the names of users and hosts are in lower case and match in any
     case (``in_any_case``).
@@ -64,7 +66,7 @@ class Rules:
 
     include: frozenset[tuple[str, str]] = frozenset()
     exclude: frozenset[tuple[str, str]] = frozenset()
-    shares: dict[str, Share] = field(default_factory=dict)
+    allotments: dict[str, TeamAllotment] = field(default_factory=dict)
     limits: dict[str, int] = field(default_factory=dict)
     held: dict[str, int] = field(default_factory=dict)
     ignores_case: bool = False
@@ -114,16 +116,16 @@ class Claim:
 class Pool:
     """The numbers and rules of a tool for a decision, read under its lock.
 
-    ``reserved`` are the seats reserved for teams, ``kept_back`` those of them that
+    ``reserved`` are the seats reserved for teams, ``reserved_idle`` those of them that
     their teams do not use. ``claims`` are the tickets ahead, in the order of the queue.
     """
 
     tool: str
     capacity: int
-    in_use: int
+    borrowed: int
     overdraft: int = 0
     reserved: int = 0
-    kept_back: int = 0
+    reserved_idle: int = 0
     user_limit: int | None = None
     max_ttl: timedelta | None = None
     enabled: bool = True
@@ -137,9 +139,9 @@ class Pool:
         """Return the most seats that can be borrowed."""
         return self.capacity + self.overdraft
 
-    def share(self, team: str) -> Share:
-        """Return what a team may have and has; '' is no team."""
-        return self.rules.shares.get(team, NO_SHARE)
+    def allotment(self, team: str) -> TeamAllotment:
+        """Return the allotment of a team; '' is no team."""
+        return self.rules.allotments.get(team, NO_ALLOTMENT)
 
     def limit_of(self, user: str) -> int | None:
         """Return the most seats that a user can have; None is no limit."""

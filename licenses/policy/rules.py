@@ -251,7 +251,7 @@ class QuotaReached(Shortage, SubjectRule):
     @classmethod
     def check(cls, attempt: Attempt) -> Self | None:
         team = attempt.subject.team
-        quota = attempt.pool.share(team).quota
+        quota = attempt.pool.allotment(team).quota
         if quota is None:
             return None
         seats, borrowed = attempt.seats, attempt.left.of_team(team)
@@ -275,9 +275,9 @@ class QuotaReached(Shortage, SubjectRule):
 def _are_reserved(attempt: Attempt) -> bool:
     """Return whether the seats are there without the queue, but reserved for other teams."""
     pool = attempt.pool
-    unused = pool.limit - pool.in_use
-    own = pool.share(attempt.subject.team).idle
-    return own + max(unused - pool.kept_back, 0) < attempt.seats <= unused
+    unused = pool.limit - pool.borrowed
+    own = pool.allotment(attempt.subject.team).reserved_idle
+    return own + max(unused - pool.reserved_idle, 0) < attempt.seats <= unused
 
 
 def _too_few(attempt: Attempt, available: int) -> str:
@@ -291,12 +291,12 @@ def _of_shortage(attempt: Attempt, available: int) -> dict[str, Any]:
     """Return the facts that both rules about free seats have."""
     pool, left, seats, team = attempt.pool, attempt.left, attempt.seats, attempt.subject.team
     return {
-        "short_by": seats - left.idle(team) - left.shared,
-        "out": pool.in_use,
-        "ever": seats <= pool.limit - (pool.reserved - pool.share(team).reservation),
+        "short_by": seats - left.reserved_idle(team) - left.shared,
+        "out": pool.borrowed,
+        "ever": seats <= pool.limit - (pool.reserved - pool.allotment(team).reservation),
         "tool": pool.tool,
         "total": pool.capacity,
-        "borrowed": pool.in_use,
+        "borrowed": pool.borrowed,
         "available": available,
         "seats": seats,
     }
@@ -319,7 +319,7 @@ class Exhausted(Shortage):
         above = f" (overdraft: up to {pool.overdraft} more)" if pool.overdraft else ""
         waiting = f", and {claimed} are set aside for the queue" if claimed else ""
         advice = " Try again later, or wait in the queue." if facts["ever"] else ""
-        text = f"{_too_few(attempt, available)}: {pool.in_use} of {pool.capacity}{above} are borrowed{waiting}."
+        text = f"{_too_few(attempt, available)}: {pool.borrowed} of {pool.capacity}{above} are borrowed{waiting}."
         return cls(text + advice, **facts)
 
 
@@ -336,8 +336,8 @@ class Reserved(Shortage):
         if attempt.seats <= available or not _are_reserved(attempt):
             return None
         pool = attempt.pool
-        reserved = pool.kept_back - pool.share(attempt.subject.team).idle
-        text = f"{_too_few(attempt, available)}: {pool.in_use} of {pool.capacity} are borrowed, and {reserved} are "
+        reserved = pool.reserved_idle - pool.allotment(attempt.subject.team).reserved_idle
+        text = f"{_too_few(attempt, available)}: {pool.borrowed} of {pool.capacity} are borrowed, and {reserved} are "
         return cls(f"{text}reserved for other teams.", **_of_shortage(attempt, available), reserved=reserved)
 
 

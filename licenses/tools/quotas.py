@@ -23,7 +23,7 @@ Rule = UserLimit | AccessRule
 
 
 @dataclass(frozen=True, slots=True)
-class Allowance:
+class AllotmentTerms:
     """The most seats of a team (``quota``; None is no limit) and its reserved seats (``reservation``)."""
 
     quota: int | None = None
@@ -31,24 +31,24 @@ class Allowance:
 
 
 @transaction.atomic
-def allot(*, tool: str, allowances: Mapping[Team, Allowance | None], by: Actor) -> None:
+def allot(*, tool: str, terms: Mapping[Team, AllotmentTerms | None], by: Actor) -> None:
     """Set the quotas and reservations of teams for a tool in one transaction.
 
     None removes those of a team. Active leases do not end. Raises UnknownTool, or what
     ``check`` raises; nothing is changed then.
     """
     locked = lock([tool])[tool]
-    check(tool=locked, allowances=allowances)
-    for team, allowance in allowances.items():
+    check(tool=locked, terms=terms)
+    for team, wanted in terms.items():
         mine = Allotment.objects.filter(tool=locked, team=team).first()
-        if allowance is None:
+        if wanted is None:
             if mine is not None:
                 with auditing.deleting(mine, by=by):
                     mine.delete()
             continue
         if mine is None:
-            mine = Allotment(tool=locked, team=team, in_use=ledger.seats_of_team(locked, team))
-        mine.quota, mine.reservation = allowance.quota, allowance.reservation
+            mine = Allotment(tool=locked, team=team, borrowed=ledger.seats_of_team(locked, team))
+        mine.quota, mine.reservation = wanted.quota, wanted.reservation
         mine.clean_fields(exclude=["tool", "team"])
         with auditing.changing(mine, by=by), explained([mine]):
             # Write only these fields: leases change the borrowed seats.
@@ -56,18 +56,18 @@ def allot(*, tool: str, allowances: Mapping[Team, Allowance | None], by: Actor) 
     ledger.settle(locked)
 
 
-def check(*, tool: Tool, allowances: Mapping[Team, Allowance | None]) -> None:
+def check(*, tool: Tool, terms: Mapping[Team, AllotmentTerms | None]) -> None:
     """Check what ``allot`` would set for a locked tool.
 
     Raises ValidationError if a team would have more seats reserved than its quota, or
     OverReserved if a reservation grows and all of them together exceed the capacity.
     """
     before = dict(tool.allotments.values_list("team", "reservation"))
-    after = before | {team.pk: allowance.reservation if allowance else 0 for team, allowance in allowances.items()}
-    for team, allowance in allowances.items():
-        if allowance and allowance.quota is not None and allowance.reservation > allowance.quota:
-            text = f"{tool.name}: team {team.name} has {allowance.reservation} seats reserved"
-            raise ValidationError(f"{text}, more than its quota of {allowance.quota}")
+    after = before | {team.pk: wanted.reservation if wanted else 0 for team, wanted in terms.items()}
+    for team, wanted in terms.items():
+        if wanted and wanted.quota is not None and wanted.reservation > wanted.quota:
+            text = f"{tool.name}: team {team.name} has {wanted.reservation} seats reserved"
+            raise ValidationError(f"{text}, more than its quota of {wanted.quota}")
     if any(seats > before.get(team, 0) for team, seats in after.items()) and sum(after.values()) > tool.capacity:
         raise OverReserved(tool=tool.name, capacity=tool.capacity, reserved=sum(after.values()))
 
@@ -78,7 +78,7 @@ def remove_allotments(*, allotments: Iterable[Allotment], by: Actor) -> None:
     chosen = list(allotments)
     lock({allotment.tool.name for allotment in chosen})
     for allotment in chosen:
-        allot(tool=allotment.tool.name, allowances={allotment.team: None}, by=by)
+        allot(tool=allotment.tool.name, terms={allotment.team: None}, by=by)
 
 
 @transaction.atomic

@@ -30,7 +30,7 @@ def test_a_capacity_is_changed_in_the_list_and_nothing_else(
     )
     assert answer.status_code == 302
     tool.refresh_from_db()
-    assert (tool.capacity, tool.in_use) == (9, 2)
+    assert (tool.capacity, tool.borrowed) == (9, 2)
     assert LogEntry.objects.filter(object_id=str(tool.pk)).exists()
 
 

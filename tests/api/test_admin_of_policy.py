@@ -21,7 +21,7 @@ def test_a_quota_and_a_reservation_are_given(
     tool, crash = make_tool(capacity=3), make_team("crash", "ana")
     api.borrow()
     save(admin_client, tool, {"allotments": [{"team": crash.pk, "quota": 2, "reservation": 2}]})
-    assert Allotment.objects.get().in_use == 1
+    assert Allotment.objects.get().borrowed == 1
     assert api.status()["reserved_idle"] == 1
     assert api.borrow(seats=2).json()["code"] == "quota"
     # Saving does not overwrite the borrowed seats.
@@ -31,7 +31,7 @@ def test_a_quota_and_a_reservation_are_given(
     api.borrow()
     save(admin_client, tool, {"allotments": [{"id": allotment.pk, "team": crash.pk, "quota": 3, "reservation": 1}]})
     allotment.refresh_from_db()
-    assert (allotment.quota, allotment.reservation, allotment.in_use) == (3, 1, 2)
+    assert (allotment.quota, allotment.reservation, allotment.borrowed) == (3, 1, 2)
 
 
 def test_an_allotment_is_taken_away_and_stays_its_team_s(
@@ -43,11 +43,11 @@ def test_an_allotment_is_taken_away_and_stays_its_team_s(
     row = {"id": Allotment.objects.get().pk, "team": body.pk, "quota": "", "reservation": 2}
     save(admin_client, tool, {"allotments": [row]})
     kept = Allotment.objects.get()
-    assert (kept.team, kept.reservation, kept.in_use) == (crash, 2, 1)
+    assert (kept.team, kept.reservation, kept.borrowed) == (crash, 2, 1)
     save(admin_client, tool, {"allotments": [{"id": kept.pk, "DELETE": "on"}]})
     assert not Allotment.objects.exists()
     tool.refresh_from_db()
-    assert (tool.reserved, tool.kept_back, tool.has_rules) == (0, 0, False)
+    assert (tool.reserved, tool.reserved_idle, tool.has_rules) == (0, 0, False)
 
 
 def test_more_than_there_is_can_not_be_reserved(admin_client: Client, make_tool: MakeTool, make_team: MakeTeam) -> None:
@@ -156,7 +156,7 @@ def test_the_lists_show_the_numbers_apart(
     api.borrow(user="eve")
     api.wait(user="eve", seats=3)
     page = admin_client.get("/admin/licenses/tool/").content.decode()
-    for column, seats in {"borrowed": 1, "reserved_idle": 2, "queued": 1, "available": 0}.items():
+    for column, seats in {"borrowed_now": 1, "reserved_idle_now": 2, "queued": 1, "available": 0}.items():
         assert f'<td class="field-{column}">{seats}</td>' in page
     team = admin_client.get(f"/admin/licenses/team/{Team.objects.get().pk}/change/").content.decode()
     assert "1 quota and reservation</a>" in team

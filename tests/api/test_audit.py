@@ -137,7 +137,7 @@ def test_a_tool_is_made_and_deleted_on_record(admin_client: Client, make_tool: M
         ("deleted", "user_limit", "cad for ana"),
     }
     assert all(record["before"] and not record["after"] for record in gone)
-    assert "in_use" not in made["after"]
+    assert "borrowed" not in made["after"]
 
 
 def test_quotas_limits_and_lists_are_on_record(admin_client: Client, make_tool: MakeTool, make_team: MakeTeam) -> None:

@@ -508,7 +508,7 @@ def test_a_button_returns_own_seats(required: None, make_tool: MakeTool) -> None
     assert (answer.status_code, answer["Location"]) == (302, "/tools/sim/?page=1")
     assert "Returned: 1 seat of cad, 2 seats of sim." in text(ben)
     assert list(Lease.objects.values_list("end_reason", flat=True)) == ["returned", "returned"]
-    assert list(Tool.objects.values_list("in_use", flat=True)) == [0, 0]
+    assert list(Tool.objects.values_list("borrowed", flat=True)) == [0, 0]
 
 
 def test_to_return_twice_is_harmless(make_tool: MakeTool, api: Api) -> None:

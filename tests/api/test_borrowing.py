@@ -151,7 +151,7 @@ def test_the_number_of_statements_does_not_grow_with_the_leases(api: Api, make_t
     assert counts[0] == counts[1] == (to_borrow + 2, 1, to_return + 2)
 
 
-@pytest.mark.parametrize("values", [{"in_use": -1}, {"capacity": -1}, {"capacity": 1_000_001}])
+@pytest.mark.parametrize("values", [{"borrowed": -1}, {"capacity": -1}, {"capacity": 1_000_001}])
 def test_the_database_itself_refuses_impossible_tools(make_tool: MakeTool, values: dict[str, int]) -> None:
     with pytest.raises(IntegrityError):
         make_tool("broken", **values)

@@ -46,9 +46,9 @@ def make_overdue(make_tool: MakeTool) -> Callable[..., None]:
             )
             for count in range(number)
         )
-        row.in_use += number
+        row.borrowed += number
         row.last_fence += number
-        row.save(update_fields=["in_use", "last_fence"])
+        row.save(update_fields=["borrowed", "last_fence"])
 
     return make
 
@@ -59,7 +59,7 @@ def overdue() -> int:
 
 def consistent(tool: str = "cad") -> bool:
     row = Tool.objects.get(name=tool)
-    return row.in_use == sum(Lease.objects.open().filter(tool=row).values_list("seats", flat=True))
+    return row.borrowed == sum(Lease.objects.open().filter(tool=row).values_list("seats", flat=True))
 
 
 # --- Overdue leases ---------------------------------------------------------
@@ -144,7 +144,7 @@ def test_a_waiter_gets_a_seat_behind_a_pile_of_overdue_leases(api: Api, make_too
         api.borrow(user=f"user-{number}", seats=ONE_TRANSACTION)
     ticket = api.wait(user="ben", seats=2 * ONE_TRANSACTION)
     Lease.objects.all().delete()
-    Tool.objects.update(in_use=0)
+    Tool.objects.update(borrowed=0)
     make_overdue(3 * ONE_TRANSACTION)
     assert api.poll(ticket).status_code == 200
     assert consistent()

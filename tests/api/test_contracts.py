@@ -111,7 +111,7 @@ def test_a_due_change_takes_effect_at_the_next_borrow_and_without_a_sweeper(
     come_due(tool, 1)
     assert api.borrow(seats=3).status_code == 200
     tool.refresh_from_db()
-    assert (tool.capacity, tool.capacity_changes_at, tool.in_use) == (3, None, 3)
+    assert (tool.capacity, tool.capacity_changes_at, tool.borrowed) == (3, None, 3)
 
 
 def test_nobody_loses_a_seat_when_the_capacity_falls(api: Api, make_tool: MakeTool, come_due: ComeDue) -> None:

@@ -106,7 +106,7 @@ def test_a_page_of_the_admin_says_that_the_database_is_away(
 
     admin = Client(raise_request_exception=False)
     admin.force_login(User.objects.create_superuser("root"))
-    monkeypatch.setattr(Tool.objects, "with_levels", lose_it)
+    monkeypatch.setattr(Tool.objects, "with_current_counts", lose_it)
     answer = admin.get("/admin/licenses/tool/")
     assert (answer.status_code, answer["Retry-After"]) == (503, str(Busy.retry_after))
     assert Busy.title in answer.content.decode()
@@ -130,7 +130,7 @@ def test_a_session_that_the_database_cannot_save_is_no_bad_request(monkeypatch: 
 def test_a_defect_in_the_admin_is_no_trouble_with_the_database(monkeypatch: pytest.MonkeyPatch) -> None:
     admin = Client(raise_request_exception=False)
     admin.force_login(User.objects.create_superuser("root"))
-    monkeypatch.setattr(Tool.objects, "with_levels", fail)
+    monkeypatch.setattr(Tool.objects, "with_current_counts", fail)
     assert admin.get("/admin/licenses/tool/").status_code == 500
 
 

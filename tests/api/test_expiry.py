@@ -241,7 +241,7 @@ def test_a_sweep_closes_only_expired_rows(api: Api, make_tool: MakeTool, pass_ti
     call_command("expire_leases", stdout=out)
     assert out.getvalue() == "3 lease(s), 0 ticket(s), 0 key(s), 0 session(s), 0 day(s) rolled up\n"
     assert [str(pk) for pk in Lease.objects.open().values_list("pk", flat=True)] == [live["id"]]
-    assert dict(Tool.objects.values_list("name", "in_use")) == {"cad": 1, "sim": 0}
+    assert dict(Tool.objects.values_list("name", "borrowed")) == {"cad": 1, "sim": 0}
     assert (api.status("cad")["borrowed"], api.status("sim")["borrowed"]) == (1, 0)
     metrics = api.client.get("/metrics").content.decode().splitlines()
     assert 'license_returns_total{reason="expired",tool="cad"} 2.0' in metrics

@@ -281,19 +281,19 @@ def test_rules_are_the_same_through_every_door(
         found.append((row(tool.name), rules_of(tool.name), audit))
     assert found == [found[0]] * 3
     values, rules, audit = found[0]
-    assert (values["reserved"], values["kept_back"], values["has_rules"]) == (1, 0, True)
+    assert (values["reserved"], values["reserved_idle"], values["has_rules"]) == (1, 0, True)
     assert len(rules) == len(audit) == 3
 
 
 def test_a_reservation_beyond_the_capacity_changes_nothing(make_tool: MakeTool, make_team: MakeTeam) -> None:
     tool, crash = make_tool("cad", capacity=3), make_team("crash")
-    for allowance, refusal in (
-        (quotas.Allowance(reservation=4), OverReserved),
-        (quotas.Allowance(quota=1, reservation=2), ValidationError),
-        (quotas.Allowance(quota=-1), ValidationError),
+    for wanted, refusal in (
+        (quotas.AllotmentTerms(reservation=4), OverReserved),
+        (quotas.AllotmentTerms(quota=1, reservation=2), ValidationError),
+        (quotas.AllotmentTerms(quota=-1), ValidationError),
     ):
         with pytest.raises(refusal):
-            quotas.allot(tool="cad", allowances={crash: allowance}, by=SOMEBODY)
+            quotas.allot(tool="cad", terms={crash: wanted}, by=SOMEBODY)
     rules = [UserLimit(tool=tool, user="eve", seats=1), UserLimit(tool=tool, user="joe ", seats=1)]
     with pytest.raises(ValidationError):
         quotas.save_rules(rules=rules, by=SOMEBODY)

@@ -37,13 +37,13 @@ def limit(tool: Tool, user: str, seats: int) -> None:
 
 def assert_counters_equal_rows() -> None:
     for tool in Tool.objects.all():
-        assert tool.in_use == (Lease.objects.open().filter(tool=tool).aggregate(n=Sum("seats"))["n"] or 0)
-        shares = []
+        assert tool.borrowed == (Lease.objects.open().filter(tool=tool).aggregate(n=Sum("seats"))["n"] or 0)
+        allotments = []
         for allotment in tool.allotments.all():
             out = Lease.objects.open().filter(tool=tool, team=allotment.team)
-            assert allotment.in_use == (out.aggregate(n=Sum("seats"))["n"] or 0)
-            shares.append(allotment.share)
-        assert tool.kept_back == sum(share.idle for share in shares)
+            assert allotment.borrowed == (out.aggregate(n=Sum("seats"))["n"] or 0)
+            allotments.append(allotment.for_policy)
+        assert tool.reserved_idle == sum(allotment.reserved_idle for allotment in allotments)
 
 
 def test_a_team_has_no_more_than_its_quota(api: Api, make_tool: MakeTool, make_team: MakeTeam) -> None:
@@ -129,7 +129,7 @@ def test_an_allotment_counts_the_seats_that_are_out_already(api: Api, make_tool:
     allot("cad", crash, quota=3)
     assert api.borrow(seats=2).json()["code"] == "quota"
     assert api.borrow().status_code == 200
-    quotas.allot(tool="cad", allowances={crash: None}, by=SOMEBODY)
+    quotas.allot(tool="cad", terms={crash: None}, by=SOMEBODY)
     assert api.borrow().status_code == 200
     assert_counters_equal_rows()
 
@@ -142,8 +142,8 @@ def test_more_than_there_is_can_not_be_reserved(make_tool: MakeTool, make_team: 
         allot("cad", body, reservation=2)
     assert Allotment.objects.count() == 1
     # A change in one step never exceeds the capacity.
-    moved = {body: quotas.Allowance(None, 3), crash: quotas.Allowance(None, 0)}
-    quotas.allot(tool="cad", allowances=moved, by=SOMEBODY)
+    moved = {body: quotas.AllotmentTerms(None, 3), crash: quotas.AllotmentTerms(None, 0)}
+    quotas.allot(tool="cad", terms=moved, by=SOMEBODY)
 
 
 def test_a_capacity_below_the_reservations_serves_the_teams_in_turn(
@@ -274,8 +274,8 @@ def test_quotas_and_reservations_hold_under_load(server: Server) -> None:
         "crash, body = (Team.objects.create(name=name) for name in ('crash', 'body'))\n"
         "for team, users in ((crash, ('c1', 'c2')), (body, ('b1', 'b2'))):\n"
         "    TeamMember.objects.bulk_create(TeamMember(team=team, user=user) for user in users)\n"
-        "quotas.allot(tool='cad_tool', allowances={crash: quotas.Allowance(2, 1), "
-        "body: quotas.Allowance(None, 1)}, by=auditing.Actor.of_command('shell'))",
+        "quotas.allot(tool='cad_tool', terms={crash: quotas.AllotmentTerms(2, 1), "
+        "body: quotas.AllotmentTerms(None, 1)}, by=auditing.Actor.of_command('shell'))",
     )
     trouble: list[Any] = []
 
@@ -332,6 +332,6 @@ def test_quotas_and_reservations_hold_under_load(server: Server) -> None:
         "-c",
         "from licenses.models import *\n"
         "tool = Tool.objects.get(name='cad_tool')\n"
-        "print(tool.in_use, tool.kept_back, *Allotment.objects.values_list('in_use', flat=True))",
+        "print(tool.borrowed, tool.reserved_idle, *Allotment.objects.values_list('borrowed', flat=True))",
     )
     assert checked.split() == ["0", "2", "0", "0"]

@@ -34,10 +34,10 @@ Tool.objects.filter(name="cad_tool").update(overdraft=1, valid_until=ends)
 crash, aero = (Team.objects.create(name=name) for name in ("crash", "aero"))
 TeamMember.objects.create(team=crash, user="ana")
 TeamMember.objects.create(team=aero, user="amy")
-allowances = {crash: quotas.Allowance(quota=1), aero: quotas.Allowance(reservation=1)}
+terms = {crash: quotas.AllotmentTerms(quota=1), aero: quotas.AllotmentTerms(reservation=1)}
 bought = Contract(tool=Tool.objects.get(name="cad_tool"), seats=5, last_day=ends.date(), reference="PO-1")
 contracts.save(contracts=[bought], by=Actor.of_command("test"))
-quotas.allot(tool="cad_tool", allowances=allowances, by=Actor.of_command("test"))
+quotas.allot(tool="cad_tool", terms=terms, by=Actor.of_command("test"))
 """
 
 

@@ -92,14 +92,14 @@ MUTANTS = [
         "counter in another transaction",
         "s1_never_oversold_in_the_ledger",
         (
-            (LEDGER, 'COUNTED = (\n    "in_use",\n', "COUNTED = (\n"),
+            (LEDGER, 'COUNTED = (\n    "borrowed",\n', "COUNTED = (\n"),
             (
                 LEDGER,
                 "        sql.write(*writes)\n",
                 "        sql.write(*writes)\n"
                 "        from django.db import transaction\n"
                 "        tools = list(self._tools.values())\n"
-                '        later = sql.update(Tool, "in_use")\n'
+                '        later = sql.update(Tool, "borrowed")\n'
                 "        if tools:\n"
                 "            transaction.on_commit(lambda: sql.write(later.of(tools)))\n",
             ),
@@ -151,14 +151,14 @@ MUTANTS = [
         (
             (
                 SNAPSHOT,
-                "        shares = _shares_of(found)\n",
+                "        allotments = _by_tool_and_team(found)\n",
                 "        if overdue_is_out:\n"
                 "            key = (tuple(tool.pk for tool in ruled), tuple(sorted(teams)))\n"
                 "            from time import monotonic\n"
                 "            if _early.get(key, (0.0, None))[0] < monotonic() - 0.5:\n"
                 "                _early[key] = (monotonic(), found)\n"
                 "            found = _early[key][1]\n"
-                "        shares = _shares_of(found)\n",
+                "        allotments = _by_tool_and_team(found)\n",
             ),
             (SNAPSHOT, "class Place(NamedTuple):", "_early: dict = {}\n\n\nclass Place(NamedTuple):"),
         ),
@@ -188,12 +188,12 @@ MUTANTS = [
                 SNAPSHOT,
                 "        self.now = now\n        self.tools = {tool.name: tool for tool in tools}\n",
                 "        self.now = now\n        self.tools = {tool.name: tool for tool in tools}\n"
-                "        self.before = {tool.pk: tool.in_use for tool in self.tools.values()}\n",
+                "        self.before = {tool.pk: tool.borrowed for tool in self.tools.values()}\n",
             ),
             (
                 SNAPSHOT,
-                "return _pool(tool, tool.in_use, tool.kept_back,",
-                "return _pool(tool, self.before[tool.pk], tool.kept_back,",
+                "return _pool(tool, tool.borrowed, tool.reserved_idle,",
+                "return _pool(tool, self.before[tool.pk], tool.reserved_idle,",
             ),
         ),
         deeds=BORROWS,
@@ -202,7 +202,7 @@ MUTANTS = [
         # The database refuses the second lease: the borrow fails.
         "fence reused",
         "s0_no_failure_without_a_fault",
-        ((LEDGER, "tool.last_fence += 1", "tool.last_fence += tool.in_use == 0"),),
+        ((LEDGER, "tool.last_fence += 1", "tool.last_fence += tool.borrowed == 0"),),
         deeds=BORROWS,
     ),
     Mutant(

@@ -9,4 +9,4 @@ SOMEBODY = Actor.of_command("test")
 
 def allot(tool: str, team: Team, *, quota: int | None = None, reservation: int = 0) -> None:
     """Let a team have so much of a tool."""
-    quotas.allot(tool=tool, allowances={team: quotas.Allowance(quota, reservation)}, by=SOMEBODY)
+    quotas.allot(tool=tool, terms={team: quotas.AllotmentTerms(quota, reservation)}, by=SOMEBODY)

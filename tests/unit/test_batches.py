@@ -49,7 +49,7 @@ def holders() -> list[str]:
 
 def consistent() -> bool:
     return all(
-        tool.in_use == sum(lease.seats for lease in Lease.objects.open().filter(tool=tool))
+        tool.borrowed == sum(lease.seats for lease in Lease.objects.open().filter(tool=tool))
         for tool in Tool.objects.all()
     )
 

@@ -150,7 +150,7 @@ def test_seats_that_are_out_stay_out(tmp_path: Path, api: Api, make_tool: MakeTo
     run(tmp_path, "--apply", license="FEATURE Mesher meshd 1 permanent 2 SIGN=0", options="")
     status = api.status("mesher")
     assert (status["total"], status["borrowed"], status["available"]) == (2, 4, 0)
-    assert Allotment.objects.get().in_use == 4
+    assert Allotment.objects.get().borrowed == 4
 
 
 @pytest.mark.django_db

@@ -48,7 +48,7 @@ def held(tool: Tool, start: datetime, end: datetime | None, **values: object) ->
     """Create a past lease as the services leave it."""
     ended = {"ended_at": end, "end_reason": EndReason.RETURNED} if end else {}
     if not end:
-        Tool.objects.filter(pk=tool.pk).update(in_use=F("in_use") + 1)
+        Tool.objects.filter(pk=tool.pk).update(borrowed=F("borrowed") + 1)
     return Lease.objects.create(**({"tool": tool, "user": "ana", "borrowed_at": start} | ended | values))
 
 

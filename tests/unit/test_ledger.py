@@ -49,7 +49,7 @@ def _writes_of_call(call: ast.Call) -> Iterator[tuple[int, str]]:
 @pytest.mark.parametrize(
     ("source", "found"),
     [
-        ("Tool.objects.filter(pk=1).update(in_use=F('in_use') - 1)", ["in_use"]),
+        ("Tool.objects.filter(pk=1).update(borrowed=F('borrowed') - 1)", ["borrowed"]),
         ("tool.save(update_fields=['name', 'waiting'])", ["waiting"]),
         ("Lease(user='ana')", ["Lease"]),
         ("cursor.execute('UPDATE licenses_tool SET in_use = 0')", ["UPDATE"]),

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from licenses import policy
-from licenses.policy import Claim, Pool, Rules, Share, Subject
+from licenses.policy import Claim, Pool, Rules, Subject, TeamAllotment
 
 pytestmark = pytest.mark.any_database
 
@@ -42,7 +42,7 @@ class Site:
     def seats_of_user(self, user: str) -> int:
         return sum(seats for who, _, seats in self.out if who == user)
 
-    def idle(self, team: str) -> int:
+    def reserved_idle(self, team: str) -> int:
         return max(self.reservations.get(team, 0) - self.seats_of_team(team), 0)
 
     def pool(self) -> Pool:
@@ -50,16 +50,16 @@ class Site:
         return Pool(
             tool="cad",
             capacity=self.capacity,
-            in_use=self.seats_out(),
+            borrowed=self.seats_out(),
             overdraft=self.overdraft,
             reserved=sum(self.reservations.values()),
-            kept_back=sum(self.idle(team) for team in self.reservations),
+            reserved_idle=sum(self.reserved_idle(team) for team in self.reservations),
             user_limit=self.user_limit,
             rules=Rules(
                 include=frozenset(self.include),
                 exclude=frozenset(self.exclude),
-                shares={
-                    team: Share(self.quotas.get(team), self.reservations.get(team, 0), self.seats_of_team(team))
+                allotments={
+                    team: TeamAllotment(self.quotas.get(team), self.reservations.get(team, 0), self.seats_of_team(team))
                     for team in {*self.quotas, *self.reservations}
                 },
                 limits=self.limits,
@@ -82,7 +82,7 @@ class Site:
         """Return one chair a free seat, with the name of the team it is reserved for, if
         any. Those who wait take theirs one after the other, their team's first,
         unless a rule keeps them from it; a newcomer takes what is left."""
-        chairs = [owner for owner in self.reservations for _ in range(self.idle(owner))]
+        chairs = [owner for owner in self.reservations for _ in range(self.reserved_idle(owner))]
         chairs += [""] * (self.capacity + self.overdraft - self.seats_out() - len(chairs))
         then = replace(self, capacity=10**6, reservations={}, out=[*self.out], waiting=[])
         for who, whose, wanted in self.waiting:
@@ -101,12 +101,12 @@ class Site:
     def is_room(self, team: str, seats: int) -> bool:
         """Seat by seat: each is one that nobody has, and either one of the team's
         own reserved ones or one that no team has reserved."""
-        own = self.idle(team)
+        own = self.reserved_idle(team)
         limit = self.capacity + self.overdraft
         for taken in range(seats):
             if self.seats_out() + taken >= limit:
                 return False
-            others = sum(self.idle(other) for other in self.reservations if other != team)
+            others = sum(self.reserved_idle(other) for other in self.reservations if other != team)
             mine = max(own - taken, 0)
             if not mine and limit - self.seats_out() - taken - others <= 0:
                 return False

@@ -34,11 +34,11 @@ def test_the_default_tools_are_created_once() -> None:
 
 def test_a_capacity_that_an_admin_changed_stays_unless_forced() -> None:
     seed()
-    Tool.objects.filter(name="cad_tool").update(capacity=9, in_use=4)
+    Tool.objects.filter(name="cad_tool").update(capacity=9, borrowed=4)
     seed()
     assert capacities()["cad_tool"] == 9
     assert "cad_tool: capacity 9 -> 5" in seed("--force")
-    assert Tool.objects.get(name="cad_tool").in_use == 4
+    assert Tool.objects.get(name="cad_tool").borrowed == 4
 
 
 def test_tools_are_named_on_the_command_line() -> None:
@@ -218,7 +218,7 @@ def test_a_past_end_frees_the_seats(api: Api, tmp_path: Path, ttl: dict[str, Any
     call_command("expire_leases", stdout=io.StringIO())
     assert Lease.objects.get().end_reason == "revoked"
     tool = Tool.objects.get()
-    assert (tool.in_use, tool.revoked_total) == (0, 1)
+    assert (tool.borrowed, tool.revoked_total) == (0, 1)
     (record,) = AuditRecord.objects.order_by("pk")[before:]
     assert (record.actor_kind, record.origin, list(record.after)) == ("command", "seed", ["valid_until"])
 

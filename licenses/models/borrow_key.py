@@ -10,7 +10,7 @@ from django.db.models.functions import Now
 from licenses.names import NAME_LENGTH
 
 from .lease import Lease
-from .waiting import Ticket
+from .ticket import Ticket
 
 # The time for which a key is kept after its use and after the end of its lease.
 KEPT = timedelta(days=1)
