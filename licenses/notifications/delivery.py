@@ -44,9 +44,7 @@ class Delivered:
     given_up: int = 0
 
     def __add__(self, other: "Delivered") -> "Delivered":
-        return Delivered(
-            self.sent + other.sent, self.postponed + other.postponed, self.given_up + other.given_up
-        )
+        return Delivered(self.sent + other.sent, self.postponed + other.postponed, self.given_up + other.given_up)
 
 
 def deliver(*, stopped: Callable[[], bool] = lambda: False) -> Delivered:

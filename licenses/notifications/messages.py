@@ -158,7 +158,10 @@ def _of_tool(notification: Notification, facts: Facts) -> dict[str, object]:
 def _contract_ends(notification: Notification, facts: Facts) -> Written:
     ends, left = moment(facts["ends_at"]), _count(facts["seats_left"], "seat")
     title = f"A contract of {notification.tool} for {_count(facts['seats'], 'seat')} ends at {ends}"
-    text = f"{title}. Then {notification.tool} has {left} instead of {facts['seats_now']:,}. Renew it, and enter the new contract."
+    text = (
+        f"{title}. Then {notification.tool} has {left} instead of {facts['seats_now']:,}. "
+        "Renew it, and enter the new contract."
+    )
     page = reverse("admin:licenses_contract_change", args=[facts["contract"]])
     more = {"Contract": facts["contract"], "Reference": facts.get("reference"), "Seats": facts["seats"], "Ends": ends}
     return title, text, page, {"Tool": notification.tool} | more

@@ -83,7 +83,7 @@ def _leases_ending(now: datetime) -> Iterator[Occasion]:
             continue
         with_license = lease.tool.valid_until is not None and ends >= lease.tool.valid_until
         facts = _facts_of(lease) | {"ends_at": ends, "with_license": with_license}
-        yield Occasion(Event.LEASE_ENDING, f"{lease.pk} {ends:%Y-%m-%d %H:%M}", ends, lease.user, lease.tool.name, facts)
+        yield Occasion(Event.LEASE_ENDING, f"{lease.pk} {ends.isoformat()}", ends, lease.user, lease.tool.name, facts)
 
 
 def _leases_forced(now: datetime) -> Iterator[Occasion]:
@@ -131,7 +131,7 @@ def _tokens_ending(now: datetime) -> Iterator[Occasion]:
                 "last_used_at": token.last_used_at,
                 "ends_at": token.expires_at,
             }
-            key = f"{token.pk} {token.expires_at:%Y-%m-%d %H:%M} {stage[0]}d"
+            key = f"{token.pk} {token.expires_at.isoformat()} {stage[0]}d"
             yield Occasion(Event.TOKEN_ENDS, key, stage[1], token.user, "", facts)
 
 
@@ -144,7 +144,7 @@ def _licenses_ending(now: datetime) -> Iterator[Occasion]:
             continue
         stage = _stage(ends, now, DAYS_BEFORE) or (0, ends + AFTER_THE_END)
         facts = {"ends_at": ends, "seats": tool.capacity, "vendor": tool.vendor, "has_ended": ends <= now}
-        key = f"{tool.name} {ends:%Y-%m-%d %H:%M} {stage[0]}d"
+        key = f"{tool.name} {ends.isoformat()} {stage[0]}d"
         yield Occasion(Event.LICENSE_ENDS, key, stage[1], "", tool.name, facts)
 
 
@@ -174,7 +174,7 @@ def _contracts_ending(now: datetime) -> Iterator[Occasion]:
 
 
 def _crowded_tools(now: datetime) -> Iterator[Occasion]:
-    tools = snapshot.with_levels(Tool.objects.filter(enabled=True, waiting__gt=0).with_levels().order_by("pk"))
+    tools = snapshot.with_levels(Tool.objects.filter(enabled=True, waiting__gt=0).with_current_counts().order_by("pk"))
     if not tools:
         return
     longest = timedelta(minutes=settings.LICENSE_NOTICE_QUEUE_MINUTES)
@@ -197,7 +197,7 @@ def _crowded_tools(now: datetime) -> Iterator[Occasion]:
                     "queued": tool.queued,
                     "wanted": tool.wanted,
                     "oldest_wait_seconds": round(tool.oldest_wait_seconds(now)),
-                    "borrowed": tool.borrowed,
+                    "borrowed": tool.borrowed_now,
                     "capacity": tool.capacity,
                     "at": now,
                 }

@@ -26,7 +26,7 @@ FOR_ADMINISTRATORS = (
     Event.QUEUE_LONG,
 )
 # Mailed unless the person says otherwise. The others can come several times a day.
-MAILED_BY_DEFAULT = frozenset(Event) - {Event.TOOL_EXHAUSTED, Event.QUEUE_LONG, Event.TEST}
+MAILED_BY_DEFAULT = frozenset(Event) - {Event.TOOL_EXHAUSTED, Event.QUEUE_LONG}
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +91,7 @@ def record_all(occasions: Iterable[Occasion]) -> int:
     with transaction.atomic():
         Notification.objects.bulk_create([notification for notification, _ in rows.values()], ignore_conflicts=True)
         # Those of others have other ids.
-        mine = set(Notification.objects.filter(pk__in=rows).values_list("pk", flat=True))
+        mine = set(Notification.objects.filter(pk__in=rows).order_by().values_list("pk", flat=True))
         due = [(pk, delivery) for pk in mine for delivery in rows[pk][1]]
         for pk, delivery in due:
             delivery.notification_id, delivery.due_at = pk, now

@@ -227,11 +227,11 @@ def _post(url: str, body: bytes, headers: Mapping[str, str]) -> Attempt:
             with session.post(
                 url, data=body, headers=headers, timeout=TIMEOUT, allow_redirects=False, stream=True
             ) as answer:
-                return _outcome(answer, answer.raw.read(ANSWER_LIMIT))
+                outcome = _outcome(answer, answer.raw.read(ANSWER_LIMIT))
         except (requests.RequestException, HTTPError, OSError, ValueError) as error:
-            if watch.is_over:
-                return Attempt(False, f"No answer within {DEADLINE:.0f} s", is_of_channel=True)
-            return Attempt(False, _reason(error), is_of_channel=True)
+            outcome = Attempt(False, _reason(error), is_of_channel=True)
+        # What was cut off can look complete.
+        return Attempt(False, f"No answer within {DEADLINE:.0f} s", is_of_channel=True) if watch.is_over else outcome
 
 
 def _reason(error: BaseException) -> str:

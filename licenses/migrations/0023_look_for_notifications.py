@@ -6,7 +6,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('licenses', '0021_notifications'),
+        ('licenses', '0022_counter_names'),
     ]
 
     operations = [
