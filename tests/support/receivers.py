@@ -71,7 +71,7 @@ class Receiver:
         while not self.released.wait(0.2):
             handler.wfile.write(b"X-A: b\r\n")
 
-    def wait_for(self, posts: int, seconds: float = 60) -> None:
+    def wait_for(self, posts: int, seconds: float = 180) -> None:
         with self.arrived:
             assert self.arrived.wait_for(lambda: len(self.posts) >= posts, seconds), self.posts
 
@@ -144,7 +144,7 @@ class MailServer:
             self.arrived.notify_all()
         return "250 OK"
 
-    def wait_for(self, mails: int, seconds: float = 60) -> None:
+    def wait_for(self, mails: int, seconds: float = 180) -> None:
         with self.arrived:
             assert self.arrived.wait_for(lambda: len(self.mails) >= mails, seconds), self.mails
 
