@@ -130,7 +130,7 @@ def measure() -> int:
     from licenses.history.reports import Period, Span
     from licenses.models import DenialDay, HistoryMark, Lease, TeamHour, Tool, ToolHour, UsageDay
 
-    year, month = Span.of_late(365), Span.of_late(30)
+    year, month = Span.of_last_days(365), Span.of_last_days(30)
     tools = list(Tool.objects.order_by("name"))
     busiest = max(tools, key=lambda tool: tool.capacity)
     _say("rebuild", _timed(lambda: f"{rollups.rebuild()} days"))
@@ -163,7 +163,7 @@ def measure() -> int:
     }
     for name, report in wanted.items():
         _say(name, min(_timed(report) for _ in range(3)))
-    half = Span.of_late(180).first
+    half = Span.of_last_days(180).first
     _say("delete what is older than 180 days", _timed(lambda: f"{retention.delete(before=half).leases} leases"))
     _say("take names out of the rest", _timed(lambda: f"{retention.anonymise(before=month.last).leases} leases"))
     _say("", (0, f"{Lease.objects.count()} leases left"))

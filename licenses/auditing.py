@@ -7,11 +7,12 @@ in their order.
 
 import os
 import pwd
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any, Self
+from typing import Any, Generic, Self, TypeVar
 
 from django.contrib.auth.models import Group, User
 from django.db import connection, models, transaction
@@ -19,8 +20,9 @@ from django.db.models.deletion import Collector
 from django.db.transaction import TransactionManagementError
 
 from .access.callers import Caller, Kind
-from .addresses import client_address
+from .client_addresses import client_address
 from .clock import database_now
+from .errors import InUse
 from .models import (
     AccessRule,
     Action,
@@ -95,6 +97,23 @@ class Actor:
     def label(self) -> str:
         """Return the kind and the name as leases and tickets store it, such as ``account root`` or ``token 7``."""
         return self.name if self.kind == ActorKind.TOKEN else f"{self.kind} {self.name}"
+
+
+R = TypeVar("R", bound=models.Model)
+
+
+@dataclass(slots=True)
+class Change(Generic[R]):
+    """A row, and its fields that were changed: their recorded values before and after. A new row has only
+    the values after. False if nothing changed."""
+
+    row: R
+    is_new: bool = False
+    before: Mapping[str, Any] = field(default_factory=dict)
+    after: Mapping[str, Any] = field(default_factory=dict)
+
+    def __bool__(self) -> bool:
+        return self.is_new or bool(self.after)
 
 
 # The models that are recorded, with the name of a row. Leases, tickets and tokens have their id.
@@ -233,30 +252,29 @@ def membership(changes: MembershipChanges, *, by: Actor) -> None:
 
 
 @contextmanager
-def changing(row: models.Model, *, by: Actor) -> Iterator[None]:
-    """Record the creation of a row, or its changed fields, within the block.
+def changing(row: R, *, by: Actor) -> Iterator[Change[R]]:
+    """Record the creation of a row, or its changed fields, within the block. Yield what is recorded; it is
+    complete after the block.
 
     Opens one transaction and locks the row. Records nothing if nothing changed.
     """
+    change = Change(row)
     with transaction.atomic():
         before = state(stored) if (stored := _locked(row)) else None
-        yield
+        yield change
         # Read the row again, because the caller's copy may be older than the lock.
         now = type(row)._base_manager.get(pk=row.pk)
         after = state(now)
         if before is None:
+            change.is_new, change.after = True, after
             record(by, action=Action.CREATED, subject=now, after=after)
             return
         changed = [name for name in after if after[name] != before[name]]
         password = NEW_PASSWORD if isinstance(now, User) and now.password != stored.password else {}
         if changed or password:
-            record(
-                by,
-                action=Action.CHANGED,
-                subject=now,
-                before={name: before[name] for name in changed},
-                after={name: after[name] for name in changed} | password,
-            )
+            change.before = {name: before[name] for name in changed}
+            change.after = {name: after[name] for name in changed} | password
+            record(by, action=Action.CHANGED, subject=now, before=change.before, after=change.after)
 
 
 def password_changed(account: User, *, by: Actor) -> None:
@@ -266,14 +284,25 @@ def password_changed(account: User, *, by: Actor) -> None:
 
 @contextmanager
 def deleting(row: models.Model, *, by: Actor) -> Iterator[None]:
-    """Record that the block deletes one row, with the rows that depend on it."""
+    """Record that the block deletes one row, with the rows that depend on it. Raises InUse if others need it."""
     with transaction.atomic():
         if stored := _locked(row):
             collector = Collector(using=connection.alias, origin=stored)
-            collector.collect([stored])
+            try:
+                collector.collect([stored])
+            except models.ProtectedError as error:
+                raise InUse(f"{stored} is still in use: {_counted(error.protected_objects)}.") from None
             with_it = [*collector.data.values(), *collector.fast_deletes]
             deleted((gone for rows in with_it for gone in rows if type(gone) in SUBJECTS), by=by)
         yield
+
+
+def _counted(rows: Iterable[models.Model]) -> str:
+    """Return the numbers of rows by kind, such as "2 leases, 1 denial"."""
+    found = Counter(type(row)._meta for row in rows)
+    return ", ".join(
+        f"{count:,} {kind.verbose_name if count == 1 else kind.verbose_name_plural}" for kind, count in found.items()
+    )
 
 
 def _locked(row: models.Model) -> Any:

@@ -88,6 +88,28 @@ class UnknownTool(BorrowRefusal):
         super().__init__(f"There is no tool {name}.", **({"tool": tool} if tool else {}))
 
 
+class UnknownTeam(Refusal):
+    """There is no such team."""
+
+    code = "unknown_team"
+    title = "No such team"
+    status = 404
+
+    def __init__(self, *, team: str) -> None:
+        super().__init__(f"There is no team called {team}.", team=team)
+
+
+class UnknownRow(Refusal):
+    """There is no such quota, member, limit, access rule, contract, token or account."""
+
+    code = "unknown_row"
+    title = "No such row"
+    status = 404
+
+    def __init__(self, *, kind: str, name: str) -> None:
+        super().__init__(f"There is no {kind} {name}.")
+
+
 class UnknownLease(Refusal):
     """There is no such lease, or it is of another user."""
 
@@ -224,12 +246,17 @@ class QueueTimeout(QueueEnded, BorrowRefusal):
 
 
 class QueueDropped(QueueEnded):
-    """The client did not poll the ticket in time, so it lost its place."""
+    """The client did not poll the ticket in time, or nobody took the offered seats, so it lost its place."""
 
     code = "queue_dropped"
     title = "Dropped from the queue"
     status = 410
     why = "The client did not poll this ticket in time, so it lost its place."
+
+    def __init__(self, *, tool: str, offered: bool = False) -> None:
+        super().__init__(tool=tool)
+        if offered:
+            self.detail = f"A seat of {tool} was offered, and nobody took it in time, so this ticket lost its place."
 
 
 class QueueLeft(QueueEnded):
@@ -313,6 +340,30 @@ class OverReserved(Refusal):
             capacity=capacity,
             reserved=reserved,
         )
+
+
+class InUse(Refusal):
+    """Other rows need the tool or the team, so it can't be deleted."""
+
+    code = "in_use"
+    title = "Still in use"
+    status = 409
+
+
+class OutOfDate(Refusal):
+    """The row is not the one that `If-Match` or `If-None-Match` asks for. Nothing was changed."""
+
+    code = "out_of_date"
+    title = "Row was changed meanwhile"
+    status = 412
+
+
+class MoreRights(Refusal):
+    """The token or the account has rights that the caller lacks."""
+
+    code = "more_rights"
+    title = "Needs more rights"
+    status = 403
 
 
 class Busy(DatabaseRefusal):

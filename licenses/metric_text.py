@@ -75,7 +75,7 @@ class Family:
     values: Sequence[float] = ()
 
 
-class Levels:
+class FamilyWriter:
     """Writes families, and keeps the lines in case the next scrape has the same."""
 
     def __init__(self) -> None:

@@ -223,7 +223,7 @@ def _size(path: Path) -> int:
         return 0
 
 
-class Levels:
+class DatabaseMetrics:
     """The state of the tools now, as read for this scrape; None is a database
     that doesn't answer, and gives no levels rather than old ones."""
 
@@ -404,7 +404,7 @@ class Page:
     def __init__(self) -> None:
         folder = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
         self.counters = Counters(Path(folder)) if folder else None
-        self.levels = metric_text.Levels()
+        self.levels = metric_text.FamilyWriter()
         self.begun: set[str] = set()
 
     def begin(self, tools: list[Tool]) -> None:
@@ -422,7 +422,7 @@ class Page:
             know(tool.name)
         self.begun.update(tool.name for tool in new)
 
-    def text(self, levels: Levels) -> bytes:
+    def text(self, levels: DatabaseMetrics) -> bytes:
         """Return what is counted, by all workers where there are several, and the levels."""
         self.begin(levels.tools or [])
         if self.counters is None:
@@ -452,4 +452,4 @@ def exposition(version: str) -> bytes:
     except (DatabaseError, InterfaceError):
         # The counters are wanted most while the database is away.
         tools, teams, contracts, swept_at = None, [], [], None
-    return _page().text(Levels(tools, teams, swept_at, version, contracts=contracts))
+    return _page().text(DatabaseMetrics(tools, teams, swept_at, version, contracts=contracts))

@@ -72,6 +72,16 @@ LICENSE_SHOW_HOLDERS = environment.choice("LICENSE_SHOW_HOLDERS", "everyone", am
 # Whether users can sign in with passwords of this server.
 LICENSE_LOCAL_PASSWORDS = environment.boolean("LICENSE_LOCAL_PASSWORDS", True)
 
+# Who can make API tokens of their own, on the page Tokens and with `license login`; how many
+# valid ones a person can have, for how many days, and what they can do. Only superusers get
+# the scope `admin`.
+LICENSE_OWN_TOKENS = environment.choice("LICENSE_OWN_TOKENS", "everyone", among=("everyone", "staff", "nobody"))
+LICENSE_OWN_TOKENS_PER_USER = environment.integer("LICENSE_OWN_TOKENS_PER_USER", 20, minimum=1, maximum=1000)
+LICENSE_OWN_TOKEN_DAYS = environment.integer("LICENSE_OWN_TOKEN_DAYS", 90, minimum=1, maximum=366)
+LICENSE_OWN_TOKEN_SCOPES = list(dict.fromkeys(environment.words("LICENSE_OWN_TOKEN_SCOPES", "read,borrow")))
+if not LICENSE_OWN_TOKEN_SCOPES or not set(LICENSE_OWN_TOKEN_SCOPES) <= {"read", "borrow", "admin"}:
+    raise SettingError("LICENSE_OWN_TOKEN_SCOPES must be a list of read, borrow and admin.")
+
 # The most failed credentials in 15 minutes before the next ones must wait.
 LICENSE_FAILURES_PER_ADDRESS = environment.integer("LICENSE_FAILURES_PER_ADDRESS", 50, minimum=1, maximum=1_000_000)
 LICENSE_FAILURES_PER_ACCOUNT = environment.integer("LICENSE_FAILURES_PER_ACCOUNT", 5, minimum=1, maximum=1_000_000)
@@ -170,7 +180,7 @@ MIDDLEWARE = [
     # From here a call of the API that brings no cookie goes by API_MIDDLEWARE to the last one.
     "licenses.api.middleware.ForkMiddleware",
     "django.middleware.security.SecurityMiddleware",
-    "licenses.headers.HeadersMiddleware",
+    "licenses.security_headers.SecurityHeadersMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "licenses.api.middleware.BodyLimitMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
@@ -330,6 +340,8 @@ LICENSE_DB_SEED = environment.boolean("LICENSE_DB_SEED", False)
 # keys of one caller per day and worker. 0 is no limit.
 LICENSE_QUEUE_PER_TOOL = environment.limit("LICENSE_QUEUE_PER_TOOL", 1000, maximum=1_000_000)
 LICENSE_QUEUE_PER_USER = environment.limit("LICENSE_QUEUE_PER_USER", 100, maximum=1_000_000)
+# For how many minutes seats are kept for a person who waits on the board, once they are there.
+LICENSE_OFFER_MINUTES = environment.integer("LICENSE_OFFER_MINUTES", 10, minimum=1, maximum=1440)
 LICENSE_KEYS_PER_DAY = environment.limit("LICENSE_KEYS_PER_DAY", 10_000, maximum=100_000_000)
 # The most leases and tickets of one user, of all tools together.
 LICENSE_LEASES_PER_USER = environment.limit("LICENSE_LEASES_PER_USER", 0, maximum=1_000_000)

@@ -13,12 +13,10 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from licenses.errors import OverReserved, Refusal, kinds  # noqa: E402
+from licenses.errors import Refusal, kinds  # noqa: E402
 from licenses.policy import RULES, Rule  # noqa: E402
 
 PAGE = ROOT / "docs" / "reference" / "errors.md"
-# Only a form of the admin answers with it.
-NOT_OF_THE_API = {OverReserved}
 
 
 def row(refusal: type[Refusal]) -> list[str]:
@@ -35,7 +33,7 @@ def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
 
 def tables() -> dict[str, str]:
     """Return each table by the name in its comments."""
-    others = [kind for kind in kinds(Refusal) if not issubclass(kind, Rule) and kind not in NOT_OF_THE_API]
+    others = [kind for kind in kinds(Refusal) if not issubclass(kind, Rule)]
     return {
         "rules": table(
             ["status", "code", "meaning", "waiting helps"],

@@ -17,8 +17,9 @@ from licenses.auditing import Actor
 from licenses.leases import services
 from licenses.models import AccountSession, Action, ApiToken, Identity, JwtCaller, RetiredName, TeamMember
 from licenses.names import folded
+from licenses.preconditions import Check, accept
 
-from . import tokens
+from . import teams, tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,18 +62,17 @@ def delete(account: User, *, by: Actor, force_note: str = "") -> Ended:
     """Delete an account and its team memberships. Return what ended, as ``save`` does."""
     ended = _end(account, by=by, force_note=force_note)
     _retire(account)
-    for member in TeamMember.objects.filter(user=account.username).select_related("team"):
-        with auditing.deleting(member, by=by):
-            member.delete()
+    teams.delete_members(TeamMember.objects.filter(user=account.username).select_related("team"), by=by)
     with auditing.deleting(account, by=by):
         account.delete()
     return ended
 
 
 @transaction.atomic
-def deactivate(account: User, *, by: Actor, force_note: str = "") -> Ended:
-    """Deactivate an account. Return what ended, as ``save`` does."""
+def deactivate(account: User, *, by: Actor, force_note: str = "", check: Check = accept) -> Ended:
+    """Deactivate an account. Return what ended, as ``save`` does. Raises what ``check`` raises."""
     account = User.objects.select_for_update(no_key=True).get(pk=account.pk)
+    check(account)
     account.is_active = False
     return save(account, by=by, force_note=force_note)
 

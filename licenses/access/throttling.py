@@ -15,7 +15,7 @@ from django.db import transaction
 from django.utils import timezone
 from django.utils.crypto import salted_hmac
 
-from licenses.addresses import network_of
+from licenses.client_addresses import network_of
 from licenses.errors import TooManyFailures
 from licenses.models import FailureCount
 

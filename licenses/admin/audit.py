@@ -6,8 +6,8 @@ from django.contrib import admin
 
 from licenses.models import AuditRecord
 
-from .facts import FactsAdmin
 from .filters import TypedFilter
+from .read_only import ReadOnlyAdmin
 
 
 class ActorFilter(TypedFilter):
@@ -15,7 +15,7 @@ class ActorFilter(TypedFilter):
 
 
 @admin.register(AuditRecord)
-class AuditAdmin(FactsAdmin):
+class AuditAdmin(ReadOnlyAdmin):
     list_display = [
         "recorded_at",
         "actor",

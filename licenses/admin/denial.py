@@ -8,7 +8,7 @@ from django.http import HttpRequest
 
 from licenses.models import Denial
 
-from .facts import FactsAdmin
+from .read_only import ReadOnlyAdmin
 
 
 class ResolvedFilter(admin.SimpleListFilter):
@@ -25,7 +25,7 @@ class ResolvedFilter(admin.SimpleListFilter):
 
 
 @admin.register(Denial)
-class DenialAdmin(FactsAdmin):
+class DenialAdmin(ReadOnlyAdmin):
     list_display = ["tool", "user", "team", "host", "code", "seats", "attempts", "first_at", "last_at", "resolved_at"]
     list_filter = ["tool", "code", ResolvedFilter, "last_at"]
     list_select_related = ["tool", "team"]

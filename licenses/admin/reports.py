@@ -19,7 +19,17 @@ from licenses.access.rules import VIEW_LEASES
 from licenses.clock import database_now
 from licenses.history import reports, whatif
 from licenses.history.catalog import REPORTS
-from licenses.history.report import Answer, Choice, Limits, Parameter, Report, RowParameter, Seats, TooLarge, Words
+from licenses.history.declarations import (
+    Answer,
+    Choice,
+    Limits,
+    Parameter,
+    Report,
+    RowParameter,
+    Seats,
+    TooLarge,
+    Words,
+)
 from licenses.history.reports import Period, Recent, Span, Utilisation
 from licenses.history.tables import Table
 from licenses.leases import capacity

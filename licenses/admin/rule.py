@@ -32,7 +32,7 @@ class AllotmentForm(ModelForm[Allotment]):
         locked = lock([tool.name])[tool.name]
         wanted = quotas.AllotmentTerms(cleaned["quota"], cleaned["reservation"])
         try:
-            quotas.check(tool=locked, terms={team: wanted})
+            quotas.check_terms(tool=locked, terms={team: wanted})
         except OverReserved as refusal:
             raise ValidationError(refusal.detail) from None
         return cleaned

@@ -4,11 +4,10 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from django.contrib import admin
-from django.db import transaction
 from django.db.models import QuerySet
 from django.http import HttpRequest
 
-from licenses import auditing
+from licenses.access import teams
 from licenses.models import Allotment, MemberSource, Team, TeamMember
 
 from .audited import AuditedAdmin, actor_of
@@ -26,6 +25,13 @@ class TeamAdmin(AuditedAdmin[Team]):
 
     def get_fields(self, request: HttpRequest, obj: Team | None = None) -> list[Any]:
         return ["name", "display_name", "ignores_case", *(["members", "quotas_and_reservations"] if obj else [])]
+
+    def save_model(self, request: HttpRequest, obj: Team, form: Any, change: bool) -> None:
+        values = {name: getattr(obj, name) for name in form.cleaned_data if name != "name"}
+        obj.pk = teams.put_team(name=obj.name, values=values, by=actor_of(request)).team.row.pk
+
+    def delete_model(self, request: HttpRequest, obj: Team) -> None:
+        teams.delete_team(name=obj.name, by=actor_of(request))
 
     @admin.display
     def members(self, team: Team) -> str:
@@ -49,29 +55,18 @@ class TeamMemberAdmin(LinesAdmin):
     line_help = "Write the name of a user on each line."
 
     def save_model(self, request: HttpRequest, obj: TeamMember, form: Any, change: bool) -> None:
-        # A member who was added by hand stays, whatever the provider says.
-        obj.source = MemberSource.MANUAL
-        with transaction.atomic():
-            Team.objects.filter(pk=obj.team_id).lock()
-            super().save_model(request, obj, form, change)
+        teams.save_member(obj, by=actor_of(request))
 
     def delete_model(self, request: HttpRequest, obj: TeamMember) -> None:
-        with transaction.atomic():
-            Team.objects.filter(pk=obj.team_id).lock()
-            super().delete_model(request, obj)
+        teams.delete_members([obj], by=actor_of(request))
 
-    @transaction.atomic
     def delete_queryset(self, request: HttpRequest, queryset: QuerySet[TeamMember]) -> None:
-        Team.objects.filter(pk__in=queryset.order_by().values("team")).lock()
-        super().delete_queryset(request, queryset.select_related("team"))
+        teams.delete_members(queryset.select_related("team"), by=actor_of(request))
 
     def parser(self, parent: Team) -> Callable[[str], TeamMember]:
         return lambda line: TeamMember(team=parent, user=line, source=MemberSource.MANUAL)
 
     def add_rows(self, request: HttpRequest, parent: Team, rows: Iterable[TeamMember]) -> tuple[int, int]:
-        Team.objects.filter(pk=parent.pk).lock()
-        known = set(parent.members.values_list("user", flat=True))
-        all_rows = list(rows)
-        new = {row.user: row for row in all_rows if row.user not in known}
-        auditing.created(TeamMember.objects.bulk_create(new.values()), by=actor_of(request))
-        return len(new), len(all_rows) - len(new)
+        users = [row.user for row in rows]
+        joined = teams.add_members(team=parent, users=users, by=actor_of(request))
+        return len(joined), len(users) - len(joined)

@@ -58,8 +58,9 @@ class ApiTokenAdmin(LabelledInputs, ListedLookups):
         return field
 
     def save_model(self, request: HttpRequest, obj: ApiToken, form: ModelForm[ApiToken], change: bool) -> None:
-        obj.created_by = request.user  # type: ignore[assignment]
-        request.secret_of_token = tokens.issue(obj, by=actor_of(request))  # type: ignore[attr-defined]
+        account: Any = request.user
+        maker = tokens.Maker(account.username, account.is_superuser, account)
+        request.secret_of_token = tokens.issue_as(maker, obj, by=actor_of(request))  # type: ignore[attr-defined]
 
     def response_add(self, request: HttpRequest, obj: ApiToken, post_url_continue: str | None = None) -> HttpResponse:
         # Show the page now: a redirect would have to store the secret.

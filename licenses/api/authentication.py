@@ -13,7 +13,7 @@ from rest_framework.request import Request
 
 from licenses.access.callers import Caller, Kind
 from licenses.access.credentials import InvalidCredential, caller_of_account, caller_of_bearer, note_use
-from licenses.addresses import client_address
+from licenses.client_addresses import client_address
 
 REALM = 'realm="licenses"'
 

@@ -23,7 +23,7 @@ from gunicorn.http.errors import ParseException
 
 from licenses import metrics
 from licenses.access.callers import Caller
-from licenses.addresses import client_address
+from licenses.client_addresses import client_address
 from licenses.errors import Overloaded, RateLimited
 from licenses.leases import sql
 from licenseserver import logs, workers

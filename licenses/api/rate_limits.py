@@ -23,7 +23,7 @@ from django.http import HttpRequest, HttpResponse, HttpResponseBase
 from licenses import metrics
 from licenses.access.buckets import Buckets
 from licenses.access.callers import Caller, Kind
-from licenses.addresses import client_address, network_of
+from licenses.client_addresses import client_address, network_of
 from licenses.errors import RateLimited
 
 from .common.problems import from_refusal, is_api_path

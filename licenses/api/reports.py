@@ -16,7 +16,7 @@ from rest_framework.views import APIView
 from licenses.access.rules import CHANGE_LEASES, VIEW_LEASES, names_of_past
 from licenses.errors import UnknownTool
 from licenses.history.catalog import REPORTS
-from licenses.history.report import (
+from licenses.history.declarations import (
     Choice,
     Column,
     Limits,

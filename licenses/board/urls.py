@@ -2,7 +2,7 @@
 
 from django.urls import path
 
-from . import notifications, views
+from . import notifications, tokens, views
 
 urlpatterns = [
     path("", views.overview, name="board"),
@@ -11,4 +11,7 @@ urlpatterns = [
     path("notifications/", notifications.show, name="board_notifications"),
     path("notifications/save/", notifications.save, name="board_notifications_save"),
     path("leases/<uuid:lease_id>/return/", views.give_back, name="board_return"),
+    path("tokens/", tokens.overview, name="tokens"),
+    path("tokens/new/", tokens.make, name="tokens_new"),
+    path("tokens/<int:token_id>/revoke/", tokens.revoke, name="tokens_revoke"),
 ]

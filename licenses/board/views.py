@@ -34,8 +34,8 @@ from licenses.leases import services
 from licenses.models import EndReason, Lease, Tool
 from licenses.names import TOOL_NAME_PATTERN, is_clean
 
-from . import reading
-from .reading import Condition, Listed
+from . import queries
+from .queries import Condition, Listed
 
 logger = logging.getLogger(__name__)
 
@@ -53,8 +53,13 @@ FULL_TOOLS = 20
 LONGEST_SEARCH = 64
 
 
-def page(method: str) -> Callable[[Page[P]], Callable[Concatenate[HttpRequest, P], HttpResponse]]:
-    """Wrap a page: send users without access to the sign-in, and show refusals as pages."""
+def page(
+    method: str, *, instead: str = "Use the Return button on the board."
+) -> Callable[[Page[P]], Callable[Concatenate[HttpRequest, P], HttpResponse]]:
+    """Wrap a page: send users without access to the sign-in, and show refusals as pages.
+
+    ``instead`` says what to do to a user who opens the address of a form.
+    """
     methods, needed = (["GET", "HEAD"], Scope.READ) if method == "GET" else ([method], Scope.BORROW)
 
     def decorate(view: Page[P]) -> Callable[Concatenate[HttpRequest, P], HttpResponse]:
@@ -64,9 +69,7 @@ def page(method: str) -> Callable[[Page[P]], Callable[Concatenate[HttpRequest, P
         @wraps(view)
         def run(request: HttpRequest, /, *args: P.args, **kwargs: P.kwargs) -> HttpResponse:
             if request.method not in methods:
-                detail = (
-                    "This page accepts only GET." if needed == Scope.READ else "Use the Return button on the board."
-                )
+                detail = "This page accepts only GET." if needed == Scope.READ else instead
                 answer = error(request, 405, "Method not allowed", detail)
                 answer["Allow"] = ", ".join(methods)
                 return answer
@@ -146,19 +149,19 @@ def search_text(request: HttpRequest) -> str:
 def overview(request: HttpRequest, caller: Caller) -> HttpResponse:
     """Show all tools with their seats, leases and queues, and the latest refusals."""
     number, search, now = page_number(request), search_text(request), database_now()
-    entries = reading.entries(now)
+    entries = queries.entries(now)
     tools = Paginator([entry for entry in entries if matches(entry.tool, search)], TOOLS_A_PAGE).get_page(number)
     full = [entry.tool for entry in entries if Condition.FULL in entry.conditions]
     context = {
         "title": "Tools and their seats",
         "now": now,
-        "totals": reading.totals(entries),
+        "totals": queries.totals(entries),
         "full": Listed(full[:FULL_TOOLS], len(full)),
         "search": search,
         "searchable": search or tools.paginator.num_pages > 1,
         "page": tools,
-        "entries": reading.with_people(list(tools.object_list), now, leases=LEASES_OF_EACH, waiting=WAITING_OF_EACH),
-        "refusals": reading.refusals(now, REFUSALS_OF_ALL),
+        "entries": queries.with_people(list(tools.object_list), now, leases=LEASES_OF_EACH, waiting=WAITING_OF_EACH),
+        "refusals": queries.refusals(now, REFUSALS_OF_ALL),
         "names": names_on_board(caller),
     }
     return shown(request, "overview.html", caller, context | own(caller, now))
@@ -173,7 +176,7 @@ def matches(tool: Tool, search: str) -> bool:
 def one_tool(request: HttpRequest, caller: Caller, name: str) -> HttpResponse:
     """Show one tool with all its leases, in pages."""
     number, now = page_number(request), database_now()
-    entry = reading.entry(name, now) if re.fullmatch(TOOL_NAME_PATTERN, name) else None
+    entry = queries.entry(name, now) if re.fullmatch(TOOL_NAME_PATTERN, name) else None
     if entry is None:
         raise Http404("No tool has this name.")
     tool = entry.tool
@@ -182,9 +185,9 @@ def one_tool(request: HttpRequest, caller: Caller, name: str) -> HttpResponse:
         "now": now,
         "entry": entry,
         "tool": tool,
-        "page": Paginator(reading.leases(tool, now), LEASES_A_PAGE).get_page(number),
-        "waiting": Listed(list(reading.queue(tool, now)[:WAITING_OF_ONE]), tool.queued),
-        "refusals": reading.refusals(now, REFUSALS_OF_ONE, tool),
+        "page": Paginator(queries.leases(tool, now), LEASES_A_PAGE).get_page(number),
+        "waiting": Listed(list(queries.queue(tool, now)[:WAITING_OF_ONE]), tool.queued),
+        "refusals": queries.refusals(now, REFUSALS_OF_ONE, tool),
         "names": names_on_board(caller),
     }
     return shown(request, "tool.html", caller, context | own(caller, now, tool))
@@ -196,7 +199,7 @@ def yours(request: HttpRequest, caller: Caller) -> HttpResponse:
     if caller.user is None:
         return redirect_to_login(request.get_full_path())
     number, now = page_number(request), database_now()
-    leases = Paginator(reading.held_by(caller.name, now), LEASES_A_PAGE).get_page(number)
+    leases = Paginator(queries.held_by(caller.name, now), LEASES_A_PAGE).get_page(number)
     return shown(request, "yours.html", caller, {"title": "Your seats", "now": now, "page": leases})
 
 
@@ -204,10 +207,10 @@ def own(caller: Caller, now: datetime, tool: Tool | None = None) -> dict[str, An
     """Return the reader's leases and tickets."""
     if not caller.name:
         return {"own_leases": Listed(), "own_waits": Listed()}
-    leases = Paginator(reading.held_by(caller.name, now, tool), OWN_LEASES).get_page(1)
+    leases = Paginator(queries.held_by(caller.name, now, tool), OWN_LEASES).get_page(1)
     return {
         "own_leases": Listed(list(leases.object_list), leases.paginator.count),
-        "own_waits": reading.waits_of(caller.name, now, OWN_WAITS, tool),
+        "own_waits": queries.waits_of(caller.name, now, OWN_WAITS, tool),
     }
 
 
@@ -222,7 +225,7 @@ def give_back(request: HttpRequest, caller: Caller, lease_id: UUID) -> HttpRespo
         raise BadRequest("The page to return to must be on this server.")
     if caller.user is None:
         return redirect_to_login(back)
-    lease = reading.own_lease(caller.name, lease_id)
+    lease = queries.own_lease(caller.name, lease_id)
     if lease is None:
         raise Http404("You do not have this lease. Maybe it was borrowed under another name.")
     if lease.ended_at is None:

@@ -10,16 +10,14 @@ from typing import Any
 
 from django.db import transaction
 
-from licenses import auditing
+from licenses.access import teams
 from licenses.auditing import Actor
 from licenses.models import (
     AccessRule,
     Allotment,
     Contract,
     ContractSource,
-    MemberSource,
     Team,
-    TeamMember,
     Tool,
     UserLimit,
 )
@@ -68,25 +66,14 @@ def bring_in(plan: Plan, *, by: Actor, for_real: bool) -> list[str]:
 
 
 def _team(name: str, members: set[str], by: Actor, ignores_case: bool) -> Iterator[str]:
-    team = Team.objects.filter(name=name).first() or Team(name=name)
-    is_new = team.pk is None
-    if is_new or (ignores_case and not team.ignores_case):
-        team.ignores_case |= ignores_case
-        team.full_clean()
-        with auditing.changing(team, by=by):
-            team.save()
-        if is_new:
-            yield f"team {name}: new"
-        if ignores_case:
-            yield f"team {name}: names of members match in any case"
-    known = set(TeamMember.objects.filter(team=team).values_list("user", flat=True))
-    for user in sorted(members - known):
-        # As a manual member, because the administrator chose the file.
-        member = TeamMember(team=team, user=user, source=MemberSource.MANUAL)
-        member.full_clean()
-        with auditing.changing(member, by=by):
-            member.save()
-        yield f"team {name}: {user} joins"
+    done = teams.put_team(name=name, values={"ignores_case": True} if ignores_case else {}, by=by)
+    if done.team.is_new:
+        yield f"team {name}: new"
+    if done.team.after.get("ignores_case"):
+        yield f"team {name}: names of members match in any case"
+    # By hand, because the administrator chose the file.
+    for member in teams.add_members(team=done.team.row, users=sorted(members), by=by):
+        yield f"team {name}: {member.user} joins"
 
 
 def _with_contracts(known: Iterable[Tool], source: ContractSource) -> set[str]:

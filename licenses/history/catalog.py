@@ -10,7 +10,7 @@ from decimal import Decimal
 from licenses.models import Team, Tool
 
 from . import contracts, reports, whatif
-from .report import Choice, Column, Found, Limits, Report, Seats, TeamParameter, TooLarge, ToolParameter, key
+from .declarations import Choice, Column, Found, Limits, Report, Seats, TeamParameter, TooLarge, ToolParameter, key
 from .reports import Period, Span
 
 WEEKDAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")

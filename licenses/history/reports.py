@@ -78,7 +78,7 @@ class Span:
         return cls(first, last, zone)
 
     @classmethod
-    def of_late(cls, number: int) -> "Span":
+    def of_last_days(cls, number: int) -> "Span":
         """Return a span of this number of days that ends today."""
         today = database_now().astimezone(UTC).date()
         return cls(today - (number - 1) * DAY, today)

@@ -45,6 +45,7 @@ from .requests import (
     Held,
     IdempotencyKey,
     Leave,
+    Offer,
     Outcome,
     Poll,
     Renew,
@@ -83,6 +84,8 @@ def decide(request: Request, snapshot: Snapshot, ledger: Ledger) -> Any:
             return _end(snapshot.leases.get(lease_id), snapshot, ledger, EndReason.FORCED, note=note, by=by)
         case Poll():
             return _poll(request, snapshot, ledger)
+        case Offer():
+            return _offer(request, snapshot, ledger)
         case Leave():
             return _leave(request, snapshot, ledger)
         case CloseOverdue(tool=name):
@@ -148,6 +151,7 @@ def _new(borrow: Borrow, snapshot: Snapshot, ledger: Ledger) -> Outcome:
             wait=request.wait,
             eta=expected_in(mine, tools),
             borrowed_by=borrow.by.label if borrow.by else "",
+            kept=request.kept,
         )
         if borrow.by is not None:
             after = {"user": request.user, "host": request.host}
@@ -420,9 +424,7 @@ def _poll(poll: Poll, snapshot: Snapshot, ledger: Ledger) -> Polled:
     if ticket.alive_until <= snapshot.now:
         queue.close_as_dead(snapshot, ledger, ticket)
         return Polled(queue.ended(ticket), ticket)
-    teams = {team.name for team in snapshot.teams.get(ticket.user, ())} | ({ticket.team.name} if ticket.team else set())
-    subjects = [subject_of(ticket, teams)]
-    verdicts = verdicts_of(alternatives_of(ticket), subjects, ticket.ttl, snapshot, ledger, ahead_of=ticket)
+    verdicts = _verdicts_of_ticket(ticket, snapshot, ledger)
     best = verdicts[-1]
     if best.reasons:
         return Polled(queue.keep_place(snapshot, ticket, expected_in(verdicts, snapshot.tools)))
@@ -430,6 +432,29 @@ def _poll(poll: Poll, snapshot: Snapshot, ledger: Ledger) -> Polled:
     queue.close(snapshot, ledger, ticket, TicketState.GRANTED, lease=leases[0], alternative=best.number)
     snapshot.granted[ticket.number] = leases
     return Polled(Granted(leases, snapshot.now, best.number), ticket)
+
+
+def _verdicts_of_ticket(ticket: Ticket, snapshot: Snapshot, ledger: Ledger) -> list[Verdict]:
+    """Return what the policy says of a ticket, behind those ahead of it."""
+    teams = {team.name for team in snapshot.teams.get(ticket.user, ())} | ({ticket.team.name} if ticket.team else set())
+    subjects = [subject_of(ticket, teams)]
+    return verdicts_of(alternatives_of(ticket), subjects, ticket.ttl, snapshot, ledger, ahead_of=ticket)
+
+
+def _offer(offer: Offer, snapshot: Snapshot, ledger: Ledger) -> Ticket | None:
+    """Return the kept ticket if this has offered it its seats."""
+    ticket = _ticket(offer.ticket_id, snapshot)
+    if not ticket.kept or ticket.state != TicketState.WAITING or ticket.alive_until <= snapshot.now:
+        return None
+    verdicts = _verdicts_of_ticket(ticket, snapshot, ledger)
+    if verdicts[-1].reasons:
+        if ticket.offered_at is not None:
+            queue.keep_place(snapshot, ticket, expected_in(verdicts, snapshot.tools))
+        return None
+    if ticket.offered_at is not None:
+        return None
+    queue.offer(ticket, snapshot.now)
+    return ticket
 
 
 def _leave(leave: Leave, snapshot: Snapshot, ledger: Ledger) -> Ticket | None:

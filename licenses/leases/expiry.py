@@ -1,6 +1,6 @@
 """What time ends: leases, tickets and idempotency keys whose time is over."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from functools import wraps
@@ -10,13 +10,13 @@ from django.db import InterfaceError, NotSupportedError, OperationalError, trans
 
 from licenses import database
 from licenses.clock import database_now
-from licenses.models import BorrowKey, Lease, Sweep, Ticket, Tool
+from licenses.models import BorrowKey, Lease, Sweep, Ticket, TicketClaim, Tool
 
-from . import ledger, sql
+from . import ledger, queue, sql
 from .batch import submit
 from .decisions import close_overdue
-from .requests import CloseDead, CloseOverdue
-from .snapshot import read_locked
+from .requests import CloseDead, CloseOverdue, Offer
+from .snapshot import in_reach, read_locked
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -30,18 +30,20 @@ FENCES_AT_MOST = 10**9
 
 @dataclass(frozen=True, slots=True)
 class Tidied:
-    """How many rows a tidying has closed or deleted."""
+    """How many rows a tidying has closed or deleted, and how many tickets it has offered seats."""
 
     leases: int
     tickets: int
     keys: int
+    offers: int
 
 
 def tidy() -> Tidied:
-    """Close leases and tickets whose time is over, and delete old keys.
+    """Close leases and tickets whose time is over, offer seats to kept tickets, and delete old keys.
 
-    Nothing waits for it: seats are free at their lease's end, and places in the queue at
-    their ticket's, whether or not this runs. Safe to run in many copies at once. Raises Busy.
+    Only people with kept tickets wait for it: seats are free at their lease's end, and
+    places in the queue at their ticket's, whether or not this runs. Safe to run in many
+    copies at once. Raises Busy.
     """
     now = database_now()
     overdue = set(Lease.objects.overdue(now).order_by().values_list("tool__name", flat=True).distinct())
@@ -50,11 +52,12 @@ def tidy() -> Tidied:
     leases = sum(_close_all(name) for name in sorted(overdue | changing))
     dead = list(Ticket.objects.dead(now).values_list("id", flat=True))
     tickets = sum(submit(CloseDead(ticket)) for ticket in dead)
+    offers = len(offer_seats())
     keys = 0
     while deleted := forget_keys():
         keys += deleted
     Sweep.objects.finished()
-    return Tidied(leases, tickets, keys)
+    return Tidied(leases, tickets, keys, offers)
 
 
 def _close_all(tool: str) -> int:
@@ -66,6 +69,22 @@ def _close_all(tool: str) -> int:
         if some < sql.OVERDUE_AT_ONCE:
             break
     return closed
+
+
+def offer_seats() -> list[Ticket]:
+    """Extend the kept tickets, and offer seats to those that a poll would grant them now;
+    return these. An offer whose seats are gone again, because the capacity fell, ends. Raises Busy."""
+    now = database_now()
+    kept = Ticket.objects.live(now).filter(kept=True)
+    tickets = list(kept.values_list("number", "id", "offered_at"))
+    if not tickets:
+        return []
+    _keep_places(now)
+    wanted = TicketClaim.objects.filter(ticket__in=kept).values("tool")
+    ready = in_reach(list(Tool.objects.with_current_counts().filter(pk__in=wanted)), now)
+    due = [ticket for number, ticket, offered_at in tickets if (number in ready) != (offered_at is not None)]
+    offered: Iterator[Ticket | None] = (submit(Offer(ticket)) for ticket in due)
+    return [ticket for ticket in offered if ticket is not None]
 
 
 def _durable(service: Callable[P, R]) -> Callable[P, R]:
@@ -81,6 +100,11 @@ def _durable(service: Callable[P, R]) -> Callable[P, R]:
             raise database.refusal(error) from error
 
     return run
+
+
+@_durable
+def _keep_places(now: datetime) -> None:
+    queue.keep_places(now)
 
 
 @_durable

@@ -9,9 +9,10 @@ aside for the first in the queue, until that one polls or has not polled for too
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import Any
 
 from django.conf import settings
+from django.db.models import DateTimeField, F, Value
+from django.db.models.functions import Least
 
 from licenses.errors import (
     QueueDropped,
@@ -35,6 +36,9 @@ SOONEST, LATEST = timedelta(seconds=1), timedelta(seconds=90)
 SELDOM = timedelta(seconds=10)
 # A ticket that is not polled keeps its place at least this long.
 PATIENCE = timedelta(seconds=20)
+# A kept ticket keeps its place this long after the sweeper has extended it: so a dead
+# sweeper leaves no seats idle for longer.
+KEPT = timedelta(minutes=15)
 # Dead tickets that a borrow closes at most.
 DEAD_AT_ONCE = 10
 
@@ -69,10 +73,12 @@ def enqueue(
     wait: timedelta,
     eta: timedelta | None,
     borrowed_by: str,
+    kept: bool,
 ) -> Waiting:
     """Put a borrow at the end of the queue, for at most ``wait``. It counts for ``team``,
     ``borrowed_by`` acts for its user, and its seats are expected in ``eta``. The
-    alternatives go by their numbers in the borrow, of which they may be some."""
+    alternatives go by their numbers in the borrow, of which they may be some. If it is
+    ``kept``, it holds its place without polls."""
     now = snapshot.now
     wanted: dict[str, int] = {}
     for items in alternatives.values():
@@ -94,8 +100,9 @@ def enqueue(
             for number, items in alternatives.items()
         ],
         created_at=now,
-        alive_until=now + min(patience(again), wait),
+        alive_until=now + min(KEPT if kept else patience(again), wait),
         deadline=now + wait,
+        kept=kept,
         borrowed_by=borrowed_by,
     )
     TicketClaim.objects.bulk_create(TicketClaim(ticket=ticket, tool=tool, seats=wanted[tool.name]) for tool in tools)
@@ -132,9 +139,28 @@ def keep_place(snapshot: Snapshot, ticket: Ticket, eta: timedelta | None) -> Wai
     now = snapshot.now
     position = _ahead(snapshot, [snapshot.tools[name] for name in tools_of(ticket)], ticket) + 1
     again = poll_after(position=position, eta=eta, waited=now - ticket.created_at)
-    ticket.alive_until = min(now + patience(again), ticket.deadline)
-    ticket.save(update_fields=["alive_until"])
+    ticket.alive_until = min(now + (KEPT if ticket.kept else patience(again)), ticket.deadline)
+    # Seats that were offered are not there any more.
+    ticket.offered_at = None
+    ticket.save(update_fields=["alive_until", "offered_at"])
     return Waiting(ticket, position, eta, max(min(again, ticket.deadline - now), SOONEST))
+
+
+def offer(ticket: Ticket, now: datetime) -> None:
+    """Keep the seats of a kept ticket for the offer window, also if its longest wait ends before."""
+    ticket.offered_at = now
+    ticket.alive_until = now + timedelta(minutes=settings.LICENSE_OFFER_MINUTES)
+    ticket.deadline = max(ticket.deadline, ticket.alive_until)
+    ticket.save(update_fields=["offered_at", "alive_until", "deadline"])
+
+
+def keep_places(now: datetime) -> None:
+    """Extend the kept tickets that wait for an offer. Part of the caller's transaction, which
+    has locked no tool: it waits for no ticket that a batch has changed."""
+    due = Ticket.objects.live(now).filter(kept=True, offered_at=None, alive_until__lte=now + KEPT / 2)
+    due = due.filter(alive_until__lt=F("deadline")).select_for_update(skip_locked=True, of=("self",))
+    until = Least(F("deadline"), Value(now + KEPT, output_field=DateTimeField()))
+    Ticket.objects.filter(pk__in=list(due.values_list("pk", flat=True))).update(alive_until=until)
 
 
 def _ahead(snapshot: Snapshot, tools: Iterable[Tool], ticket: Ticket | None) -> int:
@@ -199,8 +225,8 @@ def close(
 
 def close_as_dead(snapshot: Snapshot, ledger: Ledger, ticket: Ticket) -> None:
     """Close a ticket whose time is over: it has waited to its deadline, or its client
-    stopped polling before."""
-    timed_out = ticket.alive_until >= ticket.deadline
+    stopped polling before, or its person did not take the offered seats."""
+    timed_out = ticket.alive_until >= ticket.deadline and ticket.offered_at is None
     close(snapshot, ledger, ticket, TicketState.TIMED_OUT if timed_out else TicketState.DROPPED)
 
 
@@ -223,9 +249,7 @@ def close_dead(snapshot: Snapshot, ledger: Ledger) -> None:
 
 def ended(ticket: Ticket) -> QueueEnded:
     """Return what the client of a ticket without a seat is answered."""
-    refusals: dict[Any, type[QueueEnded]] = {
-        TicketState.TIMED_OUT: QueueTimeout,
-        TicketState.DROPPED: QueueDropped,
-        TicketState.LEFT: QueueLeft,
-    }
-    return refusals[ticket.state](tool=first_item(ticket).tool)
+    tool = first_item(ticket).tool
+    if ticket.state == TicketState.DROPPED:
+        return QueueDropped(tool=tool, offered=ticket.offered_at is not None)
+    return QueueTimeout(tool=tool) if ticket.state == TicketState.TIMED_OUT else QueueLeft(tool=tool)

@@ -21,6 +21,7 @@ class BorrowRequest:
     the server choose which of the user's teams the lease counts for.
     ``asserted_teams`` are teams that the caller's credential says the user is in.
     ``ttl`` None takes the time of the tools; ``wait`` is the longest time in the queue.
+    ``kept``: a place in the queue holds without polls, as a person wants it.
     """
 
     user: str
@@ -31,6 +32,7 @@ class BorrowRequest:
     ttl: timedelta | None = None
     wait: timedelta = timedelta(0)
     asserted_teams: frozenset[str] = frozenset()
+    kept: bool = False
 
     def tools(self) -> set[str]:
         """Return the names of all tools in it."""
@@ -39,8 +41,8 @@ class BorrowRequest:
     def fingerprint(self) -> str:
         """Return the same text for the same request, however it was written."""
         asked = asdict(self)
-        # The caller's teams may change from one retry to the next.
-        del asked["asserted_teams"]
+        # The caller's teams may change from one retry to the next, and how the caller waits is not what it asks for.
+        del asked["asserted_teams"], asked["kept"]
         return hashlib.sha256(json.dumps(asked, default=str, sort_keys=True).encode()).hexdigest()
 
 
@@ -79,6 +81,13 @@ class Poll:
 
     ticket_id: uuid.UUID
     by: Actor | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """The offer of the seats that a kept ticket waits for, if they are there; or its end, if they are gone."""
+
+    ticket_id: uuid.UUID
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +137,7 @@ class CloseDead:
     ticket_id: uuid.UUID
 
 
-Request = Borrow | Poll | Leave | Renew | Return | ForceReturn | CloseOverdue | CloseDead
+Request = Borrow | Poll | Offer | Leave | Renew | Return | ForceReturn | CloseOverdue | CloseDead
 
 
 # --- What they are answered. --------------------------------------------------------

@@ -22,6 +22,7 @@ from django.db.models import Count, Q, Sum
 from django.db.models.functions import Now
 from django.utils import timezone
 
+from licenses import policy
 from licenses.clock import database_now
 from licenses.models import (
     Allotment,
@@ -37,7 +38,19 @@ from licenses.models import (
 from licenses.policy import NO_RULES, Claim, Item, Pool, Rules, Subject, TeamAllotment, levels
 
 from . import capacity, sql
-from .requests import Borrow, BorrowRequest, CloseDead, CloseOverdue, ForceReturn, Leave, Poll, Renew, Request, Return
+from .requests import (
+    Borrow,
+    BorrowRequest,
+    CloseDead,
+    CloseOverdue,
+    ForceReturn,
+    Leave,
+    Offer,
+    Poll,
+    Renew,
+    Request,
+    Return,
+)
 
 
 class Stale(Exception):
@@ -104,7 +117,7 @@ class Wanted:
                         keys.add((key.caller, key.key))
                 case Return() | ForceReturn() | Renew():
                     lease_ids.add(request.lease_id)
-                case Poll() | Leave() | CloseDead():
+                case Poll() | Offer() | Leave() | CloseDead():
                     ticket_ids.add(request.ticket_id)
                 case CloseOverdue():
                     names.add(request.tool)
@@ -285,7 +298,7 @@ def _subjects(snapshot: Snapshot, requests: Iterable[Request]) -> Iterator[Subje
     for request in requests:
         if isinstance(request, Borrow):
             yield from subjects_of(request.request, snapshot.teams_of(request.request))
-        elif isinstance(request, Poll) and (ticket := snapshot.tickets.get(request.ticket_id)):
+        elif isinstance(request, Poll | Offer) and (ticket := snapshot.tickets.get(request.ticket_id)):
             yield subject_of(ticket, [team.name for team in snapshot.teams.get(ticket.user, ())])
 
 
@@ -317,6 +330,23 @@ def read_unlocked(tools: Collection[Tool], subjects: Iterable[Subject], now: dat
         tool.name: _pool(tool, tool.borrowed_now, tool.reserved_idle_now, rules.get(tool.pk), claims(tool))
         for tool in tools
     }
+
+
+def in_reach(tools: Collection[Tool], now: datetime) -> set[int]:
+    """Return the numbers of the live tickets that would be granted their seats of these tools
+    from ``Tool.objects.with_current_counts`` at ``now``, in the order of the queue."""
+    capacity.show(tools, now)
+    places = _places(tools, now)
+    restricted = [tool for tool in tools if tool.is_restricted]
+    waiting = set(_waiting_for(restricted, places))
+    rules = _rules(restricted, waiting, set(), now, overdue_is_out=False) if restricted else {}
+    found: set[int] = set()
+    for tool in tools:
+        queued = places.get(tool.pk, [])
+        claims = tuple(place.claim for place in queued)
+        pool = _pool(tool, tool.borrowed_now, tool.reserved_idle_now, rules.get(tool.pk), claims)
+        found |= {place.ticket for place, fits in zip(queued, policy.in_line(pool, now), strict=True) if fits}
+    return found
 
 
 def with_levels(tools: Iterable[Tool]) -> list[Tool]:

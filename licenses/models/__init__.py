@@ -20,6 +20,7 @@ from .notification import (
 )
 from .retired_name import RetiredName
 from .session import AccountSession
+from .star import Star
 from .sweep import Sweep
 from .team import MemberSource, Team, TeamMember
 from .ticket import Ticket, TicketClaim, TicketState
@@ -54,6 +55,7 @@ __all__ = [
     "Notification",
     "NotificationPreference",
     "RetiredName",
+    "Star",
     "SubjectKind",
     "Sweep",
     "Team",

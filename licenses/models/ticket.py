@@ -21,7 +21,7 @@ class TicketState(models.TextChoices):
     WAITING = "waiting"
     GRANTED = "granted"
     TIMED_OUT = "timed_out"  # reached its deadline
-    DROPPED = "dropped"  # the client stopped polling
+    DROPPED = "dropped"  # the client stopped polling, or did not take an offered seat
     LEFT = "left"  # the client left the queue
 
 
@@ -31,6 +31,10 @@ class TicketQuerySet(models.QuerySet["Ticket"]):
     def waiting(self) -> "TicketQuerySet":
         """Return tickets that are not closed. They may be dead."""
         return self.filter(state=TicketState.WAITING)
+
+    def live(self, now: datetime | Now) -> "TicketQuerySet":
+        """Return tickets that have a place in the queue."""
+        return self.waiting().filter(alive_until__gt=now)
 
     def dead(self, now: datetime | Now) -> "TicketQuerySet":
         """Return open tickets whose time is over."""
@@ -42,6 +46,9 @@ class Ticket(models.Model):
 
     It lives until ``alive_until``. Each poll extends that, at most to the ``deadline``. A
     dead ticket blocks no seats, even before it is closed.
+
+    Nobody polls a ticket that is ``kept``: the sweeper extends it, and offers it the seats
+    when they are there. From ``offered_at`` on it lives for the offer window.
     """
 
     # The order in the queue. Created under the locks of the ticket's tools, so that the
@@ -62,6 +69,15 @@ class Ticket(models.Model):
     closed_at = models.DateTimeField(null=True)
     lease = models.ForeignKey(Lease, null=True, on_delete=models.PROTECT, related_name="+", db_index=False)
     alternative = models.PositiveSmallIntegerField(default=0)
+    kept = models.BooleanField(
+        default=False,
+        db_default=False,
+        editable=False,
+        help_text="Whether it holds its place without polls: a person took it on a page.",
+    )
+    offered_at = models.DateTimeField(
+        null=True, editable=False, help_text="When its seats were offered; empty = they are not."
+    )
     borrowed_by = models.CharField(
         max_length=ACTOR_LENGTH,
         blank=True,

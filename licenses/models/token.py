@@ -29,6 +29,8 @@ TOKEN_PATTERN = re.compile(rf"{TOKEN_PREFIX}[A-Za-z0-9]{{{TOKEN_LENGTH}}}")
 
 DEFAULT_LIFETIME = timedelta(days=90)
 MAX_LIFETIME = timedelta(days=366)
+# A token ends soon in its last week, or in the last quarter of a shorter life.
+SOON = timedelta(days=7)
 # The precision of ``last_used_at``.
 LAST_USED_STEP = timedelta(minutes=1)
 
@@ -195,6 +197,10 @@ class ApiToken(models.Model):
     def revoke(self) -> bool:
         """Revoke it. Return False if it was revoked before."""
         return ApiToken.objects.filter(pk=self.pk, revoked_at__isnull=True).update(revoked_at=Now()) == 1
+
+    def ends_soon(self, now: datetime) -> bool:
+        """Return whether to warn the holder of the end."""
+        return self.expires_at - now < min(SOON, (self.expires_at - self.created_at) / 4)
 
     @property
     def scopes(self) -> frozenset[Scope]:

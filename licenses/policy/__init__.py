@@ -5,7 +5,7 @@ reservations correspond to FlexNet's EXCLUDE, INCLUDE, MAX and RESERVE lines.
 """
 
 from .availability import Availability, Levels, behind_the_queue, levels
-from .decisions import available, refusal, refusals
+from .decisions import available, in_line, refusal, refusals
 from .pool import NO_RULES, NOBODY, Claim, Item, Pool, Rules, Subject, TeamAllotment
 from .rules import BORROW_REFUSALS, RULES, Rule, Shortage, State
 
@@ -27,6 +27,7 @@ __all__ = [
     "TeamAllotment",
     "available",
     "behind_the_queue",
+    "in_line",
     "levels",
     "refusal",
     "refusals",

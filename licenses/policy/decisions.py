@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 
 from licenses.errors import Refusal
 
-from .availability import behind_the_queue
+from .availability import Availability, behind_the_queue
 from .pool import NOBODY, Pool, Subject
 from .rules import CHECKS, Attempt, Shortage
 
@@ -28,6 +28,15 @@ def refusal(
 ) -> Refusal | None:
     """Return the first refusal, or None if the seats can be granted."""
     return next(refusals(pool, seats=seats, now=now, subject=subject, ttl=ttl), None)
+
+
+def in_line(pool: Pool, now: datetime) -> Iterator[bool]:
+    """Yield for each claim of the queue, in its order, whether its seats could be granted at ``now``."""
+    left = Availability(pool, now)
+    for claim in pool.claims:
+        attempt = Attempt(left, claim.seats, claim.subject)
+        yield all(check(attempt) is None for check in CHECKS)
+        left.set_aside(claim)
 
 
 def available(pool: Pool, subject: Subject, now: datetime) -> int:

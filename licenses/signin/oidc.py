@@ -26,7 +26,7 @@ from mozilla_django_oidc.auth import OIDCAuthenticationBackend
 from licenses.access.jwts import InvalidJwt, verified_claims
 from licenses.access.provider import provider
 from licenses.access.provider_accounts import SignInRefused, account_of
-from licenses.addresses import client_address
+from licenses.client_addresses import client_address
 from licenses.errors import ProviderAway
 
 logger = logging.getLogger(__name__)

@@ -13,7 +13,7 @@ from django.contrib.auth.models import User
 from django.http import HttpRequest
 
 from licenses.access import throttling
-from licenses.addresses import client_address
+from licenses.client_addresses import client_address
 from licenses.names import ACCOUNT_NAME_LENGTH, is_clean
 
 # Seconds for which a correct password is not hashed again.

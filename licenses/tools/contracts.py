@@ -18,10 +18,12 @@ from django.db import transaction
 from licenses import auditing
 from licenses.auditing import Actor
 from licenses.clock import database_now
+from licenses.errors import UnknownRow
 from licenses.leases import capacity
 from licenses.models import Contract, Tool
 from licenses.models.contract import Schedule
 from licenses.models.tool import MAX_CAPACITY
+from licenses.preconditions import Check, accept
 
 from .constraints import explained
 from .locking import lock
@@ -52,6 +54,58 @@ class ContractChange:
         if self.change == Change.CHANGED and self.before != str(self.contract):
             return f"{self.before} -> {self.contract}"
         return f"{self.before or self.contract}: {self.change}"
+
+
+@transaction.atomic
+def add(*, tool: str, values: Mapping[str, Any], by: Actor, check: Check = accept) -> auditing.Change[Contract]:
+    """Give a tool another contract with these values, by field. The capacity of the tool follows.
+
+    Raises UnknownTool, ValidationError, or what ``check`` raises; nothing is changed then.
+    """
+    locked = lock([tool])[tool]
+    check(None)
+    contract = Contract(tool=locked, **values)
+    contract.clean_fields(exclude=["tool"])
+    change = _save(contract, by)
+    _follow(locked, database_now(), by)
+    return change
+
+
+@transaction.atomic
+def change(*, key: int, values: Mapping[str, Any], by: Actor, check: Check = accept) -> auditing.Change[Contract]:
+    """Change these fields of the contract with this key. The capacity of its tool follows. Return what changed.
+
+    Raises UnknownRow, ValidationError, or what ``check`` raises; nothing is changed then.
+    """
+    contract = _locked_contract(key)
+    check(contract)
+    for name, value in values.items():
+        setattr(contract, name, value)
+    contract.clean_fields(exclude=["tool"])
+    done = _save(contract, by)
+    if done:
+        _follow(contract.tool, database_now(), by)
+    return done
+
+
+@transaction.atomic
+def remove(*, key: int, by: Actor, check: Check = accept) -> None:
+    """Delete the contract with this key (``delete``). Raises UnknownRow, or what ``check`` raises."""
+    contract = _locked_contract(key)
+    check(contract)
+    delete(contracts=[contract], by=by)
+
+
+def _locked_contract(key: int) -> Contract:
+    """Return a contract, with its tool locked. Raises UnknownRow."""
+    # The tool of a contract never changes.
+    name = Contract.objects.filter(pk=key).order_by().values_list("tool__name", flat=True).first()
+    tool = lock([name])[name] if name is not None else None
+    contract = Contract.objects.filter(pk=key, tool=tool).first() if tool else None
+    if tool is None or contract is None:
+        raise UnknownRow(kind="contract", name=str(key))
+    contract.tool = tool
+    return contract
 
 
 @transaction.atomic
@@ -155,9 +209,10 @@ def _match(given: Sequence[Contract], known: Sequence[Contract]) -> tuple[dict[i
     return matched, left
 
 
-def _save(contract: Contract, by: Actor) -> None:
-    with auditing.changing(contract, by=by), explained([contract]):
+def _save(contract: Contract, by: Actor) -> auditing.Change[Contract]:
+    with auditing.changing(contract, by=by) as change, explained([contract]):
         contract.save()
+    return change
 
 
 def _locked(contracts: Iterable[Contract]) -> tuple[list[Tool], datetime]:

@@ -11,7 +11,8 @@ from licenses.models import Tool
 def lock_known(names: Iterable[str]) -> dict[str, Tool]:
     """Lock those of these tools that exist, in the order that every caller uses, with the capacity that is
     valid now. Part of the caller's transaction."""
-    tools = {tool.name: tool for tool in Tool.objects.locked(names)}
+    # PostgreSQL takes no text with a NUL.
+    tools = {tool.name: tool for tool in Tool.objects.locked(name for name in names if "\0" not in name)}
     if any(tool.capacity_changes_at is not None for tool in tools.values()):
         capacity.apply(tools.values(), database_now())
     return tools

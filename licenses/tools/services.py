@@ -10,9 +10,11 @@ from django.db import transaction
 from licenses import auditing
 from licenses.auditing import Actor
 from licenses.clock import database_now
+from licenses.errors import InUse
 from licenses.leases import expiry
 from licenses.models import Tool
 from licenses.models.contract import Schedule
+from licenses.preconditions import Check, accept
 
 from . import contracts
 from .constraints import explained
@@ -34,6 +36,10 @@ class ToolChange:
     after: Mapping[str, Any] = field(default_factory=dict)
     contracts: Sequence[ContractChange] = ()
 
+    def __bool__(self) -> bool:
+        """Return whether anything changed."""
+        return self.is_new or bool(self.after) or bool(self.contracts)
+
 
 @transaction.atomic
 def put(*, tools: Mapping[str, Mapping[str, Any]], by: Actor) -> list[ToolChange]:
@@ -45,18 +51,26 @@ def put(*, tools: Mapping[str, Mapping[str, Any]], by: Actor) -> list[ToolChange
     known = lock_known(tools)
     changes = []
     for name, values in tools.items():
-        tool = known.get(name)
         try:
-            changes.append(_change(tool, values, by) if tool is not None else _create(name, values, by))
+            changes.append(_put(known.get(name), name, values, by, accept))
         except ValidationError as error:
             raise ValidationError([f"{name}: {message}" for message in error.messages]) from error
     return changes
 
 
 @transaction.atomic
+def put_tool(*, name: str, values: Mapping[str, Any], by: Actor, check: Check = accept) -> ToolChange:
+    """Create or change the tool of this name (``create``, ``change``). Fields that are not given stay.
+
+    Raises ValidationError if a value is invalid, or what ``check`` raises; nothing is changed then.
+    """
+    return _put(lock_known([name]).get(name), name, values, by, check)
+
+
+@transaction.atomic
 def create(*, name: str, values: Mapping[str, Any], by: Actor) -> ToolChange:
     """Create a tool. Fields without a value get their default. ``contracts`` among the values is a list of
-    contracts, by field; the capacity follows them and must not be given then.
+    contracts, by field; the capacity follows them, and must be the same if it is given too.
 
     Raises ValidationError if a value is invalid or a tool of this name exists; nothing is changed then.
     """
@@ -77,16 +91,31 @@ def change(*, name: str, values: Mapping[str, Any], by: Actor) -> ToolChange:
 
 
 @transaction.atomic
-def delete(*, name: str, by: Actor) -> None:
-    """Delete a tool with its quotas, limits and access rules.
+def delete(*, name: str, by: Actor, check: Check = accept) -> None:
+    """Delete a tool with its contracts, quotas, limits and access rules.
 
-    Raises UnknownTool, or ValidationError if it has leases: disable it then, to keep its history.
+    Raises UnknownTool, what ``check`` raises, or InUse if it has leases: disable it then, to keep its history.
     """
     tool = lock([name])[name]
+    check(tool)
     if tool.leases.exists():
-        raise ValidationError(f"{name} has leases. Disable it instead, so that its history stays.")
+        raise InUse(f"{name} has leases. Disable it instead, so that its history stays.", tool=name)
     with auditing.deleting(tool, by=by):
         tool.delete()
+
+
+def _put(tool: Tool | None, name: str, values: Mapping[str, Any], by: Actor, check: Check) -> ToolChange:
+    check(tool)
+    if tool is None:
+        try:
+            return _create(name, values, by)
+        except ValidationError:
+            # Another transaction may have created the tool meanwhile.
+            tool = lock_known([name]).get(name)
+            if tool is None:
+                raise
+            check(tool)
+    return _change(tool, values, by)
 
 
 def _create(name: str, values: Mapping[str, Any], by: Actor) -> ToolChange:
@@ -94,9 +123,9 @@ def _create(name: str, values: Mapping[str, Any], by: Actor) -> ToolChange:
     wanted = values.get(CONTRACTS) or ()
     tool = Tool(name=name, **plain)
     if wanted:
-        _refuse_capacity(plain)
         now = database_now()
         schedule = Schedule.of(contracts.read(tool, wanted))
+        _refuse_capacity(plain, schedule.at(now))
         tool.capacity, tool.capacity_changes_at = schedule.at(now), schedule.next_change(now)
     tool.full_clean(validate_unique=False, validate_constraints=False)
     with auditing.changing(tool, by=by), explained([tool]):
@@ -110,8 +139,10 @@ def _change(tool: Tool, values: Mapping[str, Any], by: Actor) -> ToolChange:
     plain = {field: value for field, value in values.items() if field != CONTRACTS}
     changes, seats = [], tool.capacity
     if CONTRACTS in values:
-        _refuse_capacity(plain)
         changes = contracts.replace(tool, values[CONTRACTS], by=by)
+        if values[CONTRACTS]:
+            _refuse_capacity(plain, seats, tool.capacity)
+            plain.pop("capacity", None)
     before = {field: getattr(tool, field) for field in plain}
     for name, value in plain.items():
         setattr(tool, name, value)
@@ -131,6 +162,7 @@ def _change(tool: Tool, values: Mapping[str, Any], by: Actor) -> ToolChange:
     return ToolChange(tool, before={field: before[field] for field in after}, after=after, contracts=changes)
 
 
-def _refuse_capacity(plain: Mapping[str, Any]) -> None:
-    if "capacity" in plain:
+def _refuse_capacity(plain: Mapping[str, Any], *known: int) -> None:
+    """Refuse a capacity beside contracts, unless it is one of these known ones."""
+    if "capacity" in plain and plain["capacity"] not in known:
         raise ValidationError({"capacity": "Give contracts or a capacity, not both: contracts set the capacity."})

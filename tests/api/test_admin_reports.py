@@ -14,7 +14,7 @@ from django.test import Client
 from licenses.admin.plots import plot
 from licenses.history import reports
 from licenses.history.catalog import REPORTS
-from licenses.history.report import Report
+from licenses.history.declarations import Report
 from licenses.history.reports import Period, Span
 from licenses.models import Contract, Denial, EndReason, Lease, Tool
 

@@ -19,7 +19,7 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from licenses.models import Lease, Team, Tool
-from tests.support.api import Api, assert_problem
+from tests.support.api import Api, assert_problem, make_token
 from tests.support.quotas import allot
 
 MakeTool = Callable[..., Tool]
@@ -310,14 +310,15 @@ def test_names_from_outside_are_text_and_nothing_else(
     api.borrow("cad", hostile + "2", host=hostile)
     client = Client()
     client.force_login(User.objects.create_user(hostile))
-    for path in ("/", "/tools/cad/", "/yours/"):
+    make_token(user=hostile, name=hostile)
+    for path in ("/", "/tools/cad/", "/yours/", "/tokens/"):
         html = page(client, path, q=hostile[:10])
         assert "<script>" not in html
         assert "alert(1)&lt;/script&gt;" in html
     assert text(client, "/tools/cad/").count(hostile) >= 8
 
 
-@pytest.mark.parametrize("path", ["/", "/tools/cad/", "/yours/", "/nope", "/tools/nope/", "/?page=x"])
+@pytest.mark.parametrize("path", ["/", "/tools/cad/", "/yours/", "/tokens/", "/nope", "/tools/nope/", "/?page=x"])
 def test_a_page_may_load_only_from_this_server(api: Api, make_tool: MakeTool, path: str) -> None:
     make_tool()
     client = signed_in()
@@ -398,7 +399,7 @@ def test_the_number_of_statements_does_not_grow(make_tool: MakeTool, make_team: 
 # --- For whom ---------------------------------------------------------------
 
 
-@pytest.mark.parametrize("path", ["/", "/?page=2", "/tools/cad/", "/tools/nope/", "/yours/"])
+@pytest.mark.parametrize("path", ["/", "/?page=2", "/tools/cad/", "/tools/nope/", "/yours/", "/tokens/"])
 def test_a_reader_without_a_session_is_sent_to_sign_in_and_back(required: None, make_tool: MakeTool, path: str) -> None:
     make_tool()
     client = Client()

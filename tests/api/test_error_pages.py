@@ -151,6 +151,7 @@ def test_a_wrong_host_has_a_page_too(settings: Any) -> None:
     [
         "/",
         "/yours/",
+        "/tokens/",
         "/signin/",
         "/admin/",
         "/admin/login/",

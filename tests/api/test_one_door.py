@@ -14,7 +14,7 @@ from django.test import Client
 from django.utils import timezone
 
 from licenses.auditing import Actor
-from licenses.errors import OverReserved, UnknownTool
+from licenses.errors import InUse, OverReserved, UnknownTool
 from licenses.models import AccessRule, Allotment, AuditRecord, Lease, Team, Tool, UserLimit
 from licenses.tools import quotas, services
 from tests.support.api import Api
@@ -159,7 +159,7 @@ def test_a_tool_with_leases_is_not_deleted(api: Api, make_tool: MakeTool) -> Non
     make_tool("cad")
     make_tool("mesh")
     api.borrow("cad")
-    with pytest.raises(ValidationError, match="Disable it"):
+    with pytest.raises(InUse, match="Disable it"):
         services.delete(name="cad", by=SOMEBODY)
     services.delete(name="mesh", by=SOMEBODY)
     assert [tool.name for tool in Tool.objects.all()] == ["cad"]

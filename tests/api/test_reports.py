@@ -13,7 +13,7 @@ import pytest
 from django.core.management import CommandError, call_command
 
 from licenses.history.catalog import REPORTS
-from licenses.history.report import Report
+from licenses.history.declarations import Report
 from licenses.models import Contract, Denial, EndReason, Lease, Team, Tool
 from tests.support.api import Api, api_of, api_with, make_token
 

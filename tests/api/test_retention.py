@@ -16,7 +16,7 @@ from tests.support.api import Api
 MakeTool = Callable[..., Tool]
 PassTime = Callable[..., None]
 
-SPAN = Span.of_late
+SPAN = Span.of_last_days
 
 
 def forget(*arguments: str) -> str:

@@ -15,9 +15,9 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from licenses.access.throttling import WINDOW
-from licenses.addresses import client_address, network_of
+from licenses.client_addresses import client_address, network_of
 from licenses.models import FailureCount
-from licenses.models import failure as failure_module
+from licenses.models import failure_count as failure_module
 from licenses.signin import passwords
 from tests.support.api import api_with, assert_problem, basic, make_token
 from tests.support.servers import Server

@@ -13,7 +13,7 @@ from django.core.management import get_commands
 from django.urls import resolve
 from django.utils import timezone
 
-from licenses.metrics import BORROW_FAILURE_REASONS, SERVER_FAILURES, VIEWS_WITH_AN_OBJECTIVE, Levels
+from licenses.metrics import BORROW_FAILURE_REASONS, SERVER_FAILURES, VIEWS_WITH_AN_OBJECTIVE, DatabaseMetrics
 from licenses.models import EndReason, Tool
 from licenses.policy import State
 from tests.support.api import Api
@@ -30,7 +30,7 @@ ALERT_NAMES = {rule["alert"] for rule in ALERTS}
 # These come from the database at each scrape, so every replica reports the same.
 SAME_ON_EVERY_REPLICA = {
     f"{family.name}_total" if family.type == "counter" else family.name
-    for family in Levels([], [], timezone.now(), "").collect()
+    for family in DatabaseMetrics([], [], timezone.now(), "").collect()
 }
 
 

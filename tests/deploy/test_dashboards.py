@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from django.urls import reverse
 
-from licenses.metrics import BORROW_FAILURE_REASONS, Levels
+from licenses.metrics import BORROW_FAILURE_REASONS, DatabaseMetrics
 from licenses.models import Tool
 from tests.support.api import Api
 from tests.support.monitoring import DASHBOARDS, metrics_in, panels, read_dashboard, read_yaml, recorded, rules
@@ -255,7 +255,7 @@ def test_a_rate_spans_enough_scrapes_at_every_zoom(dashboard: dict[str, Any]) ->
 def test_several_replicas_count_no_seat_twice(dashboard: dict[str, Any]) -> None:
     """What is read from the database is the same on each of them; what they
     count themselves is not."""
-    families = list(Levels([], [], None, "").collect())
+    families = list(DatabaseMetrics([], [], None, "").collect())
     levels = {f"{family.name}_total" if family.type == "counter" else family.name for family in families}
     assert {"licenses_borrowed", "license_team_quota", "license_returns_total"} <= levels
     for expression in expressions(dashboard):

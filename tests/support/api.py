@@ -71,7 +71,7 @@ def make_token(*, team: str = "", user: str = "", scopes: Iterable[str] = ("read
     """Make an API token; its secret."""
     owner = Team.objects.get_or_create(name=team)[0] if team else None
     rights = {f"may_{name}": scope in scopes for scope, name in SCOPE_FIELDS.items()}
-    return ApiToken.objects.issue(ApiToken(name="test", team=owner, user=user, **rights | values))
+    return ApiToken.objects.issue(ApiToken(team=owner, user=user, **{"name": "test"} | rights | values))
 
 
 def api_with(credential: str) -> Api:

@@ -23,7 +23,7 @@ LONG_HOST = "build-agent-0017.continuous-integration.frankfurt-am-main.datacentr
 SCREENS = [(320, "light"), (320, "dark"), (768, "light"), (1280, "light"), (1280, "dark")]
 ADMIN_FORMS = ("tool", "team", "allotment", "userlimit", "accessrule", "teammember", "apitoken", "identity")
 ADMIN_LISTS = (*ADMIN_FORMS, "lease", "ticket", "denial", "auditrecord")
-PAGES = ("/", "/tools/cad/", "/tools/big/", "/yours/", "/tools/nope/")
+PAGES = ("/", "/tools/cad/", "/tools/big/", "/yours/", "/tools/nope/", "/tokens/")
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +55,9 @@ Tool.objects.create(name="thermal", capacity=2, overdraft=2)
 """
             server.manage("shell", "-c", people)
             caller = Caller(server)
+            server.manage(
+                "token", "create", "a program with a name as long as a name of a token may ever be..", "--user", "ana"
+            )
             caller.borrow("sim", "ana", seats=2)
             for _ in range(2):
                 caller.borrow("sim", LONG_NAME, host=LONG_HOST)

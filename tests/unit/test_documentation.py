@@ -104,8 +104,7 @@ def codes_of_the_proxy() -> set[str]:
 
 
 def test_every_error_is_documented_and_no_other() -> None:
-    # Only a form of the admin has it, and no call of the API.
-    domain = set(codes_of_the_domain()) - {errors.OverReserved.code}
+    domain = set(codes_of_the_domain())
     assert {"exhausted", "busy"} < domain
     assert "unavailable" in codes_of_the_proxy()
     found = domain | codes_of_http() | codes_of_the_proxy() | {*EndReason}
@@ -114,7 +113,7 @@ def test_every_error_is_documented_and_no_other() -> None:
 
 def statuses_of_the_domain(kind: type[errors.Refusal] = errors.Refusal) -> Iterator[tuple[str, int]]:
     for inner in kind.__subclasses__():
-        if hasattr(inner, "code") and inner is not errors.OverReserved:
+        if hasattr(inner, "code"):
             yield inner.code, from_refusal(inner.again("", {})).status_code
         yield from statuses_of_the_domain(inner)
 

@@ -265,7 +265,7 @@ def test_an_episode_counts_when_it_is_over(api: Api, make_tool: MakeTool, pass_t
     make_tool("cad")
     api.borrow(user="ana")
     api.borrow(user="ben")
-    span = Span.of_late(2)
+    span = Span.of_last_days(2)
     assert reports.denials(by=["tool"], span=span) == []
     pass_time(minutes=15)
     (row,) = reports.denials(by=["tool"], span=span)
@@ -277,11 +277,11 @@ def test_active_leases_count_until_now(api: Api, make_tool: MakeTool, pass_time:
     api.borrow(user="ana", seats=2)
     pass_time(hours=30)
     api.borrow(user="ben")
-    (row,) = reports.usage(by=["tool"], span=Span.of_late(3))
+    (row,) = reports.usage(by=["tool"], span=Span.of_last_days(3))
     assert row.borrows == 2
     # Eight hours, the default time of a lease without a heartbeat.
     assert row.seat_hours == pytest.approx(16, abs=0.01)
-    peaks = [day.peak for day in reports.utilisation(tools=[cad], span=Span.of_late(3), period=Period.DAY)]
+    peaks = [day.peak for day in reports.utilisation(tools=[cad], span=Span.of_last_days(3), period=Period.DAY)]
     assert max(peaks) == 2
     assert peaks[-1] >= 1
 

@@ -10,7 +10,7 @@ from prometheus_client.mmap_dict import MmapedDict, mmap_key
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.parser import text_string_to_metric_families
 
-from licenses.metric_text import Counters, Family, Levels
+from licenses.metric_text import Counters, Family, FamilyWriter
 
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 BOUNDS = ("0.1", "1.0", "+Inf")
@@ -112,7 +112,7 @@ def test_a_sum_of_several_workers_never_shrinks(tmp_path: Path, workers: list[Wo
 
 
 def test_levels_follow_values_and_series_that_come_and_go() -> None:
-    levels = Levels()
+    levels = FamilyWriter()
 
     def shown(**seats: float) -> Samples:
         labels = [f'{{tool="{tool}"}}' for tool in seats]

@@ -14,7 +14,18 @@ import yaml
 from licenses import errors
 from licenses.api.common.problems import from_refusal
 from licenses.api.hints import HINTS
-from licenses.errors import BorrowRefusal, OverReserved, Refusal, UnknownTool, kinds
+from licenses.errors import (
+    BorrowRefusal,
+    InUse,
+    MoreRights,
+    OutOfDate,
+    OverReserved,
+    Refusal,
+    UnknownRow,
+    UnknownTeam,
+    UnknownTool,
+    kinds,
+)
 from licenses.metrics import BORROW_FAILURE_REASONS
 from licenses.models import Tool
 from licenses.policy import BORROW_REFUSALS, RULES, Rule, State, rules
@@ -23,8 +34,9 @@ from tests.support.api import Api
 from tests.support.paths import ROOT
 
 ALL = kinds(Refusal)
-# Only a form of the admin answers with it.
-OF_THE_API = [kind for kind in ALL if kind is not OverReserved]
+# Only the admin answers with these.
+OF_THE_ADMIN = {InUse, MoreRights, OutOfDate, OverReserved, UnknownRow, UnknownTeam}
+OF_THE_API = [kind for kind in ALL if kind not in OF_THE_ADMIN]
 
 # What clients are written against. Add lines; never change one.
 CONTRACT = {

@@ -145,7 +145,7 @@ def test_a_wait_in_the_queue_counts_from_its_beginning(api: Api, make_tool: Make
     api.give_back(lease)
     granted = Lease.objects.get(pk=api.poll(ticket).json()["id"])
     assert api.poll(gave_up).json()["code"] == "queue_timeout"
-    recorded, _ = whatif.replay(tool=cad, capacities=[], span=Span.of_late(2))
+    recorded, _ = whatif.replay(tool=cad, capacities=[], span=Span.of_last_days(2))
     assert (recorded.decided, recorded.unmet) == (3, 1)
     waits = sorted(granted.borrowed_at - demand.at for demand in recorded.demands)
     # The demands of ben and cleo, which began while ana had the seat.
@@ -157,7 +157,7 @@ def test_active_leases_are_held_at_least_until_now(api: Api, make_tool: MakeTool
     api.borrow(user="ana", ttl_seconds=7200)
     pass_time(hours=1)
     api.borrow(user="ben", ttl_seconds=7200)
-    _, (one,) = whatif.replay(tool=cad, capacities=[1], span=Span.of_late(2))
+    _, (one,) = whatif.replay(tool=cad, capacities=[1], span=Span.of_last_days(2))
     assert (one.decided, one.refused, one.unserved) == (2, 1, 1)
 
 

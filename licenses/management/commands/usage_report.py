@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from licenses.history.catalog import REPORTS
-from licenses.history.report import Choice, Missing, Parameter, Seats, TeamParameter, ToolParameter, Words
+from licenses.history.declarations import Choice, Missing, Parameter, Seats, TeamParameter, ToolParameter, Words
 from licenses.history.reports import UTC_ZONE, Span, time_zone
 from licenses.models.tool import MAX_CAPACITY
 

@@ -68,7 +68,7 @@ PERMISSIONS_POLICY = ", ".join(
 )
 
 
-class HeadersMiddleware:
+class SecurityHeadersMiddleware:
     """Add the policies for content and browser features, and keep answers of the API out of caches."""
 
     def __init__(self, get_response: Callable[[HttpRequest], HttpResponseBase]) -> None:

@@ -7,7 +7,7 @@ from django.http import HttpRequest
 from .lookups import ListedLookups
 
 
-class FactsAdmin(ListedLookups):
+class ReadOnlyAdmin(ListedLookups):
     show_full_result_count = False
 
     def has_add_permission(self, request: HttpRequest) -> bool:

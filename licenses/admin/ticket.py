@@ -4,11 +4,11 @@ from django.contrib import admin
 
 from licenses.models import Ticket
 
-from .facts import FactsAdmin
+from .read_only import ReadOnlyAdmin
 
 
 @admin.register(Ticket)
-class TicketAdmin(FactsAdmin):
+class TicketAdmin(ReadOnlyAdmin):
     list_display = [
         "number",
         "user",

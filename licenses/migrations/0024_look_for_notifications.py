@@ -6,7 +6,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('licenses', '0022_counter_names'),
+        ('licenses', '0023_kept_tickets_and_stars'),
     ]
 
     operations = [

@@ -1,0 +1,19 @@
+"""The tools that a person looks at first."""
+
+from django.conf import settings
+from django.db import models
+
+from .tool import Tool
+
+
+class Star(models.Model):
+    """A tool that an account has starred. The board shows it first to this account."""
+
+    user = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.CASCADE, related_name="stars", db_index=False)
+    tool = models.ForeignKey(Tool, on_delete=models.CASCADE, related_name="stars")
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["user", "tool"], name="star_is_one_a_tool")]
+
+    def __str__(self) -> str:
+        return f"{self.tool} of {self.user}"

@@ -1,0 +1,250 @@
+"""People make, list and revoke API tokens of their own, within the limits of the site."""
+
+import html
+import re
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.contrib.auth.models import User
+from django.test import Client
+from django.utils import timezone
+
+from licenses.access import accounts
+from licenses.auditing import Actor
+from licenses.models import ActorKind, ApiToken, AuditRecord, Team, Tool
+from tests.support.api import api_with, make_token
+
+pytestmark = pytest.mark.django_db
+
+ROOT = Actor(ActorKind.ACCOUNT, "root", "192.0.2.1")
+
+
+@pytest.fixture
+def ana(required: None) -> User:
+    return User.objects.create_user("ana")
+
+
+@pytest.fixture
+def browser(client: Client, ana: User) -> Client:
+    """Provide ana's browser."""
+    client.force_login(ana)
+    return client
+
+
+def text_of(answer: Any) -> str:
+    """Return a page as text on one line."""
+    return " ".join(html.unescape(re.sub(r"<[^>]+>", " ", answer.content.decode())).split())
+
+
+def make(browser: Client, **values: Any) -> Any:
+    return browser.post("/tokens/new/", {"name": "laptop", "days": "30", "scopes": ["read", "borrow"]} | values)
+
+
+def secret_on(page: Any) -> str:
+    assert page.status_code == 200, text_of(page)
+    found = re.search(r'<code id="secret">(lic_\w+)</code>', page.content.decode())
+    assert found
+    return found[1]
+
+
+def test_a_person_makes_a_token_that_acts_as_them(browser: Client, ana: User, make_tool: Callable[..., Tool]) -> None:
+    make_tool()
+    page = make(browser)
+    assert "no-store" in page["Cache-Control"]
+    program = api_with(f"Bearer {secret_on(page)}")
+    assert program.post("/licenses/borrow", {"tool": "cad"}).json()["user"] == "ana"
+    assert program.borrow(user="ben").status_code == 403
+    token = ApiToken.objects.get()
+    assert (token.user, token.account, token.created_by, token.team) == ("ana", ana, ana, None)
+    assert token.expires_at - token.created_at == timedelta(days=30)
+    record = AuditRecord.objects.get(subject_kind="token")
+    assert (record.actor_kind, record.actor, record.action, record.subject) == (
+        "account",
+        "ana",
+        "created",
+        str(token.pk),
+    )
+
+
+def test_the_secret_is_shown_once(browser: Client) -> None:
+    secret = secret_on(make(browser))
+    assert secret not in browser.get("/tokens/").content.decode()
+    assert all(secret[8:] not in str(row) for row in [*ApiToken.objects.values(), *AuditRecord.objects.values()])
+
+
+def test_the_page_lists_own_tokens_with_their_last_use_and_end(browser: Client) -> None:
+    secret = secret_on(make(browser, name="laptop", days="90"))
+    make_token(user="ben", name="of ben")
+    make_token(team="crash", name="of crash")
+    now = timezone.now()
+    make_token(user="ana", name="made for ana", created_at=now - timedelta(days=89), expires_at=now + timedelta(days=1))
+    shown = text_of(browser.get("/tokens/"))
+    assert re.search(r"made for ana lic_\w{4}… read, borrow never \S+ \S+ in .* ends soon", shown)
+    assert re.search(r"laptop lic_\w{4}… read, borrow never \S+ \S+ in 90 days", shown)
+    assert "of ben" not in shown
+    assert "of crash" not in shown
+    api_with(f"Bearer {secret}").client.get("/licenses/status")
+    assert re.search(r"laptop lic_\w{4}… read, borrow \d\d:\d\d just now", text_of(browser.get("/tokens/")))
+
+
+def test_an_expired_token_stays_on_the_page_for_a_month(browser: Client, pass_time: Callable[..., None]) -> None:
+    make(browser, days="1")
+    pass_time(days=2)
+    assert "expired" in text_of(browser.get("/tokens/"))
+    assert b'aria-label="Revoke' not in browser.get("/tokens/").content
+    pass_time(days=30)
+    assert "You have no tokens." in text_of(browser.get("/tokens/"))
+
+
+def test_a_person_revokes_own_tokens_and_no_other(browser: Client) -> None:
+    secret = secret_on(make(browser))
+    mine = ApiToken.objects.get()
+    make_token(user="ben")
+    make_token(team="crash")
+    for other in ApiToken.objects.exclude(pk=mine.pk):
+        assert browser.post(f"/tokens/{other.pk}/revoke/").status_code == 404
+    assert browser.post("/tokens/999999/revoke/").status_code == 404
+    assert not ApiToken.objects.filter(revoked_at__isnull=False).exists()
+    answer = browser.post(f"/tokens/{mine.pk}/revoke/", follow=True)
+    assert "Revoked: laptop" in text_of(answer)
+    assert api_with(f"Bearer {secret}").client.get("/licenses/status").status_code == 401
+    assert browser.post(f"/tokens/{mine.pk}/revoke/").status_code == 302
+    assert AuditRecord.objects.filter(subject_kind="token", action="revoked", actor="ana").count() == 1
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"name": ""},
+        {"name": "n" * 65},
+        {"name": "two\nlines"},
+        {"name": "a\u202eb"},
+        {"name": "a\0b"},
+        {"days": "0"},
+        {"days": "-1"},
+        {"days": "91"},
+        {"days": "1e9"},
+        {"days": "9" * 30},
+        {"days": ""},
+        {"scopes": []},
+        {"scopes": ["root"]},
+        {"scopes": ["read", "admin"]},
+    ],
+)
+def test_a_wrong_form_makes_no_token(browser: Client, wrong: dict[str, Any]) -> None:
+    answer = make(browser, **wrong)
+    assert answer.status_code == 400
+    assert "No token was created." in text_of(answer)
+    assert not ApiToken.objects.exists()
+
+
+def test_the_number_of_valid_tokens_is_limited(browser: Client, settings: Any) -> None:
+    settings.LICENSE_OWN_TOKENS_PER_USER = 2
+    make_token(user="ana", expires_at=timezone.now() + timedelta(minutes=1))
+    secret_on(make(browser))
+    answer = make(browser)
+    assert answer.status_code == 409
+    assert "You have 2 valid tokens" in text_of(answer)
+    browser.post(f"/tokens/{ApiToken.objects.latest('pk').pk}/revoke/")
+    secret_on(make(browser))
+
+
+def test_the_site_limits_life_and_scopes(browser: Client, settings: Any) -> None:
+    settings.LICENSE_OWN_TOKEN_DAYS = 7
+    settings.LICENSE_OWN_TOKEN_SCOPES = ["read"]
+    assert make(browser, days="8", scopes=["read"]).status_code == 400
+    assert make(browser, days="7").status_code == 400
+    secret_on(make(browser, days="7", scopes=["read"]))
+    token = ApiToken.objects.get()
+    assert (token.may_read, token.may_borrow, token.may_administer) == (True, False, False)
+
+
+@pytest.mark.parametrize(
+    ("who", "staff", "may"),
+    [
+        ("everyone", False, True),
+        ("everyone", True, True),
+        ("staff", False, False),
+        ("staff", True, True),
+        ("nobody", True, False),
+    ],
+)
+def test_the_site_says_who_may(browser: Client, settings: Any, who: str, staff: bool, may: bool) -> None:
+    settings.LICENSE_OWN_TOKENS = who
+    make_token(user="ana", name="made for ana")
+    User.objects.update(is_staff=staff)
+    shown = browser.get("/tokens/")
+    assert (b"Create the token" in shown.content) is may
+    assert make(browser).status_code == (200 if may else 403)
+    assert ApiToken.objects.filter(name="laptop").exists() is may
+    # Those that exist can be revoked in any case.
+    browser.post(f"/tokens/{ApiToken.objects.get(name='made for ana').pk}/revoke/")
+    assert not ApiToken.objects.filter(name="made for ana", revoked_at__isnull=True).exists()
+
+
+def test_only_a_superuser_gets_an_administrators_token_and_only_if_the_site_allows(
+    browser: Client, settings: Any, ana: User
+) -> None:
+    every = ["read", "borrow", "admin"]
+    settings.LICENSE_OWN_TOKEN_SCOPES = every
+    User.objects.update(is_staff=True)
+    assert make(browser, scopes=every).status_code == 400
+    User.objects.update(is_superuser=True)
+    settings.LICENSE_OWN_TOKEN_SCOPES = ["read", "borrow"]
+    assert make(browser, scopes=every).status_code == 400
+    settings.LICENSE_OWN_TOKEN_SCOPES = every
+    program = api_with(f"Bearer {secret_on(make(browser, scopes=every))}")
+    assert program.client.get("/api/v1/audit/").status_code == 200
+    # It goes no further than the account.
+    User.objects.update(is_superuser=False)
+    assert program.client.get("/api/v1/audit/").status_code == 403
+
+
+def test_tokens_end_with_the_account(browser: Client, ana: User) -> None:
+    secret = secret_on(make(browser))
+    accounts.deactivate(ana, by=ROOT)
+    assert api_with(f"Bearer {secret}").client.get("/licenses/status").status_code == 401
+    # And no page makes another.
+    assert make(browser).status_code == 302
+    assert ApiToken.objects.count() == 1
+
+
+def test_nobody_makes_a_token_without_signing_in(client: Client, settings: Any) -> None:
+    for auth in ("required", "open"):
+        settings.LICENSE_AUTH = auth
+        assert client.get("/tokens/")["Location"] == "/signin/?next=/tokens/"
+        assert make(client).status_code == 302
+        assert client.post("/tokens/1/revoke/").status_code == 302
+    assert not ApiToken.objects.exists()
+
+
+def test_a_page_of_another_site_makes_and_revokes_nothing(ana: User) -> None:
+    browser = Client(enforce_csrf_checks=True)
+    browser.force_login(ana)
+    make_token(user="ana")
+    assert make(browser).status_code == 403
+    assert browser.post(f"/tokens/{ApiToken.objects.get().pk}/revoke/").status_code == 403
+    assert ApiToken.objects.filter(revoked_at__isnull=True).count() == 1
+
+
+def test_the_addresses_of_forms_say_what_to_do(browser: Client) -> None:
+    for path in ("/tokens/new/", "/tokens/1/revoke/"):
+        answer = browser.get(path)
+        assert answer.status_code == 405
+        assert "Use the form on the page Tokens." in text_of(answer)
+    assert browser.post("/tokens/").status_code == 405
+
+
+def test_an_account_with_a_name_for_no_lease_is_told_so(client: Client, required: None) -> None:
+    client.force_login(User.objects.create_user("a\u200bna"))
+    assert "not a valid name" in text_of(client.get("/tokens/"))
+    assert make(client).status_code == 403
+    assert not ApiToken.objects.exists()
+
+
+def test_the_board_leads_to_the_page(browser: Client, client: Client) -> None:
+    assert b'href="/tokens/"' in browser.get("/").content
+    Team.objects.create(name="crash")
+    assert b'href="/tokens/"' not in Client().get("/signin/").content
