@@ -88,14 +88,14 @@ def _of_lease(facts: Facts) -> dict[str, object]:
 
 
 def _seat_offered(notification: Notification, facts: Facts) -> Written:
-    seats = _count(int(facts.get("seats", 1)), "seat")
-    until = moment(facts.get("until") or notification.useful_until)
+    seats, until = seats_of(facts["items"]), moment(facts["until"])
+    one = sum(item["seats"] for item in facts["items"]) == 1
     return (
-        f"{seats} of {notification.tool} {'is' if seats.startswith('1 ') else 'are'} kept for you until {until}",
-        f"Your turn in the queue for {notification.tool} has come. Take the seat on the page before {until}; then "
-        "the next in the queue gets it.",
+        f"{seats} {'is' if one else 'are'} kept for you until {until}",
+        f"Your turn in the queue for {notification.tool} has come. Take {'the seat' if one else 'the seats'} on the "
+        f"page before {until}. After that the next in the queue gets {'it' if one else 'them'}.",
         reverse("board_tool", args=[notification.tool]),
-        {"Tool": notification.tool, "Ticket": facts.get("ticket"), "Kept until": until},
+        {"Seats": seats, "Ticket": facts["ticket"], "Kept until": until},
     )
 
 

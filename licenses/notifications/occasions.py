@@ -1,7 +1,7 @@
 """Find what somebody should hear of, by reading the rows. The sweeper calls ``look`` in each round.
 
 No borrow, heartbeat or return writes anything for this. What is found again in the next round is
-known by its key. A forced return is found by the end of its leases: after the last look, less
+known by its key. A forced return is found by the end of its lease: after the last look, less
 ``OVERLAP`` for transactions that committed late.
 """
 
@@ -13,7 +13,8 @@ from django.db.models import Max, Q
 
 from licenses.clock import database_now
 from licenses.leases import snapshot
-from licenses.models import ApiToken, Contract, EndReason, Event, Lease, Notification, Sweep, Tool
+from licenses.leases.snapshot import alternatives_of
+from licenses.models import ApiToken, Contract, EndReason, Event, Lease, Notification, Sweep, Ticket, Tool
 from licenses.models.contract import Schedule
 from licenses.policy import State
 
@@ -50,6 +51,7 @@ def look() -> int:
     if not outbox.is_in_use():
         return 0
     found = [
+        *_seats_offered(now),
         *_leases_ending(now),
         *_leases_forced(now),
         *_tokens_ending(now),
@@ -71,6 +73,18 @@ def _new(found: Iterable[Occasion]) -> list[Occasion]:
     for identity in known:
         by_key.pop(identity, None)
     return list(by_key.values())
+
+
+def _seats_offered(now: datetime) -> Iterator[Occasion]:
+    for ticket in Ticket.objects.live(now).filter(kept=True, offered_at__isnull=False).order_by("number")[:AT_ONCE]:
+        items = next(iter(alternatives_of(ticket).values()))
+        facts = {
+            "ticket": str(ticket.id),
+            "items": [{"tool": item.tool, "seats": item.seats} for item in items],
+            "until": ticket.alive_until,
+        }
+        key = f"{ticket.id} {ticket.offered_at.isoformat() if ticket.offered_at else ''}"
+        yield Occasion(Event.SEAT_OFFERED, key, ticket.alive_until, ticket.user, items[0].tool, facts)
 
 
 def _leases_ending(now: datetime) -> Iterator[Occasion]:

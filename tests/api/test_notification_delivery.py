@@ -79,7 +79,7 @@ def make_webhook(url: str, *, kind: WebhookKind = WebhookKind.JSON, name: str = 
 
 def offer(key: str = "1", tool: str = "cad", minutes: float = 10, user: str = "ana") -> None:
     until = timezone.now() + timedelta(minutes=minutes)
-    facts = {"seats": 2, "ticket": "t-1", "until": until}
+    facts = {"items": [{"tool": tool, "seats": 2}], "ticket": "t-1", "until": until}
     assert outbox.record(Event.SEAT_OFFERED, key=key, user=user, tool=tool, useful_until=until, facts=facts)
 
 
@@ -107,7 +107,7 @@ def test_a_mail_says_what_happened_and_what_to_do(mail_server: MailServer) -> No
     assert mail["Auto-Submitted"] == "auto-generated"
     assert str(Notification.objects.get().pk) in mail["Message-ID"]
     text = text_of(mail)
-    assert "Take the seat on the page before" in text
+    assert "Take the seats on the page before" in text
     assert "Ticket:     t-1" in text
     assert "https://licenses.example.com/tools/cad/" in text
     assert "https://licenses.example.com/notifications/" in text
@@ -215,7 +215,7 @@ def test_a_webhook_gets_a_signed_message(receiver: Receiver, settings: Any) -> N
     assert abs(int(post.headers["webhook-timestamp"]) - timezone.now().timestamp()) < 600
     assert post.id == str(Notification.objects.get().pk) == post.json["data"]["id"]
     assert post.json["type"] == "seat_offered"
-    assert post.json["data"].items() >= {"user": "ana", "tool": "cad", "seats": 2, "ticket": "t-1"}.items()
+    assert post.json["data"].items() >= {"user": "ana", "tool": "cad", "items": [{"tool": "cad", "seats": 2}]}.items()
     assert post.json["data"]["url"] == "https://licenses.example.com/tools/cad/"
 
 

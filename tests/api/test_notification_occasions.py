@@ -11,9 +11,11 @@ from django.db import connection
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
-from licenses.leases import services
+from licenses.leases import expiry, services
+from licenses.leases.requests import BorrowRequest
 from licenses.models import ApiToken, Contract, Event, Lease, Notification, Sweep, Ticket, Tool, Webhook
 from licenses.notifications import messages, occasions, outbox
+from licenses.policy import Item
 from licenses.tools import contracts
 from licenses.tools import services as tools
 from tests.support.api import Api, make_token
@@ -174,6 +176,26 @@ def test_a_normal_end_is_no_news(api: Api, make_tool: MakeTool, pass_time: PassT
     api.borrow(ttl_seconds=60)
     pass_time(minutes=2)
     call_command("expire_leases")
+    expect()
+
+
+def test_a_person_hears_of_the_seats_that_are_offered(api: Api, make_tool: MakeTool) -> None:
+    make_tool("cad", capacity=2)
+    lease = api.borrow("cad", "ben", seats=2).json()["id"]
+    wait = timedelta(hours=8)
+    items = (Item("cad", 2),)
+    services.borrow(BorrowRequest(user="ana", alternatives=(items,), wait=wait, kept=True))
+    expiry.tidy()
+    expect()
+    api.give_back(lease)
+    expiry.tidy()
+    (notification,) = expect(Event.SEAT_OFFERED)
+    ticket = Ticket.objects.get()
+    assert (notification.user, notification.useful_until) == ("ana", ticket.alive_until)
+    message = messages.write(notification)
+    assert message.title.startswith("2 seats of cad are kept for you until ")
+    assert message.url == "https://licenses.example.com/tools/cad/"
+    expiry.tidy()
     expect()
 
 
