@@ -30,7 +30,7 @@ from .errors import DatabaseRefusal, UnknownTool, kinds
 from .leases import snapshot, sql
 from .leases.snapshot import AllotmentLevels
 from .metric_text import Counters, Family, labels
-from .models import Contract, EndReason, Sweep, Ticket, TicketState, Tool
+from .models import ChannelLevels, Contract, Delivery, EndReason, Sweep, Ticket, TicketState, Tool
 from .names import UNKNOWN_TOOL_LABEL
 from .policy import BORROW_REFUSALS, State
 
@@ -235,10 +235,12 @@ class DatabaseMetrics:
         version: str,
         *,
         contracts: Sequence[Contract] = (),
+        channels: Sequence[ChannelLevels] = (),
     ) -> None:
         self.tools = tools
         self.teams = teams
         self.contracts = contracts
+        self.channels = channels
         self.swept_at = swept_at
         self.version = version
 
@@ -248,6 +250,7 @@ class DatabaseMetrics:
         yield from self._seats(self.tools or [])
         yield from self._teams()
         yield from self._contracts()
+        yield from self._notifications()
         if self.swept_at is not None:
             yield _single(
                 "licenseserver_sweeper_last_run_timestamp_seconds",
@@ -354,6 +357,16 @@ class DatabaseMetrics:
                 [moment.timestamp() for _, moment in dated],
             )
 
+    def _notifications(self) -> Iterator[Family]:
+        written = [labels({"channel": levels.channel}) for levels in self.channels]
+        for name, documentation in (
+            ("waiting", "Notifications that wait to be sent."),
+            ("oldest_seconds", "For how long the oldest of them waits."),
+            ("failed", "Notifications that were given up in the last 24 hours."),
+        ):
+            values = [getattr(levels, name) for levels in self.channels]
+            yield Family(f"licenseserver_notifications_{name}", "gauge", documentation, written, values)
+
 
 def _single(name: str, documentation: str, value: float, pairs: dict[str, str] | None = None) -> Family:
     return Family(name, "gauge", documentation, [labels(pairs or {})], [value])
@@ -448,8 +461,9 @@ def exposition(version: str) -> bytes:
         tools: list[Tool] | None = snapshot.with_levels(sql.tools_with_current_counts())
         teams = snapshot.allotment_levels()
         contracts = list(Contract.objects.not_ended(timezone.now()).select_related("tool").order_by("pk"))
+        channels = Delivery.objects.levels(timezone.now())
         swept_at = Sweep.objects.values_list("finished_at", flat=True).first()
     except (DatabaseError, InterfaceError):
         # The counters are wanted most while the database is away.
-        tools, teams, contracts, swept_at = None, [], [], None
-    return _page().text(DatabaseMetrics(tools, teams, swept_at, version, contracts=contracts))
+        tools, teams, contracts, channels, swept_at = None, [], [], [], None
+    return _page().text(DatabaseMetrics(tools, teams, swept_at, version, contracts=contracts, channels=channels))

@@ -10,6 +10,7 @@ from .history import DenialDay, HistoryMark, TeamHour, ToolHour, UsageDay
 from .identity import Identity, JwtCaller
 from .lease import EndReason, Lease
 from .notification import (
+    ChannelLevels,
     Delivery,
     DeliveryState,
     Event,
@@ -37,6 +38,7 @@ __all__ = [
     "AuditRecord",
     "AuditedKind",
     "BorrowKey",
+    "ChannelLevels",
     "Contract",
     "ContractSource",
     "Delivery",

@@ -68,7 +68,9 @@ def pause_after(attempts: int) -> timedelta:
 def _give_up() -> int:
     """Give up what is too old, and return how many deliveries that were."""
     now = database_now()
-    useless = Q(notification__useful_until__lte=now) | Q(notification__created_at__lte=now - GIVEN_UP_AFTER)
+    # Without an attempt it was just sent again by hand.
+    tried_for_long = Q(notification__created_at__lte=now - GIVEN_UP_AFTER, attempts__gt=0)
+    useless = Q(notification__useful_until__lte=now) | tried_for_long
     old = list(Delivery.objects.due(now).filter(useless).values_list("pk", flat=True))
     rows = Delivery.objects.due(now).filter(pk__in=old)
     rows.filter(answer="").update(answer=NOT_IN_TIME)

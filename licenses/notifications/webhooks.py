@@ -27,13 +27,16 @@ import requests
 from django.conf import settings
 from django.core.exceptions import ValidationError
 from django.core.serializers.json import DjangoJSONEncoder
+from django.db import transaction
 from django.http.request import validate_host
 from requests.adapters import HTTPAdapter
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.exceptions import HTTPError, NewConnectionError
 
-from licenses.models import Notification, Webhook, WebhookKind
+from licenses import auditing
+from licenses.auditing import Actor
+from licenses.models import Action, Notification, Webhook, WebhookKind
 from licenses.sealing import Unreadable, seal, unseal
 from licenseserver import __version__
 
@@ -98,16 +101,33 @@ def _is_public(address: str) -> bool:
     return found.is_global and not found.is_multicast
 
 
-def set_address(webhook: Webhook, url: str) -> None:
-    """Give an unsaved webhook its address, encrypted. Raises ValidationError."""
-    webhook.host = check_url(url)
-    webhook.sealed_url = seal(url)
+def save(webhook: Webhook, *, url: str = "", by: Actor) -> str:
+    """Save a webhook, with a new address if there is a ``url``, and return the secret of a new one, else ''.
+
+    The secret cannot be shown again. Raises ValidationError.
+    """
+    secret = ""
+    if url:
+        webhook.host, webhook.sealed_url = check_url(url), seal(url)
+    if webhook.pk is None:
+        secret = new_secret()
+        webhook.sealed_secret = seal(secret)
+    with transaction.atomic():
+        replaced = url and webhook.pk is not None
+        with auditing.changing(webhook, by=by):
+            webhook.save()
+        if replaced:
+            # Its host is a field; the rest is not shown.
+            auditing.record(by, action=Action.CHANGED, subject=webhook, after={"address": "changed"})
+    return secret
 
 
-def set_new_secret(webhook: Webhook) -> str:
-    """Give an unsaved webhook a new secret, encrypted, and return it. It cannot be shown again."""
+@transaction.atomic
+def renew_secret(webhook: Webhook, *, by: Actor) -> str:
+    """Give a webhook a new secret and return it. The former one is not valid any more."""
     secret = new_secret()
-    webhook.sealed_secret = seal(secret)
+    Webhook.objects.filter(pk=webhook.pk).update(sealed_secret=seal(secret))
+    auditing.record(by, action=Action.CHANGED, subject=webhook, after={"secret": "changed"})
     return secret
 
 

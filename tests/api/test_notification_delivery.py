@@ -21,6 +21,7 @@ from django.utils import timezone
 from licenses.models import AuditRecord, Delivery, Event, Notification, Webhook, WebhookKind
 from licenses.notifications import delivery, messages, outbox, webhooks
 from licenses.notifications.delivery import Delivered
+from tests.support.quotas import SOMEBODY
 from tests.support.receivers import HOST, MailServer, Receiver, running_mail_server, running_receiver, text_of
 
 pytestmark = pytest.mark.django_db
@@ -71,10 +72,7 @@ def mailed_by(mail_server: MailServer, settings: Any) -> None:
 def make_webhook(url: str, *, kind: WebhookKind = WebhookKind.JSON, name: str = "chat") -> tuple[Webhook, str]:
     """Make a webhook for every event; the webhook and its secret."""
     webhook = Webhook(name=name, kind=kind, events=list(Event))
-    webhooks.set_address(webhook, url)
-    secret = webhooks.set_new_secret(webhook)
-    webhook.save()
-    return webhook, secret
+    return webhook, webhooks.save(webhook, url=url, by=SOMEBODY)
 
 
 def offer(key: str = "1", tool: str = "cad", minutes: float = 10, user: str = "ana") -> None:
@@ -275,7 +273,7 @@ def test_a_webhook_that_is_gone_is_disabled_on_record(receiver: Receiver) -> Non
     assert delivery.deliver() == Delivered(given_up=2)
     assert len(receiver.posts) == 1
     assert not Webhook.objects.get().enabled
-    record = AuditRecord.objects.get()
+    record = AuditRecord.objects.get(action="changed")
     assert (record.subject_kind, record.before, record.after) == ("webhook", {"enabled": True}, {"enabled": False})
 
 
@@ -373,12 +371,11 @@ def test_neither_the_address_nor_the_secret_is_in_the_log_or_in_a_row(
             assert delivery.deliver() == POSTPONED
             next_attempt()
     for port in (1, 2):
-        webhook = Webhook.objects.get()
-        webhooks.set_address(webhook, f"http://{HOST}:{port}/hook/s3cr3t-path")
-        webhook.save()
+        webhooks.save(Webhook.objects.get(), url=f"http://{HOST}:{port}/hook/s3cr3t-path", by=SOMEBODY)
         assert delivery.deliver() == POSTPONED
         next_attempt()
-    rows = str([*Delivery.objects.values(), *Notification.objects.values(), *Webhook.objects.values()])
+    models = (Delivery, Notification, Webhook, AuditRecord)
+    rows = str([row for model in models for row in model._default_manager.values()])
     for text in (caplog.text, rows):
         assert "s3cr3t-path" not in text
         assert secret not in text

@@ -66,15 +66,14 @@ SETUP = f"""
 from datetime import timedelta
 from django.contrib.auth.models import User
 from django.utils import timezone
+from licenses.auditing import Actor
 from licenses.models import Tool, Webhook
 from licenses.notifications import webhooks
 User.objects.create_superuser("root", "root@example.com")
 for number in range({TOOLS}):
     Tool.objects.create(name=f"tool{{number}}", capacity=1, valid_until=timezone.now() + timedelta(days=3))
 webhook = Webhook(name="program", events=["license_ends"])
-webhooks.set_address(webhook, "ADDRESS")
-webhooks.set_new_secret(webhook)
-webhook.save()
+webhooks.save(webhook, url="ADDRESS", by=Actor.of_command("test"))
 """
 
 
