@@ -149,9 +149,9 @@ def measure() -> int:
 
     _say("roll up a day", _timed(last_day))
     wanted: dict[str, Callable[[], Any]] = {
-        "all tools, year by month": lambda: reports.utilisation(tools=tools, span=year, period=Period.MONTH),
-        "all tools, year by day": lambda: reports.utilisation(tools=tools, span=year, period=Period.DAY),
-        "one tool, month by hour": lambda: reports.utilisation(tools=[busiest], span=month, period=Period.HOUR),
+        "all tools, year by month": lambda: reports.utilization(tools=tools, span=year, period=Period.MONTH),
+        "all tools, year by day": lambda: reports.utilization(tools=tools, span=year, period=Period.DAY),
+        "one tool, month by hour": lambda: reports.utilization(tools=[busiest], span=month, period=Period.HOUR),
         "one tool, year by hour of week": lambda: reports.hours_of_week(tool=busiest, span=year),
         "usage, year by team": lambda: reports.usage(by=["team"], span=year),
         "usage, year by user and tool": lambda: reports.usage(by=["tool", "user"], span=year),
@@ -165,7 +165,7 @@ def measure() -> int:
         _say(name, min(_timed(report) for _ in range(3)))
     half = Span.of_last_days(180).first
     _say("delete what is older than 180 days", _timed(lambda: f"{retention.delete(before=half).leases} leases"))
-    _say("take names out of the rest", _timed(lambda: f"{retention.anonymise(before=month.last).leases} leases"))
+    _say("take names out of the rest", _timed(lambda: f"{retention.anonymize(before=month.last).leases} leases"))
     _say("", (0, f"{Lease.objects.count()} leases left"))
     return 0
 

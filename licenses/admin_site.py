@@ -32,14 +32,28 @@ class LicensesAdminSite(admin.AdminSite):
             "with_password": settings.LICENSE_LOCAL_PASSWORDS,
         }
 
+    def index(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> Any:
+        # Import here, because licenses.admin registers with this site.
+        from licenses.admin import cockpit, flexlm, person
+
+        context = {
+            "cards": cockpit.cards(request),
+            "may_import": flexlm.may_import(request),
+            "may_look_up": person.may_look_up(request),
+        }
+        return super().index(request, context | (extra_context or {}))
+
     def get_urls(self) -> list[Any]:
         # Import here, because licenses.admin registers with this site.
-        from licenses.admin import reports
+        from licenses.admin import flexlm, person, reports
 
         return [
             path("reports/", self.admin_view(reports.overview), name="licenses_reports"),
             path("reports/tables/<str:name>/", self.admin_view(reports.one_report), name="licenses_report_table"),
             path("reports/<str:name>/", self.admin_view(reports.one_tool), name="licenses_report"),
+            path("flexlm/", self.admin_view(flexlm.import_files), name="licenses_flexlm"),
+            path("person/", self.admin_view(person.one_person), name="licenses_person"),
+            path("person/left/", self.admin_view(person.left), name="licenses_person_left"),
             *super().get_urls(),
         ]
 

@@ -1,7 +1,7 @@
-"""Prometheus' text format, of which a scrape writes only the lines that have changed.
+"""Write Prometheus' text format. A scrape writes only the lines that have changed.
 
-A site of 1,000 tools has some 70,000 lines. Written from nothing, they would keep a
-worker busy for seconds at every scrape, and nearly all of them are as they were.
+A site of 1,000 tools has about 70,000 lines, and nearly all of them are the same at the
+next scrape. To write all of them each time would keep a worker busy for seconds.
 """
 
 import json
@@ -20,13 +20,13 @@ from prometheus_client.utils import floatToGoString
 
 
 def number(value: float) -> str:
-    """Return a value as it is written."""
+    """Return the text of a value."""
     text: str = floatToGoString(value)  # type: ignore[no-untyped-call]
     return text
 
 
 def labels(pairs: dict[str, str]) -> str:
-    """Return the labels of a series as they are written."""
+    """Return the text of the labels of a series."""
     if not pairs:
         return ""
     return "{" + ",".join([f'{name}="{_escape(pairs[name])}"' for name in sorted(pairs)]) + "}"
@@ -42,7 +42,7 @@ def _head(name: str, kind: str, documentation: str) -> str:
 
 
 class _Lines:
-    """The lines of a metric, as they were written last."""
+    """The lines of a metric that were written last."""
 
     def __init__(self) -> None:
         self.series: Sequence[str] = ()
@@ -66,7 +66,7 @@ class _Lines:
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """A metric that is read for a scrape: the labels of its series, and their values."""
+    """A metric that is read at each scrape: the labels of its series, and their values."""
 
     name: str
     type: str
@@ -76,7 +76,7 @@ class Family:
 
 
 class FamilyWriter:
-    """Writes families, and keeps the lines in case the next scrape has the same."""
+    """Write families, and keep the lines for the next scrape."""
 
     def __init__(self) -> None:
         self._lines: dict[str, _Lines] = {}
@@ -92,13 +92,13 @@ class FamilyWriter:
 
 
 class _Counted:
-    """The series of a counter or histogram, with the places of their values."""
+    """The series of a counter or histogram, with the index of each value."""
 
     def __init__(self, kind: str, name: str, documentation: str) -> None:
         self.is_histogram = kind == "histogram"
         self.name = name if self.is_histogram else f"{name}_total"
         self.head = _head(self.name, kind, documentation)
-        # By the labels: of a counter, or of a histogram's sum; and of its buckets, by their bounds.
+        # By labels: the places of counters and of sums of histograms, and those of buckets by bound.
         self.places: dict[str, int] = {}
         self.buckets: dict[str, dict[float, int]] = {}
         self.is_stale = self.has_grown = True
@@ -115,7 +115,7 @@ class _Counted:
         return places[key]
 
     def text(self, values: list[float]) -> str:
-        """Return the metric's part of the page, of all values."""
+        """Return the metric's part of the page; ``values`` are those of all metrics."""
         if self.has_grown:
             self._series, self.has_grown = list(self._written()), False
         if self.is_stale:
@@ -125,7 +125,7 @@ class _Counted:
         return self.head + self._lines.text
 
     def _accumulated(self, values: list[float]) -> list[float]:
-        """Return for each series each bucket with all below it, their number, and the sum."""
+        """Return for each series the cumulative buckets, the count and the sum."""
         found: list[float] = []
         for series, buckets in self.buckets.items():
             counts = list(accumulate([values[buckets[bound]] for bound in sorted(buckets)]))
@@ -135,7 +135,7 @@ class _Counted:
         return found
 
     def _written(self) -> Iterator[str]:
-        """Yield the series as they are written, in the order of their values."""
+        """Yield the text of the series, in the order of their values."""
         if not self.is_histogram:
             yield from (f"{self.name}{labels}" for labels in self.places)
         for labels, buckets in self.buckets.items():
@@ -146,10 +146,10 @@ class _Counted:
 
 
 class _File:
-    """What one process has counted, in a file of the library's.
+    """The counters of one process, in a file of prometheus_client.
 
-    Series are only ever added to it, each with a fixed place for its value: once they
-    are known, all values are read at once.
+    The library only adds series, and the place of a value in the file does not change. So
+    all values of known series are read at once.
     """
 
     def __init__(self, path: Path) -> None:
@@ -158,14 +158,14 @@ class _File:
             self.memory = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         self.places: list[int] = []
         self.values: tuple[float, ...] = ()
-        # Of a place, which of the values is its.
+        # The index in ``values`` by place.
         self.at: dict[int, int] = {}
         self._used = 8
         self._format = ["=8x"]
         self._read = struct.Struct("")
 
     def changed(self, place_of: Callable[[str, bytes], int]) -> list[int]:
-        """Read the file; return the places whose values are others than at the last time."""
+        """Read the file and return the places whose values have changed."""
         before = self.values
         self._find_series(place_of)
         self.values = self._read.unpack_from(self.memory)
@@ -178,7 +178,7 @@ class _File:
         (used,) = struct.unpack_from("i", self.memory, 0)
         if used <= self._used:
             return
-        # The library's format: the key's length, the key, blanks up to a multiple of 8
+        # The library's format: the length of the key, the key, blanks up to a multiple of 8
         # bytes, the value and its time as doubles.
         while self._used < used:
             (length,) = struct.unpack_from("i", self.memory, self._used)
@@ -192,20 +192,20 @@ class _File:
 
 
 class Counters:
-    """What all workers have counted, read from their files: counters and histograms."""
+    """The counters and histograms of all workers, read from their files."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._files: dict[Path, tuple[tuple[int, int], _File]] = {}
         self._families: dict[str, _Counted] = {}
         self._places: dict[bytes, int] = {}
-        # What each place counts, and whose it is.
+        # The sum over all files and the metric of each place.
         self._values: list[float] = []
         self._owners: list[_Counted] = []
         self._lock = threading.Lock()
 
     def begin(self, metric: MetricWrapperBase, pairs: dict[str, str]) -> None:
-        """Show a series of a counter or histogram from now on, as 0 until it is counted."""
+        """Show a series of a counter or histogram from now on, with the value 0 until its first event."""
         written = labels(pairs)
         with self._lock:
             if isinstance(metric, Histogram):
@@ -222,14 +222,14 @@ class Counters:
             files = list(self._current())
             changed = {place for file in files for place in file.changed(self._place)}
             for place in changed:
-                # Again in the order of the files: a sum of what grows must never shrink.
+                # Add in the order of the files, so that rounding never makes the sum of growing values smaller.
                 self._values[place] = sum(file.values[file.at[place]] for file in files if place in file.at)
                 self._owners[place].is_stale = True
             return "".join([family.text(self._values) for family in self._families.values()])
 
     def _current(self) -> Iterator[_File]:
-        """Yield the files that there are. One is empty between its creation and its first
-        byte, and stays so if the worker dies there."""
+        """Yield the files that have content. A file is empty between its creation and its first
+        byte, and stays empty if the worker dies in between."""
         for path in sorted([*self.folder.glob("counter_*.db"), *self.folder.glob("histogram_*.db")]):
             try:
                 found = path.stat()

@@ -1,11 +1,10 @@
 """Prometheus metrics of the domain.
 
-Events are counters that the processes keep and gunicorn's workers share by
-files (``PROMETHEUS_MULTIPROC_DIR``), but for the ends of leases, which also
-other programs bring about: those the database counts. Levels of seats are never
-counted up and down in a process, which would drift with every crash: they are
-read from the database when Prometheus asks. What a worker is busy with is a
-level of the worker's own, and goes with it.
+Each process counts events, and gunicorn's workers share their counters in files
+(``PROMETHEUS_MULTIPROC_DIR``). The database counts the ends of leases, because other
+programs end leases too. Levels of seats are read from the database at each scrape: a
+level that a process counts up and down would drift with every crash. The requests in
+flight are a level of each worker, and disappear with it.
 """
 
 import os
@@ -34,7 +33,7 @@ from .models import ChannelLevels, Contract, Delivery, EndReason, Sweep, Ticket,
 from .names import UNKNOWN_TOOL_LABEL
 from .policy import BORROW_REFUSALS, State
 
-BORROW_ATTEMPTS = Counter("license_borrow_attempts_total", "Borrows asked for.", ["tool"])
+BORROW_ATTEMPTS = Counter("license_borrow_attempts_total", "Borrow requests.", ["tool"])
 BORROW_SUCCESS = Counter("license_borrow_success_total", "Borrows granted and committed.", ["tool"])
 BORROW_FAILURE = Counter("license_borrow_failure_total", "Borrows not granted, by reason.", ["tool", "reason"])
 BORROW_DURATION = Histogram(
@@ -47,35 +46,35 @@ BORROW_REPLAYS = Counter("license_borrow_replays_total", "Borrows sent again und
 WAITS = Counter("license_queue_waits_total", "Waits in the queue that ended, by outcome.", ["tool", "outcome"])
 WAIT_DURATION = Histogram(
     "license_queue_wait_seconds",
-    "Time from the place in the queue to the seat.",
+    "Time from joining the queue to the seat.",
     ["tool"],
     buckets=(1, 5, 15, 60, 300, 900, 1800, 3600, 4 * 3600, 12 * 3600),
 )
 
-RATE_LIMITED = Counter("licenseserver_rate_limited_total", "Calls refused as too many of one caller.", ["limit"])
+RATE_LIMITED = Counter("licenseserver_rate_limited_total", "Calls refused by a rate limit, by limit.", ["limit"])
 RATE_LIMITS = ("credential", "address", "heartbeats")
 
-# Sums over the workers that live: gunicorn.conf.py drops those of one that is gone.
+# Sums over live workers: gunicorn.conf.py removes the values of a worker that has stopped.
 WORKERS = Gauge("licenseserver_workers", "Processes that answer requests.", multiprocess_mode="livesum")
 THREADS = Gauge("licenseserver_threads", "Requests that they can answer at once.", multiprocess_mode="livesum")
 REQUESTS_IN_FLIGHT = Gauge(
     "licenseserver_requests_in_flight",
-    "Requests that are being answered, the one for these metrics among them.",
+    "Requests that are being answered, including the one for these metrics.",
     multiprocess_mode="livesum",
 )
 
-# What counts one kind of answer: requests, answers, answers of this status, seconds.
+# The metrics of one kind of answer: requests, answers, answers of this status, seconds.
 Counts = tuple[Counter, Counter, Counter, Histogram]
 
 
 class HttpMetrics(Metrics):
-    """Those of django-prometheus' metrics of HTTP that a dashboard, an alert or a page of the docs uses.
+    """The metrics of django-prometheus that a dashboard, an alert or a page of the docs uses.
 
-    Each of the others would cost every request a microsecond or two.
+    Each of its other metrics would cost every request a microsecond or two.
     """
 
     def register(self) -> None:
-        """Make the metrics, under the library's names."""
+        """Create the metrics under the library's names."""
 
         def counter(name: str, documentation: str, *labels: str) -> Counter:
             made: Counter = self.register_metric(Counter, name, documentation, labels, namespace=NAMESPACE)
@@ -112,7 +111,7 @@ class HttpMetrics(Metrics):
             buckets=PROMETHEUS_LATENCY_BUCKETS,
             namespace=NAMESPACE,
         )
-        # By transport, status, view and method. All come from closed sets, and so do these.
+        # By transport, status, view and method, which all come from closed sets.
         self._counts: dict[tuple[str, int, str, str], Counts] = {}
 
     def answered(self, *, transport: str, status: int, view: str, method: str, seconds: float) -> None:
@@ -138,18 +137,18 @@ class HttpMetrics(Metrics):
         self.exceptions_by_view.labels(view).inc()
 
 
-# The calls that the objective of availability is about, and how they can fail
-# by the server's fault (monitoring/prometheus/rules/slo.yml).
+# The calls of the availability objective, and the statuses that are the server's fault
+# (monitoring/prometheus/rules/slo.yml).
 VIEWS_WITH_AN_OBJECTIVE = ("borrow", "return")
 SERVER_FAILURES = ("500", "503")
 STATES = [str(state) for state in State]
-# Why a borrow of a known tool can fail.
+# The reasons for which a borrow of a known tool can fail.
 BORROW_FAILURE_REASONS = (
     *(code for code in BORROW_REFUSALS if code != UnknownTool.code),
     *(kind.code for kind in kinds(DatabaseRefusal)),
     "error",
 )
-# The tool's counts of leases that ended, by the reason.
+# The tool's counters of ended leases, by reason.
 RETURNS = [f"{reason}_total" for reason in EndReason.values]
 
 # Names that were once found in the table. A name from a client is a label only
@@ -203,7 +202,7 @@ def wait_ended(name: str, ticket: Ticket) -> None:
 
 
 class SharedGauges(MultiProcessCollector):
-    """What all workers are busy with, read from their files.
+    """The gauges of all workers, read from their files.
 
     A file is empty between its creation and its first byte, and stays so if the
     worker dies there; the library would fail on it, at every scrape.
@@ -219,13 +218,16 @@ def _size(path: Path) -> int:
     try:
         return path.stat().st_size
     except FileNotFoundError:
-        # Its worker is gone meanwhile.
+        # Its worker has stopped since the folder was read.
         return 0
 
 
 class DatabaseMetrics:
-    """The state of the tools now, as read for this scrape; None is a database
-    that doesn't answer, and gives no levels rather than old ones."""
+    """The metrics that are read from the database for a scrape.
+
+    ``tools`` None means that the database does not answer: then there are no levels,
+    because old ones would be wrong.
+    """
 
     def __init__(
         self,
@@ -245,7 +247,7 @@ class DatabaseMetrics:
         self.version = version
 
     def collect(self) -> Iterator[Family]:
-        """Yield the metrics; without tools they have no series."""
+        """Yield the metrics. Without tools they have no series."""
         yield _single("licenseserver_database_up", "1 if the database answered this scrape.", self.tools is not None)
         yield from self._seats(self.tools or [])
         yield from self._teams()
@@ -254,33 +256,33 @@ class DatabaseMetrics:
         if self.swept_at is not None:
             yield _single(
                 "licenseserver_sweeper_last_run_timestamp_seconds",
-                "When expire_leases was last done.",
+                "Time of the last finished run of expire_leases.",
                 self.swept_at.timestamp(),
             )
         build = {"version": self.version, "python": platform.python_version()}
-        yield _single("licenseserver_build_info", "What is running; always 1.", 1, build)
+        yield _single("licenseserver_build_info", "Version of the server and of Python; always 1.", 1, build)
 
     def _seats(self, tools: list[Tool]) -> Iterator[Family]:
         now = timezone.now()
         levels: list[tuple[str, str, Callable[[Tool], float]]] = [
-            ("licenses_total", "Seats bought.", lambda tool: tool.capacity),
-            ("licenses_borrowed", "Seats that are out.", lambda tool: tool.borrowed_now),
+            ("licenses_total", "Capacity: seats that are owned and valid now.", lambda tool: tool.capacity),
+            ("licenses_borrowed", "Borrowed seats.", lambda tool: tool.borrowed_now),
             (
                 "licenses_available",
-                "Seats that anybody can have; 0 while the tool grants none.",
+                "Seats that anybody can borrow; 0 while the tool grants none.",
                 lambda tool: tool.levels.available,
             ),
-            ("licenses_set_aside", "Seats that are free, but for those who wait.", lambda tool: tool.levels.set_aside),
+            ("licenses_set_aside", "Free seats that are set aside for the queue.", lambda tool: tool.levels.set_aside),
             (
                 "licenses_reserved_idle",
-                "Seats that are free, but reserved for teams.",
+                "Free seats that are reserved for teams.",
                 lambda tool: tool.levels.reserved_idle,
             ),
-            ("licenses_overdraft", "Seats that are out above those bought.", lambda tool: tool.overdrawn),
-            ("license_queue_length", "Requests that wait.", lambda tool: tool.queued),
+            ("licenses_overdraft", "Borrowed seats above the capacity.", lambda tool: tool.overdrawn),
+            ("license_queue_length", "Requests in the queue.", lambda tool: tool.queued),
             (
                 "license_queue_oldest_seconds",
-                "For how long the first of them waits.",
+                "Time for which the oldest request waits.",
                 lambda tool: tool.oldest_wait_seconds(now),
             ),
         ]
@@ -291,7 +293,7 @@ class DatabaseMetrics:
         yield Family(
             "license_state",
             "gauge",
-            "1 for the state that a tool is in, 0 for the others.",
+            "1 for the current state of a tool, 0 for the others.",
             [state for of_tool in written for state in of_tool.states],
             [state == tool.state for tool in tools for state in STATES],
         )
@@ -313,16 +315,16 @@ class DatabaseMetrics:
         yield Family(
             "license_overdraft_leases",
             "counter",
-            "Leases granted with seats above those bought.",
+            "Leases granted with seats above the capacity.",
             plain,
             [tool.overdraft_total for tool in tools],
         )
 
     def _teams(self) -> Iterator[Family]:
         for name, documentation in (
-            ("borrowed", "Seats that a team's people have."),
-            ("quota", "The most that they may have."),
-            ("reservation", "Seats that nobody else can have."),
+            ("borrowed", "Seats that the members of a team have borrowed."),
+            ("quota", "The quota of a team: the most seats that it can have."),
+            ("reservation", "Seats that only the team can borrow."),
         ):
             levels = [(seats, level) for seats in self.teams if (level := getattr(seats, name)) is not None]
             yield Family(
@@ -390,8 +392,10 @@ def _labels_of(tool: str) -> ToolLabels:
 
 
 def beginnings(tools: Iterable[Tool]) -> Iterator[tuple[MetricWrapperBase, dict[str, str]]]:
-    """Yield every series of these tools, and those of the objectives: they exist before
-    their first event, so that it is an increase from 0 that ``rate()`` sees."""
+    """Yield every series of these tools and of the objectives.
+
+    A series must exist before its first event, so that ``rate()`` sees an increase from 0.
+    """
     for tool in tools:
         of_tool = {"tool": tool.name}
         for metric in (BORROW_ATTEMPTS, BORROW_SUCCESS, BORROW_DURATION, BORROW_REPLAYS, WAIT_DURATION):
@@ -412,7 +416,7 @@ def beginnings(tools: Iterable[Tool]) -> Iterator[tuple[MetricWrapperBase, dict[
 
 
 class Page:
-    """The page for Prometheus in one process, with the lines that it had at the last scrape."""
+    """The page for Prometheus in one process, with the lines of the last scrape."""
 
     def __init__(self) -> None:
         folder = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
@@ -421,7 +425,7 @@ class Page:
         self.begun: set[str] = set()
 
     def begin(self, tools: list[Tool]) -> None:
-        """Make the series exist that are new since the last scrape."""
+        """Create the series of tools that are new since the last scrape."""
         new = [tool for tool in tools if tool.name not in self.begun]
         if not new and self.begun:
             return
@@ -429,14 +433,14 @@ class Page:
             if self.counters is None:
                 metric.labels(**pairs)
             else:
-                # Not in this process' file: each worker would write all of them.
+                # Not in the file of this process: each worker would write all of them.
                 self.counters.begin(metric, pairs)
         for tool in new:
             know(tool.name)
         self.begun.update(tool.name for tool in new)
 
     def text(self, levels: DatabaseMetrics) -> bytes:
-        """Return what is counted, by all workers where there are several, and the levels."""
+        """Return the counters of all workers, and the levels."""
         self.begin(levels.tools or [])
         if self.counters is None:
             return generate_latest(REGISTRY) + self.levels.text(levels.collect()).encode()
@@ -447,15 +451,14 @@ class Page:
 
 @cache
 def _page() -> Page:
-    """Return the page of this process, made after the fork, at the first scrape."""
+    """Return the page of this process. It is created at the first scrape, after the fork."""
     return Page()
 
 
 def exposition(version: str) -> bytes:
     """Return the page for Prometheus: all workers' counters and the levels.
 
-    django-prometheus' own view leaves out custom collectors in multiprocess
-    mode, hence this one.
+    The view of django-prometheus leaves out custom collectors in multiprocess mode.
     """
     try:
         tools: list[Tool] | None = snapshot.with_levels(sql.tools_with_current_counts())
@@ -464,6 +467,6 @@ def exposition(version: str) -> bytes:
         channels = Delivery.objects.levels(timezone.now())
         swept_at = Sweep.objects.values_list("finished_at", flat=True).first()
     except (DatabaseError, InterfaceError):
-        # The counters are wanted most while the database is away.
+        # Counters are most important while the database does not answer.
         tools, teams, contracts, channels, swept_at = None, [], [], [], None
     return _page().text(DatabaseMetrics(tools, teams, swept_at, version, contracts=contracts, channels=channels))

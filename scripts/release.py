@@ -26,24 +26,29 @@ def versions(root: Path) -> dict[str, str]:
     """Return the version in each file that has one."""
     project = tomllib.loads((root / "pyproject.toml").read_text())["project"]["version"]
     client = tomllib.loads((root / "client/pyproject.toml").read_text())["project"]["version"]
-    package = ast.parse((root / "licenseserver/__init__.py").read_text())
-    (server,) = (
-        node.value.value
-        for node in package.body
-        if isinstance(node, ast.Assign)
-        and isinstance(node.value, ast.Constant)
-        and [target.id for target in node.targets if isinstance(target, ast.Name)] == ["__version__"]
-    )
     # Two plain lines, so that this needs no YAML parser.
     chart = (root / "deploy/chart/Chart.yaml").read_text()
     told = dict(re.findall(r'^(version|appVersion): "?([^"\s]+)"?$', chart, re.MULTILINE))
     return {
-        "licenseserver.__version__": str(server),
+        "licenseserver.__version__": _version_of_package(root / "licenseserver"),
         "pyproject.toml": project,
         "client/pyproject.toml": client,
+        "license_client.__version__": _version_of_package(root / "client/src/license_client"),
         "Chart.yaml version": told.get("version", "none"),
         "Chart.yaml appVersion": told.get("appVersion", "none"),
     }
+
+
+def _version_of_package(folder: Path) -> str:
+    """Return ``__version__`` without importing the package."""
+    (version,) = (
+        node.value.value
+        for node in ast.parse((folder / "__init__.py").read_text()).body
+        if isinstance(node, ast.Assign)
+        and isinstance(node.value, ast.Constant)
+        and [target.id for target in node.targets if isinstance(target, ast.Name)] == ["__version__"]
+    )
+    return str(version)
 
 
 def check(root: Path, tag: str | None) -> str:

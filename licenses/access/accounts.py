@@ -15,7 +15,7 @@ from django.utils import timezone
 from licenses import auditing
 from licenses.auditing import Actor
 from licenses.leases import services
-from licenses.models import AccountSession, Action, ApiToken, Identity, JwtCaller, RetiredName, TeamMember
+from licenses.models import AccountSession, Action, ApiToken, Identity, JwtCaller, RetiredName, Team, TeamMember
 from licenses.names import folded
 from licenses.preconditions import Check, accept
 
@@ -30,6 +30,14 @@ class Ended:
     sessions: int = 0
     tickets: list[uuid.UUID] = field(default_factory=list)
     leases: list[uuid.UUID] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Left:
+    """What ended when a user left, and the teams that the user was in."""
+
+    ended: Ended
+    teams: list[str] = field(default_factory=list)
 
 
 @transaction.atomic
@@ -48,7 +56,7 @@ def save(account: User, *, by: Actor, force_note: str = "") -> Ended:
     renamed = account.username != before.username
     if not renamed and (account.is_active or not before.is_active):
         return Ended()
-    ended = _end(before, by=by, force_note=force_note)
+    ended = _end(before.username, before, by=by, force_note=force_note)
     if renamed:
         RetiredName.objects.filter(name=account.username, account_id=account.pk).delete()
         _retire(before)
@@ -60,7 +68,7 @@ def save(account: User, *, by: Actor, force_note: str = "") -> Ended:
 @transaction.atomic
 def delete(account: User, *, by: Actor, force_note: str = "") -> Ended:
     """Delete an account and its team memberships. Return what ended, as ``save`` does."""
-    ended = _end(account, by=by, force_note=force_note)
+    ended = _end(account.username, account, by=by, force_note=force_note)
     _retire(account)
     teams.delete_members(TeamMember.objects.filter(user=account.username).select_related("team"), by=by)
     with auditing.deleting(account, by=by):
@@ -75,6 +83,31 @@ def deactivate(account: User, *, by: Actor, force_note: str = "", check: Check =
     check(account)
     account.is_active = False
     return save(account, by=by, force_note=force_note)
+
+
+@transaction.atomic
+def leave(user: str, *, by: Actor, force_note: str = "", keep_teams: bool = False) -> Left:
+    """End everything of a user who left for good, with or without an account. Return what ended.
+
+    Deactivates the account, ends tokens, sessions and tickets as ``save`` does, and removes the user from
+    all teams unless ``keep_teams``. A name without an account is not blocked: only the sign-in provider can.
+    """
+    account = User.objects.filter(username=user).select_for_update(no_key=True).first()
+    if account is None or not account.is_active:
+        ended = _end(user, account, by=by, force_note=force_note)
+    else:
+        account.is_active = False
+        ended = save(account, by=by, force_note=force_note)
+    if keep_teams:
+        return Left(ended)
+    members = TeamMember.objects.of_users([user])
+    Team.objects.filter(pk__in=members.order_by().values("team")).lock()
+    teams = []
+    for member in members.select_related("team").order_by("team__name"):
+        with auditing.deleting(member, by=by):
+            member.delete()
+        teams.append(member.team.name)
+    return Left(ended, teams)
 
 
 def why_not(name: str, *, account: User | None = None, issuer: str = "", subject: str = "") -> str | None:
@@ -113,12 +146,17 @@ def bind(*, issuer: str, subject: str, name: str) -> str | None:
     return why_not(name, issuer=issuer, subject=subject) or "You have another name on this server."
 
 
-def _end(account: User, *, by: Actor, force_note: str) -> Ended:
-    valid = ApiToken.objects.acting_as(account).filter(revoked_at__isnull=True).order_by("pk")
+def _end(user: str, account: User | None, *, by: Actor, force_note: str) -> Ended:
+    """End what acts for a user, who may have an account."""
+    acting = ApiToken.objects.acting_as(account) if account else ApiToken.objects.filter(account=None, user=user)
+    valid = acting.filter(revoked_at__isnull=True).order_by("pk")
     revoked = [token.pk for token in valid if tokens.revoke(token, by=by)]
-    sessions = AccountSession.objects.end(account)
-    tickets, leases = services.end_all_of(user=account.username, by=by, force_note=force_note)
+    sessions = AccountSession.objects.end(account) if account else 0
+    tickets, leases = services.end_all_of(user=user, by=by, force_note=force_note)
     ended = Ended(revoked, sessions, tickets, leases)
+    if account is None:
+        # The audit has the tokens and the leases themselves.
+        return ended
     if revoked or sessions or tickets or leases:
         auditing.record(
             by,

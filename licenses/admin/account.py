@@ -25,6 +25,7 @@ from licenses.models.lease import NOTE_LENGTH
 from licenses.names import is_clean
 
 from .audited import AuditedAdmin, actor_of
+from .person import person_link
 from .rights import SuperusersOnly
 
 admin.site.unregister([User, Group])
@@ -123,7 +124,7 @@ class AccountAdmin(AuditedAdmin[User], UserAdmin[User]):
         waiting = Ticket.objects.waiting().filter(user=account.username)
         valid = ApiToken.objects.acting_as(account).filter(revoked_at__isnull=True)
         return format_html(
-            '<a href="{}?{}">{} open lease(s)</a>, {} open ticket(s), <a href="{}?{}">{} token(s)</a>',
+            '<a href="{}?{}">{} open lease(s)</a>, {} open ticket(s), <a href="{}?{}">{} token(s)</a>; {}',
             reverse("admin:licenses_lease_changelist"),
             urlencode({"user": account.username, "state": "active"}),
             held.count(),
@@ -131,6 +132,7 @@ class AccountAdmin(AuditedAdmin[User], UserAdmin[User]):
             reverse("admin:licenses_apitoken_changelist"),
             urlencode({"q": account.username}),
             valid.count(),
+            person_link(account.username, "everything about this person"),
         )
 
     def _may_force(self, request: HttpRequest, account: User | None = None) -> bool:

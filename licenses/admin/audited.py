@@ -15,7 +15,7 @@ from licenses.errors import Refusal
 
 from .deletions import ShortDeletions
 from .lookups import ListedLookups
-from .widgets import LabelledInputs, SearchedSelect
+from .widgets import LabeledInputs, SearchedSelect
 
 M = TypeVar("M", bound=Model)
 
@@ -25,7 +25,7 @@ def actor_of(request: HttpRequest) -> Actor:
     return Actor.of_account(request.user.get_username(), request.META)
 
 
-class AuditedAdmin(LabelledInputs, ShortDeletions, ListedLookups, admin.ModelAdmin[M], Generic[M]):
+class AuditedAdmin(LabeledInputs, ShortDeletions, ListedLookups, admin.ModelAdmin[M], Generic[M]):
     """Record what is created, changed and deleted.
 
     A subclass that saves rows in another way must record them itself.

@@ -11,6 +11,11 @@ from licenses.models import Contract
 from licenses.tools import contracts
 
 from .audited import AuditedAdmin, actor_of
+from .filters import EndsFilter
+
+
+class LastDayFilter(EndsFilter):
+    field = "last_day"
 
 
 @admin.register(Contract)
@@ -18,7 +23,7 @@ class ContractAdmin(AuditedAdmin[Contract]):
     fields = ["tool", "seats", "first_day", "last_day", "price", "reference", "note", "source"]
     list_display = ["tool", "seats", "first_day", "last_day", "price", "reference", "source"]
     list_display_links = ["tool", "seats"]
-    list_filter = [("tool", admin.RelatedOnlyFieldListFilter), "source", "last_day"]
+    list_filter = [("tool", admin.RelatedOnlyFieldListFilter), LastDayFilter, "source"]
     list_select_related = ["tool"]
     search_fields = ["tool__name", "reference", "note"]
     autocomplete_fields = ["tool"]

@@ -1,6 +1,7 @@
 """Filters for several lists of the admin."""
 
 from collections.abc import Iterator
+from datetime import UTC, timedelta
 from typing import Any
 
 from django import forms
@@ -8,14 +9,17 @@ from django.contrib import admin
 from django.contrib.admin.options import IncorrectLookupParameters
 from django.contrib.admin.views.main import ChangeList
 from django.core.exceptions import ValidationError
-from django.db.models import QuerySet
+from django.db.models import DateTimeField, QuerySet
 from django.http import HttpRequest
+
+from licenses.clock import database_now
 
 
 class TypedFilter(admin.SimpleListFilter):
     """Filter by one typed value of the field ``parameter_name``, which has too many values to list."""
 
     parameter_name: str
+    lookup = ""
     template = "admin/licenses/typed_filter.html"
 
     def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
@@ -35,7 +39,7 @@ class TypedFilter(admin.SimpleListFilter):
             value = forms.CharField(required=False).clean(self.value())
         except ValidationError as error:
             raise IncorrectLookupParameters from error
-        return queryset.filter(**{self.parameter_name: value}) if value else queryset
+        return queryset.filter(**{self.lookup or self.parameter_name: value}) if value else queryset
 
 
 class NamedValues(admin.AllValuesFieldListFilter):
@@ -45,3 +49,32 @@ class NamedValues(admin.AllValuesFieldListFilter):
         """Yield the choices of the filter."""
         for choice in super().choices(changelist):
             yield choice | {"display": choice["display"] if str(choice["display"]) else "(none)"}
+
+
+class EndsFilter(admin.SimpleListFilter):
+    """Filter by the days until a row ends. ``field`` is its last day, in UTC, or the moment of its end."""
+
+    title = "end"
+    parameter_name = "ends"
+    field: str
+    within = (7, 30, 60, 90)
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        field = model_admin.model._meta.get_field(self.field)
+        self.of_moments = isinstance(field, DateTimeField)
+        days = [(str(number), f"Within {number} days") for number in self.within]
+        return [*days, ("ended", "Ended"), *([("never", "No end")] if field.null else [])]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
+        value = self.value()
+        if value not in dict(self.lookup_choices):
+            return queryset
+        if value == "never":
+            return queryset.filter(**{f"{self.field}__isnull": True})
+        now: Any = database_now() if self.of_moments else database_now().astimezone(UTC).date()
+        # A row is still valid on its last day, but not at the moment of its end.
+        ended, valid = ("lte", "gt") if self.of_moments else ("lt", "gte")
+        if value == "ended":
+            return queryset.filter(**{f"{self.field}__{ended}": now})
+        until = now + timedelta(days=int(value))
+        return queryset.filter(**{f"{self.field}__{valid}": now, f"{self.field}__lte": until})

@@ -1,15 +1,23 @@
 """Show leases in the admin, and force-return them."""
 
+import uuid
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from django import forms
 from django.contrib import admin, messages
-from django.contrib.admin.helpers import ActionForm
+from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
 from django.contrib.admin.models import CHANGE, LogEntry
+from django.contrib.admin.views.main import ChangeList
+from django.core.exceptions import ValidationError
 from django.db.models import QuerySet
 from django.db.models.functions import Now
 from django.http import HttpRequest, HttpResponse
+from django.template.response import TemplateResponse
 
+from licenses.clock import database_now
 from licenses.errors import Refusal
 from licenses.leases import services
 from licenses.models import EndReason, Lease
@@ -19,23 +27,65 @@ from licenses.names import is_clean
 from .audited import actor_of
 from .filters import TypedFilter
 from .lookups import ListedLookups
+from .person import person_link
+
+# The page that asks for confirmation sends a field for each lease.
+MAX_FORCED = 500
 
 
-class ForceReturnForm(ActionForm):
-    reason = forms.CharField(required=False, max_length=NOTE_LENGTH, label="Reason (for force return)")
+class ForceReturnForm(forms.Form):
+    """Ask for the reason."""
+
+    reason = forms.CharField(
+        max_length=NOTE_LENGTH,
+        help_text="For the holder, who gets it with the answer to the next heartbeat. It stays on the lease.",
+        widget=forms.TextInput(attrs={"class": "vTextField", "autofocus": True}),
+    )
+
+    def clean_reason(self) -> str:
+        reason: str = self.cleaned_data["reason"]
+        if not is_clean(reason):
+            raise ValidationError("One line, without control characters.")
+        return reason
+
+
+@dataclass(frozen=True, slots=True)
+class Forced:
+    """A borrow that would be force-returned: its head, and all of its leases."""
+
+    head: Lease
+    items: Sequence[Lease]
 
 
 class StateFilter(admin.SimpleListFilter):
+    """Filter by the state. Active leases are the default, because the others are history."""
+
     title = "state"
     parameter_name = "state"
 
     def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
-        return [("active", "Active"), ("ended", "Ended")]
+        return [("active", "Active"), ("overdue", "Expired, not closed"), ("ended", "Ended"), ("all", "All")]
+
+    def value(self) -> str:
+        return super().value() or "active"
+
+    def choices(self, changelist: ChangeList) -> Iterator[Any]:
+        """Yield the states. Django would put "All" first, and select it."""
+        for value, title in self.lookup_choices:
+            yield {
+                "selected": self.value() == value,
+                "query_string": changelist.get_query_string({self.parameter_name: value}),
+                "display": title,
+            }
 
     def queryset(self, request: HttpRequest, queryset: QuerySet[Lease]) -> QuerySet[Lease]:
-        if self.value() in {"active", "ended"}:
-            leases = Lease.objects.active(Now()) if self.value() == "active" else Lease.objects.ended(Now())
-            return queryset & leases
+        match self.value():
+            case "active":
+                return queryset & Lease.objects.active(Now())
+            case "overdue":
+                return queryset & Lease.objects.overdue(Now())
+            case "ended":
+                return queryset & Lease.objects.ended(Now())
         return queryset
 
 
@@ -45,34 +95,32 @@ class UserFilter(TypedFilter):
 
 @admin.register(Lease)
 class LeaseAdmin(ListedLookups):
-    list_display = [
-        "short_id",
-        "tool",
-        "user",
-        "team",
-        "project",
-        "host",
-        "seats",
-        "overdraft_seats",
-        "borrowed_at",
-        "expires_at",
-        "ended_at",
-        "end_reason",
-        "end_note",
-        "borrowed_by",
-        "ended_by",
-    ]
-    list_filter = ["tool", "team", UserFilter, StateFilter, "end_reason", "borrowed_at"]
+    list_display = ["person", "tool", "seats", "team", "project", "host", "borrowed_at", "heartbeat", "end"]
+    list_display_links = ["tool"]
+    list_filter = [StateFilter, UserFilter, "end_reason", "borrowed_at", "team", "tool"]
     list_select_related = ["tool", "team"]
     search_fields = ["user", "host", "project", "tool__name"]
     actions = ["force_return"]
-    action_form = ForceReturnForm
     show_full_result_count = False
 
-    @admin.display(description="id")
-    def short_id(self, lease: Lease) -> str:
-        # The whole id would need too much width.
-        return str(lease.pk)[:8]
+    @admin.display(ordering="user")
+    def person(self, lease: Lease) -> str:
+        return person_link(lease.user)
+
+    @admin.display(description="last heartbeat")
+    def heartbeat(self, lease: Lease) -> datetime | None:
+        return lease.last_heartbeat_at if lease.ended_at is None else None
+
+    @admin.display(ordering="ended_at")
+    def end(self, lease: Lease) -> str:
+        """Return when and how it ended, or when it expires."""
+        if lease.ended_at is not None:
+            return f"{lease.get_end_reason_display().lower()} {lease.ended_at:%Y-%m-%d %H:%M:%S}"
+        return f"expires {lease.expires_at:%Y-%m-%d %H:%M:%S}" if lease.expires_at else "does not expire"
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Lease]:
+        # The last heartbeat depends on all tools of a borrow.
+        return super().get_queryset(request).prefetch_related("parts__tool")
 
     def has_add_permission(self, request: HttpRequest) -> bool:
         return False
@@ -98,24 +146,42 @@ class LeaseAdmin(ListedLookups):
         """Save nothing: the lease may have ended since the form was read."""
 
     @admin.action(description="Force return", permissions=["change"])
-    def force_return(self, request: HttpRequest, leases: QuerySet[Lease]) -> None:
-        note = request.POST.get("reason", "").strip()
-        if not (0 < len(note) <= NOTE_LENGTH and is_clean(note)):
-            self.message_user(
-                request,
-                f"Give a reason: one line, at most {NOTE_LENGTH} characters. Nothing was returned.",
-                messages.ERROR,
-            )
-            return
-        ended = 0
-        for public_id in {lease.public_id: None for lease in leases.filter(ended_at__isnull=True)}:
+    def force_return(self, request: HttpRequest, leases: QuerySet[Lease]) -> HttpResponse | None:
+        """Show what a force return would do, and do it if the page was confirmed with a reason."""
+        heads = _heads(leases)
+        if not heads or len(heads) > MAX_FORCED:
+            text = f"{len(heads):,} leases are selected. Select at most {MAX_FORCED}." if heads else "They have ended."
+            self.message_user(request, f"{text} Nothing was returned.", messages.ERROR)
+            return None
+        chosen = _borrows(heads)
+        form = ForceReturnForm(request.POST if "confirmed" in request.POST else None)
+        if form.is_valid():
+            self._force(request, chosen, form.cleaned_data["reason"])
+            return None
+        context = self.admin_site.each_context(request) | {
+            "title": "Force return",
+            "opts": self.opts,
+            "form": form,
+            "checkbox": ACTION_CHECKBOX_NAME,
+            "chosen": chosen,
+            "seats": sum(lease.seats for borrow in chosen for lease in borrow.items),
+            "people": len({borrow.head.user for borrow in chosen}),
+            "now": database_now(),
+        }
+        return TemplateResponse(request, "licenses/admin_force_return.html", context)
+
+    def _force(self, request: HttpRequest, chosen: Sequence[Forced], note: str) -> None:
+        seats = 0
+        for borrow in chosen:
             try:
-                together = services.force_return(lease_id=public_id, note=note, by=actor_of(request))
+                together = services.force_return(lease_id=borrow.head.pk, note=note, by=actor_of(request))
             except Refusal as refusal:
-                self.message_user(request, f"{public_id}: {refusal.detail}", messages.ERROR)
+                self.message_user(request, f"{borrow.head.pk}: {refusal.detail}", messages.ERROR)
                 continue
             forced = [lease for lease in together if lease.end_reason == EndReason.FORCED and lease.end_note == note]
-            ended += len(forced)
+            if not forced:
+                self.message_user(request, f"{borrow.head.user}: the lease had ended already.", messages.WARNING)
+            seats += sum(lease.seats for lease in forced)
             for lease in forced:
                 LogEntry.objects.log_actions(
                     user_id=request.user.pk or 0,
@@ -124,4 +190,16 @@ class LeaseAdmin(ListedLookups):
                     change_message=f"Force return: {note}",
                     single_object=True,
                 )
-        self.message_user(request, f"{ended} lease(s) force-returned.", messages.SUCCESS)
+        self.message_user(request, f"{seats} seat(s) force-returned.", messages.SUCCESS)
+
+
+def _heads(leases: QuerySet[Lease]) -> list[uuid.UUID]:
+    """Return the ids of the open borrows of these leases."""
+    keys = leases.filter(ended_at__isnull=True).order_by().values_list("pk", "part_of")
+    return list({part_of or pk: None for pk, part_of in keys})
+
+
+def _borrows(heads: Sequence[uuid.UUID]) -> list[Forced]:
+    """Return open borrows, each with all of its leases: they end together."""
+    found = Lease.objects.open().filter(pk__in=heads).with_items().order_by("user", "-borrowed_at", "pk")
+    return [Forced(head, head.items) for head in found]

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import date, datetime
 
 from licenses.history.catalog import WEEKDAYS
-from licenses.history.reports import HourOfWeek, Utilisation
+from licenses.history.reports import HourOfWeek, Utilization
 
 WIDTH, HEIGHT = 1000, 260
 LEFT, RIGHT, TOP, BOTTOM = 48, 8, 12, 28
@@ -49,7 +49,7 @@ class Plot:
     base: int = HEIGHT - BOTTOM
 
 
-def plot(found: Sequence[Utilisation]) -> Plot:
+def plot(found: Sequence[Utilization]) -> Plot:
     """Plot the use of one tool by period."""
     top = max([1, *(max(row.capacity, row.peak) for row in found)])
     step = (WIDTH - LEFT - RIGHT) / max(len(found), 1)

@@ -30,7 +30,7 @@ from licenses.history.declarations import (
     TooLarge,
     Words,
 )
-from licenses.history.reports import Period, Recent, Span, Utilisation
+from licenses.history.reports import Period, Recent, Span, Utilization
 from licenses.history.tables import Table
 from licenses.leases import capacity
 from licenses.models import Tool
@@ -155,8 +155,8 @@ def overview(request: HttpRequest) -> HttpResponse:
     span = form.span()
     tools = list(Tool.objects.order_by("name"))
     recent, now = Recent.read(), database_now()
-    months: dict[str, list[Utilisation]] = {}
-    for row in reports.utilisation(tools=tools, span=span, period=Period.MONTH, recent=recent):
+    months: dict[str, list[Utilization]] = {}
+    for row in reports.utilization(tools=tools, span=span, period=Period.MONTH, recent=recent):
         months.setdefault(row.tool, []).append(row)
     usage = {row.key["tool"]: row for row in reports.usage(by=["tool"], span=span, recent=recent)}
     denials = {row.key["tool"]: row for row in reports.denials(by=["tool"], span=span, recent=recent)}
@@ -175,7 +175,7 @@ def overview(request: HttpRequest) -> HttpResponse:
 
 
 def _summary(
-    tool: Tool, months: list[Utilisation], past: timedelta, usage: reports.Usage | None, denials: reports.Denials | None
+    tool: Tool, months: list[Utilization], past: timedelta, usage: reports.Usage | None, denials: reports.Denials | None
 ) -> Summary:
     capacity = max((row.capacity for row in months), default=tool.capacity)
     seat_time = usage.seat_time if usage else timedelta(0)
@@ -201,7 +201,7 @@ def one_tool(request: HttpRequest, name: str) -> HttpResponse:
     span = form.span()
     period = next(period for period in (Period.HOUR, Period.DAY, Period.MONTH) if span.length(period) <= MAX_BARS)
     recent = Recent.read()
-    found = reports.utilisation(tools=[tool], span=span, period=period, recent=recent)
+    found = reports.utilization(tools=[tool], span=span, period=period, recent=recent)
     context = {
         "title": f"Reports: {tool.display_name or tool.name}",
         "tool": tool,

@@ -4,7 +4,15 @@ from django.contrib import admin
 
 from licenses.models import Ticket
 
+from .filters import TypedFilter
 from .read_only import ReadOnlyAdmin
+
+
+class ToolFilter(TypedFilter):
+    """Filter open tickets by one of their tools."""
+
+    title = parameter_name = "tool"
+    lookup = "claims__tool__name"
 
 
 @admin.register(Ticket)
@@ -21,6 +29,6 @@ class TicketAdmin(ReadOnlyAdmin):
         "lease",
         "borrowed_by",
     ]
-    list_filter = ["state", "created_at"]
+    list_filter = ["state", ToolFilter, "created_at"]
     list_select_related = ["lease__tool"]
     search_fields = ["user", "host"]

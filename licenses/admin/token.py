@@ -12,12 +12,18 @@ from licenses.access import tokens
 from licenses.models import ApiToken
 
 from .audited import actor_of
+from .filters import EndsFilter
 from .lookups import ListedLookups
-from .widgets import LabelledInputs
+from .widgets import LabeledInputs
+
+
+class ExpiryFilter(EndsFilter):
+    title = "expiry"
+    field = "expires_at"
 
 
 @admin.register(ApiToken)
-class ApiTokenAdmin(LabelledInputs, ListedLookups):
+class ApiTokenAdmin(LabeledInputs, ListedLookups):
     list_display = [
         "name",
         "hint",
@@ -31,7 +37,7 @@ class ApiTokenAdmin(LabelledInputs, ListedLookups):
         "revoked_at",
         "created_by",
     ]
-    list_filter = ["may_administer", ("revoked_at", admin.EmptyFieldListFilter), "expires_at", "team"]
+    list_filter = [ExpiryFilter, ("revoked_at", admin.EmptyFieldListFilter), "may_administer", "team"]
     list_select_related = ["team", "created_by"]
     search_fields = ["name", "hint", "user", "team__name"]
     actions = ["revoke"]

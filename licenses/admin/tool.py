@@ -5,17 +5,18 @@ from typing import Any
 from django.contrib import admin, messages
 from django.contrib.admin.views.main import ChangeList
 from django.db.models import Exists, OuterRef, QuerySet
+from django.db.models.functions import Now
 from django.forms import ModelForm
 from django.http import HttpRequest
 from django.utils.html import format_html
 
 from licenses.leases import snapshot
-from licenses.models import AccessRule, Allotment, Contract, Tool, UserLimit
+from licenses.models import AccessRule, Allotment, Contract, TicketClaim, Tool, UserLimit
 from licenses.policy import Levels
 from licenses.tools import services as tools
 
 from .audited import AuditedAdmin, actor_of
-from .filters import NamedValues
+from .filters import EndsFilter, NamedValues
 from .lines import link_to
 
 
@@ -23,6 +24,27 @@ def _levels(tool: Tool) -> Levels:
     if "levels" not in vars(tool):
         snapshot.with_levels([tool])
     return tool.levels
+
+
+class LicenseEndFilter(EndsFilter):
+    title = "end of the license"
+    field = "valid_until"
+
+
+class SeatsFilter(admin.SimpleListFilter):
+    title = "seats"
+    parameter_name = "seats"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        return [("full", "None free"), ("queue", "With a queue")]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Tool]) -> QuerySet[Tool]:
+        match self.value():
+            case "full":
+                return queryset.filter(pk__in=Tool.objects.full().order_by().values("pk"))
+            case "queue":
+                return queryset.filter(pk__in=TicketClaim.objects.live(Now()).order_by().values("tool"))
+        return queryset
 
 
 class CapacityForm(ModelForm[Tool]):
@@ -54,7 +76,7 @@ class ToolAdmin(AuditedAdmin[Tool]):
         "borrowed_now",
         "reserved_idle_now",
         "available",
-        "utilisation",
+        "utilization",
         "queued",
         "state",
         "valid_from",
@@ -63,7 +85,7 @@ class ToolAdmin(AuditedAdmin[Tool]):
         "vendor",
     ]
     list_editable = ["capacity"]
-    list_filter = ["enabled", ("vendor", NamedValues), "valid_until"]
+    list_filter = [SeatsFilter, LicenseEndFilter, "enabled", ("vendor", NamedValues)]
     search_fields = ["name", "display_name", "vendor"]
     readonly_fields = [
         "state",
@@ -72,7 +94,7 @@ class ToolAdmin(AuditedAdmin[Tool]):
         "reserved_idle_now",
         "set_aside",
         "available",
-        "utilisation",
+        "utilization",
         "queued",
         "quotas_and_reservations",
         "user_limits",
@@ -147,8 +169,8 @@ class ToolAdmin(AuditedAdmin[Tool]):
     def queued(self, tool: Tool) -> int:
         return tool.queued
 
-    @admin.display(description="utilisation")
-    def utilisation(self, tool: Tool) -> str:
+    @admin.display(description="utilization")
+    def utilization(self, tool: Tool) -> str:
         return format_html(
             '<progress max="{}" value="{}" aria-label="{} of {} seats out"></progress> {}%',
             max(tool.capacity, 1),

@@ -18,7 +18,7 @@ class SearchedSelect(AutocompleteSelect):
         return super().optgroups(name, [key for key in value if str(key).isdecimal() and len(str(key)) < 19], attr)
 
 
-class LabelledInputs(admin.ModelAdmin[Any]):
+class LabeledInputs(admin.ModelAdmin[Any]):
     """Give both inputs of a time their own label."""
 
     def formfield_for_dbfield(self, db_field: Any, request: HttpRequest, **options: Any) -> Any:

@@ -190,9 +190,26 @@ def require_own_lease(request: Request, lease_id: uuid.UUID) -> Actor | None:
     return require_own(request, Lease, lease_id, UnknownLease)
 
 
+class ActiveLeaseSerializer(LeaseSerializer):
+    """An active lease."""
+
+    last_heartbeat_at = serializers.DateTimeField(
+        allow_null=True,
+        help_text="The last sign of life of the client; null if the lease needs none, or ends with the tool's license.",
+    )
+
+    class Meta(LeaseSerializer.Meta):
+        fields = [*LeaseSerializer.Meta.fields, "last_heartbeat_at"]
+        read_only_fields = fields
+
+    def to_representation(self, lease: Lease) -> dict[str, Any]:
+        return super().to_representation(lease) | {"last_heartbeat_at": lease.last_heartbeat_at}
+
+
 class BorrowsQuery(StrictSerializer):
     user = CleanTextField(required=False, max_length=NAME_LENGTH, help_text="Only this user's leases.")
     host = CleanTextField(required=False, max_length=NAME_LENGTH, help_text="Only leases borrowed from this host.")
+    tool = CleanTextField(required=False, max_length=64, help_text="Only leases with seats of this tool.")
 
 
 class BorrowsViewSet(StrictQuery, viewsets.ViewSet):
@@ -204,19 +221,22 @@ class BorrowsViewSet(StrictQuery, viewsets.ViewSet):
 
     @extend_schema(
         parameters=[BorrowsQuery],
-        responses={200: LeaseSerializer(many=True)},
+        responses={200: ActiveLeaseSerializer(many=True)},
     )
     def list(self, request: Request) -> Response:
         """List the active leases, newest first."""
         query = BorrowsQuery.validated(request.query_params.dict())
         now, caller = database_now(), caller_of(request)
         names = names_on_board(caller)
-        leases = rows_for(caller, Lease.objects.active(now).heads().newest_first().with_items())
+        active = Lease.objects.active(now).heads().newest_first().with_items()
+        if tool := query.pop("tool", None):
+            active = active.of_tool(tool)
+        leases = rows_for(caller, active)
         if query:
             # Nobody finds by a name what it is hidden on.
             leases = leases.filter(names.rows(), **query)
         return Response(
-            LeaseSerializer(leases, many=True, context={"now": now, "names": LeaseNames(names, names)}).data
+            ActiveLeaseSerializer(leases, many=True, context={"now": now, "names": LeaseNames(names, names)}).data
         )
 
 

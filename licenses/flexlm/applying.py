@@ -4,7 +4,7 @@ Adds and changes rows, but removes none: a quota that is no longer in the file s
 until somebody removes it in the admin. A second import changes nothing.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import date
 from typing import Any
 
@@ -32,12 +32,21 @@ class _Undone(Exception):
     """Raised to roll back."""
 
 
-def bring_in(plan: Plan, *, by: Actor, for_real: bool) -> list[str]:
+class PlanChanged(Exception):
+    """The changes are not those that the administrator saw. ``changes`` are those of now."""
+
+    def __init__(self, changes: list[str]) -> None:
+        super().__init__()
+        self.changes = changes
+
+
+def bring_in(plan: Plan, *, by: Actor, for_real: bool, shown: Sequence[str] | None = None) -> list[str]:
     """Carry out a plan in one transaction. Return a line for each change.
 
     If not ``for_real``, make the changes and roll them back, so that the lines show
-    what would change. Raises ValidationError, OverReserved, or IntegrityError if
-    another program creates the same teams; then nothing has changed.
+    what would change. ``shown`` are the lines that an administrator confirmed: raises
+    PlanChanged if they differ. Raises ValidationError, OverReserved, or IntegrityError if
+    another program creates the same teams. Then nothing has changed.
     """
     changes: list[str] = []
     try:
@@ -58,6 +67,8 @@ def bring_in(plan: Plan, *, by: Actor, for_real: bool) -> list[str]:
                         f"{name}: its contracts were entered by hand and stay; they have {change.tool.capacity} "
                         f"seats now, the file has {tool.capacity}"
                     )
+            if shown is not None and changes != list(shown):
+                raise PlanChanged(changes)
             if not for_real:
                 raise _Undone
     except _Undone:

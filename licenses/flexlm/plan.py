@@ -90,6 +90,19 @@ class Plan:
     of_options: list[Finding] = field(default_factory=list)
 
     @property
+    def seats(self) -> int:
+        return sum(tool.capacity for tool in self.tools.values())
+
+    @property
+    def parts(self) -> int:
+        """Return the number of tools, contracts, members, quotas, limits and access rules."""
+        of_tools = sum(
+            1 + sum(map(len, (tool.contracts, tool.quotas, tool.reservations, tool.user_limits, tool.lists)))
+            for tool in self.tools.values()
+        )
+        return of_tools + len(self.teams) + sum(map(len, self.teams.values()))
+
+    @property
     def problems(self) -> list[Finding]:
         return [finding for finding in self.of_license + self.of_options if finding.is_problem]
 

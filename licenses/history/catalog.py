@@ -33,19 +33,19 @@ def _seconds(value: timedelta) -> float:
 # --- Utilization ------------------------------------------------------------
 
 
-def _utilisation(*, span: Span, limits: Limits, tool: Tool | None, team: Team | None, period: str) -> Found:
+def _utilization(*, span: Span, limits: Limits, tool: Tool | None, team: Team | None, period: str) -> Found:
     tools = [tool] if tool else list(Tool.objects.order_by("name"))
     if limits.rows is not None and len(tools) * span.length(Period(period)) > limits.rows:
         raise TooLarge(f"More than {limits.rows} rows: ask for fewer days, longer periods, or one tool.")
-    return Found(reports.utilisation(tools=tools, span=span, period=Period(period), team=team))
+    return Found(reports.utilization(tools=tools, span=span, period=Period(period), team=team))
 
 
-UTILISATION = Report(
+UTILIZATION = Report(
     name="utilisation",
     title="Utilization",
     summary="Report high-water marks, means and time without a free seat by hour, day or month.",
     details="For all tools or one tool, for all users or one team.",
-    find=_utilisation,
+    find=_utilization,
     parameters=[TOOL, TEAM, Choice(name="period", among=[*Period], default=Period.DAY)],
     columns=[
         Column("tool", str),
@@ -292,4 +292,4 @@ WHAT_IF = Report(
 
 
 # The API, the command and the admin have these.
-REPORTS = (UTILISATION, HOURS_OF_WEEK, USAGE, DENIALS, CONTRACTS, WHAT_IF)
+REPORTS = (UTILIZATION, HOURS_OF_WEEK, USAGE, DENIALS, CONTRACTS, WHAT_IF)

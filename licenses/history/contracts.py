@@ -57,7 +57,7 @@ def _parts(tools: Sequence[Tool], span: Span, end: datetime) -> dict[int, list[_
     keys = {tool.name: tool.pk for tool in tools}
     bounds = {name: (start, min(until, end)) for name, start, until in span.periods(Period.DAY)}
     parts: dict[int, list[_Part]] = defaultdict(list)
-    for row in reports.utilisation(tools=tools, span=span, period=Period.DAY):
+    for row in reports.utilization(tools=tools, span=span, period=Period.DAY):
         start, until = bounds[row.start]
         owned = capacities[keys[row.tool]].total(start, until)
         used = row.mean * (until - start)

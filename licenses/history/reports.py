@@ -121,7 +121,7 @@ class Span:
 
 
 @dataclass(frozen=True, slots=True)
-class Utilisation:
+class Utilization:
     """The use of a tool in a period. ``capacity`` is the highest in the period. ``full_for``, the time
     without a free seat, is known only for whole tools."""
 
@@ -209,9 +209,9 @@ def _exactly(read: Callable[[Recent], R], recent: Recent | None) -> R:
 # --- Utilization ------------------------------------------------------------
 
 
-def utilisation(
+def utilization(
     *, tools: Sequence[Tool], span: Span, period: Period, team: Team | None = None, recent: Recent | None = None
-) -> list[Utilisation]:
+) -> list[Utilization]:
     """Return the high-water mark, mean and full time of each tool in each period up to now.
 
     Includes periods without use. With ``team``, count only that team.
@@ -220,7 +220,7 @@ def utilisation(
     used = _used(tools, span, period, team, recent)
     capacities = days.capacities_by_tool()
     return [
-        _utilisation(tool, team, name, start, min(end, now), used.get((tool.pk, name)), capacities[tool.pk])
+        _utilization(tool, team, name, start, min(end, now), used.get((tool.pk, name)), capacities[tool.pk])
         for tool in tools
         for name, start, end in span.periods(period)
         if start < now
@@ -239,7 +239,7 @@ class _Used:
         self.full_for += full_for
 
 
-def _utilisation(
+def _utilization(
     tool: Tool,
     team: Team | None,
     name: datetime | date,
@@ -247,9 +247,9 @@ def _utilisation(
     end: datetime,
     used: _Used | None,
     capacity: Steps,
-) -> Utilisation:
+) -> Utilization:
     used = used or _Used()
-    return Utilisation(
+    return Utilization(
         tool=tool.name,
         team=team.name if team else None,
         start=name,

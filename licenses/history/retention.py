@@ -85,7 +85,7 @@ def _delete(model: type[models.Model], *which: Any) -> int:
     return deleted
 
 
-def anonymise(*, before: date) -> Forgotten:
+def anonymize(*, before: date) -> Forgotten:
     """Remove names of users and hosts, and notes, from rows that ended before a UTC day.
 
     From leases, tickets, denials and the usage by day. Sums by tool, team and project
@@ -100,7 +100,7 @@ def anonymise(*, before: date) -> Forgotten:
         leases=_blank(Lease, Q(ended_at__lt=moment), leases),
         tickets=_blank(Ticket, _old_tickets(moment), tickets),
         denials=_blank(Denial, _old_denials(moment), nobody),
-        days=sum(_anonymise_day(day) for day in _days_with_names(before)),
+        days=sum(_anonymize_day(day) for day in _days_with_names(before)),
     )
 
 
@@ -125,7 +125,7 @@ def _days_with_names(before: date) -> Iterable[date]:
 
 
 @transaction.atomic
-def _anonymise_day(day: date) -> int:
+def _anonymize_day(day: date) -> int:
     """Merge rows that differ only by the user."""
     # Lock the mark, because a rebuild may write the same day.
     list(HistoryMark.objects.select_for_update(no_key=True))

@@ -4,6 +4,7 @@ import csv
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, Protocol
 
 # The start of a formula in a spreadsheet: at the start of a cell, or inside a cell if the
@@ -48,3 +49,17 @@ def _cell(value: Any) -> str:
 
 def _text(value: Any) -> str:
     return "" if value is None else str(value)
+
+
+def duration(value: timedelta) -> str:
+    """Write a duration in its two largest units."""
+    if not value:
+        return "0"
+    if value < timedelta(minutes=1):
+        return f"{value.total_seconds():.0f} s"
+    minutes = round(value.total_seconds() / 60)
+    days, minutes = divmod(minutes, 24 * 60)
+    hours, minutes = divmod(minutes, 60)
+    if days:
+        return f"{days} d {hours} h"
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min"

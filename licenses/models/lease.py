@@ -196,6 +196,17 @@ class Lease(models.Model):
         """Return the leases of the borrow, if this is its head."""
         return [self, *sorted(self.parts.all(), key=lambda part: part.place)]
 
+    @property
+    def last_heartbeat_at(self) -> datetime | None:
+        """Return when the client showed last that it works, for the head of a borrow; None if the lease needs
+        no heartbeats, or if its end is the end of a tool's license, which hides it."""
+        if self.ttl is None or self.expires_at is None:
+            return None
+        ends = [item.tool.valid_until for item in self.items]
+        if any(end is not None and self.expires_at >= end for end in ends):
+            return None
+        return max(self.expires_at - self.ttl, self.borrowed_at)
+
     def is_over(self, now: datetime) -> bool:
         """Return whether the lease has ended at ``now``."""
         return self.ended_at is not None or (self.expires_at is not None and self.expires_at <= now)

@@ -46,6 +46,16 @@ class ToolQuerySet(models.QuerySet["Tool"]):
         """
         return self.select_for_update(no_key=True, skip_locked=skip_locked).order_by("pk")
 
+    def full(self) -> "ToolQuerySet":
+        """Return the enabled tools with seats, but without a free one, as of now."""
+        from .lease import Lease
+
+        overdue = Lease.objects.overdue(Now()).filter(tool=OuterRef("pk")).order_by().values("tool")
+        late = Coalesce(Subquery(overdue.annotate(level=Sum("seats")).values("level")), 0)
+        # Compare the columns first, so that only few tools need the sum.
+        crowded = self.filter(enabled=True, capacity__gt=0, borrowed__gte=F("capacity"))
+        return crowded.alias(late=late).filter(borrowed__gte=F("capacity") + F("late"))
+
     def with_current_counts(self) -> "ToolQuerySet":
         """Add values that other rows determine, as of now.
 

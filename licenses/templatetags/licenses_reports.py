@@ -1,10 +1,11 @@
 """Write amounts in reports."""
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from django import template
 
 from licenses.history.reports import Usage
+from licenses.history.tables import duration
 
 register = template.Library()
 
@@ -15,19 +16,13 @@ def percent(share: float | None) -> str:
     return "" if share is None else f"{share:.1%}"
 
 
+register.filter("span", duration)
+
+
 @register.filter
-def span(value: timedelta) -> str:
-    """Write a duration in its two largest units."""
-    if not value:
-        return "0"
-    if value < timedelta(minutes=1):
-        return f"{value.total_seconds():.0f} s"
-    minutes = round(value.total_seconds() / 60)
-    days, minutes = divmod(minutes, 24 * 60)
-    hours, minutes = divmod(minutes, 60)
-    if days:
-        return f"{days} d {hours} h"
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min"
+def ago(moment: datetime, now: datetime) -> str:
+    """Write the time since a moment in its two largest units."""
+    return duration(max(now - moment, timedelta(0)))
 
 
 @register.filter

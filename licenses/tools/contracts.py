@@ -7,8 +7,8 @@ granted until enough seats come back.
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
@@ -28,8 +28,14 @@ from licenses.preconditions import Check, accept
 from .constraints import explained
 from .locking import lock
 
-# What makes a contract the same as one in a list: all of it, or all but the seats.
-SAME = (("reference", "first_day", "last_day", "seats"), ("reference", "first_day", "last_day"))
+# What makes a contract the same as one in a list: all of it, or less and less. A contract that was
+# extended has its first day still.
+SAME = (
+    ("reference", "first_day", "last_day", "seats", "price", "note"),
+    ("reference", "first_day", "last_day", "seats"),
+    ("reference", "first_day", "last_day"),
+    ("reference", "first_day"),
+)
 
 
 class Change(StrEnum):
@@ -43,11 +49,13 @@ class Change(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ContractChange:
-    """A changed contract; ``before`` is its text before a change, '' if it is new."""
+    """A changed contract; ``before`` is its text before a change, '' if it is new. ``old`` are the fields
+    that were changed, with their values before."""
 
     change: Change
     contract: Contract
     before: str = ""
+    old: Mapping[str, Any] = field(default_factory=dict)
 
     def __str__(self) -> str:
         """Return a line that describes it."""
@@ -163,33 +171,47 @@ def replace(tool: Tool, wanted: Sequence[Mapping[str, Any]], *, by: Actor) -> li
 
 def _replace(tool: Tool, wanted: Sequence[Mapping[str, Any]], now: datetime, by: Actor) -> list[ContractChange]:
     given = read(tool, wanted)
-    matched, left = _match(given, list(tool.contracts.all()))
-    today, changes = now.astimezone(UTC).date(), []
+    changes = compare(given, wanted, list(tool.contracts.all()), now.astimezone(UTC).date())
+    for done in changes:
+        if done.change == Change.REMOVED:
+            with auditing.deleting(done.contract, by=by):
+                done.contract.delete()
+        else:
+            _save(done.contract, by)
+    return changes
+
+
+def compare(
+    given: Sequence[Contract], wanted: Sequence[Mapping[str, Any]], known: Sequence[Contract], today: date
+) -> list[ContractChange]:
+    """Return what ``replace`` changes, and set the values of the changed contracts, unsaved.
+
+    ``given`` are unsaved contracts with the values ``wanted``, and ``known`` those of the tool.
+    """
+    matched, left = _match(given, known)
+    changes = []
     for number, contract in enumerate(given):
-        known = matched.get(number)
-        if known is None:
-            _save(contract, by)
+        row = matched.get(number)
+        if row is None:
             changes.append(ContractChange(Change.NEW, contract))
             continue
-        before = str(known)
-        fields = [name for name in wanted[number] if getattr(known, name) != getattr(contract, name)]
+        before = str(row)
+        fields = [name for name in wanted[number] if getattr(row, name) != getattr(contract, name)]
         if fields:
+            old = {name: getattr(row, name) for name in fields}
             for name in fields:
-                setattr(known, name, getattr(contract, name))
-            _save(known, by)
-            changes.append(ContractChange(Change.CHANGED, known, before))
-    for known in left:
-        before = str(known)
-        if known.last_day is not None and known.last_day < today:
+                setattr(row, name, getattr(contract, name))
+            changes.append(ContractChange(Change.CHANGED, row, before, old))
+    for row in left:
+        before = str(row)
+        if row.last_day is not None and row.last_day < today:
             continue
-        if known.first_day is None or known.first_day < today:
-            known.last_day = today - timedelta(days=1)
-            _save(known, by)
-            changes.append(ContractChange(Change.ENDED, known, before))
+        if row.first_day is None or row.first_day < today:
+            old = {"last_day": row.last_day}
+            row.last_day = today - timedelta(days=1)
+            changes.append(ContractChange(Change.ENDED, row, before, old))
         else:
-            with auditing.deleting(known, by=by):
-                known.delete()
-            changes.append(ContractChange(Change.REMOVED, known, before))
+            changes.append(ContractChange(Change.REMOVED, row, before))
     return changes
 
 

@@ -163,6 +163,6 @@ def _change(tool: Tool, values: Mapping[str, Any], by: Actor) -> ToolChange:
 
 
 def _refuse_capacity(plain: Mapping[str, Any], *known: int) -> None:
-    """Refuse a capacity beside contracts, unless it is one of these known ones."""
+    """Refuse a capacity of a tool with contracts, unless it is one of ``known``."""
     if "capacity" in plain and plain["capacity"] not in known:
         raise ValidationError({"capacity": "Give contracts or a capacity, not both: contracts set the capacity."})

@@ -1,10 +1,13 @@
 """The Django admin, through its pages."""
 
+import re
 from collections.abc import Callable
+from datetime import timedelta
 
 import pytest
 from django.contrib.admin.models import LogEntry
 from django.test import Client
+from django.utils import timezone
 
 from licenses.models import Lease, Tool
 from tests.support.api import Api
@@ -59,8 +62,13 @@ def test_a_name_that_could_not_be_a_tool_is_refused(admin_client: Client, name: 
     assert not Tool.objects.exists()
 
 
-def force_return(client: Client, lease_id: str, reason: str) -> None:
-    client.post("/admin/licenses/lease/", {"action": "force_return", "_selected_action": [lease_id], "reason": reason})
+def force_return(client: Client, *lease_ids: str, state: str = "all", **more: str) -> str:
+    """Choose the action, and confirm it if there is a reason. Return the page."""
+    confirmed = {"confirmed": "yes"} if "reason" in more else {}
+    form = {"action": "force_return", "_selected_action": list(lease_ids)} | confirmed | more
+    answer = client.post(f"/admin/licenses/lease/?state={state}", form, follow=True)
+    assert answer.status_code == 200
+    return " ".join(answer.content.decode().split())
 
 
 @pytest.mark.parametrize("reason", ["", "  ", "x" * 201, "a\nb", "a\u202eb"])
@@ -69,7 +77,7 @@ def test_a_seat_is_not_taken_back_for_a_reason_that_makes_no_sense(
 ) -> None:
     make_tool("cad")
     lease = api.borrow().json()
-    force_return(admin_client, lease["id"], reason)
+    assert "errorlist" in force_return(admin_client, lease["id"], reason=reason)
     assert api.status()["borrowed"] == 1
 
 
@@ -86,7 +94,7 @@ def test_a_page_of_a_lease_that_is_sent_changes_nothing(
 def test_a_seat_is_taken_back_with_a_reason(api: Api, admin_client: Client, make_tool: Callable[..., Tool]) -> None:
     make_tool("cad")
     lease = api.borrow().json()
-    force_return(admin_client, lease["id"], "left for holiday")
+    assert "1 seat(s) force-returned." in force_return(admin_client, lease["id"], reason="left for holiday")
     row = Lease.objects.get(pk=lease["id"])
     assert (row.end_reason, row.end_note) == ("forced", "left for holiday")
     assert api.status()["borrowed"] == 0
@@ -98,8 +106,68 @@ def test_a_seat_is_not_taken_back_without_a_reason(
 ) -> None:
     make_tool("cad")
     lease = api.borrow().json()
-    force_return(admin_client, lease["id"], "  ")
+    assert "errorlist" in force_return(admin_client, lease["id"], reason="  ")
     assert Lease.objects.get(pk=lease["id"]).ended_at is None
+
+
+def test_a_force_return_first_shows_whose_seats_it_takes(
+    api: Api, admin_client: Client, make_tool: Callable[..., Tool]
+) -> None:
+    make_tool("cad", capacity=9)
+    make_tool("sim", capacity=9, default_ttl=None)
+    together = api.borrow_set(("cad", 2), ("sim", 1), user="ana", host="ws1", ttl_seconds=600).json()["id"]
+    other = api.borrow("sim", "ben").json()["id"]
+    # The second row of a borrow of several tools is that of another tool.
+    part = str(Lease.objects.get(part_of=together).pk)
+    page = force_return(admin_client, part, other)
+    assert "<b>4 seats</b> back from <b>2 people</b>" in page
+    assert "2 of cad, 1 of sim" in page
+    assert page.count("<td>unknown</td>") == 1, "only a lease with a heartbeat has one"
+    assert (api.status("cad")["borrowed"], api.status("sim")["borrowed"]) == (2, 2)
+    kept = re.findall(r'name="_selected_action" value="([^"]+)"', page)
+    assert sorted(kept) == sorted([together, other])
+    assert "4 seat(s) force-returned." in force_return(admin_client, *kept, reason="gone")
+    assert set(Lease.objects.values_list("end_reason", "end_note")) == {("forced", "gone")}
+
+
+def test_a_force_return_of_what_has_ended_does_nothing(
+    api: Api, admin_client: Client, make_tool: Callable[..., Tool]
+) -> None:
+    make_tool("cad")
+    lease = api.borrow().json()["id"]
+    api.give_back(lease)
+    assert "They have ended. Nothing was returned." in force_return(admin_client, lease, reason="gone")
+    assert Lease.objects.get().end_reason == "returned"
+
+
+def test_a_force_return_takes_no_more_than_a_form_can_name(
+    admin_client: Client, make_tool: Callable[..., Tool]
+) -> None:
+    tool = make_tool("cad", capacity=600)
+    Lease.objects.bulk_create(Lease(tool=tool, user="ana", borrowed_at=timezone.now()) for _ in range(501))
+    one = str(Lease.objects.values_list("pk", flat=True)[0])
+    page = force_return(admin_client, one, select_across="1", index="0")
+    assert "501 leases are selected. Select at most 500. Nothing was returned." in page
+
+
+def test_the_list_of_leases_opens_on_those_that_are_active(
+    api: Api, admin_client: Client, make_tool: Callable[..., Tool]
+) -> None:
+    make_tool("cad", capacity=9)
+    active, ended = (api.borrow("cad", user).json()["id"] for user in ("ana", "ben"))
+    api.give_back(ended)
+    expired = api.borrow("cad", "cleo").json()["id"]
+    long_ago = timezone.now() - timedelta(days=1)
+    Lease.objects.filter(pk=expired).update(borrowed_at=long_ago, expires_at=long_ago + timedelta(hours=1))
+
+    def listed(query: str) -> set[str]:
+        page = admin_client.get(f"/admin/licenses/lease/{query}").content.decode()
+        return {lease for lease in (active, ended, expired) if lease in page}
+
+    assert listed("") == listed("?state=active") == {active}
+    assert listed("?state=overdue") == {expired}
+    assert listed("?state=ended") == {ended, expired}
+    assert listed("?state=all") == {active, ended, expired}
 
 
 def test_leases_are_facts_that_nobody_edits(api: Api, admin_client: Client, make_tool: Callable[..., Tool]) -> None:

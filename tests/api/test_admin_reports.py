@@ -194,7 +194,7 @@ def test_a_long_time_is_plotted_in_longer_periods(admin_client: Client, monday: 
 
 def test_bars_stand_under_the_line_of_the_capacity(monday: Tool) -> None:
     span = Span(MONDAY.date(), MONDAY.date())
-    drawn = plot(reports.utilisation(tools=[monday], span=span, period=Period.HOUR))
+    drawn = plot(reports.utilization(tools=[monday], span=span, period=Period.HOUR))
     nine, ten = drawn.bars[9], drawn.bars[10]
     line = float(drawn.capacity.split()[18].split(",")[1])
     assert (nine.y, nine.y + nine.height, nine.full) == (line, drawn.base, True)

@@ -217,7 +217,7 @@ def test_leases_are_what_the_schema_says(api: Api, make_tool: Callable[..., Tool
     lease = api.borrow().json()
     answers = {
         "Granted": lease,
-        "Lease": api.client.get("/borrows").json()[0],
+        "ActiveLease": api.client.get("/borrows").json()[0],
         "LeaseRecord": api.client.get(f"/api/v1/leases/{lease['id']}/").json(),
         "LeaseItem": lease["items"][0],
         "ToolStatus": api.status(),

@@ -116,6 +116,34 @@ def test_active_leases_are_listed_newest_first_and_by_user(api: Api, make_tool: 
     assert [lease["id"] for lease in api.client.get("/borrows?user=ana").json()] == [third["id"], first["id"]]
 
 
+def test_active_leases_are_listed_by_a_tool_of_their_set(api: Api, make_tool: MakeTool) -> None:
+    make_tool("cad", capacity=5)
+    make_tool("sim", capacity=5)
+    both = api.borrow_set(("sim", 1), ("cad", 2)).json()["id"]
+    alone = api.borrow("cad", "ben").json()["id"]
+    found = {tool: [lease["id"] for lease in api.client.get(f"/borrows?tool={tool}").json()] for tool in ("cad", "sim")}
+    assert found == {"cad": [alone, both], "sim": [both]}
+    assert [lease["id"] for lease in api.client.get("/borrows?tool=cad&user=ben").json()] == [alone]
+    assert api.client.get("/borrows?tool=none").json() == []
+    assert api.client.get("/borrows?tool=" + "x" * 65).status_code == 400
+
+
+def test_a_list_shows_the_last_heartbeat_where_it_is_known(api: Api, make_tool: MakeTool) -> None:
+    tool = make_tool("cad", capacity=5)
+    lease = api.borrow(ttl_seconds=600).json()
+
+    def shown() -> datetime | None:
+        (listed,) = api.client.get("/borrows").json()
+        return datetime.fromisoformat(listed["last_heartbeat_at"]) if listed["last_heartbeat_at"] else None
+
+    assert shown() == datetime.fromisoformat(lease["borrowed_at"])
+    renewed = api.renew(lease["id"]).json()
+    # A heartbeat moves the end to 600 seconds after it.
+    assert shown() == datetime.fromisoformat(renewed["expires_at"]) - timedelta(seconds=600)
+    Tool.objects.filter(pk=tool.pk).update(valid_until=renewed["expires_at"])
+    assert shown() is None
+
+
 def test_status_lists_all_tools_by_name(api: Api, make_tool: MakeTool) -> None:
     for name in ("sim", "cad", "fem"):
         make_tool(name)

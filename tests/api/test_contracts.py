@@ -365,6 +365,21 @@ def test_contracts_come_from_a_file(tmp_path: Path) -> None:
     assert "no end: changed" in seed(tmp_path, SEEDED + 'note = "spare"\n', "--force")
 
 
+def test_a_contract_with_another_last_day_is_the_same_contract(tmp_path: Path) -> None:
+    until = "[[mesher.contracts]]\nseats = 3\nfirst_day = 2026-01-01\nprice = 1200\nlast_day = {}\n"
+    seed(tmp_path, until.format("2098-12-31"))
+    (before,) = Contract.objects.all()
+    assert "2098-12-31 -> 3 seats, 2026-01-01 to 2099-06-30" in seed(tmp_path, until.format("2099-06-30"), "--force")
+    (after,) = Contract.objects.all()
+    assert (after.pk, after.last_day) == (before.pk, date(2099, 6, 30))
+
+
+def test_contracts_that_differ_only_in_their_notes_keep_them_in_any_order(tmp_path: Path) -> None:
+    parts = ['[[mesher.contracts]]\nseats = 3\nnote = "a"\n', '[[mesher.contracts]]\nseats = 3\nnote = "b"\n']
+    seed(tmp_path, "".join(parts))
+    assert seed(tmp_path, "".join(reversed(parts)), "--force") == "mesher: unchanged\n"
+
+
 def test_contracts_of_an_import_belong_to_the_file_that_names_them(tmp_path: Path) -> None:
     bring_in(tmp_path, "INCREMENT mesher v 1 31-dec-2099 3 SN=PO-1 SIGN=0\nINCREMENT mesher v 1 permanent 2 SIGN=1\n")
     seed(tmp_path, SEEDED, "--force")

@@ -48,7 +48,7 @@ def past(api: Api, make_tool: MakeTool, pass_time: PassTime) -> Tool:
 def figures(tool: Tool) -> list[object]:
     span = SPAN(20)
     return [
-        reports.utilisation(tools=[tool], span=Span(span.first, span.last - timedelta(days=3)), period=Period.HOUR),
+        reports.utilization(tools=[tool], span=Span(span.first, span.last - timedelta(days=3)), period=Period.HOUR),
         [
             (row.borrows, row.seat_time)
             for row in reports.usage(by=["tool", "project"], span=Span(span.first, span.last - timedelta(days=3)))
@@ -90,7 +90,7 @@ def test_an_open_lease_is_never_old(api: Api, make_tool: MakeTool, pass_time: Pa
 
 def test_names_are_removed_and_sums_stay(past: Tool) -> None:
     before = figures(past)
-    answer = forget("--older-than", "5", "--anonymise")
+    answer = forget("--older-than", "5", "--anonymize")
     assert answer == "names removed from 4 lease(s), 1 ticket(s), 1 denial(s), and from the usage of 1 day(s)\n"
     old = Lease.objects.filter(ended_at__isnull=False)
     assert set(old.values_list("user", "host", "end_note")) == {("", "", "")}

@@ -1,9 +1,7 @@
 """Commands of the client against a real server."""
 
-import contextlib
 import json
 import os
-import pty
 import re
 import signal
 import socket
@@ -206,7 +204,7 @@ def test_run_waits_its_turn(shell: Shell) -> None:
     held = shell("borrow", "analysis:2").stdout.strip()
     process = shell.start("run", "--tool", "analysis", "--wait", "5m", "--", "echo", "got it")
     assert process.stderr is not None
-    assert process.stderr.readline().startswith("license: waiting for a seat: position 1")
+    assert process.stderr.readline().startswith("license: waiting for analysis: position 1")
     shell("return", held)
     output, _ = process.communicate(timeout=PATIENCE)
     assert (process.returncode, output) == (0, "got it\n")
@@ -247,30 +245,6 @@ def test_a_refusal_names_the_command_that_helps_and_no_call_of_http(shell: Shell
     assert "With --wait a borrow waits in the queue." in later.stderr
     assert "--wait" not in never.stderr
     assert not re.search("GET /|wait_seconds", later.stderr + never.stderr)
-
-
-def test_the_wait_is_one_line_on_a_terminal(shell: Shell) -> None:
-    shell("borrow", "analysis:2")
-    ours, theirs = pty.openpty()
-    process = subprocess.Popen(
-        shell.command("run", "--tool", "analysis", "--wait", "1s", "--", "true"),
-        env=shell.environment,
-        stdout=subprocess.DEVNULL,
-        stderr=theirs,
-        stdin=theirs,
-        start_new_session=True,
-    )
-    os.close(theirs)
-    seen = b""
-    # At its end the other side of a terminal is an I/O error on Linux.
-    with contextlib.suppress(OSError):
-        while chunk := os.read(ours, 4096):
-            seen += chunk
-    os.close(ours)
-    assert process.wait(PATIENCE) == 75
-    waiting, _, rest = seen.partition(b"license: waiting for a seat: position 1")
-    assert waiting == b"\r\x1b[K"
-    assert b"\r\x1b[K" in rest
 
 
 # --- the other commands -------------------------------------------------------
@@ -325,7 +299,10 @@ def test_the_state_of_a_tool_on_an_older_server_comes_from_enabled(shell: Shell,
     ("arguments", "code"),
     [
         (["status", "no_such_tool"], 65),
-        (["return", "not-an-id"], 65),
+        (["return", "not_a_tool"], 65),
+        (["return", "00000000-0000-4000-8000-000000000000"], 65),
+        (["return", "cad_tool"], 65),
+        (["who", "no_such_tool"], 65),
         (["run", "--", "true"], 64),
         (["run", "--tool", "cad_tool", "--or", "--", "true"], 64),
         (["run", "--tool", "cad_tool:0", "--", "true"], 64),

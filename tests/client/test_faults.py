@@ -16,6 +16,7 @@ from pathlib import Path
 import httpx
 import pytest
 from license_client import License
+from license_client.units import clock_time
 
 from tests.support.gateway import Call, Gateway, Lost, Reply, problem
 from tests.support.shell import Shell, line_of
@@ -379,7 +380,7 @@ def test_the_client_says_when_a_seat_it_could_not_return_is_free_again(shell: Sh
     until(is_over, "the client gives up")
     assert process.returncode == 3
     assert process.stderr is not None
-    assert f"It is free again at {lease['expires_at']}" in process.stderr.read()
+    assert f"It is free again at {clock_time(lease['expires_at'])}" in process.stderr.read()
 
 
 @pytest.mark.parametrize(("output", "code"), [("/dev/full", 74), (None, 128 + signal.SIGPIPE)])

@@ -158,7 +158,7 @@ def test_an_interrupt_while_waiting_leaves_the_queue(caller: Caller) -> None:
     lease = caller.run("borrow", "analysis:2")[1].strip()
     process = caller.start("run", "--tool", "analysis", "--wait", "5m", "--", PYTHON, "-V")
     assert process.stderr is not None
-    assert "waiting for a seat: position 1" in process.stderr.readline()
+    assert "waiting for analysis: position 1" in process.stderr.readline()
     caller.interrupt(process)
     process.communicate(timeout=PATIENCE)
     assert (process.returncode, caller.status("analysis")["queued"]) == (INTERRUPTED, 0)

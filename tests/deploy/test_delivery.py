@@ -237,7 +237,13 @@ def test_every_dependency_has_hashes(path: Path) -> None:
 @pytest.fixture
 def repository(tmp_path: Path) -> Path:
     """Provide the files with a version, all at 1.2.3, and a changelog with it."""
-    for name in ("pyproject.toml", "client/pyproject.toml", "licenseserver/__init__.py", "deploy/chart/Chart.yaml"):
+    for name in (
+        "pyproject.toml",
+        "client/pyproject.toml",
+        "client/src/license_client/__init__.py",
+        "licenseserver/__init__.py",
+        "deploy/chart/Chart.yaml",
+    ):
         target = tmp_path / name
         target.parent.mkdir(parents=True, exist_ok=True)
         text = (ROOT / name).read_text()
@@ -282,6 +288,7 @@ def test_another_tag_is_refused(repository: Path, tag: str) -> None:
         ("licenseserver/__init__.py", "1.2.3", "1.2.4"),
         ("pyproject.toml", "1.2.3", "1.2.4"),
         ("client/pyproject.toml", "1.2.3", "1.2.4"),
+        ("client/src/license_client/__init__.py", "1.2.3", "1.2.4"),
         ("deploy/chart/Chart.yaml", "version: 1.2.3", "version: 1.2.4"),
         ("deploy/chart/Chart.yaml", 'appVersion: "1.2.3"', 'appVersion: "1.2.4"'),
         ("deploy/chart/Chart.yaml", 'appVersion: "1.2.3"', ""),

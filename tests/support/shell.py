@@ -36,6 +36,7 @@ class Shell:
             "PYTHONPATH": str(ROOT / "client" / "src"),
             "PYTHONUNBUFFERED": "1",
             "HOME": str(home),
+            "TZ": "UTC",
             "LICENSE_SERVER": server.url,
             "LICENSE_USER": "ci",
             "NO_PROXY": "*",

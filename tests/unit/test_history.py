@@ -132,7 +132,7 @@ def everything(tool: Tool) -> list[object]:
     """Return all reports of that week."""
     return [
         *(
-            reports.utilisation(tools=[tool], span=WEEK, period=period, team=team)
+            reports.utilization(tools=[tool], span=WEEK, period=period, team=team)
             for period in Period
             for team in (None, *Team.objects.all())
         ),
@@ -155,7 +155,7 @@ def test_reports_say_the_same_before_and_after_the_days_are_rolled_up(week: Tool
 
 
 def test_the_high_water_mark_of_a_day_is_that_of_its_fullest_moment(week: Tool) -> None:
-    found = reports.utilisation(tools=[week], span=WEEK, period=Period.DAY)
+    found = reports.utilization(tools=[week], span=WEEK, period=Period.DAY)
     assert [(day.start, day.peak, day.full_for) for day in found] == [
         (date(2026, 3, 2), 2, timedelta(hours=1.5)),
         (date(2026, 3, 3), 1, timedelta(0)),
@@ -172,13 +172,13 @@ def test_the_high_water_mark_of_a_day_is_that_of_its_fullest_moment(week: Tool) 
 def test_a_team_has_high_water_marks_of_its_own(week: Tool) -> None:
     crash = Team.objects.get(name="crash")
     rollups.roll_up()
-    found = reports.utilisation(tools=[week], span=WEEK, period=Period.DAY, team=crash)
+    found = reports.utilization(tools=[week], span=WEEK, period=Period.DAY, team=crash)
     assert [day.peak for day in found] == [1, 1, 1, 0, 0, 0, 0]
     assert [day.full_for for day in found] == [None] * 7
 
 
 def test_a_month_is_its_part_that_was_asked_about(week: Tool) -> None:
-    (month,) = reports.utilisation(tools=[week], span=WEEK, period=Period.MONTH)
+    (month,) = reports.utilization(tools=[week], span=WEEK, period=Period.MONTH)
     assert (month.start, month.peak, month.full_for) == (date(2026, 3, 1), 3, timedelta(hours=2.5))
     assert month.mean == pytest.approx(15.5 / (7 * 24))
 
@@ -186,7 +186,7 @@ def test_a_month_is_its_part_that_was_asked_about(week: Tool) -> None:
 def test_days_are_those_of_the_time_zone_asked_for(week: Tool) -> None:
     rollups.roll_up()
     tokyo = ZoneInfo("Asia/Tokyo")
-    found = reports.utilisation(tools=[week], span=Span(WEEK.first, WEEK.last, tokyo), period=Period.DAY)
+    found = reports.utilization(tools=[week], span=Span(WEEK.first, WEEK.last, tokyo), period=Period.DAY)
     # Tuesday, 22:00 UTC is Wednesday in Tokyo.
     assert [day.peak for day in found] == [2, 0, 1, 3, 1, 0, 0]
 
@@ -204,7 +204,7 @@ def test_the_capacity_of_the_past_is_the_one_that_it_had_then(week: Tool) -> Non
             after={"capacity": after},
         )
     rollups.roll_up()
-    found = reports.utilisation(tools=[week], span=WEEK, period=Period.DAY)
+    found = reports.utilization(tools=[week], span=WEEK, period=Period.DAY)
     assert [day.capacity for day in found] == [2, 3, 3, 5, 5, 5, 5]
     # Three of three seats on Thursday morning; from noon on there were five.
     assert [day.full_for for day in found][:4] == [timedelta(hours=1.5), timedelta(0), timedelta(0), timedelta(hours=1)]
@@ -281,7 +281,7 @@ def test_active_leases_count_until_now(api: Api, make_tool: MakeTool, pass_time:
     assert row.borrows == 2
     # Eight hours, the default time of a lease without a heartbeat.
     assert row.seat_hours == pytest.approx(16, abs=0.01)
-    peaks = [day.peak for day in reports.utilisation(tools=[cad], span=Span.of_last_days(3), period=Period.DAY)]
+    peaks = [day.peak for day in reports.utilization(tools=[cad], span=Span.of_last_days(3), period=Period.DAY)]
     assert max(peaks) == 2
     assert peaks[-1] >= 1
 
@@ -311,7 +311,7 @@ def test_without_any_lease_there_is_nothing_to_tell(make_tool: MakeTool) -> None
     assert reports.usage(by=["user"], span=WEEK) == []
     assert reports.denials(by=["code"], span=WEEK) == []
     assert {hour.hours for hour in reports.hours_of_week(tool=cad, span=WEEK)} == {0}
-    found = reports.utilisation(tools=[cad], span=WEEK, period=Period.DAY)
+    found = reports.utilization(tools=[cad], span=WEEK, period=Period.DAY)
     assert {(day.peak, day.mean, day.capacity) for day in found} == {(0, 0, 4)}
 
 
@@ -346,7 +346,7 @@ def test_people_are_unknown_where_their_names_are_gone(make_tool: MakeTool) -> N
     refuse(cad, "ana", "exhausted", 1)
     refuse(cad, "ben", "exhausted", 30)
     rollups.roll_up()
-    retention.anonymise(before=WEEK.first + DAY)
+    retention.anonymize(before=WEEK.first + DAY)
     assert people("day") == [("2026-03-02", None, 1), ("2026-03-03", 1, 1)]
     assert people("tool") == [("cad", None, 2)]
     retention.delete(before=WEEK.first + DAY)

@@ -190,6 +190,24 @@ def test_a_time_that_makes_no_sense_changes_nothing(tmp_path: Path, line: str) -
     assert not Tool.objects.exists()
 
 
+def test_a_mistake_has_its_line(tmp_path: Path) -> None:
+    with pytest.raises(CommandError, match=r"line 3: mesher.vendr: There is no such key. Did you mean vendor\?"):
+        seed(tools_file(tmp_path, 'vendr = "ACME"'))
+
+
+def test_seeding_takes_every_field_of_a_tool_but_no_teams_and_rules(tmp_path: Path) -> None:
+    path = tmp_path / "tools.toml"
+    path.write_text("[tools.mesher]\ncapacity = 4\noverdraft = 1\nmax_ttl_seconds = 86400\n")
+    seed("--file", str(path))
+    tool = Tool.objects.get()
+    assert (tool.name, tool.overdraft, tool.max_ttl) == ("mesher", 1, timedelta(days=1))
+    for more in ("[teams.crash]", "[tools.mesher.user_limits]\nana = 1"):
+        path.write_text(f"[tools.mesher]\ncapacity = 5\n{more}\n")
+        with pytest.raises(CommandError, match=r"manage\.py apply"):
+            seed("--force", "--file", str(path))
+    assert capacities() == {"mesher": 4}
+
+
 @pytest.mark.parametrize("capacity", ["4.5", "true", '"4"', "[]"])
 def test_a_number_of_seats_is_a_whole_number(tmp_path: Path, capacity: str) -> None:
     path = tmp_path / "tools.toml"

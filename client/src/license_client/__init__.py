@@ -6,6 +6,8 @@ with License("cad_tool", wait="30m") as lease:
     ...  # the seat is yours, and renewed, until the block ends
 """
 
+__version__ = "0.1.0"
+
 from .api import Client, ConfigError, Item, Lease, LicenseError, Refused, Ticket, ToolStatus, Unreachable
 from .holding import Holding, License, acquire
 

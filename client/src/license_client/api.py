@@ -110,6 +110,7 @@ class Lease:
     ``ends`` is the time on this machine's monotonic clock when the lease ends, at
     the latest the server's ``expires_at``; None if it has no end.
     ``heartbeat_seconds`` is None if the lease needs no heartbeats.
+    ``last_heartbeat_at`` is known only in lists.
     """
 
     id: str
@@ -123,6 +124,7 @@ class Lease:
     alternative: int
     ends: float | None
     raw: dict[str, Any] = field(repr=False)
+    last_heartbeat_at: str | None = None
 
     @property
     def tools(self) -> str:
@@ -296,9 +298,9 @@ class Client:
         """Return the seats of a lease. Harmless if it was returned before."""
         self._again("POST", "/licenses/return", {"id": lease})
 
-    def borrows(self, *, user: str | None = None, host: str | None = None) -> list[Lease]:
-        """Return the active leases, newest first."""
-        asked = {name: value for name, value in (("user", user), ("host", host)) if value}
+    def borrows(self, *, user: str | None = None, host: str | None = None, tool: str | None = None) -> list[Lease]:
+        """Return the active leases, newest first: of a user, a host, or with seats of a tool."""
+        asked = {name: value for name, value in (("user", user), ("host", host), ("tool", tool)) if value}
         query = urllib.parse.urlencode(asked, errors="replace")
         answer = self._again("GET", "/borrows" + (f"?{query}" if query else ""))
         return [_lease(replace(answer, body=entry)) for entry in _list(answer)]
@@ -504,7 +506,7 @@ def _lease(answer: Answer) -> Lease:
         ends = None
         if expires_at is not None:
             # Count the server's time from before the call, so that the end is never too late.
-            left = _time(expires_at) - _time(body["server_time"])
+            left = time_of(expires_at) - time_of(body["server_time"])
             ends = answer.sent + left.total_seconds()
         return Lease(
             id=str(body["id"]),
@@ -518,10 +520,12 @@ def _lease(answer: Answer) -> Lease:
             alternative=body.get("alternative", 0),
             ends=ends,
             raw=body,
+            last_heartbeat_at=body.get("last_heartbeat_at"),
         )
 
 
-def _time(text: str) -> datetime:
+def time_of(text: str) -> datetime:
+    """Return a time of the server. Raises ValueError."""
     # Python before 3.11 reads no Z.
     return datetime.fromisoformat(text.replace("Z", "+00:00"))
 

@@ -143,7 +143,7 @@ if sys.platform != "win32":
             time.sleep(seconds)
 
         def rewrites_lines(self, stream: int) -> bool:
-            return os.isatty(stream)
+            return os.isatty(stream) and os.environ.get("TERM") != "dumb"
 
         def encoding(self, stream: int) -> str:
             return "utf-8"

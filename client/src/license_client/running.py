@@ -13,6 +13,7 @@ from . import former, platforms
 from .api import Client, Lease, LicenseError
 from .holding import SETTLE_SECONDS, Holding
 from .messages import Messages
+from .units import clock_time
 
 EX_NOT_EXECUTABLE = 126
 
@@ -150,7 +151,7 @@ class Run:
             platforms.CURRENT.pass_on(self._process, number)
 
     def _lost(self, reason: str) -> None:
-        self._messages.say("lost", f"THE LEASE IS LOST. {reason}", {"lease": self._holding.lease.id})
+        self._messages.say("lost", f"THE LEASE IS LOST. {reason}", {"lease": self._holding.lease.id}, style="bad")
         self._stop()
 
     def _stop(self) -> None:
@@ -165,5 +166,5 @@ class Run:
         except (LicenseError, Interrupted) as error:
             why = "Interrupted." if isinstance(error, Interrupted) else str(error)
             end = self._holding.lease.expires_at
-            then = f"It is free again at {end}." if end else f"Return it with: license return {lease.id}"
+            then = f"It is free again at {clock_time(end)}." if end else f"Return it with: license return {lease.id}"
             self._messages.say("not_returned", f"The seat was not returned. {why} {then}", {"lease": lease.id})

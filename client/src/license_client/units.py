@@ -1,11 +1,11 @@
-"""Read durations and seats as people write them."""
+"""Read durations and seats as people write them, and show times as people read them."""
 
 from __future__ import annotations
 
 import re
 from datetime import timedelta
 
-from .api import Item
+from .api import Item, time_of
 
 UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
 # A longer duration is a mistake, and clocks cannot represent it.
@@ -53,3 +53,12 @@ def spoken(duration: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min"
     return f"{whole // 3600} h {whole % 3600 // 60:02} min"
+
+
+def clock_time(text: str) -> str:
+    """Return a time of the server on this machine's clock, with the zone. Raises ValueError."""
+    time = time_of(text).astimezone()
+    name, offset = time.strftime("%Z"), time.strftime("%z")
+    # Windows has long names in the language of the user.
+    zone = name if re.fullmatch("[A-Z]{2,5}", name) else f"{offset[:3]}:{offset[3:5]}"
+    return f"{time:%Y-%m-%d %H:%M:%S} {zone}"

@@ -17,17 +17,19 @@ class Command(BaseCommand):
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("--older-than", type=int, required=True, metavar="DAYS", help="1 to 36500")
-        parser.add_argument("--anonymise", action="store_true", help="remove names, also from the usage by day")
+        parser.add_argument(
+            "--anonymize", "--anonymise", action="store_true", help="remove names, also from the usage by day"
+        )
         parser.add_argument("--delete", action="store_true", help="delete the rows")
 
-    def handle(self, *args: Any, older_than: int, anonymise: bool, delete: bool, **options: Any) -> None:
+    def handle(self, *args: Any, older_than: int, anonymize: bool, delete: bool, **options: Any) -> None:
         if not 1 <= older_than <= 36500:
             raise CommandError("--older-than must be 1 to 36500 days.")
-        if not (anonymise or delete):
-            raise CommandError("Give --anonymise, --delete or both.")
+        if not (anonymize or delete):
+            raise CommandError("Give --anonymize, --delete or both.")
         before = (database_now() - timedelta(days=older_than)).astimezone(UTC).date()
-        if anonymise:
-            done = retention.anonymise(before=before)
+        if anonymize:
+            done = retention.anonymize(before=before)
             self.stdout.write(
                 f"names removed from {done.leases} lease(s), {done.tickets} ticket(s), {done.denials} denial(s), "
                 f"and from the usage of {done.days} day(s)"

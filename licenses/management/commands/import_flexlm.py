@@ -1,9 +1,6 @@
 """Import capacities and policies from FlexNet's files."""
 
-import re
 from argparse import ArgumentTypeError
-from codecs import BOM_UTF16_BE, BOM_UTF16_LE
-from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -16,12 +13,10 @@ from django.utils import timezone
 from licenses.auditing import Actor
 from licenses.errors import Refusal
 from licenses.flexlm.applying import bring_in
-from licenses.flexlm.parser import Finding, parse_license, parse_options
-from licenses.flexlm.plan import Renames, plan
+from licenses.flexlm.files import UNSIGNED, WrongRename, listed, parse, planned, renaming, visible
+from licenses.flexlm.parser import Finding
 from licenses.flexlm.writing import license_lines, options_lines
-from licenses.names import RESERVED_TOOL_NAMES, TOOL_NAME_PATTERN, is_clean
 
-UNSIGNED = "The signatures (SIGN=) were not checked, because only the vendor's daemon can do that."
 # Far above every vendor's file: 10,000 lines with signatures are 5 MiB.
 MAX_BYTES = 32 * 2**20
 
@@ -43,7 +38,7 @@ class Command(BaseCommand):
         for what, where in (("", "feature or package"), ("-group", "group")):
             parser.add_argument(
                 f"--rename{what}",
-                type=renaming,
+                type=renamed,
                 action="append",
                 default=[],
                 metavar="OLD=new",
@@ -62,17 +57,15 @@ class Command(BaseCommand):
         verbosity: int,
         **_: Any,
     ) -> None:
-        license_file, options_file = parse_license(read(license)), parse_options(read(options) if options else "")
-        known = {line.name for line in license_file.features}
-        known |= {part.name for package in license_file.packages for part in package.components}
-        check_renames("--rename", rename, known)
-        check_renames("--rename-group", rename_group, {group.name for group in options_file.groups})
+        license_file, options_file = parse(read(license), read(options) if options else b"")
+        try:
+            wanted = planned(license_file, options_file, timezone.now().date(), rename, rename_group)
+        except WrongRename as error:
+            raise CommandError(f"{'--rename-group' if error.of_group else '--rename'} {error}") from None
         if verbosity > 1:
             self._show(license, license_lines(license_file))
             if options:
                 self._show(options, options_lines(options_file))
-        renames = Renames(features=dict(rename), groups=dict(rename_group))
-        wanted = plan(license_file, options_file, timezone.now().date(), renames)
         self._report(license, wanted.of_license)
         if options:
             self._report(options, wanted.of_options)
@@ -91,7 +84,7 @@ class Command(BaseCommand):
         self.stdout.write(UNSIGNED)
         notes = len(wanted.of_license) + len(wanted.of_options) - problems
         self.stdout.write(
-            f"Summary: {len(wanted.tools)} tool(s) with {sum(tool.capacity for tool in wanted.tools.values())} seats, "
+            f"Summary: {len(wanted.tools)} tool(s) with {wanted.seats} seats, "
             f"{len(changes)} change(s), {problems} problem(s), {notes} note(s)."
         )
         if not changes:
@@ -110,42 +103,21 @@ class Command(BaseCommand):
             self.stdout.write(f"{file.name}:{number}: read as: {visible(line)}")
 
     def _report(self, file: Path, findings: list[Finding]) -> None:
-        alike = Counter(finding.text for finding in findings if not finding.is_problem)
-        for finding in sorted(findings):
-            # Show a note that several lines share only at the first of them.
-            if finding.is_problem or (more := alike.pop(finding.text, 0)):
-                kind = "" if finding.is_problem else "note: "
-                others = f" (and {more - 1} more lines)" if not finding.is_problem and more > 1 else ""
-                self.stderr.write(f"{file.name}:{finding.number}: {kind}{visible(finding.text)}{others}")
+        for finding in listed(findings):
+            kind = "" if finding.is_problem else "note: "
+            self.stderr.write(f"{file.name}:{finding.number}: {kind}{finding.text}")
 
 
-def visible(text: str) -> str:
-    """Escape characters that would control a terminal."""
-    return "".join(sign if is_clean(sign) else sign.encode("unicode_escape").decode() for sign in text)
-
-
-def renaming(text: str) -> tuple[str, str]:
+def renamed(text: str) -> tuple[str, str]:
     """Return the two names of ``OLD=new``. Raises ArgumentTypeError."""
-    old, _, new = text.partition("=")
-    if not old or not re.fullmatch(TOOL_NAME_PATTERN, new) or new in RESERVED_TOOL_NAMES:
-        raise ArgumentTypeError(f"{text!r} is not OLD=new, with new of 1 to 64 characters a-z 0-9 _ . -")
-    return old, new
+    try:
+        return renaming(text)
+    except ValueError as error:
+        raise ArgumentTypeError(str(error)) from None
 
 
-def check_renames(option: str, given: list[tuple[str, str]], known: set[str]) -> None:
-    """Raise CommandError if the file does not have a name to rename, or a name is renamed twice."""
-    for old, new in given:
-        if old not in known:
-            raise CommandError(f"{option} {visible(old)}={new}: the file does not have this name")
-        if dict(given)[old] != new:
-            raise CommandError(f"{option} {visible(old)}: give one new name, not {new} and {dict(given)[old]}")
-
-
-def read(file: Path) -> str:
-    """Return the text of a file in UTF-8, in UTF-16 with a byte order mark, or in Latin-1.
-
-    Raises CommandError if it cannot be read or is too large.
-    """
+def read(file: Path) -> bytes:
+    """Return the bytes of a file. Raises CommandError if it cannot be read or is too large."""
     try:
         with file.open("rb") as opened:
             data = opened.read(MAX_BYTES + 1)
@@ -153,8 +125,4 @@ def read(file: Path) -> str:
         raise CommandError(f"{file}: {error.strerror}") from None
     if len(data) > MAX_BYTES:
         raise CommandError(f"{file}: larger than {MAX_BYTES // 2**20} MiB; this is not a license or options file")
-    encoding = "utf-16" if data.startswith((BOM_UTF16_LE, BOM_UTF16_BE)) else "utf-8-sig"
-    try:
-        return data.decode(encoding)
-    except UnicodeDecodeError:
-        return data.decode("latin-1")
+    return data

@@ -1,0 +1,1 @@
+"""The commands of ``license``, by subject. Each module has a function ``register``."""

@@ -1,0 +1,202 @@
+"""What people see: help, holders, local times, colors, and the wait on a terminal."""
+
+import json
+import re
+import tomllib
+from datetime import datetime
+
+import httpx
+import pytest
+
+from tests.support.gateway import Call, Gateway, Reply
+from tests.support.paths import ROOT
+from tests.support.shell import Shell
+from tests.support.terminal import on_terminal
+
+COLOR = re.compile("\x1b\\[[0-9;]*m")
+
+
+def commands(shell: Shell) -> list[str]:
+    """Return the names of all commands, as the help lists them."""
+    found = re.findall(r"^    (\w+)(?:  |$)", shell("--help").stdout, re.MULTILINE)
+    assert {"status", "run", "who"} <= set(found)
+    return found
+
+
+# --- Help and version -----------------------------------------------------------
+
+
+def test_the_version_is_the_released_one(shell: Shell) -> None:
+    version = tomllib.loads((ROOT / "client" / "pyproject.toml").read_text())["project"]["version"]
+    done = shell("--version")
+    assert done.returncode == 0
+    assert done.stdout.startswith(f"license {version} (Python 3.")
+
+
+def test_the_help_of_every_command_has_examples_that_parse(shell: Shell) -> None:
+    for name in commands(shell):
+        done = shell(name, "--help")
+        assert done.returncode == 0
+        examples = re.search(r"^examples:\n((?:  .+\n)+)", done.stdout, re.MULTILINE)
+        assert examples, name
+        for line in examples[1].splitlines():
+            assert re.search(rf"\blicense {name}\b", line), line
+
+
+# --- Who holds the seats ----------------------------------------------------------
+
+
+def test_who_shows_the_holders_of_a_tool_and_their_last_heartbeat(shell: Shell) -> None:
+    shell("borrow", "simulation:2", "cad_tool", "--host", "ws7", "--ttl", "1h", LICENSE_USER="ana")
+    shell("borrow", "analysis", LICENSE_USER="ben")
+    heads, row = shell("who", "simulation").stdout.splitlines()
+    columns = re.split(r" {2,}", row)
+    assert re.split(r" {2,}", heads) == ["USER", "HOST", "SEATS", "TEAM", "SINCE", "UNTIL", "LAST HEARTBEAT"]
+    assert columns[:4] == ["ana", "ws7", "2", "-"]
+    since, until_, heartbeat = columns[4:]
+    # Nothing was renewed.
+    assert since == heartbeat < until_
+    (lease,) = json.loads(shell("who", "simulation", "--json").stdout)
+    assert lease["last_heartbeat_at"] == lease["borrowed_at"]
+    renewed = httpx.post(f"{shell.server.url}/licenses/renew", json={"id": lease["id"]}).json()
+    (lease,) = json.loads(shell("who", "simulation", "--json").stdout)
+    assert lease["borrowed_at"] < lease["last_heartbeat_at"] <= renewed["server_time"]
+
+
+def test_who_says_that_nobody_holds_a_seat(shell: Shell) -> None:
+    done = shell("who", "cad_tool")
+    assert (done.returncode, done.stdout) == (0, "Nobody holds a seat of cad_tool. 5 of 5 are available.\n")
+    assert json.loads(shell("who", "cad_tool", "--json").stdout) == []
+
+
+def test_who_marks_names_that_the_server_hides(shell: Shell, gateway: Gateway) -> None:
+    shell("borrow", "cad_tool", "--host", "ws7")
+
+    def without_names(call: Call) -> Reply | None:
+        if not call.path.startswith("/borrows"):
+            return None
+        leases = httpx.get(shell.server.url + call.path).json()
+        return Reply(200, json.dumps([lease | {"user": "", "host": ""} for lease in leases]))
+
+    gateway.fault = without_names
+    assert re.split(r" {2,}", shell("who", "cad_tool").stdout.splitlines()[1])[:3] == ["hidden", "-", "1"]
+
+
+# --- Return by tool ---------------------------------------------------------------
+
+
+def test_a_lease_is_returned_by_its_tool(shell: Shell) -> None:
+    shell("borrow", "simulation:2", "cad_tool", "--host", "ws7")
+    done = shell("return", "simulation")
+    assert done.returncode == 0
+    assert re.fullmatch(r"Returned 2 x simulation, cad_tool, borrowed \S+ \S+ UTC on ws7\.\n", done.stdout)
+    assert (shell.borrowed("simulation"), shell.borrowed("cad_tool")) == (0, 0)
+    again = shell("return", "simulation")
+    assert again.returncode == 65
+    assert "ci holds no seat of simulation. `license list` lists your leases." in again.stderr
+
+
+def test_a_return_by_tool_leaves_the_leases_of_others_and_of_other_machines(shell: Shell) -> None:
+    shell("borrow", "cad_tool", "--host", "ws7")
+    shell("borrow", "cad_tool", LICENSE_USER="ana")
+    assert shell("return", "cad_tool", "--here").returncode == 65
+    assert shell.borrowed() == 2
+    assert shell("return", "cad_tool").returncode == 0
+    assert [lease["user"] for lease in json.loads(shell("who", "cad_tool", "--json").stdout)] == ["ana"]
+
+
+def test_a_return_by_tool_that_is_ambiguous_changes_nothing_and_says_what_to_do(shell: Shell) -> None:
+    leases = {shell("borrow", "cad_tool", "--host", host).stdout.strip() for host in ("ws1", "ws2")}
+    done = shell("return", "cad_tool")
+    assert (done.returncode, shell.borrowed()) == (65, 2)
+    assert "You hold 2 leases of cad_tool. Return one of them, or all with --all:" in done.stderr
+    assert set(re.findall(r"license return (\S+) ", done.stderr)) == leases
+    assert set(json.loads(shell("return", "cad_tool", "--json").stderr)["leases"]) == leases
+    assert shell("return", leases.pop()).returncode == 0
+    assert shell("return", "cad_tool", "--all").returncode == 0
+    assert shell.borrowed() == 0
+
+
+# --- Times and colors ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("zone", "shown"), [("UTC0", "UTC"), ("XYZ-5:30", "XYZ"), ("<+0530>-5:30", "+05:30"), ("<-04>4", "-04:00")]
+)
+def test_times_are_local_and_name_their_zone(shell: Shell, zone: str, shown: str) -> None:
+    lease = json.loads(shell("borrow", "cad_tool", "--json").stdout)
+    end = re.split(r" {2,}", shell("list", TZ=zone).stdout.splitlines()[1])[-1]
+    day, clock, name = end.split(" ")
+    offset = {"UTC": "+00:00", "XYZ": "+05:30"}.get(name, name)
+    moment = datetime.fromisoformat(f"{day}T{clock}{offset}")
+    assert name == shown
+    assert moment == datetime.fromisoformat(lease["expires_at"]).replace(microsecond=0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment", "colored"),
+    [
+        ([], {"TERM": "xterm"}, True),
+        ([], {"TERM": "dumb"}, False),
+        ([], {"NO_COLOR": "1"}, False),
+        ([], {"NO_COLOR": ""}, True),
+        (["--color", "never"], {"TERM": "xterm"}, False),
+        (["--color", "always"], {"NO_COLOR": "1"}, True),
+    ],
+)
+def test_colors_are_for_terminals(
+    shell: Shell, arguments: list[str], environment: dict[str, str], colored: bool
+) -> None:
+    plain = shell("status").stdout
+    with on_terminal(shell.command("status", *arguments), shell.environment | environment) as terminal:
+        code, shown = terminal.finish()
+    assert code == 0
+    assert bool(COLOR.search(shown)) == colored
+    assert COLOR.sub("", shown).replace("\r\n", "\n") == plain
+
+
+def test_a_pipe_gets_colors_only_on_request(shell: Shell) -> None:
+    assert not COLOR.search(shell("status").stdout)
+    assert COLOR.sub("", shell("status", "--color", "always").stdout) == shell("status").stdout
+    assert COLOR.search(shell("status", "--color", "always").stdout)
+    assert json.loads(shell("status", "--json", "--color", "always").stdout)
+    error = shell("status", "no_such_tool", "--color", "always").stderr
+    assert error.startswith("license: \x1b[31m")
+    assert json.loads(shell("status", "no_such_tool", "--json", "--color", "always").stderr)["status"] == 404
+
+
+# --- The wait -------------------------------------------------------------------------
+
+
+def test_the_wait_is_one_line_that_keeps_moving_and_goes_away(shell: Shell) -> None:
+    held = shell("borrow", "analysis:2").stdout.strip()
+    command = shell.command("run", "--tool", "analysis", "--wait", "5m", "--", "echo", "got it")
+    with on_terminal(command, shell.environment, columns=200) as terminal:
+        terminal.read_until("\r\x1b\\[Klicense: waiting for analysis: position 1, waited ")
+        terminal.read_until(r"waited (\d+) s[^\n]*\r\x1b\[Klicense: waiting for analysis: position 1, waited (?!\1 s)")
+        shell("return", held)
+        code, shown = terminal.finish()
+    assert code == 0
+    assert "\r\x1b[Kgot it\r\n" in shown
+
+
+def test_the_line_of_the_wait_fits_a_narrow_terminal(shell: Shell) -> None:
+    held = shell("borrow", "analysis:2").stdout.strip()
+    command = shell.command("run", "--tool", "analysis", "--or", "--tool", "analysis:2", "--wait", "5m", "--", "true")
+    with on_terminal(command, shell.environment, columns=40) as terminal:
+        terminal.read_until("license: waiting[^\n]*\r")
+        shell("return", held)
+        code, shown = terminal.finish()
+    assert code == 0
+    drawn = {part.rstrip("\r") for part in shown.split("\x1b[K") if part.startswith("license: waiting")}
+    assert drawn == {"license: waiting for analysis, or analy"}
+
+
+def test_a_dumb_terminal_gets_lines(shell: Shell) -> None:
+    held = shell("borrow", "analysis:2").stdout.strip()
+    command = shell.command("run", "--tool", "analysis", "--wait", "5m", "--", "true")
+    with on_terminal(command, shell.environment | {"TERM": "dumb"}) as terminal:
+        terminal.read_until("license: waiting for analysis: position 1, waited [0-9]+ s\r\n")
+        shell("return", held)
+        code, shown = terminal.finish()
+    assert (code, "\x1b" in shown) == (0, False)
