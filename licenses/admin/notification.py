@@ -63,7 +63,7 @@ class WebhookAdmin(SuperusersOnly, AuditedAdmin[Webhook]):
     fields = ["name", "kind", "address", "host", "events", "for_people", "enabled"]
     actions = ["send_a_test", "make_new_secret"]
 
-    def get_fields(self, request: HttpRequest, obj: Webhook | None = None) -> list[str]:
+    def get_fields(self, request: HttpRequest, obj: Webhook | None = None) -> Any:
         hidden = {"host"} if obj is None else set() if self.has_change_permission(request, obj) else {"address"}
         return [name for name in self.fields if name not in hidden]
 

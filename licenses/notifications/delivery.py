@@ -61,7 +61,7 @@ def deliver(*, stopped: Callable[[], bool] = lambda: False) -> Delivered:
 def pause_after(attempts: int) -> timedelta:
     """Return the pause after this number of attempts: exponential, up to ``LONGEST_PAUSE``, with jitter, so that
     not all messages come back at once after an outage."""
-    full = min(FIRST_PAUSE * 2 ** min(attempts - 1, 20), LONGEST_PAUSE)
+    full: timedelta = min(FIRST_PAUSE * 2 ** min(attempts - 1, 20), LONGEST_PAUSE)
     return full * random.uniform(0.5, 1)  # noqa: S311
 
 

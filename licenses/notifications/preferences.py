@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from django.contrib.auth.models import User
 from django.db import transaction
@@ -56,7 +57,7 @@ def choose(account: User, *, wanted: Collection[Choice]) -> None:
     webhooks = {webhook.pk: webhook for webhook in choices.webhooks}
     for event, channel in choices.all:
         webhook = webhooks[channel] if channel is not None else None
-        row = {"account": account, "event": event, "webhook": webhook}
+        row: dict[str, Any] = {"account": account, "event": event, "webhook": webhook}
         is_wanted = (event, channel) in wanted
         if is_wanted == outbox.is_wanted_by_default(Event(event), webhook):
             NotificationPreference.objects.filter(**row).delete()

@@ -71,8 +71,8 @@ def test_a_person_chooses_nothing_for_others_and_nothing_that_is_not_offered(ana
     private = make_webhook("private")
     ben = User.objects.create_user("ben")
     client.post(f"{PAGE}save/", {f"seat_offered.{private.pk}": "on", "queue_long.mail": "on", "account": str(ben.pk)})
-    stored = NotificationPreference.objects.values_list("account", "webhook", "wanted")
-    assert set(stored) == {(ana.pk, None, False)}
+    stored = list(NotificationPreference.objects.all())
+    assert {(row.account, row.webhook, row.wanted) for row in stored} == {(ana, None, False)}
     assert len(stored) == 4
 
 
@@ -117,6 +117,7 @@ def add(admin: Client, **values: Any) -> Any:
 
 
 def secret_on(page: str) -> str:
+    secret: str
     (secret,) = re.findall(r"whsec_[A-Za-z0-9+/=]+", page)
     return secret
 
