@@ -210,7 +210,6 @@ def test_a_webhook_gets_a_signed_message(receiver: Receiver, settings: Any) -> N
     assert post.path == "/hook/s3cr3t-path"
     assert post.is_signed_with(secret)
     assert not post.is_signed_with(webhooks.new_secret())
-    assert abs(int(post.headers["webhook-timestamp"]) - timezone.now().timestamp()) < 600
     assert post.id == str(Notification.objects.get().pk) == post.json["data"]["id"]
     assert post.json["type"] == "seat_offered"
     assert post.json["data"].items() >= {"user": "ana", "tool": "cad", "items": [{"tool": "cad", "seats": 2}]}.items()
