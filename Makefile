@@ -128,12 +128,12 @@ lint: $(VENV)/development $(BIN)/helm $(VENV)/checkov/bin/checkov docs ## check 
 	  $(BIN)/python manage.py makemigrations --check --dry-run; \
 	  $(BIN)/python manage.py spectacular --validate --fail-on-warn --file /dev/null'
 	$(BIN)/python -m pytest -q tests/api/test_schema.py
-	$(BIN)/hadolint Dockerfile
+	$(BIN)/hadolint Dockerfile client/Dockerfile
 	$(BIN)/zizmor --offline --quiet --persona pedantic .github
 	$(BIN)/actionlint -shellcheck $(BIN)/shellcheck
 	$(BIN)/shellcheck $$(grep -lE '^#!.*\<bash' .ci/* scripts/*) deploy/compose/reload
 	$(BIN)/yamllint --strict --config-data "$(YAML_RULES)" .github .pre-commit-config.yaml docker-compose.yml monitoring \
-	  deploy/checkov.yaml deploy/kind deploy/chart/Chart.yaml deploy/chart/values.yaml deploy/chart/ci
+	  deploy/checkov.yaml deploy/gitlab deploy/kind deploy/chart/Chart.yaml deploy/chart/values.yaml deploy/chart/ci
 	$(BIN)/codespell $$(git ls-files)
 	$(BIN)/proselint check --config docs/proselint.json $$(git ls-files '*.md' ':!docs/third-party-licenses.md')
 	$(BIN)/python scripts/check_words.py
@@ -177,8 +177,9 @@ sbom: $(VENV)/release/bin/pip-audit ## list the server's packages: dist/sbom.cdx
 	  --output-file dist/sbom.cdx.json $(VENV)/image/bin/python
 
 .PHONY: client
-client: $(VENV)/release/bin/pip-audit ## build the client's wheel: dist/
+client: $(VENV)/release/bin/pip-audit ## build the client's wheel and its single file: dist/
 	rm -rf client/build
+	SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) $(VENV)/release/bin/python scripts/pack_client.py dist/license.pyz
 	SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) $(VENV)/release/bin/python -m pip wheel --quiet --disable-pip-version-check \
 	  --no-deps --no-index --no-build-isolation --wheel-dir dist ./client
 

@@ -32,6 +32,7 @@ from .models import (
     AuditedKind,
     AuditRecord,
     Contract,
+    DeviceLogin,
     Identity,
     JwtCaller,
     Lease,
@@ -78,6 +79,11 @@ class Actor:
         return cls(ActorKind.ACCOUNT, name, client_address(headers))
 
     @classmethod
+    def of_address(cls, name: str, address: str) -> Self:
+        """Return the user of an account, who acts from this address."""
+        return cls(ActorKind.ACCOUNT, name, address)
+
+    @classmethod
     def of_sign_in(cls, name: str, address: str) -> Self:
         """Return the actor of changes that the provider causes at a sign-in from this address."""
         return cls(ActorKind.SIGN_IN, name, address)
@@ -116,7 +122,7 @@ class Change(Generic[R]):
         return self.is_new or bool(self.after)
 
 
-# The models that are recorded, with the name of a row. Leases, tickets and tokens have their id.
+# The models that are recorded, with the name of a row. Leases, tickets, tokens and sign-ins have their id.
 SUBJECTS: dict[type[models.Model], tuple[AuditedKind, Callable[[Any], str]]] = {
     Tool: (AuditedKind.TOOL, lambda tool: tool.name),
     Lease: (AuditedKind.LEASE, lambda lease: str(lease.public_id)),
@@ -128,6 +134,7 @@ SUBJECTS: dict[type[models.Model], tuple[AuditedKind, Callable[[Any], str]]] = {
     AccessRule: (AuditedKind.ACCESS_RULE, lambda rule: f"{rule.tool.name} for {rule.kind} {rule.subject}"),
     Contract: (AuditedKind.CONTRACT, lambda contract: f"{contract.tool.name} contract {contract.pk}"),
     ApiToken: (AuditedKind.TOKEN, lambda token: str(token.pk)),
+    DeviceLogin: (AuditedKind.DEVICE_LOGIN, lambda login: str(login.pk)),
     User: (AuditedKind.ACCOUNT, lambda user: user.username),
     Identity: (AuditedKind.IDENTITY, lambda identity: identity.user.username),
     JwtCaller: (AuditedKind.JWT_CALLER, lambda caller: caller.name),

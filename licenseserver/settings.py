@@ -82,6 +82,10 @@ LICENSE_OWN_TOKEN_SCOPES = list(dict.fromkeys(environment.words("LICENSE_OWN_TOK
 if not LICENSE_OWN_TOKEN_SCOPES or not set(LICENSE_OWN_TOKEN_SCOPES) <= {"read", "borrow", "admin"}:
     raise SettingError("LICENSE_OWN_TOKEN_SCOPES must be a list of read, borrow and admin.")
 
+# The most open sign-ins of programs (`license login`), of all and of one address.
+LICENSE_LOGINS = environment.integer("LICENSE_LOGINS", 1000, minimum=1, maximum=100_000)
+LICENSE_LOGINS_PER_ADDRESS = environment.integer("LICENSE_LOGINS_PER_ADDRESS", 20, minimum=1, maximum=100_000)
+
 # The most failed credentials in 15 minutes before the next ones must wait.
 LICENSE_FAILURES_PER_ADDRESS = environment.integer("LICENSE_FAILURES_PER_ADDRESS", 50, minimum=1, maximum=1_000_000)
 LICENSE_FAILURES_PER_ACCOUNT = environment.integer("LICENSE_FAILURES_PER_ACCOUNT", 5, minimum=1, maximum=1_000_000)

@@ -15,7 +15,17 @@ from django.utils import timezone
 from licenses import auditing
 from licenses.auditing import Actor
 from licenses.leases import services
-from licenses.models import AccountSession, Action, ApiToken, Identity, JwtCaller, RetiredName, Team, TeamMember
+from licenses.models import (
+    AccountSession,
+    Action,
+    ApiToken,
+    DeviceLogin,
+    Identity,
+    JwtCaller,
+    RetiredName,
+    Team,
+    TeamMember,
+)
 from licenses.names import folded
 from licenses.preconditions import Check, accept
 
@@ -24,12 +34,14 @@ from . import teams, tokens
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """What ended with an account: ids of tokens, tickets and leases, and the number of sessions."""
+    """What ended with an account: ids of tokens, tickets and leases, and the number of sessions and of sign-ins of
+    programs that it approved."""
 
     tokens: list[int] = field(default_factory=list)
     sessions: int = 0
     tickets: list[uuid.UUID] = field(default_factory=list)
     leases: list[uuid.UUID] = field(default_factory=list)
+    logins: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,17 +164,24 @@ def _end(user: str, account: User | None, *, by: Actor, force_note: str) -> Ende
     valid = acting.filter(revoked_at__isnull=True).order_by("pk")
     revoked = [token.pk for token in valid if tokens.revoke(token, by=by)]
     sessions = AccountSession.objects.end(account) if account else 0
+    logins = DeviceLogin.objects.end(account) if account else 0
     tickets, leases = services.end_all_of(user=user, by=by, force_note=force_note)
-    ended = Ended(revoked, sessions, tickets, leases)
+    ended = Ended(revoked, sessions, tickets, leases, logins)
     if account is None:
         # The audit has the tokens and the leases themselves.
         return ended
-    if revoked or sessions or tickets or leases:
+    if ended != Ended():
         auditing.record(
             by,
             action=Action.ENDED,
             subject=account,
-            before={"tokens": revoked, "sessions": sessions, "tickets": tickets, "leases": leases},
+            before={
+                "tokens": revoked,
+                "sessions": sessions,
+                "tickets": tickets,
+                "leases": leases,
+                "logins": logins,
+            },
         )
     return ended
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
@@ -36,7 +37,7 @@ class Caller:
     none. ``teams`` are those that the credential asserts: the team of a token, the
     groups of a JWT. A user's other teams are in the table of members. ``user`` is the
     account whose permissions limit an administrator's credential. ``credential``
-    names the credential in logs.
+    names the credential in logs; it is valid until ``expires_at``, if it ends.
     """
 
     kind: Kind
@@ -45,6 +46,7 @@ class Caller:
     scopes: frozenset[Scope] = frozenset()
     user: User | None = None
     credential: str = ""
+    expires_at: datetime | None = None
 
     def has(self, scope: Scope) -> bool:
         """Return whether the credential has this scope."""

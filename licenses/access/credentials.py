@@ -3,6 +3,7 @@
 import logging
 from contextlib import suppress
 from contextvars import ContextVar
+from datetime import UTC, datetime
 from typing import Any
 
 from django.conf import settings
@@ -81,6 +82,7 @@ def caller_of_token(secret: str) -> Caller:
         teams=frozenset({token.team_name} if token.team_name else ()),
         scopes=token.effective_scopes,
         credential=f"token {token.pk}",
+        expires_at=token.expires_at,
     )
 
 
@@ -116,6 +118,7 @@ def caller_of_jwt(token: str) -> Caller:
         teams=rights.teams,
         scopes=scopes_of(claims, admin=rights.admin),
         credential="JWT",
+        expires_at=datetime.fromtimestamp(claims["exp"], UTC),
     )
 
 

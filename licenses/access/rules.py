@@ -29,6 +29,11 @@ def may(caller: Caller, scope: Scope) -> bool:
     return (settings.LICENSE_AUTH == "open" and scope != Scope.ADMIN) or caller.has(scope)
 
 
+def is_known(caller: Caller) -> bool:
+    """Return whether a caller has a credential, or needs none."""
+    return settings.LICENSE_AUTH == "open" or caller.kind != Kind.ANONYMOUS
+
+
 def may_act_for(caller: Caller, user: str) -> bool:
     """Return whether a caller may borrow, renew, wait and return for this user.
 

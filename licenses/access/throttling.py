@@ -102,6 +102,16 @@ def of_passwords(address: str, username: str) -> Throttle:
     )
 
 
+def of_user_codes(address: str, account: User) -> Throttle:
+    """Return the throttle of codes of `license login` that an account types, from one address."""
+    return Throttle(
+        {
+            f"user code {network_of(address)}": settings.LICENSE_FAILURES_PER_ADDRESS,
+            f"user code of account {account.pk}": settings.LICENSE_FAILURES_PER_ACCOUNT,
+        }
+    )
+
+
 def forget_account(username: str) -> None:
     """Reset the failures of an account after a correct password."""
     FailureCount.objects.forget(_account(username))

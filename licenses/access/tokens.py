@@ -12,7 +12,8 @@ from django.utils import timezone
 from licenses import auditing
 from licenses.auditing import Actor
 from licenses.errors import MoreRights, UnknownRow
-from licenses.models import Action, ApiToken
+from licenses.models import Action, ActorKind, ApiToken
+from licenses.models.token import is_token, token_hash
 from licenses.names import is_name
 from licenses.preconditions import Check, accept
 
@@ -116,6 +117,13 @@ def revoke_token(*, key: int, by: Actor, check: Check = accept) -> bool:
     return revoke(token, by=by)
 
 
+def revoke_secret(secret: str, *, address: str) -> None:
+    """Revoke the token with this secret, if there is one. A caller who has it can do worse than end it."""
+    token = ApiToken.objects.filter(hash=token_hash(secret)).first() if is_token(secret) else None
+    if token is not None:
+        revoke(token, by=Actor(ActorKind.TOKEN, f"token {token.pk}", address))
+
+
 # --- Tokens of one's own ------------------------------------------------------
 
 
@@ -155,6 +163,23 @@ def own(account: User, now: datetime) -> list[ApiToken]:
     return list(mine.order_by("expires_at", "pk")[:SHOWN_AT_MOST])
 
 
+def locked_for_own(account: User) -> User:
+    """Lock an account that can have one more token of its own, and return it. Part of the caller's transaction.
+
+    Under the lock simultaneous requests can't exceed the limit, and no token outlives the account. Raises
+    NoOwnTokens or TooManyTokens.
+    """
+    current = User.objects.select_for_update(no_key=True).filter(pk=account.pk, is_active=True).first()
+    if current is None:
+        raise NoOwnTokens("Your account is deactivated.")
+    if why := why_no_own(current):
+        raise NoOwnTokens(why)
+    valid = ApiToken.objects.acting_as(current).filter(revoked_at__isnull=True, expires_at__gt=timezone.now())
+    if valid.count() >= settings.LICENSE_OWN_TOKENS_PER_USER:
+        raise TooManyTokens
+    return current
+
+
 @transaction.atomic
 def make_own(
     account: User, *, name: str, days: int, scopes: Collection[Scope], by: Actor, note: str = ""
@@ -164,16 +189,8 @@ def make_own(
     It lives for ``days``, at most ``LICENSE_OWN_TOKEN_DAYS``. It gets the ``scopes`` that ``own_scopes`` has
     too. Raises NoOwnTokens, TooManyTokens or ValidationError.
     """
-    # Under the lock, so that simultaneous requests can't exceed the limit, and none outlives the account.
-    current = User.objects.select_for_update(no_key=True).filter(pk=account.pk, is_active=True).first()
-    if current is None:
-        raise NoOwnTokens("Your account is deactivated.")
-    if why := why_no_own(current):
-        raise NoOwnTokens(why)
+    current = locked_for_own(account)
     now = timezone.now()
-    valid = ApiToken.objects.acting_as(current).filter(revoked_at__isnull=True, expires_at__gt=now)
-    if valid.count() >= settings.LICENSE_OWN_TOKENS_PER_USER:
-        raise TooManyTokens
     given = set(scopes).intersection(own_scopes(current))
     token = ApiToken(
         name=name,

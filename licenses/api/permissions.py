@@ -57,6 +57,13 @@ class HasScope(BasePermission):
         return rules.may(caller, needed)
 
 
+class IsKnown(BasePermission):
+    """Let callers with any credential in, or everybody if the server is open."""
+
+    def has_permission(self, request: Request, view: Any) -> bool:
+        return rules.is_known(caller_of(request))
+
+
 class MayScrape(HasScope):
     """Let a caller with scope ``read`` scrape, or everybody if configured."""
 

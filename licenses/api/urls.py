@@ -4,7 +4,7 @@ from django.urls import include, path
 from drf_spectacular.views import SpectacularSwaggerView
 from rest_framework.routers import APIRootView, DefaultRouter
 
-from . import audit, borrowing, denials, leases, probes, queue, reports, tools
+from . import audit, borrowing, caller, denials, leases, login, probes, queue, reports, tools
 from .common.queries import StrictQuery
 from .schema import SchemaView
 
@@ -36,13 +36,18 @@ urlpatterns = [
     path("licenses/return", borrowing.LicensesViewSet.as_view({"post": "give_back"}), name="return"),
     # This stands before the queue: a tool may be called "queue" since before that name was reserved.
     path("licenses/<str:tool>/status", tools.StatusViewSet.as_view({"get": "tool_status"}), name="tool-status"),
+    path("licenses/queue", queue.WaitsViewSet.as_view({"get": "list"}), name="waits"),
     path(
         "licenses/queue/<str:ticket>",
         queue.QueueViewSet.as_view({"get": "retrieve", "delete": "destroy"}),
         name="queue",
     ),
+    path("api/v1/caller/", caller.CallerViewSet.as_view({"get": "retrieve"}), name="caller"),
     path("borrows", leases.BorrowsViewSet.as_view({"get": "list"}), name="borrows"),
     path("api/v1/", include(router.urls)),
+    path("api/v1/login/device", login.DeviceView.as_view(), name="login-device"),
+    path("api/v1/login/token", login.TokenView.as_view(), name="login-token"),
+    path("api/v1/login/revoke", login.RevokeView.as_view(), name="login-revoke"),
     # One for each report of licenses/history/catalog.py.
     *(path(f"api/v1/reports/{name}", view.as_view(), name=f"report-{name}") for name, view in reports.VIEWS.items()),
     path("api/schema/", SchemaView.as_view(), name="schema"),

@@ -2,7 +2,7 @@
 
 from django.urls import path
 
-from . import notifications, tokens, views
+from . import device, notifications, tokens, views
 
 urlpatterns = [
     path("", views.overview, name="board"),
@@ -11,6 +11,8 @@ urlpatterns = [
     path("notifications/", notifications.show, name="board_notifications"),
     path("notifications/save/", notifications.save, name="board_notifications_save"),
     path("leases/<uuid:lease_id>/return/", views.give_back, name="board_return"),
+    path("device/", device.overview, name="device"),
+    path("device/answer/", device.answer, name="device_answer"),
     path("tokens/", tokens.overview, name="tokens"),
     path("tokens/new/", tokens.make, name="tokens_new"),
     path("tokens/<int:token_id>/revoke/", tokens.revoke, name="tokens_revoke"),

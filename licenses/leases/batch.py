@@ -1,9 +1,9 @@
-"""Group commit: the requests of many threads, decided one after the other in one transaction.
+"""Group commit: decide the requests of many threads one after the other in one transaction.
 
 Nothing waits for a timer. A thread that finds no batch under way leads one with the
-requests that are there; those that arrive meanwhile form the next batch, which one of
-their threads leads. A request without company is a batch of one. So the locks, the round
-trips and the commit are shared exactly when there is something to share.
+requests that have arrived. Requests that arrive during a batch form the next one, and one
+of their threads leads it. A single request is a batch of one. So the locks, the round trips
+and the commit are shared whenever there are requests to share them.
 
 docs/development/architecture.md follows one borrow through it.
 """
@@ -51,7 +51,7 @@ YIELDS = 4
 
 
 class Turn(Enum):
-    """What the thread of a request does next."""
+    """The next step of the thread of a request."""
 
     WAIT = "wait until woken"
     LEAD = "lead a batch"
@@ -60,8 +60,8 @@ class Turn(Enum):
 
 
 class Entry:
-    """A request in a lane, and what becomes of it. Only the thread that leads its batch
-    changes it, until it wakes the thread of the request."""
+    """A request in a lane, and its answer. Only the thread that leads its batch changes it, until
+    it wakes the thread of the request."""
 
     __slots__ = ("answer", "error", "request", "tries", "turn", "woken")
 
@@ -170,7 +170,7 @@ class Lane:
         return batch
 
     def _hand_on(self, batch: Sequence[Entry], leader: Entry) -> Turn:
-        """Wake the next leader, and all whose turn it is; return ``leader``'s turn."""
+        """Wake the next leader, and all threads with an answer; return ``leader``'s turn."""
         again = [entry for entry in batch if entry.turn is Turn.WAIT]
         # From its release on an entry is its own thread's.
         woken = [entry for entry in batch if entry is not leader and entry.turn is not Turn.WAIT]
@@ -274,8 +274,8 @@ def _decide_alone(entry: Entry) -> None:
 
 
 def _is_lost_race(error: Exception) -> bool:
-    """Return whether another process used the same idempotency key at the same time: its
-    answer is there now."""
+    """Return whether another process used the same idempotency key at the same time. Its answer
+    is in the database now."""
     return getattr(error.__cause__, "sqlstate", None) == UNIQUE_VIOLATION
 
 
@@ -292,6 +292,6 @@ HEARTBEATS = Lane()
 
 
 def submit(request: Request) -> Any:
-    """Return what a request is answered (``Lane.submit``). Heartbeats have a lane of
-    their own: they wait for no tool."""
+    """Return the answer to a request (``Lane.submit``). Heartbeats have their own lane, because
+    they wait for no tool."""
     return (HEARTBEATS if isinstance(request, Renew) else SEATS).submit(request)

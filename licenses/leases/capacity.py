@@ -38,7 +38,7 @@ def schedules(tools: Collection[Tool]) -> dict[int, Schedule]:
 
 
 def due(tools: Iterable[Tool], now: datetime) -> list[Due]:
-    """Return what is due at ``now`` and not applied yet. Costs a query only if there is any."""
+    """Return the changes that are due at ``now`` and not applied yet. Costs a query only if there are any."""
     late = [tool for tool in tools if tool.capacity_changes_at is not None and tool.capacity_changes_at <= now]
     if not late:
         return []
@@ -53,15 +53,15 @@ def _due(tool: Tool, schedule: Schedule, now: datetime) -> Due:
 
 
 def show(tools: Iterable[Tool], now: datetime) -> None:
-    """Give tools that are not locked the capacity that is valid at ``now``. Writes nothing."""
+    """Set the capacity that is valid at ``now`` on tools that are not locked. Writes nothing."""
     for change in due(tools, now):
         change.tool.capacity = change.changes[-1][1]
         change.tool.capacity_changes_at = change.next_change
 
 
 def apply(tools: Iterable[Tool], now: datetime) -> None:
-    """Write the due changes of locked tools, and record each in the audit with its moment (``since``), from
-    which the history knows it. Part of the caller's transaction."""
+    """Write the due changes of locked tools. Record each in the audit with its moment
+    (``since``), which the history uses. Part of the caller's transaction."""
     for change in due(tools, now):
         tool = change.tool
         for moment, seats in change.changes:

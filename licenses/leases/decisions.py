@@ -61,7 +61,7 @@ KEPT_BYTES = 2000
 
 
 class Later(Exception):
-    """More leases are overdue than one transaction closes: ask again after this batch."""
+    """More leases are overdue than one transaction closes: decide again after this batch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +73,11 @@ class Polled:
 
 
 def decide(request: Request, snapshot: Snapshot, ledger: Ledger) -> Any:
-    """Return what a request is answered. Raises a Refusal, Stale or Later: nothing was
-    changed then but what any decision may close, because its time is over."""
+    """Return the answer to a request.
+
+    Raises a Refusal, Stale or Later. Then nothing was changed, except that expired leases and
+    tickets may be closed.
+    """
     match request:
         case Borrow():
             return _borrow(request, snapshot, ledger)
@@ -164,8 +167,11 @@ def _new(borrow: Borrow, snapshot: Snapshot, ledger: Ledger) -> Outcome:
 
 
 def limit_of_borrows(user: str, first: Item, borrows: tuple[int, int] | None) -> LeaseLimitReached | None:
-    """Return why a user may have no more borrows at all; None if they may. ``first`` is
-    what is wanted first; ``borrows`` is how many the user has and waits for."""
+    """Return the refusal if the user may have no more borrows, else None.
+
+    ``first`` is the first item of the request. ``borrows`` are the numbers of borrows that the
+    user has and waits for.
+    """
     limit = settings.LICENSE_LEASES_PER_USER
     if not limit or borrows is None or sum(borrows) < limit:
         return None
@@ -175,8 +181,7 @@ def limit_of_borrows(user: str, first: Item, borrows: tuple[int, int] | None) ->
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What stands in the way of alternative ``number`` for a subject; no reason if the
-    subject can have it."""
+    """The reasons against alternative ``number`` for a subject; without a reason the subject can have it."""
 
     number: int
     items: Sequence[Item]
@@ -189,7 +194,7 @@ class Verdict:
         return all(reason.is_temporary for reason in self.reasons)
 
     def refusal(self) -> Refusal:
-        """Return the reason to answer: the first that waiting doesn't cure, else the first."""
+        """Return the reason to answer: the first for which waiting does not help, else the first."""
         return min(self.reasons, key=lambda reason: reason.is_temporary)
 
     def short_tools(self) -> set[str]:
@@ -205,7 +210,7 @@ def verdict_of(
     pools: Mapping[str, Pool],
     now: datetime,
 ) -> Verdict:
-    """Return what the policy says of one alternative for one subject."""
+    """Return the verdict of the policy on one alternative for one subject."""
     reasons = [
         reason
         for item in items
@@ -291,8 +296,8 @@ def whose(leases: Sequence[Lease]) -> dict[str, Any]:
 
 
 def end_of(now: datetime, ttl: timedelta | None, tools: Iterable[Tool]) -> datetime | None:
-    """Return when a lease ends without a heartbeat after ``now``: after its ttl, and with
-    the license of each of its tools; None is never."""
+    """Return the end of a lease without a heartbeat after ``now``: after its ttl, and at the
+    latest with the license of each of its tools; None is never."""
     ends = [tool.valid_until for tool in tools if tool.valid_until is not None]
     if ttl is not None:
         ends.append(now + ttl)
@@ -313,7 +318,7 @@ def expected_in(verdicts: Iterable[Verdict], tools: Mapping[str, Tool]) -> timed
 
 
 def explanation(verdicts: Sequence[Verdict], tools: Mapping[str, Tool]) -> dict[str, Any]:
-    """Return all that stands in the way, and when a seat is expected, as facts."""
+    """Return all reasons against the alternatives, and when a seat is expected, as facts."""
     reasons = [
         {"alternative": verdict.number}
         | ({"team": verdict.subject.team} if verdict.subject.team else {})
@@ -348,7 +353,7 @@ def _count_key(key: IdempotencyKey) -> None:
 
 
 def _kept(key: IdempotencyKey, request: BorrowRequest, outcome: Outcome) -> BorrowKey:
-    """Return the row that keeps what the first call with a key is answered."""
+    """Return the row that stores the answer to the first call with a key."""
     kept = BorrowKey(caller=key.caller, key=key.key, fingerprint=request.fingerprint())
     if isinstance(outcome, Granted):
         kept.lease = outcome.head
@@ -364,7 +369,7 @@ def _kept(key: IdempotencyKey, request: BorrowRequest, outcome: Outcome) -> Borr
 
 
 def _short(facts: dict[str, Any]) -> str:
-    """Return facts as JSON of at most ``KEPT_BYTES``: with as many reasons as fit."""
+    """Return facts as JSON of at most ``KEPT_BYTES``, with as many reasons as fit."""
     text = json.dumps(facts)
     reasons = list(facts.get("reasons", ()))
     left_out = facts.get("reasons_omitted", 0)
@@ -376,10 +381,10 @@ def _short(facts: dict[str, Any]) -> str:
 
 
 def _recall(kept: BorrowKey, request: BorrowRequest) -> Outcome | Ticket:
-    """Return what the first call with a key was answered; raises KeyReused.
+    """Return the answer to the first call with a key. Raises KeyReused.
 
-    A lease is answered as it was then, whatever has become of it: the answers to one key
-    are the same. A ticket is answered as it is now.
+    A lease is answered as it was then, even if it has ended: the answers to one key are the
+    same. A ticket is answered as it is now.
     """
     if kept.fingerprint != request.fingerprint():
         raise KeyReused
@@ -497,7 +502,7 @@ def _renew(renew: Renew, snapshot: Snapshot, ledger: Ledger) -> Held:
 
 
 def ended(leases: Sequence[Lease], now: datetime) -> LeaseEnded:
-    """Return why a borrow is over: its first lease that is."""
+    """Return the refusal for an ended borrow, from its first lease that has ended."""
     lease = next((lease for lease in leases if lease.is_over(now)), leases[0])
     lease.end_when_over(now)
     return LeaseEnded(
@@ -536,8 +541,8 @@ def _end(
 
 
 def close_overdue(snapshot: Snapshot, ledger: Ledger, tool: Tool) -> int:
-    """Close leases of a locked tool whose time is over, as of their end. Return how many,
-    ``sql.OVERDUE_AT_ONCE`` at most."""
+    """Close expired leases of a locked tool, as of their end. Return their number, at most
+    ``sql.OVERDUE_AT_ONCE``."""
     leases = snapshot.overdue(tool)
     for lease in leases:
         ledger.end(lease, EndReason.EXPIRED)

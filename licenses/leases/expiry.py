@@ -1,4 +1,4 @@
-"""What time ends: leases, tickets and idempotency keys whose time is over."""
+"""Close leases and tickets that have expired, and delete old idempotency keys."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -109,7 +109,7 @@ def _keep_places(now: datetime) -> None:
 
 @_durable
 def forget_keys() -> int:
-    """Delete some keys that no client can come back with any more; return how many. Raises Busy."""
+    """Delete some keys that are too old for a retry. Return their number. Raises Busy."""
     return BorrowKey.objects.forget(database_now(), at_most=KEYS_AT_ONCE)
 
 

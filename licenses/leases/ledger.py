@@ -1,7 +1,7 @@
-"""The only writer of seats and of what tools count.
+"""Write seats and the counters of tools. No other module writes them.
 
-A ledger belongs to one batch. It changes the snapshot in memory at each decision, and
-keeps the writes until ``write``, which sends all of them in one round trip.
+A ledger belongs to one batch. Each decision changes the snapshot in memory. ``write`` sends
+all changes in one round trip.
 """
 
 from collections import Counter
@@ -35,7 +35,7 @@ COUNTED = (
 
 @dataclass(frozen=True, slots=True)
 class _Episode:
-    """What refusals of one kind have in common."""
+    """The key of an episode: refusals of one kind of a user at a tool."""
 
     tool: int
     user: str
@@ -51,8 +51,8 @@ class _Denied:
 
 
 def settle(tool: Tool) -> None:
-    """Count what the quotas, reservations, limits and access rules of a locked tool say,
-    after they were changed in the caller's transaction."""
+    """Count the quotas, reservations, limits and access rules of a locked tool, after the
+    caller's transaction has changed them."""
     allotments = [allotment.for_policy for allotment in tool.allotments.all()]
     tool.reserved = sum(allotment.reservation for allotment in allotments)
     tool.reserved_idle = sum(allotment.reserved_idle for allotment in allotments)
@@ -61,21 +61,23 @@ def settle(tool: Tool) -> None:
 
 
 def seats_of_team(tool: Tool, team: Team) -> int:
-    """Return the seats of a locked tool that a team has out, for its new allotment."""
+    """Return the seats of a locked tool that a team has borrowed, for a new allotment."""
     open_leases = Lease.objects.open().filter(tool=tool, team=team)
     seats: int = open_leases.aggregate(seats=Sum("seats", default=0))["seats"]
     return seats
 
 
 def skip_fences(number: int) -> None:
-    """Let every tool go on with fences that are higher by this number. Part of the
-    caller's transaction."""
+    """Raise the last fence of every tool by this number. Part of the caller's transaction."""
     Tool.objects.update(last_fence=F("last_fence") + number)
 
 
 def end_with_license(tool: Tool, now: datetime) -> None:
-    """Let the live leases of a locked tool end with its license at the latest, and those
-    without a heartbeat exactly then; at ``now`` if it has ended."""
+    """Let the live leases of a locked tool end with its license at the latest.
+
+    Leases without a heartbeat end exactly then. If the license has ended, leases end at
+    ``now``.
+    """
     live = Lease.objects.filter(tool=tool).active(now)
     end = max(tool.valid_until, now) if tool.valid_until is not None else None
     live.filter(ttl__isnull=True).update(expires_at=end)
@@ -84,7 +86,7 @@ def end_with_license(tool: Tool, now: datetime) -> None:
 
 
 class Ledger:
-    """What a batch changes of seats. All tools of the snapshot are locked."""
+    """The changes of a batch to seats. All tools of the snapshot are locked."""
 
     def __init__(self, snapshot: Snapshot) -> None:
         self.snapshot = snapshot
@@ -112,8 +114,11 @@ class Ledger:
         expires_at: datetime | None,
         by: Actor | None,
     ) -> list[Lease]:
-        """Lend seats: return one lease for each item, the head first. ``tools`` are all
-        that were asked for: the subject's episodes of denials there are over."""
+        """Lend seats: return one lease for each item, the head first.
+
+        ``tools`` are all tools of the borrow request. The subject's episodes of denials at
+        these tools end.
+        """
         now = self.snapshot.now
         leases: list[Lease] = []
         for item in items:
@@ -146,8 +151,8 @@ class Ledger:
         return leases
 
     def end(self, lease: Lease, reason: EndReason, *, note: str = "", by: Actor | None = None) -> None:
-        """Take the seats of an open lease of a locked tool back. A lease whose time is
-        over already ends as of then, for that reason."""
+        """End an open lease of a locked tool for a reason. If the lease has expired already, it
+        ends as of then, with that reason."""
         tool, now = self.snapshot.by_id[lease.tool_id], self.snapshot.now
         lease.end_when_over(now)
         if lease.ended_at is None:
@@ -164,13 +169,13 @@ class Ledger:
             self.snapshot.change_borrows(lease.user, borrowed=-1)
 
     def extend(self, leases: Iterable[Lease], expires_at: datetime | None) -> None:
-        """Let the live leases of one borrow last until then; None is without an end."""
+        """Extend the live leases of one borrow to ``expires_at``; None is without an end."""
         for lease in leases:
             lease.expires_at = expires_at
             self._extended.append(lease)
 
     def change_waiting(self, tool: Tool, change: int) -> None:
-        """Count the tickets that wait for a tool."""
+        """Change the number of tickets that wait for a tool."""
         tool.waiting += change
         self._tools[tool.pk] = tool
 
@@ -184,12 +189,12 @@ class Ledger:
         denied.attempts += 1
 
     def keep(self, key: BorrowKey) -> None:
-        """Keep what the first call with an idempotency key is answered."""
+        """Store the answer to the first call with an idempotency key."""
         self._keys.append(key)
         self.snapshot.keys[key.caller, key.key] = key
 
     def record(self, by: Actor, **what: Any) -> None:
-        """Record an act for somebody else in the audit, as ``auditing.record`` does."""
+        """Record in the audit what an actor did for another user, as ``auditing.record`` does."""
         self._records.append(auditing.made(by, at=self.snapshot.now, **what))
 
     def _count_for(self, tool: Tool, lease: Lease, seats: int) -> None:
@@ -203,7 +208,7 @@ class Ledger:
     # --- Writing --------------------------------------------------------------------
 
     def write(self) -> None:
-        """Send all that was changed. On PostgreSQL the caller may have begun a pipeline."""
+        """Send all changes. On PostgreSQL the caller may have begun a pipeline."""
         now, since = self.snapshot.now, self.snapshot.now - EPISODE_WINDOW
         if self._denied:
             rows = [

@@ -1,9 +1,9 @@
 """The queue for seats. Everything here is part of a batch, which has locked the tools.
 
-No process hands out seats. A client polls its ticket, and gets its seats if enough are
-free next to those that the live tickets ahead want. So a seat that comes back is set
-aside for the first in the queue, until that one polls or has not polled for too long
-(``patience``). A newcomer comes after all tickets, so nobody overtakes.
+No process hands out seats. A client polls its ticket. It gets its seats if enough are free
+in addition to those that the live tickets ahead want. So a seat that comes back is set
+aside for the first in the queue, until its client polls, or has not polled for too long
+(``patience``). A new borrow comes after all tickets, so no ticket is overtaken.
 """
 
 import math
@@ -44,13 +44,13 @@ DEAD_AT_ONCE = 10
 
 
 def poll_after(*, position: int, eta: timedelta | None, waited: timedelta) -> timedelta:
-    """Return when to poll again: soon for the first in the queue and where seats are
-    expected soon, seldom for the others.
+    """Return the time until the next poll: short for the first in the queue and if seats are expected soon, long
+    for the others.
 
-    Seats stay idle from a return to the next poll, and each poll costs. So the ticket at
-    ``position`` polls every that many seconds, and one that ``waited`` long no sooner than
-    after an eighth of that, up to ``SELDOM``, which adds little to the wait. Seats
-    expected in ``eta`` are polled for at half the time.
+    A seat is idle from its return to the next poll, and each poll costs. The ticket at
+    ``position`` polls every ``position`` seconds. A ticket that has
+    ``waited`` long polls at the earliest after an eighth of that time, up to ``SELDOM``, which
+    adds little to the wait. If seats are expected in ``eta``, the next poll is after half of it.
     """
     by_place = max(position * SOONEST, min(waited / 8, SELDOM))
     by_eta = eta / 2 if eta is not None else by_place
@@ -58,7 +58,7 @@ def poll_after(*, position: int, eta: timedelta | None, waited: timedelta) -> ti
 
 
 def patience(again: timedelta) -> timedelta:
-    """Return how long a ticket keeps its place whose client should poll after ``again``."""
+    """Return how long a ticket keeps its place without a poll, if its client should poll after ``again``."""
     return max(PATIENCE, 2 * again)
 
 
@@ -130,12 +130,12 @@ def full(user: str, tools: Collection[Tool], now: datetime) -> Refusal | None:
 
 
 def first_item(ticket: Ticket) -> Item:
-    """Return what a ticket wants first of all."""
+    """Return the first item that a ticket waits for."""
     return next(iter(alternatives_of(ticket).values()))[0]
 
 
 def keep_place(snapshot: Snapshot, ticket: Ticket, eta: timedelta | None) -> Waiting:
-    """Keep a polled ticket alive, and return its place."""
+    """Keep a polled ticket alive and return its place."""
     now = snapshot.now
     position = _ahead(snapshot, [snapshot.tools[name] for name in tools_of(ticket)], ticket) + 1
     again = poll_after(position=position, eta=eta, waited=now - ticket.created_at)
@@ -164,7 +164,8 @@ def keep_places(now: datetime) -> None:
 
 
 def _ahead(snapshot: Snapshot, tools: Iterable[Tool], ticket: Ticket | None) -> int:
-    """Return how many live tickets want seats of any of these tools; before ``ticket``, if given."""
+    """Return the number of live tickets that want seats of any of these tools; with ``ticket``,
+    only of those before it."""
     ahead = {place.ticket for tool in tools for place in snapshot.places.get(tool.pk, ())}
     return len(ahead if ticket is None else {number for number in ahead if number < ticket.number})
 
@@ -198,7 +199,7 @@ def close(
     lease: Lease | None = None,
     alternative: int = 0,
 ) -> None:
-    """End a wait. All tools of the ticket are locked, and it is open."""
+    """End a wait. The ticket is open, and all its tools are locked."""
     ticket.state = state
     ticket.closed_at = snapshot.now
     ticket.lease = lease
@@ -231,8 +232,8 @@ def close_as_dead(snapshot: Snapshot, ledger: Ledger, ticket: Ticket) -> None:
 
 
 def close_dead(snapshot: Snapshot, ledger: Ledger) -> None:
-    """Close some dead tickets that want nothing but the locked tools: more than come, so
-    that they go where no sweeper runs."""
+    """Close some dead tickets that want only the locked tools. It closes more than arrive, so
+    that they do not pile up without a sweeper."""
     queued = [tool for tool in snapshot.tools.values() if tool.waiting]
     if not queued:
         return
@@ -248,7 +249,7 @@ def close_dead(snapshot: Snapshot, ledger: Ledger) -> None:
 
 
 def ended(ticket: Ticket) -> QueueEnded:
-    """Return what the client of a ticket without a seat is answered."""
+    """Return the answer to the client of a ticket that ended without a seat."""
     tool = first_item(ticket).tool
     if ticket.state == TicketState.DROPPED:
         return QueueDropped(tool=tool, offered=ticket.offered_at is not None)

@@ -1,4 +1,4 @@
-"""What callers ask of seats, as values, and what they are answered."""
+"""The requests for seats, as values, and their answers."""
 
 import hashlib
 import json
@@ -39,7 +39,7 @@ class BorrowRequest:
         return {item.tool for items in self.alternatives for item in items}
 
     def fingerprint(self) -> str:
-        """Return the same text for the same request, however it was written."""
+        """Return a text that is the same for equal requests, however they were written."""
         asked = asdict(self)
         # The caller's teams may change from one retry to the next, and how the caller waits is not what it asks for.
         del asked["asserted_teams"], asked["kept"]
@@ -125,14 +125,14 @@ class ForceReturn:
 
 @dataclass(frozen=True, slots=True)
 class CloseOverdue:
-    """The end of some leases of a tool whose time is over."""
+    """The end of some expired leases of a tool."""
 
     tool: str
 
 
 @dataclass(frozen=True, slots=True)
 class CloseDead:
-    """The end of a ticket whose time is over."""
+    """The end of an expired ticket."""
 
     ticket_id: uuid.UUID
 

@@ -91,7 +91,7 @@ def _count(outcome: Outcome | Ticket, seconds: float, *, default: str = "") -> N
 
 
 def _forget_keys_at_times() -> None:
-    """Delete some old keys now and then, so that more go than come where no sweeper runs."""
+    """Delete some old keys from time to time, more than are added, in case no sweeper runs."""
     if next(_new_keys) % NEW_KEYS_A_TIDYING == 0:
         # The borrow is decided; the next tidying comes soon.
         with suppress(Refusal, DatabaseError):
@@ -214,10 +214,10 @@ class Explanation:
 
 
 def explain(request: BorrowRequest) -> Explanation:
-    """Return why a borrow would be granted or not. Changes nothing and locks nothing, so
-    the answer may be another a moment later.
+    """Return whether a borrow would be granted, and why not.
 
-    Raises UnknownTool or NotAMember.
+    Changes nothing and locks nothing, so the answer can differ a moment later. Raises
+    UnknownTool or NotAMember.
     """
     teams = _teams_of(request.user, request.asserted_teams)
     tools = {tool.name: tool for tool in Tool.objects.with_current_counts().filter(name__in=request.tools())}

@@ -1,11 +1,11 @@
-"""What decisions need to know of tools, read from the database.
+"""Read from the database what decisions need to know of tools.
 
-``read_locked`` locks the tools of a batch and reads what its decisions need; the ledger keeps
-that up to date while the batch is decided. ``read_unlocked`` and ``with_levels`` read without
-a lock, for questions that change nothing.
+``read_locked`` locks the tools of a batch and reads what its decisions need. The ledger
+keeps the snapshot up to date while the batch is decided. ``read_unlocked`` and
+``with_levels`` read without a lock, for questions that change nothing.
 
-A tool without rules and without a queue costs nothing but its row. A tool with quotas,
-reservations, limits or access rules costs a handful of statements for the whole batch.
+For a tool without rules and without a queue, only its row is read. A tool with quotas,
+reservations, limits or access rules costs a few statements for the whole batch.
 """
 
 import uuid
@@ -75,8 +75,8 @@ def tools_of(ticket: Ticket) -> set[str]:
 
 
 def subjects_of(request: BorrowRequest, teams: Collection[str]) -> list[Subject]:
-    """Return whom a borrow may count for: the team that it names, or any team of its
-    user, or no team if the user has none. Empty if the user is not in the named team."""
+    """Return the subjects that a borrow may count for: the team that it names, or each team of
+    its user, or no team if the user has none. Empty if the user is not in the named team."""
     chosen = list(teams) or [""]
     if request.team is not None:
         chosen = [request.team] if request.team in teams else []
@@ -87,7 +87,7 @@ def subjects_of(request: BorrowRequest, teams: Collection[str]) -> list[Subject]
 
 
 def subject_of(ticket: Ticket, teams: Collection[str]) -> Subject:
-    """Return whom a ticket counts for; ``teams`` are those of its user."""
+    """Return the subject that a ticket counts for. ``teams`` are those of its user."""
     return Subject(
         user=ticket.user,
         team=ticket.team.name if ticket.team else "",
@@ -126,8 +126,8 @@ class Wanted:
 
 
 class Snapshot:
-    """The locked tools and what belongs to them, as their rows count: seats of a lease
-    whose time is over are out until it is closed."""
+    """The locked tools and the rows that belong to them. Seats of an expired lease are borrowed
+    until it is closed."""
 
     def __init__(self, tools: Iterable[Tool], now: datetime) -> None:
         self.now = now
@@ -150,15 +150,17 @@ class Snapshot:
         self.granted: dict[int, list[Lease]] = {}
 
     def teams_of(self, request: BorrowRequest) -> dict[str, Team]:
-        """Return the teams that a borrow's user is in, by the table and by the
-        credential, in the order of their names."""
+        """Return the teams of a borrow's user, from the table and from the credential, sorted by name."""
         teams = {team.name: team for team in self.teams.get(request.user, ())}
         more = {name: self.asserted[name] for name in request.asserted_teams if name in self.asserted}
         return dict(sorted((more | teams).items())) if more else teams
 
     def pool(self, name: str, *, ahead_of: Ticket | None = None) -> Pool:
-        """Return what the policy needs to know of a tool. Ahead of a newcomer are all
-        who wait; ``ahead_of`` a ticket those before it."""
+        """Return what the policy needs to know of a tool.
+
+        All tickets are ahead of a new borrow. With ``ahead_of``, only the tickets before that
+        ticket are.
+        """
         tool = self.tools[name]
         places = self.places.get(tool.pk, ())
         ahead = [place.claim for place in places if ahead_of is None or place.ticket < ahead_of.number]
@@ -169,7 +171,7 @@ class Snapshot:
         return _pool(tool, tool.borrowed, tool.reserved_idle, self.rules.get(tool.pk), claims)
 
     def change_borrows(self, user: str, *, borrowed: int = 0, waiting: int = 0) -> None:
-        """Count borrows that a user has or waits for."""
+        """Change the numbers of borrows that a user has and waits for."""
         if user in self.borrows:
             before = self.borrows[user]
             self.borrows[user] = before[0] + borrowed, before[1] + waiting
@@ -180,13 +182,15 @@ class Snapshot:
         return rules.allotments.get(team) if rules is not None and team is not None else None
 
     def all_leases(self) -> Iterator[Lease]:
-        """Yield the leases that requests of the batch are about."""
+        """Yield the leases that the requests of the batch name."""
         for together in self.leases.values():
             yield from together
 
     def overdue(self, tool: Tool) -> list[Lease]:
-        """Lock and return open leases of a tool whose time is over, and whose seats the
-        ledger can count; at the first question of the batch, later none."""
+        """Lock and return open leases of a tool that have expired, so that the ledger can close them.
+
+        Returns them at the first call of the batch, and nothing after that.
+        """
         if tool.pk in self.tidied:
             return []
         self.tidied.add(tool.pk)
@@ -206,8 +210,8 @@ class Snapshot:
         return [lease for lease in leases if lease.ended_at is None]
 
     def count(self, tool: Tool, *, user: str, team: str | None, seats: int) -> int:
-        """Count seats that a user and a team get, or give back if below 0. Return by how
-        much the reserved idle seats of the tool change."""
+        """Add ``seats`` to the seats of a user and a team; a negative number for a return. Return
+        the change of the reserved idle seats of the tool."""
         rules = self.rules.get(tool.pk)
         if rules is None:
             return 0
@@ -223,8 +227,10 @@ class Snapshot:
 
 
 def read_locked(requests: Sequence[Request], sending: AbstractContextManager[object] | None = None) -> Snapshot:
-    """Lock the tools of these requests, and read what deciding them needs. Part of the caller's
-    transaction; ``sending`` is its first round trip (``sql.one_round_trip``) if that has begun."""
+    """Lock the tools of these requests and read what the decisions need. Part of the caller's transaction.
+
+    ``sending`` is its first round trip (``sql.one_round_trip``) if that has begun.
+    """
     wanted = Wanted(requests)
     with sending or sql.one_round_trip():
         if settings.LICENSE_LEASES_PER_USER and wanted.users:
@@ -256,8 +262,8 @@ def read_locked(requests: Sequence[Request], sending: AbstractContextManager[obj
 
 
 def read_held(requests: Sequence[Renew], sending: AbstractContextManager[object]) -> Snapshot:
-    """Lock the leases that are renewed, and no tool: a heartbeat waits for nobody who
-    holds a tool. Part of the caller's transaction, as in ``read_locked``."""
+    """Lock the leases that are renewed, but no tool, so that a heartbeat does not wait for a
+    transaction that holds a tool. Part of the caller's transaction, as in ``read_locked``."""
     with sending:
         leases = sql.send_held(sorted({request.lease_id for request in requests}))
     snapshot = Snapshot((), timezone.now())
@@ -278,7 +284,7 @@ def _take_leases(snapshot: Snapshot, sent: sql.Sent[Lease]) -> None:
 
 
 def borrows_of(user: str, now: datetime) -> tuple[int, int]:
-    """Return how many borrows a user has, and how many the user waits for."""
+    """Return the number of borrows that a user has, and the number that the user waits for."""
     borrowed = Lease.objects.active(now).heads().held_by(user).count()
     return borrowed, Ticket.objects.waiting().filter(user=user, alive_until__gt=now).count()
 
@@ -312,8 +318,8 @@ def _waiting_for(tools: Iterable[Tool], places: dict[int, list[Place]]) -> Itera
 
 
 def read_unlocked(tools: Collection[Tool], subjects: Iterable[Subject], now: datetime) -> dict[str, Pool]:
-    """Return tools from ``Tool.objects.with_current_counts``, by name, as they are at ``now``: seats of a lease
-    whose time is over are back."""
+    """Return the pools of tools from ``Tool.objects.with_current_counts``, by name, at ``now``.
+    Seats of an expired lease are free."""
     capacity.show(tools, now)
     queued = [tool for tool in tools if tool.wanted and tool.is_restricted]
     places = _places(queued, now) if queued else {}
@@ -350,8 +356,8 @@ def in_reach(tools: Collection[Tool], now: datetime) -> set[int]:
 
 
 def with_levels(tools: Iterable[Tool]) -> list[Tool]:
-    """Return tools from ``Tool.objects.with_current_counts`` with their ``levels`` and ``state`` as
-    of when they were read. Costs statements only where somebody waits for a tool with rules."""
+    """Return tools from ``Tool.objects.with_current_counts`` with their ``levels`` and ``state``
+    at the time of the reading. Costs statements only for tools with rules and a queue."""
     tools = list(tools)
     if tools:
         capacity.show(tools, tools[0].read_at)
@@ -418,8 +424,8 @@ def _pool(tool: Tool, borrowed: int, reserved_idle: int, rules: Rules | None, cl
 
 
 def _places(tools: Collection[Tool], now: datetime) -> dict[int, list[Place]]:
-    """Return what the live tickets want of these tools, the first first. The subjects are
-    known only where rules may ask for them."""
+    """Return the seats that live tickets want of these tools, in the order of the queue. Only
+    claims for tools with rules have their subjects."""
     live = TicketClaim.objects.live(now)
     restricted = {tool.pk for tool in tools if tool.is_restricted}
     places: dict[int, list[Place]] = defaultdict(list)
@@ -471,8 +477,7 @@ def _rules(
     *,
     overdue_is_out: bool,
 ) -> dict[int, Rules]:
-    """Return the rules of these tools as far as they concern these subjects, and the
-    allotments of these teams too."""
+    """Return the rules of these tools that concern these subjects, and the allotments of ``more_teams``."""
     ruled = [tool for tool in tools if tool.has_rules]
     teams = {subject.team for subject in subjects if subject.team} | set(more_teams)
     users = {subject.user for subject in subjects}
@@ -530,7 +535,7 @@ def _held(
     now: datetime,
     overdue_is_out: bool,
 ) -> dict[int, Counter[str]]:
-    """Return by tool the seats of users who have any limit. Where a tool ignores case, of users in any spelling."""
+    """Return by tool the seats of users with a limit. If a tool ignores case, of users in any spelling."""
     held: dict[int, Counter[str]] = defaultdict(Counter)
     limited = [tool for tool in tools if tool.user_limit is not None or limits[tool.pk]] if users else []
     if limited:
@@ -545,14 +550,14 @@ def _held(
 
 
 def _of_users(tools: Sequence[Tool], users: Collection[str]) -> Q:
-    """Return the filter for what these users have of tools; all of a tool that ignores
-    case, since their names may be spelled in any way."""
+    """Return the filter for the seats of these users of tools. It takes all leases of a tool that
+    ignores case, because their names can have any spelling."""
     exact = [tool for tool in tools if not tool.ignores_case]
     return Q(tool__in=exact, user__in=users) | Q(tool__in=[tool for tool in tools if tool.ignores_case])
 
 
 def open_tickets(tools: Collection[Tool], now: datetime, *, user: str) -> dict[int, tuple[int, int]]:
-    """Return by tool how many live tickets wait for it, and how many of them are the user's."""
+    """Return by tool the number of live tickets that wait for it, and the number of them that belong to the user."""
     live = TicketClaim.objects.live(now).filter(tool__in=list(tools)).order_by()
     counts = live.values("tool").annotate(waiting=Count("pk"), own=Count("pk", filter=Q(ticket__user=user)))
     return {tool: (waiting, own) for tool, waiting, own in counts.values_list("tool", "waiting", "own")}

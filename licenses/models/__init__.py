@@ -5,6 +5,7 @@ from .audit import Action, ActorKind, AuditedKind, AuditRecord
 from .borrow_key import BorrowKey
 from .contract import Contract, ContractSource
 from .denial import Denial
+from .device_login import DeviceLogin
 from .failure_count import FailureCount
 from .history import DenialDay, HistoryMark, TeamHour, ToolHour, UsageDay
 from .identity import Identity, JwtCaller
@@ -45,6 +46,7 @@ __all__ = [
     "DeliveryState",
     "Denial",
     "DenialDay",
+    "DeviceLogin",
     "Effect",
     "EndReason",
     "Event",

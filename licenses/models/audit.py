@@ -36,6 +36,9 @@ class Action(models.TextChoices):
     RETURNED = "returned", "Returned"
     QUEUED = "queued", "Queued"
     LEFT = "left", "Left the queue"
+    # A person answered a program that asked for a token.
+    APPROVED = "approved", "Approved"
+    DENIED = "denied", "Denied"
 
 
 class AuditedKind(models.TextChoices):
@@ -56,6 +59,7 @@ class AuditedKind(models.TextChoices):
     RETIRED_NAME = "retired_name", "Retired name"
     JWT_CALLER = "jwt_caller", "JWT caller"
     CONTRACT = "contract", "Contract"
+    DEVICE_LOGIN = "device_login", "Sign-in of a program"
     WEBHOOK = "webhook", "Webhook"
     PREFERENCE = "preference", "Notification preference"
 

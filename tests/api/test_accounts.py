@@ -116,7 +116,7 @@ def test_all_that_acts_for_an_account_ends_with_it(
     records = AuditRecord.objects.filter(actor="admin").order_by("pk")
     assert sorted(int(record.subject) for record in records.filter(action="revoked")) == tokens
     (ended,) = records.filter(action="ended", subject="ana")
-    assert ended.before == {"tokens": tokens, "sessions": 1, "tickets": [ticket], "leases": []}
+    assert ended.before == {"tokens": tokens, "sessions": 1, "tickets": [ticket], "leases": [], "logins": 0}
 
     # A reactivated account, or a new one with that name, gets nothing back.
     User.objects.filter(pk=ana.pk).update(username="ana", is_active=True)

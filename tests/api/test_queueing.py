@@ -6,6 +6,7 @@ from io import StringIO
 
 import pytest
 from django.core.management import call_command
+from django.db.models.functions import Now
 
 from licenses.leases import queue
 from licenses.models import Lease, Ticket, TicketClaim, Tool
@@ -337,3 +338,53 @@ def test_a_ticket_far_behind_lives_for_twice_its_poll_interval(
     assert api.poll(place["ticket"]).json()["position"] == 1
     pass_time(seconds=61)
     assert api.poll(place["ticket"]).json()["code"] == "queue_dropped"
+
+
+def test_the_places_of_a_user_are_listed_as_their_polls_say(api: Api, make_tool: MakeTool, pass_time: PassTime) -> None:
+    make_tool("cad", capacity=2)
+    make_tool("sim", capacity=1)
+    lease = api.borrow("cad", seats=2).json()
+    pass_time(minutes=10)
+    api.give_back(lease["id"])
+    api.borrow("cad", seats=2)
+    api.borrow("sim")
+    others = api.wait("cad", "ana", seats=2)
+    mine = api.wait("cad", "ben", host="ws1", project="hood")
+    both = api.borrow_set(("cad", 1), ("sim", 1), user="ben", wait_seconds=60).json()["ticket"]
+    listed = api.client.get("/licenses/queue?user=ben").json()
+    assert [entry["ticket"] for entry in listed] == [mine, both]
+    for entry in listed:
+        polled = api.poll(entry["ticket"]).json()
+        assert {name: entry[name] for name in ("position", "eta_seconds", "deadline")} == {
+            name: polled[name] for name in ("position", "eta_seconds", "deadline")
+        }
+    assert [entry["position"] for entry in listed] == [2, 3]
+    # Three seats are short of two that come back in ten minutes; nothing is known of sim.
+    assert [entry["eta_seconds"] for entry in listed] == [pytest.approx(900, abs=5), None]
+    assert listed[0]["alternatives"] == [[{"tool": "cad", "seats": 1}]]
+    assert (listed[0]["host"], listed[0]["project"], listed[0]["team"]) == ("ws1", "hood", None)
+    assert listed[0]["waiting_since"] < listed[0]["deadline"]
+    assert [entry["ticket"] for entry in api.client.get("/licenses/queue?user=ana").json()] == [others]
+    api.leave(mine)
+    assert [entry["position"] for entry in api.client.get("/licenses/queue?user=ben").json()] == [2]
+    assert api.client.get("/licenses/queue").status_code == 400
+    assert api.client.get("/licenses/queue?user=ben&tool=cad").status_code == 400
+
+
+def test_a_list_of_places_shows_until_when_seats_are_offered(api: Api, make_tool: MakeTool) -> None:
+    make_tool()
+    api.borrow()
+    ticket = api.wait(user="ben")
+    (entry,) = api.client.get("/licenses/queue?user=ben").json()
+    assert entry["offered_until"] is None
+    Ticket.objects.filter(id=ticket).update(offered_at=Now())
+    (entry,) = api.client.get("/licenses/queue?user=ben").json()
+    assert datetime.fromisoformat(entry["offered_until"]) == Ticket.objects.get(id=ticket).alive_until
+
+
+def test_a_ticket_whose_client_is_gone_is_not_listed(api: Api, make_tool: MakeTool, pass_time: PassTime) -> None:
+    make_tool()
+    api.borrow()
+    api.wait(user="ben")
+    pass_time(minutes=5)
+    assert api.client.get("/licenses/queue?user=ben").json() == []

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from datetime import datetime
 from io import StringIO
 from typing import Any
 
@@ -13,7 +14,7 @@ from django.core.management import call_command
 from django.test import Client
 from license_client import License, Refused
 
-from licenses.models import AuditRecord, Denial, Lease, Team, TeamMember, Tool
+from licenses.models import ApiToken, AuditRecord, Denial, Lease, Team, TeamMember, Tool
 from tests.support.api import Api, api_of, api_with, assert_problem, basic
 from tests.support.servers import Server
 
@@ -29,9 +30,11 @@ POST   /licenses/borrow                    401 403 403 403 200 200 200
 POST   /licenses/explain                   401 403 403 403 200 200 200
 POST   /licenses/renew                     401 403 404 404 200 200 200
 POST   /licenses/return                    401 403 404 404 200 200 200
+GET    /licenses/queue                     401 403 403 403 200 200 200
 GET    /licenses/queue/{ticket}            401 403 404 404 202 202 202
 DELETE /licenses/queue/{ticket}            401 403 404 404 204 204 204
 GET    /borrows                            401 200 403 200 200 200 200
+GET    /api/v1/caller/                     401 200 200 200 200 200 200
 GET    /api/v1/tools/                      401 200 403 200 200 200 200
 GET    /api/v1/tools/{name}/               401 200 403 200 200 200 200
 GET    /api/v1/tools/{name}/status/        401 200 403 200 200 200 200
@@ -57,7 +60,11 @@ GET    /metrics                            401 200 403 200 200 200 200
 GET    /livez                              200 200 200 200 200 200 200
 GET    /readyz                             200 200 200 200 200 200 200
 """
-NEEDED = {"/api/v1/reports/hours-of-week": "?tool=cad", "/api/v1/reports/what-if": "?tool=cad&capacity=2"}
+NEEDED = {
+    "/licenses/queue": "?user=ana",
+    "/api/v1/reports/hours-of-week": "?tool=cad",
+    "/api/v1/reports/what-if": "?tool=cad&capacity=2",
+}
 ROLES: dict[str, dict[str, Any]] = {
     "nobody": {},
     "reader": {"user": "ben", "scopes": ["read"]},
@@ -234,3 +241,32 @@ def test_the_log_says_at_the_start_that_the_server_is_open(server: Server) -> No
 
 def test_the_suite_itself_runs_open() -> None:
     assert django_settings.LICENSE_AUTH == "open"
+
+
+def test_callers_learn_who_they_are(required: None, db: None) -> None:
+    mine = api_of(user="ana", scopes=["borrow"]).client.get("/api/v1/caller/").json()
+    (token,) = ApiToken.objects.all()
+    assert (mine["kind"], mine["name"], mine["teams"], mine["scopes"]) == ("token", "ana", [], ["borrow"])
+    assert (mine["credential"], datetime.fromisoformat(mine["expires_at"])) == (f"token {token.pk}", token.expires_at)
+    assert mine["server_time"] < mine["expires_at"]
+    teams = api_of(team="crash").client.get("/api/v1/caller/").json()
+    assert (teams["name"], teams["teams"], teams["scopes"]) == ("", ["crash"], ["read", "borrow"])
+    assert_problem(api_with("Bearer lic_" + "x" * 43).client.get("/api/v1/caller/"), 401)
+
+
+def test_an_open_server_says_that_it_knows_no_caller(api: Api) -> None:
+    nobody = api.client.get("/api/v1/caller/").json()
+    assert (nobody["kind"], nobody["name"], nobody["scopes"]) == ("anonymous", "", ["read", "borrow"])
+    assert (nobody["credential"], nobody["expires_at"]) == ("", None)
+
+
+def test_a_team_token_lists_only_the_places_of_its_team(required: None, make_tool: MakeTool) -> None:
+    make_tool("cad", capacity=1)
+    for team in ("crash", "body"):
+        TeamMember.objects.create(team=Team.objects.create(name=team), user="ana")
+    ana = api_of(user="ana")
+    ana.borrow("cad", team="crash")
+    tickets = {team: ana.wait("cad", "ana", team=team) for team in ("crash", "body")}
+    assert {entry["ticket"] for entry in ana.client.get("/licenses/queue").json()} == set(tickets.values())
+    listed = api_of(team="crash").client.get("/licenses/queue?user=ana").json()
+    assert [entry["ticket"] for entry in listed] == [tickets["crash"]]

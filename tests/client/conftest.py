@@ -60,7 +60,8 @@ def gateway(shell: Shell) -> Iterator[Gateway]:
         do_POST = do_DELETE = do_GET
 
         def _send(self, status: int, headers: dict[str, str], body: bytes) -> None:
-            self.send_response(status)
+            # A reply may have its own date.
+            self.send_response_only(status) if "Date" in headers else self.send_response(status)
             for name, value in {**headers, "Content-Length": str(len(body))}.items():
                 self.send_header(name, value)
             self.end_headers()

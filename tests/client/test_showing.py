@@ -2,6 +2,7 @@
 
 import json
 import re
+import subprocess
 import tomllib
 from datetime import datetime
 
@@ -10,8 +11,9 @@ import pytest
 
 from tests.support.gateway import Call, Gateway, Reply
 from tests.support.paths import ROOT
-from tests.support.shell import Shell
+from tests.support.shell import CLIENT_PYTHON, Shell
 from tests.support.terminal import on_terminal
+from tests.support.waiting import PATIENCE
 
 COLOR = re.compile("\x1b\\[[0-9;]*m")
 
@@ -41,6 +43,12 @@ def test_the_help_of_every_command_has_examples_that_parse(shell: Shell) -> None
         assert examples, name
         for line in examples[1].splitlines():
             assert re.search(rf"\blicense {name}\b", line), line
+
+
+def test_the_readme_lists_every_command(shell: Shell) -> None:
+    readme = (ROOT / "client" / "README.md").read_text()
+    table = readme[readme.index("## Commands") : readme.index("## Completion")]
+    assert set(commands(shell)) <= set(re.findall(r"`license (\w+)", table))
 
 
 # --- Who holds the seats ----------------------------------------------------------
@@ -200,3 +208,20 @@ def test_a_dumb_terminal_gets_lines(shell: Shell) -> None:
         shell("return", held)
         code, shown = terminal.finish()
     assert (code, "\x1b" in shown) == (0, False)
+
+
+def test_a_log_gets_a_line_now_and_then_while_nothing_changes(shell: Shell) -> None:
+    held = shell("borrow", "analysis:2").stdout.strip()
+    often = (
+        "import sys; from license_client import cli, messages; messages.STILL_WAITING = 0.1; "
+        "sys.exit(cli.main(['borrow', 'analysis', '--wait', '5m']))"
+    )
+    process = subprocess.Popen(
+        [CLIENT_PYTHON, "-c", often], env=shell.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stderr is not None
+    lines = [process.stderr.readline() for _ in range(2)]
+    assert all(line.startswith("license: waiting for analysis: position 1, waited ") for line in lines)
+    shell("return", held)
+    process.communicate(timeout=PATIENCE)
+    assert process.returncode == 0

@@ -82,6 +82,7 @@ def test_a_job_has_only_the_permissions_that_it_lists() -> None:
     allowed = {name: {right for right, level in job["permissions"].items() if level == "write"} for name, job in jobs()}
     assert {name: rights for name, rights in allowed.items() if rights} == {
         "release/image": {"packages", "id-token"},
+        "release/client": {"packages", "id-token"},
         "release/chart": {"packages", "id-token"},
         "release/notes": {"contents", "id-token"},
     }
@@ -113,7 +114,7 @@ def test_nothing_is_published_that_has_not_passed_every_check() -> None:
         "kubernetes",
         "dependencies",
     }
-    for publishes in ("image", "chart", "notes", "deploy"):
+    for publishes in ("image", "client", "chart", "notes", "deploy"):
         assert {"checks", "names"} <= needs(publishes)
     # Also not on request: only a push makes a release.
     assert list(triggers("release")) == ["push"]
@@ -157,11 +158,13 @@ def test_pull_requests_get_no_secret_and_no_right_to_write() -> None:
             assert "secrets." not in WORKFLOWS[workflow].read_text()
 
 
-def test_an_image_gets_its_tags_only_after_it_ran_and_was_signed() -> None:
-    image = read("release")["jobs"]["image"]
+@pytest.mark.parametrize("job", ["image", "client"])
+def test_an_image_gets_its_tags_only_after_it_ran_and_was_signed(job: str) -> None:
+    image = read("release")["jobs"][job]
     order = [
         "push-by-digest=true",
-        "linux/amd64 linux/arm64; do\n  docker run",
+        "linux/amd64 linux/arm64; do\n",
+        "docker run --rm --pull always",
         "cosign sign",
         "imagetools create --tag",
     ]

@@ -17,6 +17,7 @@ from django.utils import timezone
 from rest_framework import exceptions
 
 from licenses import errors
+from licenses.access import device_logins
 from licenses.api.common.problems import from_refusal
 from licenses.models import EndReason, Tool
 from licenseserver.logs import JsonFormatter
@@ -107,7 +108,7 @@ def test_every_error_is_documented_and_no_other() -> None:
     domain = set(codes_of_the_domain())
     assert {"exhausted", "busy"} < domain
     assert "unavailable" in codes_of_the_proxy()
-    found = domain | codes_of_http() | codes_of_the_proxy() | {*EndReason}
+    found = domain | codes_of_http() | codes_of_the_proxy() | {*EndReason} | device_logins.CODES
     assert names_in(REFERENCE / "errors.md", column=1) == found
 
 

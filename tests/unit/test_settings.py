@@ -52,6 +52,8 @@ def refused(load: Callable[..., Any], **variables: str) -> str:
         ("TRUST_PROXY", "nginx"),
         ("LICENSE_DB_SEED", "2"),
         ("LICENSE_OWN_TOKENS", "some"),
+        ("LICENSE_LOGINS", "0"),
+        ("LICENSE_LOGINS_PER_ADDRESS", "off"),
         ("LICENSE_OWN_TOKENS_PER_USER", "0"),
         ("LICENSE_OWN_TOKEN_DAYS", "367"),
         ("LICENSE_OWN_TOKEN_SCOPES", "read,root"),

@@ -147,6 +147,44 @@ class Ticket:
 
 
 @dataclass(frozen=True)
+class Place:
+    """A place in the queue, as a list shows it. ``eta_seconds`` is None if nothing is known."""
+
+    ticket: str
+    alternatives: tuple[tuple[Item, ...], ...]
+    position: int
+    eta_seconds: float | None
+    waiting_since: str
+    deadline: str
+    waited_seconds: float
+    # The end of the offer, if the seats are there and wait for their user.
+    offered_until: str | None
+    raw: dict[str, Any] = field(repr=False)
+
+    @property
+    def tools(self) -> set[str]:
+        """Return the names of all tools that the ticket waits for."""
+        return {item.tool for items in self.alternatives for item in items}
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Who the server takes this client for, and what its credential may do.
+
+    ``kind`` is ``anonymous``, ``token`` or ``jwt``. ``name`` is the user of its leases,
+    empty for the token of a team. ``expires_at`` is a text of the server.
+    """
+
+    kind: str
+    name: str
+    teams: tuple[str, ...]
+    scopes: tuple[str, ...]
+    expires_at: str | None
+    left_seconds: float | None
+    raw: dict[str, Any] = field(repr=False)
+
+
+@dataclass(frozen=True)
 class Answer:
     status: int
     body: Any
@@ -304,6 +342,37 @@ class Client:
         query = urllib.parse.urlencode(asked, errors="replace")
         answer = self._again("GET", "/borrows" + (f"?{query}" if query else ""))
         return [_lease(replace(answer, body=entry)) for entry in _list(answer)]
+
+    def places(self, *, user: str) -> list[Place]:
+        """Return the places of a user in the queue, the oldest first. This does not keep them."""
+        query = urllib.parse.urlencode({"user": user}, errors="replace")
+        return [_place(entry) for entry in _list(self._again("GET", f"/licenses/queue?{query}"))]
+
+    def caller(self) -> Caller:
+        """Return who the server takes this client for."""
+        body = self._again("GET", "/api/v1/caller/").body
+        with _understanding("caller"):
+            end = body["expires_at"]
+            left = (time_of(end) - time_of(body["server_time"])).total_seconds() if end is not None else None
+            return Caller(
+                kind=str(body["kind"]),
+                name=str(body["name"]),
+                teams=tuple(map(str, body["teams"])),
+                scopes=tuple(map(str, body["scopes"])),
+                expires_at=end,
+                left_seconds=left,
+                raw=body,
+            )
+
+    def version(self) -> str:
+        """Return the version of the server."""
+        body = self._again("GET", "/version").body
+        with _understanding("version"):
+            return str(body["version"])
+
+    def alive(self) -> Answer:
+        """Return the server's answer to a probe, which needs no credential."""
+        return self._again("GET", "/livez")
 
     # --- how they are made
 
@@ -542,6 +611,23 @@ def _status(body: Any) -> ToolStatus:
             raw=body,
             # An older server says only whether it is enabled.
             state=str(body.get("state", "open" if body.get("enabled", True) else "disabled")),
+        )
+
+
+def _place(body: Any) -> Place:
+    with _understanding("place in the queue"):
+        return Place(
+            ticket=str(body["ticket"]),
+            alternatives=tuple(
+                tuple(Item(str(item["tool"]), int(item["seats"])) for item in items) for items in body["alternatives"]
+            ),
+            position=int(body["position"]),
+            eta_seconds=_number(body["eta_seconds"]),
+            waiting_since=str(body["waiting_since"]),
+            deadline=str(body["deadline"]),
+            waited_seconds=_number(body["waited_seconds"]) or 0,
+            offered_until=body.get("offered_until"),
+            raw=body,
         )
 
 

@@ -6,7 +6,7 @@ import getpass
 import importlib
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 
@@ -30,6 +30,10 @@ class Config:
     server_is_default: bool = False
     # A token may go over plain HTTP.
     allow_http: bool = False
+    # The configuration file that was read; None if there is none.
+    file: Path | None = None
+    # Where each setting comes from: a flag, a variable, or the path of the file. Without it, it is the default.
+    sources: Mapping[str, str] = field(default_factory=dict)
 
     def client(
         self, *, patience: float, timeout: float = 10, on_retry: Callable[[Unreachable, float], None] | None = None
@@ -73,14 +77,28 @@ def load(
     Raises ConfigError.
     """
 
-    def variable(name: str) -> str | None:
+    sources: dict[str, str] = {}
+
+    def variable(name: str) -> tuple[str | None, str]:
+        """Return the value of a variable, and its new or former name."""
         old = former.variable(name)
         if not environment.get(name) and environment.get(old):
             on_former_name(old, name)
-            return environment[old]
-        return environment.get(name)
+            return environment[old], old
+        return environment.get(name), name
 
-    given = file or variable("LICENSE_CONFIG")
+    def first(name: str, argument: str | None) -> str | None:
+        """Return the first value of a setting, and note its source."""
+        value, source = argument, f"--{name}"
+        if not value:
+            value, source = variable(f"LICENSE_{name.upper()}")
+        if not value:
+            value, source = kept.get(name), str(path)
+        if value:
+            sources[name] = source
+        return value or None
+
+    given = file or variable("LICENSE_CONFIG")[0]
     path = Path(given) if given else usual_place(environment)
     # In a container the home folder may belong to another user. Then there is no file.
     there = os.path.exists(path)  # noqa: PTH110 - Path.exists() would raise
@@ -90,17 +108,22 @@ def load(
             on_former_name(str(old), str(path))
             path, there = old, True
     kept = _read(path) if given or there else {}
-    named = server or variable("LICENSE_SERVER") or kept.get("server")
-    named_user = user or variable("LICENSE_USER") or kept.get("user")
+    named, named_user = first("server", server), first("user", user)
+    allowed = environment.get("LICENSE_ALLOW_HTTP") or kept.get("allow_http") or "false"
+    if allow_http or environment.get("LICENSE_ALLOW_HTTP") or kept.get("allow_http"):
+        variable_or_file = "LICENSE_ALLOW_HTTP" if environment.get("LICENSE_ALLOW_HTTP") else str(path)
+        sources["allow_http"] = "--allow-http" if allow_http else variable_or_file
     return Config(
         server=named or DEFAULT_SERVER,
-        token=token or variable("LICENSE_TOKEN") or kept.get("token"),
+        token=first("token", token),
         user=named_user or _login(),
-        team=team or variable("LICENSE_TEAM") or kept.get("team"),
-        project=project or variable("LICENSE_PROJECT") or kept.get("project") or "",
+        team=first("team", team),
+        project=first("project", project) or "",
         user_is_login=not named_user,
         server_is_default=not named,
-        allow_http=allow_http or _is_true(environment.get("LICENSE_ALLOW_HTTP") or kept.get("allow_http") or "false"),
+        allow_http=allow_http or _is_true(allowed),
+        file=path if given or there else None,
+        sources=sources,
     )
 
 

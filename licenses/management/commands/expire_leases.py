@@ -11,6 +11,7 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import DatabaseError, InterfaceError, close_old_connections
 
 from licenses import database
+from licenses.access import device_logins
 from licenses.errors import Refusal
 from licenses.history import rollups
 from licenses.leases import expiry
@@ -81,4 +82,5 @@ class Command(BaseCommand):
         """Return the numbers of rows that were closed or deleted, of days that were rolled up, at most
         ``at_most``, and of new notifications."""
         done = asdict(expiry.tidy()) | {"notifications": occasions.look(), "sessions": sessions.delete_expired()}
+        done |= {"logins": device_logins.forget_expired()}
         return done | {"days": rollups.roll_up(at_most=at_most)}

@@ -6,7 +6,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('licenses', '0023_kept_tickets_and_stars'),
+        ('licenses', '0024_device_login'),
     ]
 
     operations = [
