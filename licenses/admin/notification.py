@@ -121,6 +121,7 @@ class ChannelFilter(admin.SimpleListFilter):
 
 @admin.register(Delivery)
 class DeliveryAdmin(ReadOnlyAdmin):
+    goes_with_parent = True
     list_display = [
         "created",
         "event",
@@ -193,6 +194,7 @@ class PreferenceForm(forms.ModelForm[NotificationPreference]):
 
 @admin.register(NotificationPreference)
 class NotificationPreferenceAdmin(AuditedAdmin[NotificationPreference]):
+    goes_with_parent = True
     form = PreferenceForm
     list_display = ["account", "event", "channel", "wanted"]
     list_filter = ["event", "wanted", "webhook"]

@@ -199,6 +199,25 @@ def test_operators_see_webhooks_and_change_none(client: Client) -> None:
     assert not Delivery.objects.exists()
 
 
+def test_a_webhook_is_deleted_with_its_deliveries_and_choices(admin_client: Client, ana: User) -> None:
+    webhook = make_webhook(for_people=True)
+    admin_client.post(WEBHOOKS, {"action": "send_a_test", "_selected_action": [webhook.pk]})
+    NotificationPreference.objects.create(account=ana, event="seat_offered", webhook=webhook)
+    assert admin_client.post(f"{WEBHOOKS}{webhook.pk}/delete/", {"post": "yes"}).status_code == 302
+    assert not any(model._default_manager.exists() for model in (Webhook, Delivery, NotificationPreference))
+    gone = AuditRecord.objects.filter(action="deleted").values_list("subject_kind", flat=True)
+    assert set(gone) == {"webhook", "preference"}
+
+
+def test_whoever_may_delete_an_account_may_delete_its_choices(client: Client, ana: User) -> None:
+    preferences.choose(ana, wanted=())
+    clerk = User.objects.create_user("clerk", is_staff=True)
+    clerk.user_permissions.set(Permission.objects.filter(codename__in=["view_user", "delete_user"]))
+    client.force_login(clerk)
+    assert client.post(f"/admin/auth/user/{ana.pk}/delete/", {"post": "yes"}).status_code == 302
+    assert not NotificationPreference.objects.exists()
+
+
 # --- The log of deliveries ----------------------------------------------------
 
 
