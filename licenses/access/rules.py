@@ -9,7 +9,7 @@ from django.conf import settings
 from django.contrib.auth.models import AnonymousUser, Permission, User
 from django.db.models import Exists, OuterRef, Q, QuerySet
 
-from licenses.errors import NotForOthers, Refusal
+from licenses.errors import MoreRights, NotForOthers, Refusal
 from licenses.models import Lease, Team, TeamMember
 
 from .callers import Caller, Kind, Scope
@@ -22,6 +22,9 @@ VIEW_AUDIT = "licenses.view_auditrecord"
 VIEW_LEASES = "licenses.view_lease"
 VIEW_DENIALS = "licenses.view_denial"
 VIEW_MEMBERS = "licenses.view_teammember"
+# Contracts have prices and notes. To replace all of a tool needs each of the others.
+SEE_CONTRACTS = ("licenses.view_contract", "licenses.change_contract")
+REPLACE_CONTRACTS = ("licenses.add_contract", "licenses.change_contract", "licenses.delete_contract")
 
 
 def may(caller: Caller, scope: Scope) -> bool:
@@ -142,6 +145,26 @@ def require_own(
     if caller.of_team is not None and found[1] != caller.of_team and settings.LICENSE_AUTH != "open":
         raise unknown
     return found[0]
+
+
+def may_see_contracts(caller: Caller) -> bool:
+    """Return whether a caller sees the prices, references and notes of contracts."""
+    return any(caller.is_admin(permission) for permission in SEE_CONTRACTS)
+
+
+def require_may_replace_contracts(caller: Caller) -> None:
+    """Raise MoreRights unless a caller may add, change and delete contracts."""
+    if not all(caller.is_admin(permission) for permission in REPLACE_CONTRACTS):
+        raise MoreRights("To replace the contracts of a tool, you need the rights to add, change and delete contracts.")
+
+
+def require_rights_of(caller: Caller, account: User) -> None:
+    """Raise MoreRights unless a caller has every right of an account.
+
+    An administrator's credential without an account has all rights.
+    """
+    if caller.user is not None and not is_within_own(caller.user, account):
+        raise MoreRights(f"{account.username} has rights that you lack.")
 
 
 def is_within_own(user: User | AnonymousUser, account: User) -> bool:

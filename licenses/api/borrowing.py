@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from django.http import HttpResponse
 from django.urls import reverse
-from drf_spectacular.utils import OpenApiExample, OpenApiParameter, extend_schema
+from drf_spectacular.utils import OpenApiExample, OpenApiParameter, extend_schema, extend_schema_serializer
 from rest_framework import serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -73,7 +73,8 @@ class ItemsField(serializers.ListField):
         return items
 
 
-class BorrowRequest(StrictBody):
+@extend_schema_serializer(component_name="BorrowRequest")
+class BorrowBody(StrictBody):
     """Name the seats with one of ``tool``, ``items`` and ``alternatives``."""
 
     user = CleanTextField(required=False, max_length=NAME_LENGTH, help_text="The user. Default: the caller.")
@@ -132,7 +133,7 @@ def borrow_request_of(body: Any, *, caller: str) -> requests.BorrowRequest:
 
     ``caller`` is the caller's name, the default of the user; '' for none.
     """
-    data = BorrowRequest.validated(body)
+    data = BorrowBody.validated(body)
     user = data.get("user", caller)
     if not user:
         raise serializers.ValidationError({"user": ["This field is required."]})
@@ -153,7 +154,7 @@ def borrow_request_of(body: Any, *, caller: str) -> requests.BorrowRequest:
     )
 
 
-class IdempotencyKey(serializers.Serializer[Any]):
+class IdempotencyKeyHeader(serializers.Serializer[Any]):
     """The header Idempotency-Key."""
 
     PLAIN: ClassVar[re.Pattern[str]] = re.compile(r"[!-~]{1,255}")
@@ -300,7 +301,7 @@ class LicensesViewSet(CallViewSet):
     scopes = {"explain": Scope.READ}
 
     @extend_schema(
-        request=BorrowRequest,
+        request=BorrowBody,
         examples=BORROWS,
         parameters=[
             OpenApiParameter(
@@ -325,11 +326,11 @@ class LicensesViewSet(CallViewSet):
         by = actor_for(request, caller, asked.user)
         retry = None
         if (header := request.META.get("HTTP_IDEMPOTENCY_KEY")) is not None:
-            retry = requests.IdempotencyKey(user=asked.user, by=by, key=IdempotencyKey.of(header))
+            retry = requests.IdempotencyKey(user=asked.user, by=by, key=IdempotencyKeyHeader.of(header))
         return borrow_answer(request, services.borrow(asked, key=retry, by=by))
 
     @extend_schema(
-        request=BorrowRequest,
+        request=BorrowBody,
         examples=BORROWS,
         responses={200: ExplanationSerializer} | refused_by(UnknownTool, NotAMember, NotForOthers),
     )

@@ -6,6 +6,7 @@ The texts of the domain are also read on the board and in commands, so they name
 from licenses.errors import (
     KeyReused,
     LeaseLimitReached,
+    OutOfDate,
     QueueDropped,
     Refusal,
     TooManyKeys,
@@ -23,6 +24,7 @@ HINTS: dict[type[Refusal], str] = {
     UnknownLease: LEASES_OF_A_USER,
     UnknownTicket: "A borrow with wait_seconds returns a ticket if it has to wait.",
     TtlTooLong: "Send a smaller ttl_seconds, and renew the lease while you work.",
+    OutOfDate: "GET it again, and send its ETag in If-Match.",
     KeyReused: "The header Idempotency-Key has the key.",
     TooManyKeys: "The header Idempotency-Key has the key.",
     Exhausted: "GET /borrows lists who holds the seats. A borrow with wait_seconds waits in the queue.",

@@ -230,7 +230,7 @@ class BorrowsViewSet(StrictQuery, viewsets.ViewSet):
         names = names_on_board(caller)
         active = Lease.objects.active(now).heads().newest_first().with_items()
         if tool := query.pop("tool", None):
-            active = active.of_tool(tool)
+            active = active.with_seats_of(tool)
         leases = rows_for(caller, active)
         if query:
             # Nobody finds by a name what it is hidden on.

@@ -1,4 +1,4 @@
-"""What happens before Django looks at a request: its line in the log, probes, and a limit on bodies."""
+"""Handle requests before Django's views: the line in the log, probes, overload, and the limit on bodies."""
 
 import io
 import logging
@@ -34,23 +34,23 @@ from .rate_limits import KEEPING
 
 logger = logging.getLogger("licenses.request")
 
-# What the calls and pages of this server know. Anyone can invent others.
+# The methods of this server's calls and pages. A client can invent others.
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 
-# A body that nobody read makes the kernel reset the connection, and the client
-# would never see the answer; so up to this much is read and thrown away.
+# If a body is not read, the kernel resets the connection, and the client does not get the
+# answer. So read up to this many bytes and drop them.
 DISCARD_LIMIT = 16 * 1024 * 1024
 CHUNK = 64 * 1024
-# What gunicorn raises for a body that breaks off, or whose chunks are none.
+# gunicorn raises these for a body that breaks off, or for invalid chunks.
 UNREADABLE = (OSError, ParseException)
 
 
 class EventMiddleware:
-    """Gives every request an id, counts it while it is being answered, and writes
-    one line about it at the end. Refuses a method that no call has.
+    """Give every request an id, count it while it is being answered, and log one line at its end. Refuse a method
+    that no call has.
 
-    The id is the one that came in ``X-Request-ID``, if that is one, and goes
-    back in the same header. The query is left out: it may hold secrets.
+    A valid id in ``X-Request-ID`` is kept, and the answer has it in the same header. The line
+    leaves out the query, because it may contain secrets.
     """
 
     def __init__(self, get_response: Callable[[HttpRequest], HttpResponseBase]) -> None:
@@ -68,7 +68,7 @@ class EventMiddleware:
             finally:
                 metrics.REQUESTS_IN_FLIGHT.dec()
             response.headers["X-Request-ID"] = request_id
-            # Django adds it further in; answers that are given before have none, and would go out in chunks.
+            # Django adds the length in an inner middleware. Answers of outer ones would go out in chunks.
             if isinstance(response, HttpResponse) and "Content-Length" not in response.headers:
                 response.headers["Content-Length"] = str(len(response.content))
             # Too many calls must not fill the log.
@@ -97,7 +97,7 @@ def _method_not_allowed() -> HttpResponseBase:
 
 
 class RequestMetricsMiddleware:
-    """Counts requests by view, with labels from closed sets only."""
+    """Count requests by view, with labels from closed sets only."""
 
     UNNAMED = "<unnamed view>"
 
@@ -112,14 +112,14 @@ class RequestMetricsMiddleware:
             transport="https" if request.is_secure() else "http",
             status=response.status_code,
             view=self._view(request),
-            # EventMiddleware let through only those that are known.
+            # EventMiddleware accepts only known methods.
             method=str(request.method),
             seconds=time.perf_counter() - start,
         )
         return response
 
     def process_exception(self, request: HttpRequest, exception: Exception) -> None:
-        """Count a defect; Django answers it."""
+        """Count a defect. Django answers it."""
         self.metrics.failed(view=self._view(request), error=exception)
 
     def _view(self, request: HttpRequest) -> str:
@@ -129,30 +129,32 @@ class RequestMetricsMiddleware:
 
 def _level(request: HttpRequest, status: int) -> int:
     if status >= 500:
-        # A defect; or only that the server can't right now.
+        # A defect, or a server that can't answer for now.
         return logging.ERROR if status == 500 else logging.WARNING
     by_a_machine = request.path_info in ProbeMiddleware.probes or request.path.startswith(settings.STATIC_URL)
     return logging.DEBUG if by_a_machine else logging.INFO
 
 
 def _caller(request: HttpRequest) -> dict[str, Any]:
-    """Return the caller's facts, as far as answering the request has found them out."""
+    """Return the facts about the caller that are known so far."""
     caller = getattr(request, "auth", None)
     if isinstance(caller, Caller):
         facts = {"caller": caller.name, "caller_kind": caller.kind.value, "credential": caller.credential}
         if not caller.name:
-            # A team's token has one; a JWT may have the provider's dozens.
+            # A team's token has one team. A JWT may have dozens of the provider's groups.
             facts["caller_team"] = ",".join(sorted(caller.teams))
         return {name: value for name, value in facts.items() if value}
-    # Of a page. Not request.user itself, which would ask the database.
+    # The account of a page. request.user itself would query the database.
     user = getattr(request, "_cached_user", None)
     return {"caller": user.get_username(), "caller_kind": "session"} if isinstance(user, User) else {}
 
 
 class OverloadMiddleware:
-    """Answers 503 to a request that stood in its worker's queue for too long, which
-    costs next to nothing, so that the queue gets short again. Probes, and calls that
-    keep or give back seats, are answered however long they waited."""
+    """Answer 503 to a request that waited too long for a thread of its worker.
+
+    Such an answer costs almost nothing, so the queue gets short again. Probes, and calls that
+    keep or return seats, are always answered.
+    """
 
     # Seconds between two lines in the log.
     PAUSE = 10.0
@@ -179,9 +181,11 @@ def _is_vital(request: HttpRequest) -> bool:
 
 
 class ProbeMiddleware:
-    """Answers the addresses for machines, over plain HTTP too, and whatever host they
-    were asked by: Kubernetes and Prometheus come by the pod's address, which is in no
-    list of allowed hosts. The metrics want an address, or a name in the list."""
+    """Answer probes and scrapes, also over plain HTTP and for any host name.
+
+    Kubernetes and Prometheus call the address of a pod, which is not in ALLOWED_HOSTS. /metrics
+    needs an IP address, or a name in that list.
+    """
 
     probes: ClassVar[dict[str, Callable[[HttpRequest], HttpResponseBase]]] = {
         f"/{address.pattern}": address.callback for address in urls.probe_urls
@@ -198,8 +202,10 @@ class ProbeMiddleware:
 
 
 def _is_own_host(host: str) -> bool:
-    """Return whether the name is one of this server's, or an address. Another name is
-    that of a page in somebody's browser, which would read the metrics there."""
+    """Return whether the host is a name of this server, or an IP address.
+
+    Another name belongs to a page in a user's browser, which would read the metrics there.
+    """
     domain, _ = split_domain_port(host)
     try:
         ip_address(domain.strip("[]"))
@@ -209,9 +215,10 @@ def _is_own_host(host: str) -> bool:
 
 
 class PlainHttpMiddleware:
-    """Refuses a call of the API, and a credential in a header, that come over plain HTTP
-    where HTTPS is required. A redirect would serve the program that sends its token to
-    everyone on the way: it would never be noticed."""
+    """Refuse a call of the API, or a credential in a header, over plain HTTP if HTTPS is required.
+
+    A redirect would hide the mistake: the program would go on to send its token in plain text.
+    """
 
     def __init__(self, get_response: Callable[[HttpRequest], HttpResponseBase]) -> None:
         self.get_response = get_response
@@ -231,10 +238,10 @@ class PlainHttpMiddleware:
 
 
 class ForkMiddleware:
-    """Takes calls of the API that bring no cookie past what pages need: sessions, CSRF, messages and the like.
+    """Answer calls of the API that have no cookie without the middleware for pages: sessions, CSRF, messages.
 
-    They pass ``settings.API_MIDDLEWARE`` instead, and then what every request passes last. A
-    call with a cookie may be a page's: it has a session, and needs the CSRF token.
+    They pass ``settings.API_MIDDLEWARE``, and then the middleware that every request passes
+    last. A call with a cookie can come from a page: it has a session, and needs the CSRF token.
     """
 
     def __init__(self, get_response: Callable[[HttpRequest], HttpResponseBase]) -> None:
@@ -249,7 +256,7 @@ class ForkMiddleware:
 
 
 def is_call(request: HttpRequest) -> bool:
-    """Return whether this is a program's call of the API, and no browser's."""
+    """Return whether this is a program's call of the API, and not a browser's."""
     headers = request.META
     return (
         is_api_path(request.path_info)
@@ -267,8 +274,8 @@ def _handler_of(middleware: type, chain: Any) -> Any:
 
 
 class CallMiddleware(CommonMiddleware):
-    """What CommonMiddleware and SecurityMiddleware do for pages, as far as a program's call
-    needs it: a check of the host, a redirect to the address with a slash, and headers."""
+    """Do for a program's call what CommonMiddleware and SecurityMiddleware do for pages: check
+    the host, redirect to the address with a slash, and set headers."""
 
     def __init__(self, get_response: Callable[[HttpRequest], HttpResponseBase]) -> None:
         super().__init__(get_response)
@@ -276,7 +283,7 @@ class CallMiddleware(CommonMiddleware):
         self.headers = {
             "X-Content-Type-Options": "nosniff",
             "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
-            # It is for its caller only.
+            # The answer is only for its caller.
             "Cache-Control": "no-store",
         }
         self.secure_headers = dict(self.headers)
@@ -313,8 +320,10 @@ class StalePlanMiddleware:
 
 
 class BodyLimitMiddleware:
-    """Answers 413 to a body over the limit of its path, and reads an API call's that comes
-    in chunks: without a length WSGI takes a body for empty."""
+    """Answer 413 to a body over the limit of its path. Read the body of a call of the API that comes in chunks.
+
+    WSGI takes a body without a length for empty.
+    """
 
     def __init__(self, get_response: Callable[[HttpRequest], HttpResponseBase]) -> None:
         self.get_response = get_response
@@ -336,7 +345,7 @@ class BodyLimitMiddleware:
 
 
 def _limit_of_page(path: str) -> int:
-    """Return how many bytes a form may have there."""
+    """Return the most bytes of a form at this path."""
     limit: int = settings.ADMIN_BODY_LIMIT if path.startswith("/admin/") else settings.PAGE_BODY_LIMIT
     return limit
 
@@ -360,7 +369,7 @@ def _read_chunks(request: HttpRequest) -> None:
     the limit, the part that shows that."""
     body = request.META["wsgi.input"].read(settings.API_BODY_LIMIT + 1)
     request.META["CONTENT_LENGTH"] = str(len(body))
-    # As WSGIRequest sets it up; the rest is left to _discard_body.
+    # Like the stream of WSGIRequest. _discard_body reads the rest.
     rest = request.META["wsgi.input"] if len(body) > settings.API_BODY_LIMIT else io.BytesIO(body)
     request._stream = rest
 

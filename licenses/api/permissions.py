@@ -85,6 +85,16 @@ class MayReadAudit(BasePermission):
         return caller_of(request).is_admin(rules.VIEW_AUDIT)
 
 
+class MayAdminister(BasePermission):
+    """Let administrators with one of the permissions that the view needs for this method."""
+
+    def has_permission(self, request: Request, view: Any) -> bool:
+        caller = caller_of(request)
+        if "HTTP_ORIGIN" in request.META:
+            require_own_page(request, caller)
+        return any(caller.is_admin(permission) for permission in view.needed(request.method))
+
+
 class MayReadDenials(BasePermission):
     """Let administrators read all denials, users their own, and a team's token its team's."""
 

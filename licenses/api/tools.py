@@ -1,36 +1,49 @@
 """Tools and their seats."""
 
 import re
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from django.http import HttpResponse
 from django.utils import timezone
-from drf_spectacular.utils import extend_schema
-from rest_framework import serializers, viewsets
+from drf_spectacular.utils import extend_schema, extend_schema_field
+from rest_framework import serializers
 from rest_framework.decorators import action
 from rest_framework.exceptions import NotFound
+from rest_framework.permissions import SAFE_METHODS
 from rest_framework.request import Request
 from rest_framework.response import Response
+from rest_framework.settings import api_settings
 
+from licenses.access import rules
 from licenses.access.rules import require_may_ask_about, team_for
-from licenses.errors import NotAMember, NotForOthers, UnknownTool
+from licenses.errors import InUse, NotAMember, NotForOthers, UnknownTool
 from licenses.leases import services, snapshot, sql
 from licenses.models import Tool
+from licenses.models.tool import MAX_CAPACITY, MAX_TTL, MIN_TTL
 from licenses.names import NAME_LENGTH, TOOL_NAME_PATTERN
 from licenses.policy import State
+from licenses.tools import services as tools
 from licenseserver import logs
 
 from .authentication import caller_of
 from .common.calls import CallViewSet, answer
 from .common.fields import (
+    MAX_INTEGER,
     CleanTextField,
+    MomentField,
+    MoneyField,
+    SecondsField,
+    StrictBooleanField,
+    StrictIntegerField,
     StrictSerializer,
     TeamNameField,
 )
 from .common.openapi import refused_by
 from .common.pagination import Pages
-from .common.queries import StrictQuery
+from .common.writing import ETAG, IF_MATCH, IF_NONE_MATCH, NamePages, RowsViewSet, deleted_by, put_by
+from .contracts import ContractOfTool, ContractToPut
+from .permissions import HasScope
 
 
 def tool_status_data(tool: Tool, *, now: datetime) -> dict[str, Any]:
@@ -161,6 +174,12 @@ class StatusViewSet(CallViewSet):
 
 
 class ToolSerializer(SeatsSerializer, serializers.ModelSerializer[Tool]):
+    """A tool, its seats now, and its contracts that have not ended."""
+
+    capacity_changes_at = serializers.DateTimeField(
+        read_only=True, allow_null=True, help_text="The next moment at which a contract changes the capacity."
+    )
+    contracts = serializers.SerializerMethodField(help_text="The contracts that are valid now or later.")
     default_ttl_seconds = serializers.SerializerMethodField(help_text="Null: leases last until they are returned.")
     max_ttl_seconds = serializers.SerializerMethodField(help_text="Null: no limit.")
 
@@ -171,6 +190,7 @@ class ToolSerializer(SeatsSerializer, serializers.ModelSerializer[Tool]):
             "display_name",
             "vendor",
             "capacity",
+            "capacity_changes_at",
             "borrowed",
             "available",
             "reserved_idle",
@@ -178,6 +198,7 @@ class ToolSerializer(SeatsSerializer, serializers.ModelSerializer[Tool]):
             "overdraft",
             "overdrawn",
             "user_limit",
+            "ignores_case",
             "seat_hour_price",
             "overdraft_hour_price",
             "default_ttl_seconds",
@@ -186,8 +207,15 @@ class ToolSerializer(SeatsSerializer, serializers.ModelSerializer[Tool]):
             "state",
             "valid_from",
             "valid_until",
+            "contracts",
         ]
         read_only_fields = fields
+
+    @extend_schema_field(ContractOfTool(many=True))
+    def get_contracts(self, tool: Tool) -> list[dict[str, Any]]:
+        today = tool.read_at.astimezone(UTC).date()
+        valid = [row for row in tool.contracts.all() if row.last_day is None or row.last_day >= today]
+        return [*ContractOfTool(valid, many=True, context=self.context).data]
 
     def get_default_ttl_seconds(self, tool: Tool) -> float | None:
         return tool.default_ttl.total_seconds() if tool.default_ttl is not None else None
@@ -196,11 +224,65 @@ class ToolSerializer(SeatsSerializer, serializers.ModelSerializer[Tool]):
         return tool.max_ttl.total_seconds() if tool.max_ttl is not None else None
 
 
-class ToolPages(Pages):
-    ordering = ("name",)
+class ToolFields(StrictSerializer):
+    """The fields of a tool. Those that are left out stay; a new tool needs a capacity or contracts."""
 
+    display_name = CleanTextField(required=False, allow_blank=True, max_length=128)
+    vendor = CleanTextField(required=False, allow_blank=True, max_length=128)
+    capacity = StrictIntegerField(
+        required=False,
+        min_value=0,
+        max_value=MAX_CAPACITY,
+        help_text="Seats bought. Contracts set it, if there are any.",
+    )
+    overdraft = StrictIntegerField(
+        required=False, min_value=0, max_value=MAX_CAPACITY, help_text="Seats that can be borrowed above the capacity."
+    )
+    user_limit = StrictIntegerField(
+        required=False,
+        allow_null=True,
+        min_value=0,
+        max_value=MAX_INTEGER,
+        help_text="The most seats that one user can have; null: no limit.",
+    )
+    ignores_case = StrictBooleanField(
+        required=False, help_text="Ignore the case of user and host names in access rules and limits."
+    )
+    seat_hour_price = MoneyField(max_digits=12, decimal_places=4, required=False, allow_null=True)
+    overdraft_hour_price = MoneyField(max_digits=12, decimal_places=4, required=False, allow_null=True)
+    default_ttl_seconds = SecondsField(
+        required=False,
+        allow_null=True,
+        min_value=MIN_TTL.total_seconds(),
+        max_value=MAX_TTL.total_seconds(),
+        help_text="Null: leases last until they are returned.",
+    )
+    max_ttl_seconds = SecondsField(
+        required=False,
+        allow_null=True,
+        min_value=MIN_TTL.total_seconds(),
+        max_value=MAX_TTL.total_seconds(),
+        help_text="Null: no limit.",
+    )
+    enabled = StrictBooleanField(required=False)
+    valid_from = MomentField(required=False, allow_null=True)
+    valid_until = MomentField(required=False, allow_null=True)
+    contracts = ContractToPut(  # type: ignore[call-arg]
+        many=True,
+        required=False,
+        max_length=1000,
+        help_text="All contracts that are valid now or later. One that is left out ends yesterday if it has begun, "
+        "and is deleted otherwise.",
+    )
+
+
+# The fields of the API that have another name in the table.
+SECONDS = {"default_ttl_seconds": "default_ttl", "max_ttl_seconds": "max_ttl"}
+
+
+class ToolPages(NamePages):
     def decode_cursor(self, request: Request) -> Any:
-        cursor = super().decode_cursor(request)
+        cursor = Pages.decode_cursor(self, request)
         if (
             cursor is not None
             and cursor.position is not None
@@ -210,15 +292,25 @@ class ToolPages(Pages):
         return cursor
 
 
-class ToolViewSet(StrictQuery, viewsets.ReadOnlyModelViewSet[Tool]):
+class ToolViewSet(RowsViewSet):
     """Tools and their seats."""
 
-    queryset = Tool.objects.with_current_counts().order_by("name")
+    model = Tool
+    queryset = Tool.objects.with_current_counts().prefetch_related("contracts").order_by("name")
     serializer_class = ToolSerializer
+    renderer_classes = [*api_settings.DEFAULT_RENDERER_CLASSES]
     lookup_field = "name"
     lookup_value_regex = TOOL_NAME_PATTERN
     pagination_class = ToolPages
     known_by_serializer = frozenset({"status"})
+
+    def get_permissions(self) -> list[Any]:
+        # Every reader sees the tools.
+        return [HasScope()] if self.request.method in SAFE_METHODS else [*super().get_permissions()]
+
+    def get_serializer_context(self) -> dict[str, Any]:
+        may_see = rules.may_see_contracts(caller_of(self.request))
+        return {**super().get_serializer_context(), "may_see_prices": may_see}
 
     def list(self, request: Request) -> Response:
         """List every tool, by name."""
@@ -227,6 +319,30 @@ class ToolViewSet(StrictQuery, viewsets.ReadOnlyModelViewSet[Tool]):
 
     def get_object(self) -> Tool:
         return snapshot.with_levels([super().get_object()])[0]
+
+    @extend_schema(parameters=[ETAG])
+    def retrieve(self, request: Request, name: str) -> Response:
+        """Show one tool. Its tag does not depend on the borrowed seats."""
+        return self.shown(self.get_object())
+
+    @extend_schema(parameters=[ETAG, IF_MATCH, IF_NONE_MATCH], request=ToolFields, responses=put_by(ToolSerializer))
+    def update(self, request: Request, name: str) -> Response:
+        """Create or change a tool."""
+        values = self.body(ToolFields, same={"name": name})
+        if "contracts" in values:
+            rules.require_may_replace_contracts(caller_of(request))
+        for field, column in SECONDS.items():
+            if field in values:
+                seconds = values.pop(field)
+                values[column] = None if seconds is None else timedelta(seconds=seconds)
+        done = tools.put_tool(name=name, values=values, by=self.actor, check=self.check())
+        return self.shown(self.get_object(), is_new=done.is_new)
+
+    @extend_schema(parameters=[IF_MATCH], responses=deleted_by(UnknownTool, InUse))
+    def destroy(self, request: Request, name: str) -> Response:
+        """Delete a tool that never had a lease. Disable another one."""
+        tools.delete(name=name, by=self.actor, check=self.check())
+        return Response(status=204)
 
     @extend_schema(responses={200: ToolStatusForYou} | refused_by(UnknownTool, NotAMember, NotForOthers))
     @action(detail=True)

@@ -1,10 +1,28 @@
 """Addresses of the API. The /licenses/ calls have no trailing slash, because clients call them so."""
 
+from typing import Any
+
 from django.urls import include, path
 from drf_spectacular.views import SpectacularSwaggerView
 from rest_framework.routers import APIRootView, DefaultRouter
 
-from . import audit, borrowing, caller, denials, leases, login, probes, queue, reports, tools
+from . import (
+    accounts,
+    audit,
+    borrowing,
+    caller,
+    contracts,
+    denials,
+    leases,
+    limits,
+    login,
+    probes,
+    queue,
+    reports,
+    teams,
+    tokens,
+    tools,
+)
 from .common.queries import StrictQuery
 from .schema import SchemaView
 
@@ -16,9 +34,41 @@ class Root(StrictQuery, APIRootView):
 router = DefaultRouter()
 router.APIRootView = Root
 router.register("tools", tools.ToolViewSet)
+router.register("contracts", contracts.ContractViewSet)
+router.register("teams", teams.TeamViewSet)
+router.register("tokens", tokens.TokenViewSet)
 router.register("leases", leases.LeaseViewSet)
 router.register("denials", denials.DenialViewSet)
 router.register("audit", audit.AuditViewSet)
+
+LIST: dict[str, Any] = {"get": "list"}
+ROW: dict[str, Any] = {"get": "retrieve", "put": "update", "delete": "destroy"}
+# The names of users and subjects can have slashes.
+rows_of_tools = [
+    path("quotas/", limits.QuotaViewSet.as_view(LIST), name="quota-list"),
+    path("quotas/<str:team>/", limits.QuotaViewSet.as_view(ROW), name="quota-detail"),
+    path("user-limits/", limits.UserLimitViewSet.as_view(LIST), name="user-limit-list"),
+    path("user-limits/<path:user>/", limits.UserLimitViewSet.as_view(ROW), name="user-limit-detail"),
+    path("access-rules/", limits.AccessRuleViewSet.as_view(LIST), name="access-rule-list"),
+    path(
+        "access-rules/<str:effect>/<str:kind>/<path:subject>/",
+        limits.AccessRuleViewSet.as_view(ROW),
+        name="access-rule-detail",
+    ),
+]
+rows_of_teams = [
+    path("members/", teams.MemberViewSet.as_view(LIST), name="member-list"),
+    path("members/<path:user>/", teams.MemberViewSet.as_view(ROW), name="member-detail"),
+]
+account_urls = [
+    path("", accounts.AccountViewSet.as_view(LIST), name="account-list"),
+    path(
+        "<path:username>/deactivate/",
+        accounts.AccountViewSet.as_view({"post": "deactivate"}),
+        name="account-deactivate",
+    ),
+    path("<path:username>/", accounts.AccountViewSet.as_view({"get": "retrieve"}), name="account-detail"),
+]
 
 # ProbeMiddleware answers these first, whatever host a machine asks for.
 probe_urls = [
@@ -45,6 +95,9 @@ urlpatterns = [
     path("api/v1/caller/", caller.CallerViewSet.as_view({"get": "retrieve"}), name="caller"),
     path("borrows", leases.BorrowsViewSet.as_view({"get": "list"}), name="borrows"),
     path("api/v1/", include(router.urls)),
+    path("api/v1/tools/<str:tool>/", include(rows_of_tools)),
+    path("api/v1/teams/<str:team>/", include(rows_of_teams)),
+    path("api/v1/accounts/", include(account_urls)),
     path("api/v1/login/device", login.DeviceView.as_view(), name="login-device"),
     path("api/v1/login/token", login.TokenView.as_view(), name="login-token"),
     path("api/v1/login/revoke", login.RevokeView.as_view(), name="login-revoke"),

@@ -83,6 +83,12 @@ class ApiTokenQuerySet(models.QuerySet["ApiToken"]):
             used_long_ago=_used_long_ago(),
         )
 
+    def with_makers(self) -> "ApiTokenQuerySet":
+        """Add ``maker_name``, the account that created each token; None without one."""
+        # The account may be deleted.
+        maker = User.objects.filter(pk=OuterRef("created_by_id")).values("username")
+        return self.select_related("team").annotate(maker_name=Subquery(maker))  # type: ignore[no-redef]
+
     def used(self, token_id: int) -> None:
         """Record the use of a token, at most once a minute. Bind it to the account of its user, if there is
         one now."""
@@ -162,6 +168,8 @@ class ApiToken(models.Model):
     maker_is_superuser: bool | None
     expired: bool
     used_long_ago: bool
+    # with_makers() adds this.
+    maker_name: str | None
 
     class Meta:
         ordering = ["-created_at", "-pk"]

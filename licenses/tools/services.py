@@ -10,7 +10,7 @@ from django.db import transaction
 from licenses import auditing
 from licenses.auditing import Actor
 from licenses.clock import database_now
-from licenses.errors import InUse
+from licenses.errors import InUse, UnknownTool
 from licenses.leases import expiry
 from licenses.models import Tool
 from licenses.models.contract import Schedule
@@ -96,8 +96,10 @@ def delete(*, name: str, by: Actor, check: Check = accept) -> None:
 
     Raises UnknownTool, what ``check`` raises, or InUse if it has leases: disable it then, to keep its history.
     """
-    tool = lock([name])[name]
+    tool = lock_known([name]).get(name)
     check(tool)
+    if tool is None:
+        raise UnknownTool(tool=name)
     if tool.leases.exists():
         raise InUse(f"{name} has leases. Disable it instead, so that its history stays.", tool=name)
     with auditing.deleting(tool, by=by):

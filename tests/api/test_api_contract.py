@@ -64,12 +64,18 @@ def test_null_says_the_same_as_absence(api: Api, make_tool: Callable[..., Tool])
 def every_call() -> list[str]:
     """Return the calls of the schema with values for their parameters."""
     paths = SchemaGenerator().get_schema(request=None, public=True)["paths"]  # type: ignore[no-untyped-call]
-    some_id = "00000000-0000-4000-8000-000000000000"
-    return [
-        f"{method} " + re.sub(r"{(\w+)}", lambda found: some_id if found[1] in ("id", "ticket") else "cad", path)
-        for path, operations in paths.items()
-        for method in operations
-    ] + ["get /version", "get /api/schema/", "get /api/v1/"]
+
+    def value_for(path: str, parameter: str) -> str:
+        if parameter not in ("id", "ticket"):
+            return "cad"
+        return "1" if "/contracts/" in path or "/tokens/" in path else "00000000-0000-4000-8000-000000000000"
+
+    calls = []
+    for path, operations in paths.items():
+        names = re.findall(r"{(\w+)}", path)
+        address = path.format(**{name: value_for(path, name) for name in names})
+        calls += [f"{method} {address}" for method in operations]
+    return [*calls, "get /version", "get /api/schema/", "get /api/v1/"]
 
 
 def test_a_parameter_that_there_is_not_is_refused_everywhere(admin_api: Api, make_tool: Callable[..., Tool]) -> None:
@@ -90,7 +96,7 @@ def test_a_method_that_there_is_not_is_refused_before_the_query(admin_api: Api, 
         assert "GET" in answer.headers["Allow"]
 
 
-@pytest.mark.parametrize("kind", ["tools", "leases", "denials", "audit"])
+@pytest.mark.parametrize("kind", ["tools", "leases", "denials", "audit", "teams", "contracts", "tokens", "accounts"])
 def test_a_page_size_out_of_range_is_refused(admin_api: Api, kind: str) -> None:
     for size in ("0", "-1", "201", "x", "", "1.5", "\u0665", "9" * 5000):
         answer = admin_api.client.get(f"/api/v1/{kind}/", {"page_size": size})

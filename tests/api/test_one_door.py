@@ -13,11 +13,12 @@ from django.forms.models import model_to_dict
 from django.test import Client
 from django.utils import timezone
 
+from licenses.access import teams
 from licenses.auditing import Actor
 from licenses.errors import InUse, OverReserved, UnknownTool
 from licenses.models import AccessRule, Allotment, AuditRecord, Lease, Team, Tool, UserLimit
 from licenses.tools import quotas, services
-from tests.support.api import Api
+from tests.support.api import Api, api_of
 from tests.support.quotas import SOMEBODY, allot
 
 pytestmark = pytest.mark.django_db
@@ -28,11 +29,21 @@ PassTime = Callable[..., None]
 DAY = timedelta(days=1)
 
 
+def put(path: str, body: dict[str, Any]) -> None:
+    """Put a row over the API, as an administrator."""
+    answer = api_of(scopes=["admin"]).client.put(path, body, content_type="application/json")
+    assert answer.status_code in (200, 201), answer.content.decode()
+
+
 class Doors:
     """Set the capacity, the vendor and the last day of a tool through each door."""
 
     def __init__(self, folder: Path, admin: Client) -> None:
         self.folder, self.admin = folder, admin
+
+    def api(self, tool: str, capacity: int, last_day: date) -> None:
+        body = {"capacity": capacity, "vendor": "meshd", "valid_until": f"{last_day + DAY}T00:00:00Z"}
+        put(f"/api/v1/tools/{tool}/", body)
 
     def seed(self, tool: str, capacity: int, last_day: date) -> None:
         path = self.folder / "tools.toml"
@@ -60,7 +71,7 @@ class Doors:
         services.put(tools={tool: values}, by=SOMEBODY)
 
 
-DOORS = ["seed", "flexlm", "page", "service"]
+DOORS = ["api", "seed", "flexlm", "page", "service"]
 
 
 @pytest.fixture
@@ -94,8 +105,8 @@ def test_a_new_tool_is_the_same_through_every_door(doors: Doors) -> None:
     for door in DOORS:
         getattr(doors, door)(f"by_{door}", 4, last_day)
     rows, audits = [row(f"by_{door}") for door in DOORS], [records(f"by_{door}") for door in DOORS]
-    assert rows == [rows[0]] * 4
-    assert audits == [audits[0]] * 4
+    assert rows == [rows[0]] * 5
+    assert audits == [audits[0]] * 5
     assert [action for action, *_ in audits[0]] == ["created"]
 
 
@@ -115,9 +126,9 @@ def test_a_changed_tool_is_the_same_through_every_door(
         ends.append((api.renew(lease).json().get("code"), api.status(tool)["borrowed"]))
         assert ttl is not None or days < 0 or stored.expires_at == Tool.objects.get(name=tool).valid_until
     rows, audits = [row(f"by_{door}") for door in DOORS], [records(f"by_{door}") for door in DOORS]
-    assert rows == [rows[0]] * 4
-    assert audits == [audits[0]] * 4
-    assert ends == [("revoked", 0) if days < 0 else (None, 2)] * 4
+    assert rows == [rows[0]] * 5
+    assert audits == [audits[0]] * 5
+    assert ends == [("revoked", 0) if days < 0 else (None, 2)] * 5
     (changed,) = audits[0]
     assert changed[0] == "changed"
     assert sorted(changed[3]) == ["capacity", "valid_until", "vendor"]
@@ -135,7 +146,12 @@ def test_an_invalid_value_changes_nothing_through_any_door(doors: Doors, make_to
     make_tool("cad", capacity=5)
     before = row("cad")
     last_day = timezone.now().date() + 30 * DAY
-    for door, refusal in {"seed": CommandError, "page": AssertionError, "service": ValidationError}.items():
+    for door, refusal in {
+        "api": AssertionError,
+        "seed": CommandError,
+        "page": AssertionError,
+        "service": ValidationError,
+    }.items():
         with pytest.raises(refusal):
             getattr(doors, door)("cad", 1_000_001, last_day)
     with pytest.raises(CommandError):
@@ -174,6 +190,10 @@ class ContractDoors:
 
     def __init__(self, folder: Path, admin: Client, last_day: date) -> None:
         self.folder, self.admin, self.last_day = folder, admin, last_day
+
+    def api(self, tool: Tool) -> None:
+        first = {"seats": 3, "last_day": str(self.last_day), "reference": "A-1"}
+        put(f"/api/v1/tools/{tool.name}/", {"contracts": [first, {"seats": 2}]})
 
     def seed(self, tool: Tool) -> None:
         path = self.folder / "tools.toml"
@@ -216,7 +236,7 @@ def test_contracts_are_the_same_through_every_door(
             for record in AuditRecord.objects.filter(subject__startswith=f"{tool.name} contract").order_by("pk")
         ]
         found.append((row(tool.name), contracts, audit, api.status(tool.name)["overdrawn"]))
-    assert found == [found[0]] * 4
+    assert found == [found[0]] * 5
     values, contracts, audit, overdrawn = found[0]
     assert (values["capacity"], overdrawn) == (5, 1)
     assert values["capacity_changes_at"] == datetime.combine(doors.last_day + DAY, datetime.min.time(), UTC)
@@ -224,7 +244,7 @@ def test_contracts_are_the_same_through_every_door(
     assert [action for action, *_ in audit] == ["created", "created"]
 
 
-# --- Quotas, reservations, limits and access rules: import, admin, service --------------------
+# --- Quotas, reservations, limits and access rules: API, import, admin, service --------------------
 
 
 class RuleDoors:
@@ -232,6 +252,11 @@ class RuleDoors:
 
     def __init__(self, folder: Path, admin: Client) -> None:
         self.folder, self.admin = folder, admin
+
+    def api(self, tool: Tool, team: Team) -> None:
+        put(f"/api/v1/tools/{tool.name}/quotas/{team.name}/", {"quota": 2, "reservation": 1})
+        put(f"/api/v1/tools/{tool.name}/user-limits/eve/", {"seats": 1})
+        put(f"/api/v1/tools/{tool.name}/access-rules/exclude/user/joe/", {})
 
     def flexlm(self, tool: Tool, team: Team) -> None:
         (self.folder / "l.lic").write_text(f"INCREMENT {tool.name} meshd 1.0 permanent 3 SIGN=0\n")
@@ -269,7 +294,7 @@ def test_rules_are_the_same_through_every_door(
 ) -> None:
     doors, team = RuleDoors(tmp_path, admin_client), make_team("crash", "ana")
     found = []
-    for door in ("flexlm", "page", "service"):
+    for door in ("api", "flexlm", "page", "service"):
         tool = make_tool(f"by_{door}", capacity=3, vendor="meshd")
         api.borrow(tool.name, "ana", team="crash")
         getattr(doors, door)(tool, team)
@@ -279,10 +304,53 @@ def test_rules_are_the_same_through_every_door(
             for record in subjects
         ]
         found.append((row(tool.name), rules_of(tool.name), audit))
-    assert found == [found[0]] * 3
+    assert found == [found[0]] * 4
     values, rules, audit = found[0]
     assert (values["reserved"], values["reserved_idle"], values["has_rules"]) == (1, 0, True)
     assert len(rules) == len(audit) == 3
+
+
+class TeamDoors:
+    """Create a team, and make ana a member by hand."""
+
+    def __init__(self, folder: Path, admin: Client) -> None:
+        self.folder, self.admin = folder, admin
+
+    def api(self, team: str) -> None:
+        put(f"/api/v1/teams/{team}/", {"ignores_case": True})
+        put(f"/api/v1/teams/{team}/members/ana/", {})
+
+    def flexlm(self, team: str) -> None:
+        (self.folder / "l.lic").write_text("INCREMENT cad meshd 1.0 permanent 3 SIGN=0\n")
+        (self.folder / "l.opt").write_text(f"GROUPCASEINSENSITIVE ON\nGROUP {team} ana\nINCLUDE cad GROUP {team}\n")
+        files = ["--license", str(self.folder / "l.lic"), "--options", str(self.folder / "l.opt")]
+        call_command("import_flexlm", *files, "--apply", stdout=StringIO(), stderr=StringIO())
+
+    def page(self, team: str) -> None:
+        self.admin.post("/admin/licenses/team/add/", {"name": team, "ignores_case": "on"})
+        key = Team.objects.get(name=team).pk
+        self.admin.post("/admin/licenses/teammember/add/", {"team": key, "user": "ana"})
+
+    def service(self, team: str) -> None:
+        teams.put_team(name=team, values={"ignores_case": True, "members": ["ana"]}, by=SOMEBODY)
+
+
+def test_teams_and_members_are_the_same_through_every_door(tmp_path: Path, admin_client: Client) -> None:
+    doors = TeamDoors(tmp_path, admin_client)
+    found = []
+    for door in ("api", "flexlm", "page", "service"):
+        name = f"by_{door}"
+        getattr(doors, door)(name)
+        team = Team.objects.get(name=name)
+        members = [model_to_dict(row, exclude=["id", "team"]) for row in team.members.all()]
+        subjects = AuditRecord.objects.filter(subject__endswith=name, subject_kind__in=["team", "member"])
+        audit = [
+            (record.action, record.subject_kind, str(record.after).replace(name, ""))
+            for record in subjects.order_by("pk")
+        ]
+        found.append((model_to_dict(team, exclude=["id", "name"]), members, audit))
+    assert found == [found[0]] * 4
+    assert [action for action, *_ in found[0][2]] == ["created", "created"]
 
 
 def test_a_reservation_beyond_the_capacity_changes_nothing(make_tool: MakeTool, make_team: MakeTeam) -> None:

@@ -16,7 +16,7 @@ from rest_framework.exceptions import ValidationError
 from rest_framework.renderers import JSONRenderer
 
 from licenses.api.borrowing import (
-    BorrowRequest,
+    BorrowBody,
     GrantedSerializer,
     ItemRequest,
     LeaseRequest,
@@ -177,7 +177,7 @@ def outcome(validate: Callable[[], Any]) -> Any:
         return error.detail
 
 
-@pytest.mark.parametrize("serializer", [BorrowRequest, LeaseRequest, ForceReturnRequest, ItemRequest, StatusQuery])
+@pytest.mark.parametrize("serializer", [BorrowBody, LeaseRequest, ForceReturnRequest, ItemRequest, StatusQuery])
 @given(data=st.data())
 @settings(max_examples=300)
 def test_the_fast_way_to_read_a_body_gives_the_result_of_the_serializer(
@@ -190,8 +190,8 @@ def test_the_fast_way_to_read_a_body_gives_the_result_of_the_serializer(
 @pytest.mark.parametrize(
     ("serializer", "body"),
     [
-        (BorrowRequest, {"tool": "cad_tool", "user": "ana"}),
-        (BorrowRequest, {"tool": "cad_tool", "user": "Ana Lopez", "seats": 2, "ttl_seconds": 60, "host": "node1"}),
+        (BorrowBody, {"tool": "cad_tool", "user": "ana"}),
+        (BorrowBody, {"tool": "cad_tool", "user": "Ana Lopez", "seats": 2, "ttl_seconds": 60, "host": "node1"}),
         (LeaseRequest, {"id": NOTHING}),
     ],
 )

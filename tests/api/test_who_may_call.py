@@ -14,8 +14,20 @@ from django.core.management import call_command
 from django.test import Client
 from license_client import License, Refused
 
-from licenses.models import ApiToken, AuditRecord, Denial, Lease, Team, TeamMember, Tool
-from tests.support.api import Api, api_of, api_with, assert_problem, basic
+from licenses.models import (
+    AccessRule,
+    Allotment,
+    ApiToken,
+    AuditRecord,
+    Contract,
+    Denial,
+    Lease,
+    Team,
+    TeamMember,
+    Tool,
+    UserLimit,
+)
+from tests.support.api import Api, api_of, api_with, assert_problem, basic, make_token
 from tests.support.servers import Server
 
 MakeTool = Callable[..., Tool]
@@ -38,6 +50,40 @@ GET    /api/v1/caller/                     401 200 200 200 200 200 200
 GET    /api/v1/tools/                      401 200 403 200 200 200 200
 GET    /api/v1/tools/{name}/               401 200 403 200 200 200 200
 GET    /api/v1/tools/{name}/status/        401 200 403 200 200 200 200
+PUT    /api/v1/tools/{name}/               401 403 403 403 403 403 200
+DELETE /api/v1/tools/{name}/               401 403 403 403 403 403 409
+GET    /api/v1/tools/{tool}/quotas/                               401 403 403 403 403 403 200
+GET    /api/v1/tools/{tool}/quotas/{team}/                        401 403 403 403 403 403 200
+PUT    /api/v1/tools/{tool}/quotas/{team}/                        401 403 403 403 403 403 200
+DELETE /api/v1/tools/{tool}/quotas/{team}/                        401 403 403 403 403 403 204
+GET    /api/v1/tools/{tool}/user-limits/                          401 403 403 403 403 403 200
+GET    /api/v1/tools/{tool}/user-limits/{user}/                   401 403 403 403 403 403 200
+PUT    /api/v1/tools/{tool}/user-limits/{user}/                   401 403 403 403 403 403 200
+DELETE /api/v1/tools/{tool}/user-limits/{user}/                   401 403 403 403 403 403 204
+GET    /api/v1/tools/{tool}/access-rules/                         401 403 403 403 403 403 200
+GET    /api/v1/tools/{tool}/access-rules/{effect}/{kind}/{subject}/ 401 403 403 403 403 403 200
+PUT    /api/v1/tools/{tool}/access-rules/{effect}/{kind}/{subject}/ 401 403 403 403 403 403 200
+DELETE /api/v1/tools/{tool}/access-rules/{effect}/{kind}/{subject}/ 401 403 403 403 403 403 204
+GET    /api/v1/contracts/                                         401 403 403 403 403 403 200
+POST   /api/v1/contracts/                                         401 403 403 403 403 403 201
+GET    /api/v1/contracts/{id}/                                    401 403 403 403 403 403 200
+PUT    /api/v1/contracts/{id}/                                    401 403 403 403 403 403 200
+DELETE /api/v1/contracts/{id}/                                    401 403 403 403 403 403 204
+GET    /api/v1/teams/                                             401 403 403 403 403 403 200
+GET    /api/v1/teams/{name}/                                      401 403 403 403 403 403 200
+PUT    /api/v1/teams/{name}/                                      401 403 403 403 403 403 200
+DELETE /api/v1/teams/{name}/                                      401 403 403 403 403 403 409
+GET    /api/v1/teams/{team}/members/                              401 403 403 403 403 403 200
+GET    /api/v1/teams/{team}/members/{user}/                       401 403 403 403 403 403 200
+PUT    /api/v1/teams/{team}/members/{user}/                       401 403 403 403 403 403 200
+DELETE /api/v1/teams/{team}/members/{user}/                       401 403 403 403 403 403 204
+GET    /api/v1/tokens/                                            401 403 403 403 403 403 200
+POST   /api/v1/tokens/                                            401 403 403 403 403 403 201
+GET    /api/v1/tokens/{id}/                                       401 403 403 403 403 403 200
+DELETE /api/v1/tokens/{id}/                                       401 403 403 403 403 403 204
+GET    /api/v1/accounts/                                          401 403 403 403 403 403 200
+GET    /api/v1/accounts/{username}/                               401 403 403 403 403 403 200
+POST   /api/v1/accounts/{username}/deactivate/                    401 403 403 403 403 403 200
 GET    /api/v1/leases/                     401 200 403 200 200 200 200
 GET    /api/v1/leases/{id}/                401 200 403 200 200 200 200
 POST   /api/v1/leases/{id}/renew/          401 403 404 404 200 200 200
@@ -65,6 +111,10 @@ NEEDED = {
     "/api/v1/reports/hours-of-week": "?tool=cad",
     "/api/v1/reports/what-if": "?tool=cad&capacity=2",
 }
+BODIES: dict[str, dict[str, Any]] = {
+    "/api/v1/contracts/": {"tool": "sim", "seats": 1},
+    "/api/v1/tokens/": {"name": "test"},
+}
 ROLES: dict[str, dict[str, Any]] = {
     "nobody": {},
     "reader": {"user": "ben", "scopes": ["read"]},
@@ -87,7 +137,15 @@ def ana(api: Api, make_tool: MakeTool, settings: Any) -> dict[str, Any]:
     """Create ana's lease of the only cad seat, her ticket for another, a denial and a change."""
     make_tool("cad", capacity=1)
     call_command("seed", "--tool", "sim=9", stdout=StringIO())
-    TeamMember.objects.create(team=Team.objects.create(name="crash"), user="ana")
+    crash = Team.objects.create(name="crash")
+    TeamMember.objects.create(team=crash, user="ana")
+    tool = Tool.objects.get(name="cad")
+    Allotment.objects.create(tool=tool, team=crash)
+    UserLimit.objects.create(tool=tool, user="ana", seats=5)
+    AccessRule.objects.create(tool=tool, effect="exclude", kind="user", name="eve")
+    Contract.objects.create(tool=Tool.objects.get(name="sim"), seats=9)
+    make_token(user="eve")
+    User.objects.create_user("eve")
     lease = api.borrow("cad", "ana").json()
     ticket = api.wait("cad", "ana")
     api.borrow("cad", "ana")
@@ -95,6 +153,8 @@ def ana(api: Api, make_tool: MakeTool, settings: Any) -> dict[str, Any]:
     return {
         "id": lease["id"],
         "ticket": ticket,
+        "contracts": Contract.objects.get().pk,
+        "tokens": ApiToken.objects.get().pk,
         "denials": Denial.objects.get().pk,
         "audit": AuditRecord.objects.get().pk,
     }
@@ -111,13 +171,19 @@ def test_a_call_is_for_those_it_is_meant_for(
     ana: dict[str, Any], method: str, path: str, role: str, status: int
 ) -> None:
     caller = api_of(**ROLES[role]) if ROLES[role] else api_with("")
-    listed = next((name for name in ("denials", "audit") if name in path), "id")
-    path = path.format(tool="cad", name="cad", ticket=ana["ticket"], id=ana[listed]) + NEEDED.get(path, "")
+    listed = next((name for name in ("denials", "audit", "contracts", "tokens") if f"/{name}/" in path), "id")
+    named = {"tool": "cad", "name": "crash" if "teams" in path else "cad", "team": "crash", "username": "eve"}
+    named |= {"user": "ana", "effect": "exclude", "kind": "user", "subject": "eve"}
+    path = path.format(**named, ticket=ana["ticket"], id=ana[listed]) + NEEDED.get(path, "")
     body: dict[str, Any] = {"id": ana["id"]}
     if path.endswith(("borrow", "explain")):
         body = {"tool": "sim", "user": "ana"}
     elif path.endswith("force-return/"):
         body = {"reason": "test"}
+    elif path in BODIES:
+        body = BODIES[path]
+    elif path.endswith("user-limits/ana/"):
+        body = {"seats": 4}
     elif method != "POST" or "api/v1" in path:
         body = {}
     before = list(Lease.objects.order_by("pk").values_list("pk", "ended_at", "expires_at"))

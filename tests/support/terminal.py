@@ -5,6 +5,7 @@ import fcntl
 import os
 import pty
 import re
+import select
 import struct
 import subprocess
 import termios
@@ -35,6 +36,8 @@ class Terminal:
         return self.process.wait(PATIENCE), self.seen.decode()
 
     def _read(self) -> bool:
+        ready, _, _ = select.select([self.ours], [], [], PATIENCE)
+        assert ready, f"nothing was written after {self.seen!r}"
         # At its end the other side of a terminal is an I/O error on Linux.
         with contextlib.suppress(OSError):
             chunk = os.read(self.ours, 4096)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from django.contrib.auth.models import User
 from django.core.management import call_command, get_commands, load_command_class
 from django.utils import timezone
 from rest_framework import exceptions
@@ -172,6 +173,29 @@ def test_the_calls_of_the_documentation_are_answered_as_it_shows(
         ids |= zip(UUID.findall(shown), UUID.findall(answered), strict=False)
         beginning, more, _ = without_what_differs(shown).partition(",...")
         assert without_what_differs(answered)[: len(beginning) if more else None] == beginning
+
+
+def test_the_calls_to_manage_a_site_are_answered_as_the_page_shows(admin_api: Api) -> None:
+    User.objects.create_user("eve")
+    page = (ROOT / "docs" / "howto" / "manage.md").read_text()
+    calls = re.findall(r"^\$ curl (.*?)\n(?=[{$`])([{].*)?", page, re.MULTILINE)
+    assert len(calls) > 10
+    for call, shown in calls:
+        words = shlex.split(call)
+        if "-o" in words:
+            continue
+        (url,) = [word for word in words if word.startswith("http://localhost:8000/")]
+        headers = dict(word.split(": ") for word in words if word.startswith("If-"))
+        body = words[words.index("-d") + 1] if "-d" in words else ""
+        method = words[words.index("-X") + 1] if "-X" in words else "POST"
+        path = url.removeprefix("http://localhost:8000")
+        answer = admin_api.client.generic(method, path, body, content_type="application/json", headers=headers)
+        if method == "DELETE":
+            assert (answer.status_code, answer.content) == (204, b"")
+            continue
+        beginning, more, _ = without_what_differs(shown).partition("...")
+        answered = without_what_differs(answer.content.decode())
+        assert (answered[: len(beginning)] if more else answered) == beginning
 
 
 # --- Metrics -----------------------------------------------------------------

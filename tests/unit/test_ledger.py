@@ -14,7 +14,7 @@ pytestmark = pytest.mark.any_database
 # What only the ledger writes: counters of tools and teams, and the life of leases.
 COLUMNS = {*COUNTED, "ended_at", "end_reason", "end_note", "ended_by", "expires_at", "fence", "overdraft_seats"}
 # Rows whose columns have the same names: a token and an idempotency key end too.
-OTHERS = {"ApiToken", "BorrowKey", "Session", "AccountSession"}
+OTHERS = {"ApiToken", "BorrowKey", "Session", "AccountSession", "DeviceLogin"}
 LEDGER = {"licenses/leases/ledger.py", "licenses/leases/sql.py"}
 TABLES = ("licenses_tool", "licenses_lease", "licenses_allotment")
 

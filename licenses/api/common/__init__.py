@@ -1,1 +1,1 @@
-"""What the resources of the API share."""
+"""The shared parts of the API's resources."""

@@ -1,8 +1,8 @@
-"""The view sets of the calls that programs make most.
+"""View sets for the calls that programs make most.
 
-DRF makes a new parser and a new renderer for each request, and asks each of them what to do.
-Here they are made once. The headers identify the usual request, with JSON in and out; DRF
-handles every other request.
+DRF makes a new parser and a new renderer for each request, and asks each of them whether it
+fits. Here they are made once. The headers show whether a request is the usual one, with
+JSON in and out; DRF handles every other request.
 """
 
 from functools import cache
@@ -23,10 +23,10 @@ from .queries import StrictQuery
 
 JSON = "application/json"
 JSON_BODIES = frozenset({JSON, "application/json; charset=utf-8", "application/json;charset=utf-8"})
-# What takes JSON as it is, without a wish for its form.
+# The Accept headers that JSON without a media type parameter satisfies.
 TAKES_JSON = frozenset({"", "*/*", JSON, "application/json, */*", "application/json, */*;q=0.5"})
 
-# As DRF's renderer sets it up for each answer.
+# DRF's renderer makes the same one for each answer.
 _ENCODER = JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 _RENDERER = JSONRenderer()
 _NEGOTIATOR = DefaultContentNegotiation()
@@ -34,7 +34,7 @@ _NEGOTIATOR = DefaultContentNegotiation()
 
 @cache
 def _made(classes: tuple[type, ...]) -> list[Any]:
-    """Return an instance of each class. None of ours keeps a request."""
+    """Return an instance of each class. None of our classes keeps a request."""
     return [each() for each in classes]
 
 
@@ -78,7 +78,7 @@ class CallViewSet(StrictQuery, viewsets.ViewSet):
 
 
 def body_of(request: Request) -> Any:
-    """Return the data of a request; raise what DRF raises for a body that is no JSON object."""
+    """Return the data of a request. Raises what DRF raises for a body that is not a JSON object."""
     headers = request.META
     if headers.get("CONTENT_TYPE") in JSON_BODIES and headers.get("CONTENT_LENGTH") not in {None, "", "0"}:
         return parsed(request._request.read())
@@ -86,7 +86,7 @@ def body_of(request: Request) -> Any:
 
 
 def encoded(data: Any) -> bytes:
-    """Return data as JSON, to the byte as DRF's renderer writes it."""
+    """Return data as JSON, with the same bytes as DRF's renderer."""
     # Both end a line for JavaScript, but not for JSON.
     return _ENCODER.encode(data).replace("\u2028", "\\u2028").replace("\u2029", "\\u2029").encode()
 

@@ -1,18 +1,25 @@
-"""Read fields of requests: strictly, so that a mistake is an answer and not another effect."""
+"""Read fields of requests strictly, so that a mistake gets an error and has no effect."""
 
 import re
 import unicodedata
 import uuid
 from collections.abc import Callable
+from datetime import date, datetime
+from decimal import Decimal
 from functools import cache
 from typing import Any, ClassVar
 
+from drf_spectacular.drainage import set_override
 from rest_framework import serializers
 
+from licenses.clock import is_in_calendar
 from licenses.errors import Refusal
 from licenses.names import is_clean
 
 from . import formats
+
+# The largest number of Django's PositiveIntegerField.
+MAX_INTEGER = 2**31 - 1
 
 
 def clean_text(value: str) -> str:
@@ -55,6 +62,62 @@ class StrictIntegerField(serializers.IntegerField):
         if not isinstance(data, int) or isinstance(data, bool):
             self.fail("invalid")
         return super().to_internal_value(data)
+
+
+class StrictBooleanField(serializers.BooleanField):
+    """true or false. DRF would also accept text and numbers."""
+
+    def to_internal_value(self, data: Any) -> bool:
+        if not isinstance(data, bool):
+            self.fail("invalid", input=data)
+        return data
+
+
+class SecondsField(serializers.FloatField):
+    """A duration: a JSON number of seconds."""
+
+    def to_internal_value(self, data: Any) -> float:
+        if not isinstance(data, int | float) or isinstance(data, bool):
+            self.fail("invalid")
+        try:
+            return super().to_internal_value(data)
+        except OverflowError:
+            self.fail("invalid")
+
+
+class MoneyField(serializers.DecimalField):
+    """An amount of money, not negative: a JSON number, or a string as in the answers."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(min_value=Decimal(0), **options)
+        null = {"nullable": True} if options.get("allow_null") else {}
+        forms = [{"type": "string", "format": "decimal"} | null, {"type": "number", "minimum": 0} | null]
+        set_override(self, "field", {"anyOf": forms})
+
+    def validate_empty_values(self, data: Any) -> tuple[bool, Any]:
+        # DRF would take an empty text for null.
+        return serializers.Field.validate_empty_values(self, data)
+
+
+class MomentField(serializers.DateTimeField):
+    """A time in ISO 8601; UTC without an offset."""
+
+    def to_internal_value(self, value: Any) -> datetime:
+        if not isinstance(value, str):
+            self.fail("invalid", format="ISO 8601")
+        moment: datetime = super().to_internal_value(value)
+        if not is_in_calendar(moment):
+            self.fail("overflow")
+        return moment
+
+
+class DayField(serializers.DateField):
+    """A day in ISO 8601."""
+
+    def to_internal_value(self, value: Any) -> date:
+        if not isinstance(value, str):
+            self.fail("invalid", format="YYYY-MM-DD")
+        return super().to_internal_value(value)
 
 
 class StrictUUIDField(serializers.UUIDField):
@@ -121,8 +184,8 @@ PLAIN_UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 @cache
 def _plain(serializer: type[StrictSerializer]) -> Callable[[Any], dict[str, Any] | None]:
-    """Return what takes data as the serializer does, or gives up with None: by the limits of
-    its fields, where they are texts in ASCII, numbers or ids."""
+    """Return a function that returns the validated data, or None if that needs the serializer. It
+    checks only texts in ASCII, numbers and ids, against the limits of their fields."""
     shared = _shared(serializer)
     fields = shared.fields
     readers = {name: reader for name, field in fields.items() if (reader := _reader(field))}
@@ -150,7 +213,7 @@ def _plain(serializer: type[StrictSerializer]) -> Callable[[Any], dict[str, Any]
 
 
 def _reader(field: Any) -> Callable[[Any], Any] | None:
-    """Return what a value is if it is plainly right, and else None; None for a field of another kind."""
+    """Return a function that returns a valid value or None; None for a field of another kind."""
     if isinstance(field, CleanTextField):
         longest: Any = field.max_length
         return lambda value: (
@@ -166,7 +229,7 @@ def _reader(field: Any) -> Callable[[Any], Any] | None:
 
 
 def find_uuid(value: str, unknown: type[Refusal]) -> uuid.UUID:
-    """Return the id in a path. Raises ``unknown`` for text that is no UUID."""
+    """Return the id in a path. Raises ``unknown`` for text that is not a UUID."""
     try:
         return uuid.UUID(value)
     except ValueError:

@@ -1,4 +1,4 @@
-"""Complete the OpenAPI schema: what every call has, the problems, and the credentials."""
+"""Complete the OpenAPI schema with the common parts of all calls, the problems, and the credentials."""
 
 import re
 from typing import Any, NamedTuple
@@ -42,7 +42,7 @@ OF_BODIES = (
 
 
 def errors_of(*refusals: type[Refusal]) -> list[Error]:
-    """Return the errors that these refusals are answered with."""
+    """Return the errors by which these refusals are answered."""
     return [Error(refusal.status, code, refusal.meaning()) for refusal in refusals for code in refusal.codes()]
 
 
@@ -59,7 +59,7 @@ def refused_by(*refusals: type[Refusal]) -> dict[int, OpenApiResponse]:
 
 
 def _with(text: str, error: Error) -> str:
-    """Return the description of a response with an error in it, once."""
+    """Return the description of a response with an error added to it, once."""
     if f"- `{error.code}`:" in text:
         return text
     return f"{text}\n- `{error.code}`: {error.meaning}".lstrip()
@@ -70,7 +70,11 @@ TAGS = {
     "borrowing": "Borrow, renew and return seats.",
     "queue": "Wait for seats.",
     "leases": "See current and past leases.",
-    "tools": "See and change tools.",
+    "tools": "See and change tools, their quotas, limits and access rules.",
+    "contracts": "See and change contracts.",
+    "teams": "See and change teams and their members.",
+    "tokens": "Create, see and revoke API tokens.",
+    "accounts": "See and deactivate accounts.",
     "denials": "See refused borrows.",
     "reports": "See how tools were used.",
     "audit": "See changes and who made them.",
@@ -141,8 +145,8 @@ def complete(result: dict[str, Any], **_: Any) -> dict[str, Any]:
             parameters = operation.get("parameters", [])
             in_pages = any(parameter["name"] == "cursor" for parameter in parameters)
             for parameter in parameters:
-                if parameter["in"] == "path" and parameter["name"] in ("name", "tool"):
-                    parameter["schema"] = formats.TOOL_NAME
+                if parameter["in"] == "path" and parameter["name"] in ("name", "tool", "team"):
+                    parameter["schema"] = formats.TEAM_NAME if "/teams/" in path else formats.TOOL_NAME
                 elif in_pages and parameter["name"] != "page_size":
                     # An empty filter has no effect.
                     parameter["allowEmptyValue"] = True

@@ -48,7 +48,7 @@ class Pages(CursorPagination):
 
 
 def _is_time(value: str) -> bool:
-    """Return whether the value is a moment as our cursors have it, with an offset from UTC."""
+    """Return whether the value is a moment in the form of our cursors, with an offset from UTC."""
     try:
         moment = parse_datetime(value)
     except ValueError:
@@ -63,7 +63,7 @@ class StablePagination(Pages):
     """``ordering`` begins with a time."""
 
     def decode_cursor(self, request: Request) -> Any:
-        """Return the cursor; raise ValidationError for one that this server did not make."""
+        """Return the cursor. Raises ValidationError for a cursor that this server did not make."""
         try:
             cursor = super().decode_cursor(request)
         except NotFound:

@@ -23,11 +23,10 @@ _DECODER = json.JSONDecoder(object_pairs_hook=_unique_keys, parse_constant=_no_c
 
 
 def parsed(body: bytes) -> dict[str, Any]:
-    """Return the JSON object that a body is; raise ParseError for any other body.
+    """Return the JSON object in a body. Raises ParseError for any other body.
 
-    Refuses what the standard leaves open and two readers take differently (repeated
-    keys), what only Python accepts (NaN, Infinity), and nesting deep enough to exhaust
-    the stack.
+    Refuses repeated keys, which two readers may take differently, NaN and Infinity, which only
+    Python accepts, and nesting deep enough to exhaust the stack.
     """
     try:
         text = body.decode("utf-8")
@@ -42,7 +41,7 @@ def parsed(body: bytes) -> dict[str, Any]:
 
 
 class StrictJSONParser(JSONParser):
-    """JSON, as ``parsed`` takes it."""
+    """A parser that accepts only what ``parsed`` accepts."""
 
     def parse(
         self,

@@ -7,7 +7,8 @@ import sys
 from typing import Any
 
 from django.contrib.auth.views import redirect_to_login
-from django.core.exceptions import DisallowedHost, PermissionDenied
+from django.core.exceptions import NON_FIELD_ERRORS, DisallowedHost, PermissionDenied
+from django.core.exceptions import ValidationError as InvalidValue
 from django.db import DatabaseError, InterfaceError
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import render
@@ -37,7 +38,7 @@ TITLES = {
 
 
 def is_api_path(path: str) -> bool:
-    """Return whether a program reads the errors of this path, and not a person."""
+    """Return whether the errors of this path are for a program, not for a person."""
     return path.startswith(("/licenses/", "/borrows", "/api/"))
 
 
@@ -80,9 +81,9 @@ def from_refusal(refusal: Refusal) -> HttpResponse:
 
 
 def handle_exception(error: Exception, context: dict[str, Any]) -> Response | HttpResponse | None:
-    """Handle an exception for DRF: refusals, DRF's own errors, a database that is away.
+    """Handle an exception for DRF: refusals, DRF's own errors, a database that does not answer.
 
-    Return None for anything else: it is a defect, which Django reports.
+    Return None for any other exception: it is a defect, which Django reports.
     """
     if isinstance(error, Refusal):
         return from_refusal(error)
@@ -95,6 +96,8 @@ def handle_exception(error: Exception, context: dict[str, Any]) -> Response | Ht
         error = exceptions.NotFound()
     elif isinstance(error, PermissionDenied):
         error = exceptions.PermissionDenied()
+    elif isinstance(error, InvalidValue):
+        error = _invalid(error)
     if not isinstance(error, exceptions.APIException):
         return None
     if isinstance(error, exceptions.NotAuthenticated) and _is_person(context["request"]):
@@ -122,6 +125,15 @@ def handle_exception(error: Exception, context: dict[str, Any]) -> Response | Ht
         title=title,
         detail=str(error.detail),
         headers=headers,
+    )
+
+
+def _invalid(error: InvalidValue) -> exceptions.ValidationError:
+    """Return DRF's error for one of a service."""
+    if not hasattr(error, "error_dict"):
+        return exceptions.ValidationError({"non_field_errors": error.messages})
+    return exceptions.ValidationError(
+        {"non_field_errors" if name == NON_FIELD_ERRORS else name: texts for name, texts in error.message_dict.items()}
     )
 
 
@@ -183,8 +195,7 @@ def server_error(request: HttpRequest) -> HttpResponse:
 
 
 def _database_away(request: HttpRequest, error: DatabaseError | InterfaceError) -> HttpResponse:
-    """Say that it is not a defect, and when to try again: of the admin's pages and of what comes
-    before a view."""
+    """Answer 503 with the time of a retry if the database does not answer, in the admin's pages and before a view."""
     refusal = database.refusal(error)
     refusal.__cause__ = error
     if is_api_path(request.path_info):

@@ -80,7 +80,9 @@ def _who(client: Client, options: argparse.Namespace) -> int:
         show_json([lease.raw for lease in leases])
         return 0
     if not leases:
-        show(f"Nobody holds a seat of {tool.tool}. {tool.available} of {tool.total} are available.")
+        # The token of a team sees only leases of its team.
+        nobody = "Nobody holds" if not tool.borrowed else "Nobody whose leases you may see holds"
+        show(f"{nobody} a seat of {tool.tool}. {tool.available} of {tool.total} are available.")
         return 0
     show_table(
         options,
