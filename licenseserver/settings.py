@@ -178,7 +178,6 @@ MIDDLEWARE = [
     "licenses.api.middleware.EventMiddleware",
     "licenses.api.rate_limits.RateLimitMiddleware",
     "licenses.api.middleware.OverloadMiddleware",
-    "licenses.api.middleware.StalePlanMiddleware",
     "licenses.api.middleware.ProbeMiddleware",
     "licenses.api.middleware.PlainHttpMiddleware",
     # From here a call of the API that brings no cookie goes by API_MIDDLEWARE to the last one.
@@ -284,8 +283,9 @@ def postgresql(url: str) -> dict[str, Any]:
         raise SettingError(f"DATABASE_URL must be {URL_FORM}.")
     if not all(port == "" or (port.isdecimal() and 0 < int(port) <= 65_535) for port in ports):
         raise SettingError("DATABASE_URL: a port must be a number from 1 to 65535.")
-    # Prepare statements, because planning a borrow takes PostgreSQL as long as running it.
-    prepared = {"server_side_binding": True, "prepare_threshold": 3} if LICENSE_DB_PREPARE else {}
+    # RoundTrip prepares the statements of the calls that come most often. psycopg must not prepare others:
+    # after a rollback it deallocates all of them.
+    prepared = {"server_side_binding": True, "prepare_threshold": None} if LICENSE_DB_PREPARE else {}
     limits = (
         f"-c statement_timeout={STATEMENT_TIMEOUT}s -c lock_timeout=3s -c idle_in_transaction_session_timeout=10s "
         "-c default_transaction_isolation=read\\ committed"

@@ -127,6 +127,14 @@ def team_for(caller: Caller, team: str | None) -> str | None:
     return caller.of_team
 
 
+def only_holder(caller: Caller) -> str | None:
+    """Return the one user whose leases and tickets a caller may change. None if the caller may
+    change those of others, or of a team: then ``require_own`` decides."""
+    if settings.LICENSE_AUTH == "open" or caller.acts_for_all or caller.of_team is not None:
+        return None
+    return caller.name or None
+
+
 def require_own(
     caller: Caller, owner: Callable[[], tuple[str, str | None] | None], unknown: type[Refusal]
 ) -> str | None:

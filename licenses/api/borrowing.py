@@ -45,7 +45,7 @@ from .common.fields import (
     ToolNameField,
 )
 from .common.openapi import refused_by
-from .leases import LeaseSerializer, lease_answer, lease_data, note_leases, require_own_lease
+from .leases import LeaseSerializer, acting_on_lease, lease_answer, lease_data, note_leases
 from .permissions import actor_for
 
 MAX_ITEMS = 32
@@ -347,7 +347,7 @@ class LicensesViewSet(CallViewSet):
     def renew(self, request: Request) -> HttpResponse:
         """Extend a live lease by its time to live: the heartbeat."""
         lease_id = LeaseRequest.validated(body_of(request))["id"]
-        return lease_answer(request, services.renew(lease_id=lease_id, by=require_own_lease(request, lease_id)))
+        return lease_answer(request, services.renew(lease_id=lease_id, **acting_on_lease(request, lease_id)))
 
     @extend_schema(
         request=LeaseRequest,
@@ -357,6 +357,6 @@ class LicensesViewSet(CallViewSet):
     def give_back(self, request: Request) -> HttpResponse:
         """Return a lease's seats. Harmless if it is returned already."""
         lease_id = LeaseRequest.validated(body_of(request))["id"]
-        leases = services.give_back(lease_id=lease_id, by=require_own_lease(request, lease_id))
+        leases = services.give_back(lease_id=lease_id, **acting_on_lease(request, lease_id))
         note_leases(leases)
         return answer(request, {"status": "ok", "tool": leases[0].tool.name})

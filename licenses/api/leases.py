@@ -35,7 +35,7 @@ from .common.filters import TextFilter, within_calendar
 from .common.openapi import refused_by
 from .common.pagination import StablePagination
 from .common.queries import StrictQuery
-from .permissions import MayChangeLeases, require_own
+from .permissions import Acting, MayChangeLeases, acting_on
 
 
 def lease_item_data(lease: Lease) -> dict[str, Any]:
@@ -183,11 +183,10 @@ def lease_answer(request: Request, held: Held) -> HttpResponse:
     return answer(request, lease_data(held.head, held.leases, now=held.now))
 
 
-def require_own_lease(request: Request, lease_id: uuid.UUID) -> Actor | None:
-    """Return who acts for the holder, if not the holder; raise UnknownLease for
-    what is another's."""
+def acting_on_lease(request: Request, lease_id: uuid.UUID) -> Acting:
+    """Return who acts on a lease. Raises UnknownLease, or lets the service raise it, for another user's."""
     logs.note(lease=lease_id)
-    return require_own(request, Lease, lease_id, UnknownLease)
+    return acting_on(request, Lease, lease_id, UnknownLease)
 
 
 class ActiveLeaseSerializer(LeaseSerializer):
@@ -304,7 +303,7 @@ class LeaseViewSet(StrictQuery, mixins.ListModelMixin, mixins.RetrieveModelMixin
     def renew(self, request: Request, pk: str) -> HttpResponse:
         """Extend a live lease by its time to live, as /licenses/renew does."""
         lease_id = find_uuid(pk, UnknownLease)
-        return lease_answer(request, services.renew(lease_id=lease_id, by=require_own_lease(request, lease_id)))
+        return lease_answer(request, services.renew(lease_id=lease_id, **acting_on_lease(request, lease_id)))
 
     @extend_schema(
         request=ForceReturnRequest,

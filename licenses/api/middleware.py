@@ -11,9 +11,7 @@ from typing import Any, ClassVar
 
 from django.conf import settings
 from django.contrib.auth.models import User
-from django.core.exceptions import MiddlewareNotUsed
 from django.core.handlers.exception import convert_exception_to_response
-from django.db import connection
 from django.http import HttpRequest, HttpResponse, HttpResponseBase
 from django.http.request import split_domain_port, validate_host
 from django.middleware.common import CommonMiddleware
@@ -25,7 +23,6 @@ from licenses import metrics
 from licenses.access.callers import Caller
 from licenses.client_addresses import client_address
 from licenses.errors import Overloaded, RateLimited
-from licenses.leases import sql
 from licenseserver import logs, workers
 
 from . import probes, urls
@@ -303,20 +300,6 @@ class CallMiddleware(CommonMiddleware):
         for name, value in (self.secure_headers if request.is_secure() else self.headers).items():
             response.headers.setdefault(name, value)
         return response
-
-
-class StalePlanMiddleware:
-    """Lets this version serve while the next one's migration alters a column: its
-    prepared statements fail once then. Services try again by themselves."""
-
-    def __init__(self, get_response: Callable[[HttpRequest], HttpResponseBase]) -> None:
-        if connection.vendor != "postgresql":
-            raise MiddlewareNotUsed
-        self.get_response = get_response
-
-    def __call__(self, request: HttpRequest) -> HttpResponseBase:
-        with connection.execute_wrapper(sql.again_if_stale):
-            return self.get_response(request)
 
 
 class BodyLimitMiddleware:

@@ -2,7 +2,7 @@
 
 import uuid
 from functools import partial
-from typing import Any
+from typing import Any, TypedDict
 from urllib.parse import urlsplit
 
 from django.conf import settings
@@ -112,10 +112,18 @@ def actor_for(request: Request, caller: Caller, user: str) -> Actor | None:
     return Actor.of_call(caller, request.META)
 
 
-def require_own(
-    request: Request, model: type[Lease] | type[Ticket], row_id: uuid.UUID, unknown: type[Refusal]
-) -> Actor | None:
-    """Find a lease or ticket, and return the caller if it acts for its user. Raises ``unknown``."""
+class Acting(TypedDict):
+    """Who acts on a lease or ticket, as the services take it."""
+
+    by: Actor | None
+    holder: str | None
+
+
+def acting_on(request: Request, model: type[Lease] | type[Ticket], row_id: uuid.UUID, unknown: type[Refusal]) -> Acting:
+    """Return who acts on a lease or ticket, for services that refuse one of another holder. Raises ``unknown``."""
     caller = caller_of(request)
+    if holder := rules.only_holder(caller):
+        # The service compares it with the locked row, which saves a query.
+        return {"by": None, "holder": holder}
     user = rules.require_own(caller, partial(sql.owner_of, model, row_id), unknown)
-    return None if user is None else actor_for(request, caller, user)
+    return {"by": None if user is None else actor_for(request, caller, user), "holder": None}

@@ -12,7 +12,6 @@ from rest_framework.response import Response
 
 from licenses.access.callers import Scope
 from licenses.access.rules import require_may_act_for
-from licenses.auditing import Actor
 from licenses.clock import database_now
 from licenses.errors import AlreadyGranted, NotForOthers, QueueDropped, QueueLeft, QueueTimeout, UnknownTicket
 from licenses.leases import services
@@ -26,15 +25,15 @@ from .borrowing import GrantedSerializer, ItemRequest, WaitingSerializer, borrow
 from .common.calls import CallViewSet
 from .common.fields import CleanTextField, StrictSerializer, find_uuid
 from .common.openapi import refused_by
-from .permissions import require_own
+from .permissions import Acting, acting_on
 
 
-def find_own_ticket(request: Request, value: str) -> tuple[uuid.UUID, Actor | None]:
-    """Return the ticket's id in a path, and the actor if the caller acts for the user who
-    waits. Raises UnknownTicket, also for a ticket of another user."""
+def find_own_ticket(request: Request, value: str) -> tuple[uuid.UUID, Acting]:
+    """Return the ticket's id in a path, and who acts on it. Raises UnknownTicket, or lets the
+    service raise it, for another user's."""
     ticket_id = find_uuid(value, UnknownTicket)
     logs.note(ticket=ticket_id)
-    return ticket_id, require_own(request, Ticket, ticket_id, UnknownTicket)
+    return ticket_id, acting_on(request, Ticket, ticket_id, UnknownTicket)
 
 
 class QueueViewSet(CallViewSet):
@@ -51,8 +50,8 @@ class QueueViewSet(CallViewSet):
     )
     def retrieve(self, request: Request, ticket: str) -> HttpResponse:
         """Ask for the seats that a ticket waits for: the lease, or the place in the queue."""
-        ticket_id, by = find_own_ticket(request, ticket)
-        return borrow_answer(request, services.poll(ticket_id=ticket_id, by=by))
+        ticket_id, acting = find_own_ticket(request, ticket)
+        return borrow_answer(request, services.poll(ticket_id=ticket_id, **acting))
 
     @extend_schema(
         parameters=[ticket],
@@ -60,8 +59,8 @@ class QueueViewSet(CallViewSet):
     )
     def destroy(self, request: Request, ticket: str) -> Response:
         """Leave the queue."""
-        ticket_id, by = find_own_ticket(request, ticket)
-        services.leave(ticket_id=ticket_id, by=by)
+        ticket_id, acting = find_own_ticket(request, ticket)
+        services.leave(ticket_id=ticket_id, **acting)
         return Response(status=204)
 
 

@@ -93,7 +93,7 @@ class TokenViewSet(RowsViewSet):
     serializer_class = TokenSerializer
     pagination_class = LatestPages
     lookup_value_regex = "[0-9]{1,18}"
-    # A token is never deleted. Who may change tokens revokes them, as in the admin.
+    # A token is never deleted. The right to change tokens is enough to revoke one, as in the admin.
     right_of = {"delete": "change"}
     queryset = ApiToken.objects.with_makers().order_by("-pk")
 

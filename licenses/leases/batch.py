@@ -31,12 +31,13 @@ from .snapshot import Stale, read_held, read_locked
 
 logger = logging.getLogger("licenses.batch")
 
-# PostgreSQL's codes for "roll back and try again": serialization failure, deadlock, and a
-# prepared statement whose columns a migration changed since (sql.STALE_PLAN).
-# https://www.postgresql.org/docs/current/errcodes-appendix.html
-TRY_AGAIN = {"40001", "40P01", sql.STALE_PLAN}
+# PostgreSQL's codes for "roll back and try again": serialization failure, deadlock; a prepared statement
+# whose columns a migration changed since, or that is gone; a lost race for an idempotency key, whose answer
+# is there now. https://www.postgresql.org/docs/current/errcodes-appendix.html
+TRY_AGAIN = {"40001", "40P01", "0A000", "26000", "23505"}
 LOCK_NOT_AVAILABLE = "55P03"
-UNIQUE_VIOLATION = "23505"
+# The database could not decide; other errors of it are defects.
+UNDECIDED = (OperationalError, InterfaceError, NotSupportedError)
 TRIES = 3
 # The smallest step of time that both databases keep.
 TICK = timedelta(microseconds=1)
@@ -193,19 +194,16 @@ class Lane:
         one of them may be to blame for, each in its own."""
         try:
             _decide_together(batch)
-        except (OperationalError, InterfaceError, NotSupportedError) as error:
-            state = getattr(error.__cause__, "sqlstate", None)
+        except Exception as error:
+            state = _state(error)
             if state == LOCK_NOT_AVAILABLE and len(batch) > 1:
                 # A stranger holds a tool: only those who need it go on waiting.
                 for entry in batch:
                     entry.turn = Turn.ALONE
             elif state in TRY_AGAIN:
                 _decide_one_by_one(batch)
-            else:
+            elif isinstance(error, UNDECIDED):
                 _refuse(batch, error)
-        except Exception as error:
-            if _is_lost_race(error):
-                _decide_one_by_one(batch)
             elif len(batch) == 1:
                 batch[0].finish(error=error)
             else:
@@ -262,21 +260,19 @@ def _decide_alone(entry: Entry) -> None:
         try:
             while entry.turn is Turn.WAIT:
                 _decide_together([entry])
-        except (OperationalError, InterfaceError, NotSupportedError) as error:
-            if getattr(error.__cause__, "sqlstate", None) in TRY_AGAIN and left:
-                continue
-            _refuse([entry], error)
         except Exception as error:  # noqa: BLE001 - it is raised again in its thread
-            if _is_lost_race(error) and left:
+            if _state(error) in TRY_AGAIN and left:
                 continue
-            entry.finish(error=error)
+            if isinstance(error, UNDECIDED):
+                _refuse([entry], error)
+            else:
+                entry.finish(error=error)
         return
 
 
-def _is_lost_race(error: Exception) -> bool:
-    """Return whether another process used the same idempotency key at the same time. Its answer
-    is in the database now."""
-    return getattr(error.__cause__, "sqlstate", None) == UNIQUE_VIOLATION
+def _state(error: Exception) -> str | None:
+    """Return PostgreSQL's code for an error, if it is one of PostgreSQL's."""
+    return getattr(error.__cause__, "sqlstate", None)
 
 
 def _refuse(entries: Sequence[Entry], error: DatabaseError | InterfaceError) -> None:

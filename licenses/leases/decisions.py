@@ -81,10 +81,10 @@ def decide(request: Request, snapshot: Snapshot, ledger: Ledger) -> Any:
     match request:
         case Borrow():
             return _borrow(request, snapshot, ledger)
-        case Return(lease_id=lease_id, by=by):
-            return _end(snapshot.leases.get(lease_id), snapshot, ledger, EndReason.RETURNED, by=by)
-        case ForceReturn(lease_id=lease_id, note=note, by=by):
-            return _end(snapshot.leases.get(lease_id), snapshot, ledger, EndReason.FORCED, note=note, by=by)
+        case Return(by=by):
+            return _end(_leases(request, snapshot), snapshot, ledger, EndReason.RETURNED, by=by)
+        case ForceReturn(note=note, by=by):
+            return _end(_leases(request, snapshot), snapshot, ledger, EndReason.FORCED, note=note, by=by)
         case Poll():
             return _poll(request, snapshot, ledger)
         case Offer():
@@ -94,8 +94,8 @@ def decide(request: Request, snapshot: Snapshot, ledger: Ledger) -> Any:
         case CloseOverdue(tool=name):
             tool = snapshot.tools.get(name)
             return close_overdue(snapshot, ledger, tool) if tool is not None else 0
-        case CloseDead(ticket_id=ticket_id):
-            return _close_dead(_ticket(ticket_id, snapshot), snapshot, ledger)
+        case CloseDead():
+            return _close_dead(_ticket(request, snapshot), snapshot, ledger)
         case Renew():
             return _renew(request, snapshot, ledger)
 
@@ -403,9 +403,10 @@ def _recall(kept: BorrowKey, request: BorrowRequest) -> Outcome | Ticket:
 # --- The queue ------------------------------------------------------------------------
 
 
-def _ticket(ticket_id: Any, snapshot: Snapshot) -> Ticket:
-    ticket = snapshot.tickets.get(ticket_id)
-    if ticket is None:
+def _ticket(request: Poll | Leave | Offer | CloseDead, snapshot: Snapshot) -> Ticket:
+    ticket = snapshot.tickets.get(request.ticket_id)
+    holder = request.holder if isinstance(request, Poll | Leave) else None
+    if ticket is None or holder not in (None, ticket.user):
         raise UnknownTicket
     if ticket.state == TicketState.WAITING:
         names = tools_of(ticket)
@@ -418,7 +419,7 @@ def _ticket(ticket_id: Any, snapshot: Snapshot) -> Ticket:
 
 
 def _poll(poll: Poll, snapshot: Snapshot, ledger: Ledger) -> Polled:
-    ticket = _ticket(poll.ticket_id, snapshot)
+    ticket = _ticket(poll, snapshot)
     if ticket.lease_id is not None:
         leases = snapshot.granted.get(ticket.number) or list(
             Lease.objects.borrowed_as(ticket.lease_id).select_related("tool", "team")
@@ -448,7 +449,7 @@ def _verdicts_of_ticket(ticket: Ticket, snapshot: Snapshot, ledger: Ledger) -> l
 
 def _offer(offer: Offer, snapshot: Snapshot, ledger: Ledger) -> Ticket | None:
     """Return the kept ticket if this has offered it its seats."""
-    ticket = _ticket(offer.ticket_id, snapshot)
+    ticket = _ticket(offer, snapshot)
     if not ticket.kept or ticket.state != TicketState.WAITING or ticket.alive_until <= snapshot.now:
         return None
     verdicts = _verdicts_of_ticket(ticket, snapshot, ledger)
@@ -464,7 +465,7 @@ def _offer(offer: Offer, snapshot: Snapshot, ledger: Ledger) -> Ticket | None:
 
 def _leave(leave: Leave, snapshot: Snapshot, ledger: Ledger) -> Ticket | None:
     """Return the ticket if this has closed it."""
-    ticket = _ticket(leave.ticket_id, snapshot)
+    ticket = _ticket(leave, snapshot)
     if ticket.state == TicketState.GRANTED:
         raise AlreadyGranted(lease=str(ticket.lease_id))
     if ticket.state != TicketState.WAITING:
@@ -486,10 +487,16 @@ def _close_dead(ticket: Ticket, snapshot: Snapshot, ledger: Ledger) -> bool:
 # --- Leases that are extended, and leases that end -----------------------------------------
 
 
-def _renew(renew: Renew, snapshot: Snapshot, ledger: Ledger) -> Held:
-    leases, now, by = snapshot.leases.get(renew.lease_id), snapshot.now, renew.by
-    if not leases:
+def _leases(request: Return | ForceReturn | Renew, snapshot: Snapshot) -> list[Lease]:
+    """Return all leases of a borrow. Raises UnknownLease, also for one of another user than the request's holder."""
+    leases = snapshot.leases.get(request.lease_id)
+    if not leases or (not isinstance(request, ForceReturn) and request.holder not in (None, leases[0].user)):
         raise UnknownLease
+    return leases
+
+
+def _renew(renew: Renew, snapshot: Snapshot, ledger: Ledger) -> Held:
+    leases, now, by = _leases(renew, snapshot), snapshot.now, renew.by
     if any(lease.is_over(now) for lease in leases):
         raise ended(leases, now)
     expires_at = end_of(now, leases[0].ttl, [lease.tool for lease in leases])
@@ -514,7 +521,7 @@ def ended(leases: Sequence[Lease], now: datetime) -> LeaseEnded:
 
 
 def _end(
-    leases: list[Lease] | None,
+    leases: list[Lease],
     snapshot: Snapshot,
     ledger: Ledger,
     reason: EndReason,
@@ -523,8 +530,6 @@ def _end(
     by: Actor | None,
 ) -> list[Lease]:
     """End those leases of a borrow that are open; return all of them."""
-    if not leases:
-        raise UnknownLease
     if any(lease.tool_id not in snapshot.by_id for lease in leases):
         raise Stale
     own = []

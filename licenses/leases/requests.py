@@ -63,7 +63,10 @@ class IdempotencyKey:
         return hashlib.sha256(f"{self.by.label}\n{self.user}".encode()).hexdigest() + "\n"
 
 
-# --- What a batch decides. ``by`` is the actor who acts for the holder, None for the holder. ---
+# --- What a batch decides ---
+#
+# ``by`` is the actor who acts for the holder, None for the holder. With ``holder``, a lease or
+# ticket of another user is answered as if there were none; None if the caller may change it.
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +84,7 @@ class Poll:
 
     ticket_id: uuid.UUID
     by: Actor | None = None
+    holder: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +100,7 @@ class Leave:
 
     ticket_id: uuid.UUID
     by: Actor | None = None
+    holder: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +109,7 @@ class Renew:
 
     lease_id: uuid.UUID
     by: Actor | None = None
+    holder: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +118,7 @@ class Return:
 
     lease_id: uuid.UUID
     by: Actor | None = None
+    holder: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -98,14 +98,15 @@ def _forget_keys_at_times() -> None:
             expiry.forget_keys()
 
 
-def poll(*, ticket_id: uuid.UUID, by: Actor | None = None) -> Granted | Waiting:
+def poll(*, ticket_id: uuid.UUID, by: Actor | None = None, holder: str | None = None) -> Granted | Waiting:
     """Ask for the seats that a ticket waits for; keeps its place.
 
     Polled again after the seats were granted, it returns the lease again. ``by`` is as in
-    ``borrow``. Raises UnknownTicket, QueueTimeout, QueueDropped, QueueLeft or Busy.
+    ``borrow``; with ``holder``, only tickets of this user are known. Raises UnknownTicket,
+    QueueTimeout, QueueDropped, QueueLeft or Busy.
     """
     start = time.perf_counter()
-    polled = submit(Poll(ticket_id, by))
+    polled = submit(Poll(ticket_id, by, holder))
     outcome: Outcome = polled.outcome
     if polled.closed is not None:
         tool = outcome.head.tool.name if isinstance(outcome, Granted) else queue.first_item(polled.closed).tool
@@ -118,37 +119,37 @@ def poll(*, ticket_id: uuid.UUID, by: Actor | None = None) -> Granted | Waiting:
     return outcome
 
 
-def leave(*, ticket_id: uuid.UUID, by: Actor | None = None) -> None:
+def leave(*, ticket_id: uuid.UUID, by: Actor | None = None, holder: str | None = None) -> None:
     """Give up waiting; harmless if the wait is over already.
 
-    ``by`` is as in ``borrow``. Raises UnknownTicket, Busy, or AlreadyGranted if there is a
-    lease now.
+    ``by`` and ``holder`` are as in ``poll``. Raises UnknownTicket, Busy, or AlreadyGranted if
+    there is a lease now.
     """
-    closed = submit(Leave(ticket_id, by))
+    closed = submit(Leave(ticket_id, by, holder))
     if closed is not None:
         metrics.wait_ended(queue.first_item(closed).tool, closed)
 
 
-def renew(*, lease_id: uuid.UUID, by: Actor | None = None) -> Held:
+def renew(*, lease_id: uuid.UUID, by: Actor | None = None, holder: str | None = None) -> Held:
     """Extend a live lease by its ttl, counted from now; the heartbeat.
 
     Locks no tool. A lease whose time is over is never revived, closed or not: that raises
     LeaseEnded with the reason. ``by`` is the actor who acts for the holder, if not the
-    holder; recorded once for each lease, since heartbeats are many. Raises UnknownLease or
-    Busy too.
+    holder; recorded once for each lease, since heartbeats are many. With ``holder``, only
+    leases of this user are known. Raises UnknownLease or Busy too.
     """
-    held: Held = submit(Renew(lease_id, by))
+    held: Held = submit(Renew(lease_id, by, holder))
     return held
 
 
-def give_back(*, lease_id: uuid.UUID, by: Actor | None = None) -> list[Lease]:
+def give_back(*, lease_id: uuid.UUID, by: Actor | None = None, holder: str | None = None) -> list[Lease]:
     """Return the seats of a borrow, all of them; harmless if they are back.
 
     The seats are freed once, however often and from however many places this is called.
     ``by`` is the actor who acts for the holder, if not the holder; kept on the lease and
-    in the audit. Raises UnknownLease or Busy.
+    in the audit. ``holder`` is as in ``renew``. Raises UnknownLease or Busy.
     """
-    leases: list[Lease] = submit(Return(lease_id, by))
+    leases: list[Lease] = submit(Return(lease_id, by, holder))
     return leases
 
 

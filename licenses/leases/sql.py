@@ -13,19 +13,19 @@ from contextlib import contextmanager
 from datetime import datetime, timedelta
 from functools import cache
 from operator import attrgetter
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from django.db import NotSupportedError, OperationalError, connection, models
+from django.db import DEFAULT_DB_ALIAS, OperationalError, connection, connections, models
 from django.db.models.expressions import RawSQL
 from django.db.models.query import QuerySet
 
 from licenses.models import AccessRule, Allotment, ApiToken, BorrowKey, Lease, Team, Ticket, Tool, UserLimit
 
+if TYPE_CHECKING:
+    from licenseserver.postgresql.base import DatabaseWrapper
+
 M = TypeVar("M", bound=models.Model)
 
-# PostgreSQL's code for "cached plan must not change result type": a migration altered a
-# column that a prepared statement reads. A rollback makes psycopg prepare them all again.
-STALE_PLAN = "0A000"
 # Leases that one transaction closes at most, of those whose time is over.
 OVERDUE_AT_ONCE = 200
 
@@ -36,21 +36,6 @@ def is_postgresql() -> bool:
     return connection.vendor == "postgresql"
 
 
-def again_if_stale(execute: Callable[..., Any], sql: Any, params: Any, many: bool, context: dict[str, Any]) -> Any:
-    """Run a statement, as Django's ``execute_wrapper``; again if its plan is stale.
-
-    Within a transaction the error is raised: PostgreSQL has undone the transaction then.
-    """
-    try:
-        return execute(sql, params, many, context)
-    except NotSupportedError as error:
-        if getattr(error.__cause__, "sqlstate", None) != STALE_PLAN or connection.in_atomic_block:
-            raise
-        # psycopg forgets its prepared statements with the server's.
-        context["connection"].connection.execute("DEALLOCATE ALL")
-        return execute(sql, params, many, context)
-
-
 @contextmanager
 def one_round_trip() -> Iterator[None]:
     """Send the statements within together, where the database is on the network; what
@@ -58,10 +43,33 @@ def one_round_trip() -> Iterator[None]:
     if not is_postgresql():
         yield
         return
-    connection.close_if_health_check_failed()
-    connection.ensure_connection()
-    with connection.wrap_database_errors, connection.connection.pipeline():
+    with _postgresql().together():
         yield
+
+
+def _postgresql() -> "DatabaseWrapper":
+    return connections[DEFAULT_DB_ALIAS]  # type: ignore[return-value]
+
+
+class Answer:
+    """What a statement on PostgreSQL found: it goes with the round trip that is under way, or at once."""
+
+    def __init__(self, sql: str, values: Sequence[Any], *, prepare: bool = True) -> None:
+        wrapper = _postgresql()
+        if wrapper.round_trip is not None:
+            self._round_trip = wrapper.round_trip
+            self._number = self._round_trip.add(sql, values, prepare=prepare)
+            return
+        with wrapper.together() as self._round_trip:
+            self._number = self._round_trip.add(sql, values, prepare=prepare)
+
+    def rows(self) -> list[tuple[Any, ...]]:
+        """Return the rows, once they were sent."""
+        return self._round_trip.rows(self._number)
+
+    def outcome(self) -> str:
+        """Return PostgreSQL's words for what it did."""
+        return self._round_trip.outcome(self._number)
 
 
 def commit_with(write: Callable[[], None]) -> None:
@@ -74,9 +82,9 @@ def commit_with(write: Callable[[], None]) -> None:
     commits = is_postgresql() and not connection.savepoint_ids
     with one_round_trip():
         write()
-        committed = connection.connection.execute("COMMIT", prepare=False) if commits else None
-    if committed is not None and committed.statusmessage != "COMMIT":
-        raise OperationalError(f"The database answered COMMIT with {committed.statusmessage}.")
+        committed = Answer("COMMIT", (), prepare=False) if commits else None
+    if committed is not None and committed.outcome() != "COMMIT":
+        raise OperationalError(f"The database answered COMMIT with {committed.outcome()}.")
 
 
 class Slot:
@@ -91,15 +99,19 @@ class Sent(Generic[M]):
 
     def __init__(self, query: "Query[M]", values: Sequence[Any]) -> None:
         self.query = query
-        self.cursor = connection.cursor()
-        self.cursor.execute(query.sql, query.parameters(values))
+        parameters = query.parameters(values)
+        if is_postgresql():
+            self._found = Answer(query.sql, parameters).rows
+        else:
+            cursor = connection.cursor()
+            cursor.execute(query.sql, parameters)
+            self._found = cursor.fetchall
         # What PostgreSQL gives with the last row; empty without a row.
         self.more: Sequence[Any] = ()
 
     def rows(self) -> list[M]:
         """Return what it found."""
-        with self.cursor:
-            found = self.cursor.fetchall()
+        found = self._found()
         if found and self.query.more:
             # Rows are locked one after the other: the last one's time is after all waits.
             self.more = found[-1][-self.query.more :]
@@ -325,10 +337,9 @@ def grouped(teams: Iterable[tuple[str, int, str]] | None) -> dict[str, list[Team
 
 def teams_of_users(users: list[str]) -> dict[str, list[Team]]:
     """Return the teams of each of these users who is in any, by name."""
+    if is_postgresql():
+        return grouped(Answer(f"SELECT {TEAMS}", [_parameter(users)]).rows()[0][0])
     with connection.cursor() as cursor:
-        if is_postgresql():
-            cursor.execute(f"SELECT {TEAMS}", [_parameter(users)])
-            return grouped(cursor.fetchone()[0])
         cursor.execute(
             "SELECT wanted.value, team.id, team.name FROM json_each(%s) AS wanted "
             "JOIN licenses_teammember member ON member.user = wanted.value OR lower(member.user) = lower(wanted.value) "
@@ -414,9 +425,8 @@ def lock_users(names: Iterable[str]) -> None:
     """Make other borrows of these users wait until this transaction ends. SQLite has
     one writer at a time in any case."""
     if is_postgresql():
-        with connection.cursor() as cursor:
-            for name in sorted(names):
-                cursor.execute("SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", [f"licenses user {name}"])
+        for name in sorted(names):
+            Answer("SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", [f"licenses user {name}"])
 
 
 # --- What a batch writes ----------------------------------------------------------------
@@ -456,13 +466,13 @@ def write(*writes: tuple[Write, Iterable[Sequence[Any]]]) -> None:
     """Write rows of values; different rows in each write. One statement where the database can."""
     if not writes:
         return
+    if is_postgresql():
+        parameters = [column for one, rows in writes for column in one.parameters(rows)]
+        Answer(_together(tuple(one.sql for one, _ in writes)), parameters)
+        return
     with connection.cursor() as cursor:
-        if is_postgresql():
-            parameters = [column for one, rows in writes for column in one.parameters(rows)]
-            cursor.execute(_together(tuple(one.sql for one, _ in writes)), parameters)
-        else:
-            for one, rows in writes:
-                cursor.executemany(one.sql, one.parameters(rows))
+        for one, rows in writes:
+            cursor.executemany(one.sql, one.parameters(rows))
 
 
 @cache
@@ -569,12 +579,12 @@ def write_denials(
 ) -> None:
     """Add refusals to their episodes, or begin these: tool, user, code, host, team, seats,
     attempts. An episode goes on if its last refusal was after ``since``."""
+    if is_postgresql():
+        # One statement: the episodes that go on, and rows for those that begin.
+        columns = [_literal(column) for column in zip(*rows, strict=True)]
+        Answer(_deny()[0], [*columns, now, since, now, now])
+        return
     with connection.cursor() as cursor:
-        if is_postgresql():
-            # One statement: the episodes that go on, and rows for those that begin.
-            columns = [_literal(column) for column in zip(*rows, strict=True)]
-            cursor.execute(_deny()[0], [*columns, now, since, now, now])
-            return
         again, begin = _deny()
         moment, limit = _parameter(now), _parameter(since)
         for tool, user, code, host, team, seats, attempts in rows:

@@ -1,8 +1,8 @@
-"""Changes to tables that people work with meanwhile.
+"""Change tables while the server works with them.
 
-A migration that uses ``AddIndexOnline`` is not atomic. One that alters several
-tables that a borrow needs begins with ``LockTables``. ``manage.py migrate`` tries
-again what could not have its locks.
+A migration that uses ``AddIndexOnline`` is not atomic. A migration that alters several
+tables of a borrow begins with ``LockTables``. ``manage.py migrate`` repeats a migration
+that did not get its locks.
 """
 
 from collections.abc import Iterator
@@ -17,10 +17,13 @@ from django.db.migrations.operations.base import Operation
 
 @contextmanager
 def _patience(cursor: Any) -> Iterator[None]:
-    """Without a limit to how long a lock is waited for: an index that is made
-    concurrently waits for whoever began before it, and nobody waits for it."""
+    """Wait for locks without a limit inside the block.
+
+    CREATE INDEX CONCURRENTLY waits for all earlier transactions, and no transaction waits for
+    it.
+    """
     if settings.LICENSE_DB_POOLER:
-        # What is set here could meet another client.
+        # A setting of this session could reach another client.
         yield
         return
     cursor.execute("SHOW lock_timeout")
@@ -33,11 +36,10 @@ def _patience(cursor: Any) -> Iterator[None]:
 
 
 class AddIndexOnline(AddIndexConcurrently):
-    """An index on a table that grows with every borrow, made while these go on.
+    """Add an index to a table that grows with every borrow, while borrows go on.
 
-    On PostgreSQL an index that is made within a transaction keeps writers out
-    until it is done, which takes seconds for a million leases. SQLite knows no
-    other way.
+    PostgreSQL keeps writers out while it creates an index within a transaction. This takes
+    seconds for a million leases. SQLite has no other way.
     """
 
     def database_forwards(self, app_label: str, schema_editor: Any, from_state: Any, to_state: Any) -> None:
@@ -45,7 +47,7 @@ class AddIndexOnline(AddIndexConcurrently):
             migrations.AddIndex.database_forwards(self, app_label, schema_editor, from_state, to_state)
             return
         with schema_editor.connection.cursor() as cursor:
-            # A try before this one may have made it, or have left half of it.
+            # An earlier attempt may have created it, or left an invalid index.
             cursor.execute("SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass(%s)", [self.index.name])
             made = cursor.fetchone()
             if made == (True,):
@@ -63,13 +65,13 @@ class AddIndexOnline(AddIndexConcurrently):
 
 
 class WidenText(migrations.AlterField):
-    """A CharField with more room, in a migration that isn't atomic: so it holds one
-    table at a time, and only for a moment, since PostgreSQL copies no row for it.
+    """Lengthen a CharField, in a migration that is not atomic.
 
-    It does rebuild an index with a condition, and reads the whole table for that
-    while nobody can use it. Such an index is dropped first and made again online.
+    So it holds one table at a time and only for a moment, because PostgreSQL copies no row. It
+    does rebuild an index with a condition, and locks the table while it reads all rows. So such
+    an index is dropped first and created again online.
 
-    SQLite keeps texts of any length, whatever the column's type says.
+    SQLite stores texts of any length in any text column.
     """
 
     def database_forwards(self, app_label: str, schema_editor: Any, from_state: Any, to_state: Any) -> None:
@@ -95,10 +97,10 @@ class WidenText(migrations.AlterField):
 
 
 class LockTables(Operation):
-    """Lock these models' tables, in the order in which a borrow comes to them.
+    """Lock the tables of these models in the order in which a borrow locks them.
 
-    Otherwise a migration may have the leases and wait for the tool, while every
-    borrow has the tool and waits for the leases.
+    Otherwise a migration can hold the leases and wait for the tool, while every borrow holds
+    the tool and waits for the leases.
     """
 
     reduces_to_sql = True
@@ -108,7 +110,7 @@ class LockTables(Operation):
         self.models = models
 
     def state_forwards(self, app_label: str, state: Any) -> None:
-        """Nothing changes."""
+        """Change nothing."""
 
     def database_forwards(self, app_label: str, schema_editor: Any, from_state: Any, to_state: Any) -> None:
         if schema_editor.connection.vendor == "postgresql":

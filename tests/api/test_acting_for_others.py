@@ -246,13 +246,12 @@ def test_a_borrow_by_the_user_costs_no_more_statements(required: None, make_tool
             assert act().status_code == 200
         return len(queries)
 
-    # As tests/api/test_borrowing.py has it, and one statement for the token;
-    # one more finds out whose lease it is.
+    # As tests/api/test_borrowing.py has it, and one statement for the token.
     postgresql = connection.vendor == "postgresql"
     leases: list[str] = []
     assert cost(lambda: borrowed(ana, leases)) == 1 + (2 if postgresql else 5) + 2
-    assert cost(lambda: ana.renew(leases[0])) == 2 + 2 + 2
-    assert cost(lambda: ana.give_back(leases[0])) == 2 + (3 if postgresql else 4) + 2
+    assert cost(lambda: ana.renew(leases[0])) == 1 + 2 + 2
+    assert cost(lambda: ana.give_back(leases[0])) == 1 + (3 if postgresql else 4) + 2
 
 
 def borrowed(api: Api, leases: list[str]) -> Any:

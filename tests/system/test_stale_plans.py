@@ -3,13 +3,13 @@
 from collections.abc import Callable, Iterator
 
 import pytest
-from django.db import connection
+from django.db import DataError, connection
 
+from licenses.leases import sql
 from licenses.models import Tool
 from tests.support.api import Api, make_token
 
-# psycopg prepares a statement at its fourth execution.
-ENOUGH = 5
+ENOUGH = 2
 
 pytestmark = [
     pytest.mark.skipif(connection.vendor != "postgresql", reason="SQLite plans each statement anew"),
@@ -64,3 +64,38 @@ def test_a_list_and_a_token_are_read(
     alter("licenses_apitoken", "user")
     answer = api.client.get("/borrows", headers=bearer)
     assert answer.status_code == 200, answer.content
+
+
+def test_statements_that_somebody_has_deallocated_are_prepared_again(api: Api, make_tool: Callable[..., Tool]) -> None:
+    make_tool("cad", capacity=2)
+    api.give_back(api.borrow().json()["id"])
+    for call in (api.borrow, lambda: api.client.get("/licenses/cad/status")):
+        assert call().status_code == 200
+        with connection.cursor() as cursor:
+            cursor.execute("DEALLOCATE ALL")
+        answer = call()
+        assert answer.status_code == 200, answer.content
+
+
+def test_no_statement_is_prepared_twice_on_a_connection(api: Api, make_tool: Callable[..., Tool]) -> None:
+    make_tool("cad", capacity=2)
+
+    def prepared() -> int:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT count(*) FROM pg_prepared_statements")
+            (number,) = cursor.fetchone()
+            return int(number)
+
+    api.give_back(api.borrow().json()["id"])
+    before = prepared()
+    assert before
+    for _ in range(3):
+        api.give_back(api.borrow().json()["id"])
+    assert prepared() == before
+
+
+def test_a_text_that_the_database_cannot_keep_is_not_cut_short(make_tool: Callable[..., Tool]) -> None:
+    make_tool("cad", capacity=2)
+    with pytest.raises(DataError):
+        sql.tools_with_current_counts("cad\0")
+    assert [tool.name for tool in sql.tools_with_current_counts("cad")] == ["cad"]
