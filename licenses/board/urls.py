@@ -2,11 +2,12 @@
 
 from django.urls import path
 
-from . import device, notifications, tokens, views
+from . import device, notifications, teams, tokens, views
 
 urlpatterns = [
     path("", views.overview, name="board"),
     path("tools/<str:name>/", views.one_tool, name="board_tool"),
+    path("teams/<str:name>/", teams.one_team, name="board_team"),
     path("yours/", views.yours, name="board_yours"),
     path("notifications/", notifications.show, name="board_notifications"),
     path("notifications/save/", notifications.save, name="board_notifications_save"),
