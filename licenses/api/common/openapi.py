@@ -77,6 +77,7 @@ TAGS = {
     "accounts": "See and deactivate accounts.",
     "denials": "See refused borrows.",
     "reports": "See how tools were used.",
+    "site": "See and bring the whole site as one document.",
     "audit": "See changes and who made them.",
 }
 
