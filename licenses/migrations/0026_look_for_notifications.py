@@ -6,7 +6,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('licenses', '0024_device_login'),
+        ('licenses', '0025_managers_and_leads'),
     ]
 
     operations = [
