@@ -6,7 +6,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('licenses', '0025_managers_and_leads'),
+        ('licenses', '0026_tokens_by_end'),
     ]
 
     operations = [
