@@ -481,4 +481,12 @@ def exposition(version: str) -> bytes:
         tools: list[Tool] | None = snapshot.with_levels(sql.tools_with_current_counts())
         teams = snapshot.allotment_levels()
         contracts = list(Contract.objects.not_ended(timezone.now()).select_related("tool").order_by("pk"))
-from .models import ApiToken, ChannelLevels, Contract, Delivery, EndReason, Sweep, Ticket, TicketState, Tool
+        ending = ApiToken.objects.in_use_and_ending(timezone.now()).select_related("team")[:TOKENS_AT_MOST]
+        tokens = list(ending)
+        channels = Delivery.objects.levels(timezone.now())
+        swept_at = Sweep.objects.values_list("finished_at", flat=True).first()
+    except (DatabaseError, InterfaceError):
+        # Counters are most important while the database does not answer.
+        tools, teams, contracts, tokens, channels, swept_at = None, [], [], [], [], None
+    levels = DatabaseMetrics(tools, teams, swept_at, version, contracts=contracts, tokens=tokens, channels=channels)
+    return _page().text(levels)
