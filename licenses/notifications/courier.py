@@ -1,4 +1,4 @@
-"""Send notifications beside the sweeper's own work, so that a slow receiver does not delay it."""
+"""Send notifications in a thread of its own, so that a slow receiver does not delay the sweeper."""
 
 import logging
 import threading

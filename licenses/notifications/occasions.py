@@ -1,7 +1,7 @@
 """Find what somebody should hear of, by reading the rows. The sweeper calls ``look`` in each round.
 
-No borrow, heartbeat or return writes anything for this. What is found again in the next round is
-known by its key. A forced return is found by the end of its lease: after the last look, less
+No borrow, heartbeat or return writes anything for this. The next round finds an occasion again, and
+knows it by its key. A forced return is found by the end of its lease: after the last look, less
 ``OVERLAP`` for transactions that committed late.
 """
 

@@ -114,7 +114,7 @@ def record_test(webhook: Webhook, *, by: str) -> None:
 
 @transaction.atomic
 def send_again(deliveries: QuerySet[Delivery]) -> int:
-    """Let the sweeper send once more what was given up and is of use still; return how many these are."""
+    """Let the sweeper send again what was given up and is still of use; return the number."""
     now = database_now()
     failed = Delivery.objects.filter(pk__in=list(deliveries.values_list("pk", flat=True)), state=DeliveryState.FAILED)
     useful = list(failed.filter(notification__useful_until__gt=now).values_list("pk", flat=True))
