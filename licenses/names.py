@@ -32,6 +32,11 @@ def is_clean(text: str) -> bool:
     return not any(unicodedata.category(character) in UNCLEAN_CATEGORIES for character in text)
 
 
+def visible(text: str) -> str:
+    """Escape characters that would control a terminal or change the order of the text."""
+    return "".join(sign if is_clean(sign) else sign.encode("unicode_escape").decode() for sign in text)
+
+
 def is_name(text: object) -> TypeGuard[str]:
     """Return whether a user, a host or a project can have exactly this name."""
     return (

@@ -17,8 +17,9 @@ from django.utils import timezone
 
 from licenses.errors import Refusal
 from licenses.flexlm.applying import PlanChanged, bring_in
-from licenses.flexlm.files import UNSIGNED, Pairs, WrongRename, listed, parse, planned, renaming, visible
+from licenses.flexlm.files import UNSIGNED, Pairs, WrongRename, listed, parse, planned, renaming
 from licenses.flexlm.plan import Plan
+from licenses.names import visible
 
 from .audited import actor_of
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from datetime import date
 
-from licenses.names import RESERVED_TOOL_NAMES, TOOL_NAME_PATTERN, is_clean
+from licenses.names import RESERVED_TOOL_NAMES, TOOL_NAME_PATTERN, visible
 
 from .parser import Finding, LicenseFile, OptionsFile, parse_license, parse_options
 from .plan import Plan, Renames, plan
@@ -77,8 +77,3 @@ def listed(findings: Iterable[Finding]) -> Iterator[Finding]:
         elif more := alike.pop(finding.text, 0):
             others = f" (and {more - 1} more lines)" if more > 1 else ""
             yield replace(finding, text=visible(finding.text) + others)
-
-
-def visible(text: str) -> str:
-    """Escape characters that would control a terminal or change the order of the text."""
-    return "".join(sign if is_clean(sign) else sign.encode("unicode_escape").decode() for sign in text)

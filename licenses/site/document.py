@@ -55,7 +55,14 @@ class Mistake(NamedTuple):
 
     def __str__(self) -> str:
         """Return it on one line."""
-        return ": ".join(filter(None, [f"line {self.line}" if self.line else "", self.where, self.detail]))
+        return self._after(f"line {self.line}" if self.line else "")
+
+    def in_file(self, name: str) -> str:
+        """Return it on one line as compilers do, with the name of the file."""
+        return self._after(f"{name}:{self.line}" if self.line else name)
+
+    def _after(self, place: str) -> str:
+        return ": ".join(filter(None, [place, self.where, self.detail]))
 
 
 def invalid(mistakes: Iterable[Mistake]) -> InvalidSite:
@@ -75,6 +82,12 @@ class Document(NamedTuple):
     def mistake(self, path: Path, detail: str) -> Mistake:
         """Return a mistake at the nearest place that the text has."""
         return _mistake(self.lines, path, detail)
+
+
+def place_of(document: Document, tool: str) -> Path:
+    """Return the place of the table of a tool."""
+    is_short = (tool,) in document.lines and (TOOLS, tool) not in document.lines
+    return (tool,) if is_short else (TOOLS, tool)
 
 
 def read(text: str, *, is_json: bool = False) -> Document:

@@ -150,15 +150,17 @@ def _find_access_rule(rule: AccessRule) -> AccessRule | None:
 
 
 @transaction.atomic
-def allot(*, tool: str, terms: Mapping[Team, AllotmentTerms | None], by: Actor) -> list[Change[Allotment]]:
+def allot(
+    *, tool: str, terms: Mapping[Team, AllotmentTerms | None], by: Actor, may_exceed: bool = False
+) -> list[Change[Allotment]]:
     """Set the quotas and reservations of teams for a tool in one transaction. Return what changed, for each team
     with terms.
 
-    None removes those of a team. Active leases do not end. Raises UnknownTool, or what
-    ``check_terms`` raises; nothing is changed then.
+    None removes those of a team. Active leases do not end. ``may_exceed``: reservations may exceed the capacity, as
+    they do after the capacity fell. Raises UnknownTool, or what ``check_terms`` raises; nothing is changed then.
     """
     locked = lock([tool])[tool]
-    check_terms(tool=locked, terms=terms)
+    check_terms(tool=locked, terms=terms, may_exceed=may_exceed)
     changes = []
     for team, wanted in terms.items():
         mine = Allotment.objects.filter(tool=locked, team=team).first()
@@ -179,11 +181,11 @@ def allot(*, tool: str, terms: Mapping[Team, AllotmentTerms | None], by: Actor) 
     return changes
 
 
-def check_terms(*, tool: Tool, terms: Mapping[Team, AllotmentTerms | None]) -> None:
+def check_terms(*, tool: Tool, terms: Mapping[Team, AllotmentTerms | None], may_exceed: bool = False) -> None:
     """Check what ``allot`` would set for a locked tool.
 
-    Raises ValidationError if a team would have more seats reserved than its quota, or
-    OverReserved if a reservation grows and all of them together exceed the capacity.
+    Raises ValidationError if a team would have more seats reserved than its quota, or, unless they
+    ``may_exceed`` it, OverReserved if a reservation grows and all of them together exceed the capacity.
     """
     before = dict(tool.allotments.values_list("team", "reservation"))
     after = before | {team.pk: wanted.reservation if wanted else 0 for team, wanted in terms.items()}
@@ -191,7 +193,8 @@ def check_terms(*, tool: Tool, terms: Mapping[Team, AllotmentTerms | None]) -> N
         if wanted and wanted.quota is not None and wanted.reservation > wanted.quota:
             text = f"{tool.name}: team {team.name} has {wanted.reservation} seats reserved"
             raise ValidationError(f"{text}, more than its quota of {wanted.quota}")
-    if any(seats > before.get(team, 0) for team, seats in after.items()) and sum(after.values()) > tool.capacity:
+    grows = any(seats > before.get(team, 0) for team, seats in after.items())
+    if grows and not may_exceed and sum(after.values()) > tool.capacity:
         raise OverReserved(tool=tool.name, capacity=tool.capacity, reserved=sum(after.values()))
 
 

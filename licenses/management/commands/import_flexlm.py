@@ -13,9 +13,10 @@ from django.utils import timezone
 from licenses.auditing import Actor
 from licenses.errors import Refusal
 from licenses.flexlm.applying import bring_in
-from licenses.flexlm.files import UNSIGNED, WrongRename, listed, parse, planned, renaming, visible
+from licenses.flexlm.files import UNSIGNED, WrongRename, listed, parse, planned, renaming
 from licenses.flexlm.parser import Finding
 from licenses.flexlm.writing import license_lines, options_lines
+from licenses.names import visible
 
 # Far above every vendor's file: 10,000 lines with signatures are 5 MiB.
 MAX_BYTES = 32 * 2**20
