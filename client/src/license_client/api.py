@@ -374,6 +374,22 @@ class Client:
         """Return the server's answer to a probe, which needs no credential."""
         return self._again("GET", "/livez")
 
+    def apply_site(self, document: str, *, dry_run: bool = False, prune: bool = False) -> dict[str, Any]:
+        """Bring the site from a document in TOML, and return the answer: ``changes``, ``unlisted``, ``warnings``.
+
+        Needs the scope ``admin``. A retry is harmless, because a second time changes nothing.
+        """
+        query = urllib.parse.urlencode({name: "true" for name, on in (("dry_run", dry_run), ("prune", prune)) if on})
+        answer = self._again("POST", "/api/v1/site/apply" + (f"?{query}" if query else ""), {"document": document})
+        with _understanding("difference of a site"):
+            return {name: answer.body[name] for name in ("dry_run", "changes", "unlisted", "warnings")}
+
+    def export_site(self) -> str:
+        """Return the site as a document in TOML. Needs the scope ``admin``."""
+        answer = self._again("GET", "/api/v1/site")
+        with _understanding("site"):
+            return str(answer.body["document"])
+
     # --- how they are made
 
     def _as_it_is_now(self, outcome: Lease | Ticket) -> Lease | Ticket:

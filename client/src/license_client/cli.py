@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from . import __version__, former, platforms
 from .api import ConfigError, LicenseError, Refused, Unreachable
-from .commands import completion, doctor, seats, showing, waiting
+from .commands import administering, completion, doctor, seats, showing, waiting
 from .commands.seats import EX_NOT_FOUND
 from .config import Config, load
 from .messages import Messages
@@ -19,7 +19,7 @@ from .running import EX_NOT_EXECUTABLE, Interrupted, Signals
 # After sysexits.h, and the shell's own 126 and 127.
 EX_REFUSED, EX_UNREACHABLE, EX_IO, EX_NO_SEAT, EX_NOT_ALLOWED, EX_CONFIG = 65, 69, 74, 75, 77, 78
 
-MODULES = (showing, seats, waiting, doctor, completion)
+MODULES = (showing, seats, waiting, administering, doctor, completion)
 
 EPILOG = f"""\
 examples:
