@@ -34,10 +34,11 @@ class LicensesAdminSite(admin.AdminSite):
 
     def index(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> Any:
         # Import here, because licenses.admin registers with this site.
-        from licenses.admin import cockpit, flexlm, person
+        from licenses.admin import cockpit, flexlm, person, reports
 
         context = {
             "cards": cockpit.cards(request),
+            "may_read_reports": reports.may_read(request),
             "may_import": flexlm.may_import(request),
             "may_look_up": person.may_look_up(request),
         }
@@ -45,10 +46,11 @@ class LicensesAdminSite(admin.AdminSite):
 
     def get_urls(self) -> list[Any]:
         # Import here, because licenses.admin registers with this site.
-        from licenses.admin import flexlm, person, reports
+        from licenses.admin import flexlm, money, person, reports
 
         return [
             path("reports/", self.admin_view(reports.overview), name="licenses_reports"),
+            path("reports/money/", self.admin_view(money.money), name="licenses_money"),
             path("reports/tables/<str:name>/", self.admin_view(reports.one_report), name="licenses_report_table"),
             path("reports/<str:name>/", self.admin_view(reports.one_tool), name="licenses_report"),
             path("flexlm/", self.admin_view(flexlm.import_files), name="licenses_flexlm"),

@@ -231,6 +231,41 @@ def url(name: str) -> str:
     return value
 
 
+WEEKDAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
+
+
+def weekdays(name: str, default: str) -> list[int]:
+    """Read days of the week and ranges of them, such as ``mon-thu,sat``. Return numbers; Monday is 0."""
+    found: set[int] = set()
+    for word in words(name, default):
+        first, _, last = word.lower().partition("-")
+        if first not in WEEKDAYS or (last or first) not in WEEKDAYS:
+            raise SettingError(f"{name} must be days such as mon-fri or mon,wed, not {word!r}.")
+        start, end = WEEKDAYS.index(first), WEEKDAYS.index(last or first)
+        found |= {day % 7 for day in range(start, end + 1 + (7 if end < start else 0))}
+    return sorted(found)
+
+
+def hours(name: str, default: str) -> tuple[int, int]:
+    """Read a part of the day, such as ``08:00-18:00``. Return its first minute, and the one after its last."""
+    value = os.environ.get(name, "").strip() or default
+    match = re.fullmatch(r"(\d{2}):([0-5]\d)-(\d{2}):([0-5]\d)", value, re.ASCII)
+    if match:
+        hour, minute, last_hour, last_minute = map(int, match.groups())
+        start, end = hour * 60 + minute, last_hour * 60 + last_minute
+        if start < end <= 24 * 60:
+            return start, end
+    raise SettingError(f"{name} must be a part of a day such as 08:00-18:00, not {value!r}.")
+
+
+def currency(name: str) -> str:
+    """Read the code of a currency (ISO 4217), such as ``EUR``; '' if it is not set."""
+    value = os.environ.get(name, "").strip()
+    if value and not re.fullmatch(r"[A-Z]{3}", value):
+        raise SettingError(f"{name} must be the code of a currency such as EUR, not {value!r}.")
+    return value
+
+
 def tracing() -> bool:
     """Return whether OpenTelemetry's variables enable traces.
 

@@ -351,7 +351,7 @@ LICENSE_KEYS_PER_DAY = environment.limit("LICENSE_KEYS_PER_DAY", 10_000, maximum
 LICENSE_LEASES_PER_USER = environment.limit("LICENSE_LEASES_PER_USER", 0, maximum=1_000_000)
 # The address under which people reach the server, for links in messages; the path is SCRIPT_NAME.
 LICENSE_PUBLIC_URL = environment.origin("LICENSE_PUBLIC_URL")
-# The time zone of times in messages.
+# The time zone of times in messages, of reports in the admin, and of working hours.
 LICENSE_TIME_ZONE = environment.time_zone("LICENSE_TIME_ZONE", "UTC")
 
 # --- Mail -------------------------------------------------------------------
@@ -378,6 +378,12 @@ EMAIL_TIMEOUT = 10
 # Hosts that webhooks may call; they may have private addresses. Empty: any host with a public address.
 LICENSE_WEBHOOK_HOSTS = environment.hosts("LICENSE_WEBHOOK_HOSTS", "")
 
+# The currency of all prices, in reports.
+LICENSE_CURRENCY = environment.currency("LICENSE_CURRENCY")
+# The days and hours of work, in LICENSE_TIME_ZONE. Reports show the use in them and at all hours.
+LICENSE_WORKING_DAYS = environment.weekdays("LICENSE_WORKING_DAYS", "mon-fri")
+LICENSE_WORKING_HOURS = environment.hours("LICENSE_WORKING_HOURS", "08:00-18:00")
+
 # The largest body of an API call, in bytes. A borrow of a dozen tools is far below.
 API_BODY_LIMIT = 64 * 1024
 # The largest form, in bytes: on other pages, and in the admin, where a form may have
@@ -385,7 +391,7 @@ API_BODY_LIMIT = 64 * 1024
 PAGE_BODY_LIMIT = 64 * 1024
 ADMIN_BODY_LIMIT = 2_621_440
 DATA_UPLOAD_MAX_MEMORY_SIZE = ADMIN_BODY_LIMIT
-# No form has a file. Keep uploaded files off the disk.
+# The form that imports FlexNet's files. Keep uploaded files off the disk.
 FILE_UPLOAD_HANDLERS = ["django.core.files.uploadhandler.MemoryFileUploadHandler"]
 
 REST_FRAMEWORK: dict[str, Any] = {

@@ -22,6 +22,8 @@ VIEW_AUDIT = "licenses.view_auditrecord"
 VIEW_LEASES = "licenses.view_lease"
 VIEW_DENIALS = "licenses.view_denial"
 VIEW_MEMBERS = "licenses.view_teammember"
+# The permission to view reports of use and cost, without what single people did.
+VIEW_REPORTS = "licenses.view_reports"
 # Contracts have prices and notes. To replace all of a tool needs each of the others.
 SEE_CONTRACTS = ("licenses.view_contract", "licenses.change_contract")
 REPLACE_CONTRACTS = ("licenses.add_contract", "licenses.change_contract", "licenses.delete_contract")
@@ -107,6 +109,25 @@ def names_of_past(caller: Caller, *permissions: str) -> Names:
 def names_on_leases(caller: Caller) -> LeaseNames:
     """Return the names that a caller sees in the list of leases."""
     return LeaseNames(active=names_on_board(caller), ended=names_of_past(caller, VIEW_LEASES, CHANGE_LEASES))
+
+
+def may_see_reports(caller: Caller) -> bool:
+    """Return whether a caller sees all reports of use and cost. The permission to view leases includes it."""
+    return caller.is_admin(VIEW_REPORTS) or caller.is_admin(VIEW_LEASES)
+
+
+def teams_reported_to(caller: Caller) -> QuerySet[Team]:
+    """Return the teams whose use and cost a caller sees: those that the caller leads; all with the permission
+    to view reports."""
+    if may_see_reports(caller):
+        return Team.objects.all()
+    return teams_led_by(caller)
+
+
+def teams_led_by(caller: Caller) -> QuerySet[Team]:
+    """Return the teams that a caller leads, by name."""
+    led = TeamMember.objects.led_by(caller.name).order_by().values("team")
+    return Team.objects.filter(pk__in=led) if caller.name else Team.objects.none()
 
 
 def names_on_denials(caller: Caller) -> Names:

@@ -129,13 +129,18 @@ def _refusals(now: datetime) -> Card:
     lines = [
         Line(
             tool["tool__display_name"] or tool["tool__name"],
-            f"{tool['episodes']} of {_number(tool['people'], 'person', 'people')}, {tool['without']} without a seat",
+            _refused(tool["episodes"], tool["people"], tool["without"]),
             _list("denial", last_at__gte=today, tool__id__exact=tool["tool"]),
         )
         for tool in tools[:MOST]
     ]
     total = sum(tool["episodes"] for tool in tools)
     return Card("Refusals today", total, lines, _list("denial", last_at__gte=today), "None today, in UTC.")
+
+
+def _refused(episodes: int, people: int, without: int) -> str:
+    who = _number(people, "person", "people")
+    return f"{_number(episodes, 'refusal', 'refusals')} of {who}, {without} without a seat"
 
 
 def _holders(now: datetime) -> Card:

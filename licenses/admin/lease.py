@@ -3,7 +3,7 @@
 import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import timedelta
 from typing import Any
 
 from django import forms
@@ -16,9 +16,12 @@ from django.db.models import QuerySet
 from django.db.models.functions import Now
 from django.http import HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
+from django.utils import timezone
+from django.utils.html import format_html
 
 from licenses.clock import database_now
 from licenses.errors import Refusal
+from licenses.history.tables import duration, since
 from licenses.leases import services
 from licenses.models import EndReason, Lease
 from licenses.models.lease import NOTE_LENGTH
@@ -95,7 +98,7 @@ class UserFilter(TypedFilter):
 
 @admin.register(Lease)
 class LeaseAdmin(ListedLookups):
-    list_display = ["person", "tool", "seats", "team", "project", "host", "borrowed_at", "heartbeat", "end"]
+    list_display = ["person", "tool", "seats", "team", "project", "host", "held", "heartbeat", "end"]
     list_display_links = ["tool"]
     list_filter = [StateFilter, UserFilter, "end_reason", "borrowed_at", "team", "tool"]
     list_select_related = ["tool", "team"]
@@ -108,15 +111,24 @@ class LeaseAdmin(ListedLookups):
         return person_link(lease.user)
 
     @admin.display(description="last heartbeat")
-    def heartbeat(self, lease: Lease) -> datetime | None:
-        return lease.last_heartbeat_at if lease.ended_at is None else None
+    def heartbeat(self, lease: Lease) -> str | None:
+        """Return the time since the last heartbeat of an open lease."""
+        if lease.ended_at is not None or lease.last_heartbeat_at is None:
+            return None
+        return since(lease.last_heartbeat_at, timezone.now())
+
+    @admin.display(ordering="borrowed_at", description="held for")
+    def held(self, lease: Lease) -> str:
+        """Return the time for which the seats were held, with the time of the borrow as its title."""
+        held = duration(max(lease.duration(timezone.now()), timedelta(0)))
+        return format_html('<span title="since {} UTC">{}</span>', f"{lease.borrowed_at:%Y-%m-%d %H:%M:%S}", held)
 
     @admin.display(ordering="ended_at")
     def end(self, lease: Lease) -> str:
         """Return when and how it ended, or when it expires."""
         if lease.ended_at is not None:
-            return f"{lease.get_end_reason_display().lower()} {lease.ended_at:%Y-%m-%d %H:%M:%S}"
-        return f"expires {lease.expires_at:%Y-%m-%d %H:%M:%S}" if lease.expires_at else "does not expire"
+            return f"{lease.get_end_reason_display().lower()} {lease.ended_at:%Y-%m-%d %H:%M}"
+        return f"expires {lease.expires_at:%Y-%m-%d %H:%M}" if lease.expires_at else "does not expire"
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Lease]:
         # The last heartbeat depends on all tools of a borrow.

@@ -10,6 +10,7 @@ from licenses.history.reports import HourOfWeek, Utilization
 WIDTH, HEIGHT = 1000, 260
 LEFT, RIGHT, TOP, BOTTOM = 48, 8, 12, 28
 HEATS = 10
+SPARK_WIDTH, SPARK_HEIGHT = 150, 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +84,38 @@ def plot(found: Sequence[Utilization]) -> Plot:
             names.append(Mark(round(x + step / 2, 2), _name(row.start)))
     levels = [Mark(y(value), str(value)) for value in _round_levels(top)]
     return Plot(bars, " ".join(line), levels, names)
+
+
+@dataclass(frozen=True, slots=True)
+class Spark:
+    """A small plot: the high-water marks as an area, the means as a line, and the capacity as steps."""
+
+    peaks: str
+    means: str
+    capacity: str
+    title: str
+    width: int = SPARK_WIDTH
+    height: int = SPARK_HEIGHT
+
+
+def spark(found: Sequence[Utilization]) -> Spark:
+    """Plot the use of one tool by period, small enough for a row of a table."""
+    top = max([1, *(max(row.capacity, row.peak) for row in found)])
+    step = SPARK_WIDTH / max(len(found), 1)
+
+    def steps(values: Sequence[float]) -> list[str]:
+        levels = [round(SPARK_HEIGHT - 1 - value / top * (SPARK_HEIGHT - 2), 1) for value in values]
+        return [f"{round(x * step, 1)},{y}" for number, y in enumerate(levels) for x in (number, number + 1)]
+
+    peaks = steps([row.peak for row in found])
+    highest = max((row.peak for row in found), default=0)
+    owned = max((row.capacity for row in found), default=0)
+    return Spark(
+        peaks=" ".join([f"0,{SPARK_HEIGHT}", *peaks, f"{SPARK_WIDTH},{SPARK_HEIGHT}"]),
+        means=" ".join(steps([row.mean for row in found])),
+        capacity=" ".join(steps([row.capacity for row in found])),
+        title=f"at most {highest} of {owned} seats",
+    )
 
 
 def _name(start: datetime | date) -> str:

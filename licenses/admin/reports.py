@@ -9,13 +9,14 @@ from typing import Any
 from urllib.parse import urlencode
 
 from django import forms
+from django.conf import settings
 from django.contrib import admin
 from django.core.exceptions import PermissionDenied, ValidationError
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import render
 from django.urls import reverse
 
-from licenses.access.rules import VIEW_LEASES
+from licenses.access.rules import VIEW_LEASES, VIEW_REPORTS
 from licenses.clock import database_now
 from licenses.history import reports, whatif
 from licenses.history.catalog import REPORTS
@@ -59,7 +60,7 @@ class SpanForm(forms.Form):
 
     def clean_tz(self) -> Any:
         try:
-            return reports.time_zone(self.cleaned_data["tz"]) if self.cleaned_data["tz"] else reports.UTC_ZONE
+            return reports.time_zone(self.cleaned_data["tz"] or settings.LICENSE_TIME_ZONE)
         except ValueError as error:
             raise ValidationError(str(error)) from None
 
@@ -74,7 +75,8 @@ class SpanForm(forms.Form):
 
     def span(self) -> Span:
         """Return the days of the form, or the default."""
-        span: Span = self.cleaned_data["span"] if self.is_valid() else Span.between(None, None)
+        default = reports.time_zone(settings.LICENSE_TIME_ZONE)
+        span: Span = self.cleaned_data["span"] if self.is_valid() else Span.between(None, None, default)
         return span
 
 
@@ -143,9 +145,20 @@ class Summary:
 
 
 def require_reader(request: HttpRequest) -> None:
-    """Raise PermissionDenied for a user who may not view leases."""
-    if not getattr(request.user, "has_perm", lambda permission: False)(VIEW_LEASES):
+    """Raise PermissionDenied for a user who may view neither reports nor leases."""
+    if not may_read(request):
         raise PermissionDenied
+
+
+def may_read(request: HttpRequest) -> bool:
+    """Return whether a user may view reports. The permission to view leases includes it."""
+    may = getattr(request.user, "has_perm", lambda permission: False)
+    return may(VIEW_REPORTS) or may(VIEW_LEASES)
+
+
+def sees_people(request: HttpRequest) -> bool:
+    """Return whether a user may see what single people did."""
+    return bool(getattr(request.user, "has_perm", lambda permission: False)(VIEW_LEASES))
 
 
 def overview(request: HttpRequest) -> HttpResponse:
@@ -170,8 +183,8 @@ def overview(request: HttpRequest) -> HttpResponse:
         )
         for tool in tools
     ]
-    context = {"title": "Reports", "summaries": summaries, "reports": REPORTS}
-    return _page(request, "admin/licenses/reports.html", form, span, context)
+    context = {"title": "Reports", "summaries": summaries, "reports": REPORTS, "sees_people": sees_people(request)}
+    return page(request, "admin/licenses/reports.html", form, span, context)
 
 
 def _summary(
@@ -212,12 +225,12 @@ def one_tool(request: HttpRequest, name: str) -> HttpResponse:
         "hours": range(24),
         "denials": reports.denials(by=["code"], span=span, tool=tool, recent=recent),
         "lists": [
-            (key, rows[:MOST], len(rows), _query(span, tz=span.zone.key, tool=tool.name, by=key, format="csv"))
-            for key in ("team", "project", "user")
+            (key, rows[:MOST], len(rows), query_of(span, tz=span.zone.key, tool=tool.name, by=key, format="csv"))
+            for key in ("team", "project", *(["user"] if sees_people(request) else []))
             for rows in [reports.usage(by=[key], span=span, tool=tool, recent=recent)]
         ],
     }
-    return _page(request, "admin/licenses/report.html", form, span, context | _what_if(form, tool, span))
+    return page(request, "admin/licenses/report.html", form, span, context | _what_if(form, tool, span))
 
 
 def one_report(request: HttpRequest, name: str) -> HttpResponse:
@@ -226,6 +239,8 @@ def one_report(request: HttpRequest, name: str) -> HttpResponse:
     report = next((report for report in REPORTS if report.name == name), None)
     if report is None:
         raise Http404
+    if not sees_people(request):
+        report = report.without_people()
     form = _form(report)(request.GET)
     span = form.span()
     question = _question(report, form)
@@ -239,11 +254,11 @@ def one_report(request: HttpRequest, name: str) -> HttpResponse:
         "rows": [list(row.values()) for row in answer.table.rows[:MAX_ROWS]],
         "total": len(answer.table.rows),
         "notes": answer.notes,
-        "csv": f"{reverse(f'report-{report.name}')}?{_query(span, tz=span.zone.key, **texts, format='csv')}",
+        "csv": f"{reverse(f'report-{report.name}')}?{query_of(span, tz=span.zone.key, **texts, format='csv')}",
     }
     # The boxes that are checked are a list, and all other fields texts.
     asked = texts | {asked.name: question[asked.name] for asked in report.asks if isinstance(asked, Words)}
-    return _page(request, report.template, form, span, context, asked)
+    return page(request, report.template, form, span, context, asked)
 
 
 def _question(report: Report, form: SpanForm) -> dict[str, Any]:
@@ -277,11 +292,11 @@ def _what_if(form: SpanForm, tool: Tool, span: Span) -> dict[str, Any]:
     return {"recorded": recorded, "outcomes": outcomes}
 
 
-def _query(span: Span, **more: str) -> str:
+def query_of(span: Span, **more: str) -> str:
     return urlencode({"since": span.first, "until": span.last, **more})
 
 
-def _page(
+def page(
     request: HttpRequest,
     template: str,
     form: SpanForm,
@@ -292,7 +307,7 @@ def _page(
     """Return a page with its form, which shows what was asked: the days, and ``asked``."""
     days = {"since": span.first.isoformat(), "until": span.last.isoformat(), "tz": span.zone.key}
     shown = type(form)({**request.GET.dict(), **asked, **days}) if form.is_valid() else form
-    more = {"form": shown, "span": span, "query": _query(span, tz=span.zone.key)}
+    more = {"form": shown, "span": span, "query": query_of(span, tz=span.zone.key)}
     return render(
         request, template, admin.site.each_context(request) | more | context, status=200 if form.is_valid() else 400
     )

@@ -45,10 +45,10 @@ class TeamAdmin(AuditedAdmin[Team]):
 @admin.register(TeamMember)
 class TeamMemberAdmin(LinesAdmin):
     parent = "team"
-    fields = ["team", "user", "source"]
+    fields = ["team", "user", "is_lead", "source"]
     readonly_fields = ["source"]
-    list_display = ["user", "team", "source"]
-    list_filter = ["source", ("team", admin.RelatedOnlyFieldListFilter)]
+    list_display = ["user", "team", "is_lead", "source"]
+    list_filter = ["is_lead", "source", ("team", admin.RelatedOnlyFieldListFilter)]
     list_select_related = ["team"]
     search_fields = ["user", "team__name"]
     autocomplete_fields = ["team"]

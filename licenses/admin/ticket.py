@@ -17,18 +17,14 @@ class ToolFilter(TypedFilter):
 
 @admin.register(Ticket)
 class TicketAdmin(ReadOnlyAdmin):
-    list_display = [
-        "number",
-        "user",
-        "host",
-        "alternatives",
-        "state",
-        "created_at",
-        "alive_until",
-        "deadline",
-        "lease",
-        "borrowed_by",
-    ]
+    list_display = ["number", "user", "wants", "host", "state", "created_at", "deadline", "lease"]
     list_filter = ["state", ToolFilter, "created_at"]
     list_select_related = ["lease__tool"]
     search_fields = ["user", "host"]
+
+    @admin.display
+    def wants(self, ticket: Ticket) -> str:
+        """Return the preferred alternative, and the number of others."""
+        first, *others = ticket.alternatives
+        seats = ", ".join(f"{item['seats']} of {item['tool']}" for item in first["items"])
+        return f"{seats}, or {len(others)} other(s)" if others else seats

@@ -72,17 +72,15 @@ class ToolList(ChangeList):
 class ToolAdmin(AuditedAdmin[Tool]):
     list_display = [
         "name",
+        "display_name",
+        "vendor",
         "capacity",
         "borrowed_now",
-        "reserved_idle_now",
         "available",
         "utilization",
         "queued",
         "state",
-        "valid_from",
         "valid_until",
-        "display_name",
-        "vendor",
     ]
     list_editable = ["capacity"]
     list_filter = [SeatsFilter, LicenseEndFilter, "enabled", ("vendor", NamedValues)]

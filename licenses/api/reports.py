@@ -13,7 +13,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from licenses.access.rules import CHANGE_LEASES, VIEW_LEASES, names_of_past
+from licenses.access.rules import CHANGE_LEASES, VIEW_LEASES, may_see_reports, names_of_past
 from licenses.errors import UnknownTool
 from licenses.history.catalog import REPORTS
 from licenses.history.declarations import (
@@ -173,7 +173,7 @@ class ReportView(StrictQuery, APIView):
         values = self.query.validated(request.query_params.dict())
         span: Span = values["span"]
         question = self.report.question(values)
-        self.check_people(request, question)
+        self.check_rights(request, question)
         try:
             answer = self.report.answer(span, question, LIMITS)
         except Missing as missing:
@@ -187,8 +187,11 @@ class ReportView(StrictQuery, APIView):
             return Response({"table": answer.table}, headers={"Content-Disposition": f'attachment; filename="{name}"'})
         return Response({"since": span.first, "until": span.last, **answer.facts, "rows": answer.table.rows})
 
-    def check_people(self, request: Request, question: Mapping[str, Any]) -> None:
-        """Raise PermissionDenied if the report shows what single people did, and the caller may not see that."""
+    def check_rights(self, request: Request, question: Mapping[str, Any]) -> None:
+        """Raise PermissionDenied if the report shows what single people did or what contracts cost, and the caller
+        may not see that."""
+        if self.report.confidential and not may_see_reports(caller_of(request)):
+            self.permission_denied(request, message="This report needs the permission to view reports.")
         personal = [column.name for column in self.report.shown(question) if column.personal]
         if personal and not names_of_past(caller_of(request), VIEW_LEASES, CHANGE_LEASES).everybody:
             others = [column.name for column in self.report.keys if not column.personal]

@@ -2,11 +2,12 @@
 
 from django.urls import path
 
-from . import device, tokens, views
+from . import device, teams, tokens, views
 
 urlpatterns = [
     path("", views.overview, name="board"),
     path("tools/<str:name>/", views.one_tool, name="board_tool"),
+    path("teams/<str:name>/", teams.one_team, name="board_team"),
     path("yours/", views.yours, name="board_yours"),
     path("leases/<uuid:lease_id>/return/", views.give_back, name="board_return"),
     path("device/", device.overview, name="device"),

@@ -27,7 +27,7 @@ from django.views.decorators.gzip import gzip_page
 from licenses import database
 from licenses.access.callers import Caller, Kind, Scope
 from licenses.access.credentials import anonymous, caller_of_account
-from licenses.access.rules import may, names_on_board
+from licenses.access.rules import may, names_on_board, teams_led_by
 from licenses.clock import database_now
 from licenses.errors import LeaseEnded, Refusal
 from licenses.leases import services
@@ -200,7 +200,8 @@ def yours(request: HttpRequest, caller: Caller) -> HttpResponse:
         return redirect_to_login(request.get_full_path())
     number, now = page_number(request), database_now()
     leases = Paginator(queries.held_by(caller.name, now), LEASES_A_PAGE).get_page(number)
-    return shown(request, "yours.html", caller, {"title": "Your seats", "now": now, "page": leases})
+    context = {"title": "Your seats", "now": now, "page": leases, "led_teams": teams_led_by(caller)}
+    return shown(request, "yours.html", caller, context)
 
 
 def own(caller: Caller, now: datetime, tool: Tool | None = None) -> dict[str, Any]:

@@ -3,15 +3,32 @@
 Amounts of time are seat-hours if the column's name says so, otherwise seconds.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import date, datetime, timedelta
 from decimal import Decimal
 
+from django.conf import settings
+
 from licenses.models import Team, Tool
 
-from . import contracts, reports, whatif
-from .declarations import Choice, Column, Found, Limits, Report, Seats, TeamParameter, TooLarge, ToolParameter, key
+from . import contracts, money, reports, whatif
+from .declarations import (
+    Choice,
+    Column,
+    Found,
+    Limits,
+    Report,
+    Seats,
+    TeamParameter,
+    TooLarge,
+    ToolParameter,
+    Value,
+    key,
+)
+from .money import ToolCost
 from .reports import Period, Span
+from .timeline import HOUR
+from .whatif import Outcome
 
 WEEKDAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 MAX_CAPACITIES = 10
@@ -28,6 +45,32 @@ def _moment(value: datetime | date) -> str:
 
 def _seconds(value: timedelta) -> float:
     return round(value.total_seconds(), 3)
+
+
+def _rounded(share: float | None) -> float | None:
+    return None if share is None else round(share, 4)
+
+
+def _money(value: Decimal | None) -> str | None:
+    # Money is text.
+    return None if value is None else f"{value:.2f}"
+
+
+def _refused(outcome: Outcome) -> int:
+    return outcome.refused
+
+
+def _p95_wait(outcome: Outcome) -> float:
+    return _seconds(outcome.p95_wait)
+
+
+CURRENCY = Column(
+    "currency",
+    str,
+    "Of all amounts (LICENSE_CURRENCY); null if it is not set.",
+    lambda _: settings.LICENSE_CURRENCY or None,
+    nullable=True,
+)
 
 
 # --- Utilization ------------------------------------------------------------
@@ -126,15 +169,15 @@ USAGE = Report(
         Column("borrows", int, "Leases that began in the period."),
         Column("seat_hours", float, value=lambda row: round(row.seat_hours, 4)),
         Column("overdraft_hours", float, "Seat-hours above the capacity.", lambda row: round(row.overdraft_hours, 4)),
-        # Money is text.
         Column(
             "cost",
             str,
             "At today's prices; null if the tool has no price.",
-            lambda row: None if row.cost is None else f"{row.cost:.2f}",
+            lambda row: _money(row.cost),
             nullable=True,
         ),
     ],
+    facts=[CURRENCY],
 )
 
 
@@ -165,6 +208,115 @@ DENIALS = Report(
 )
 
 
+# --- Costs ------------------------------------------------------------------
+
+
+def _tool_costs(*, span: Span, limits: Limits) -> Found:
+    rows = money.by_tool(span=span, at_most=limits.borrows)
+    replayed = any(row.outcomes for row in rows) or not rows
+    text = f"More than {limits.borrows} borrows: ask for fewer days to see other numbers of seats."
+    return Found(rows, notes=[] if replayed else [text])
+
+
+def _outcome(seats: int, value: Callable[[Outcome], Value]) -> Callable[[ToolCost], Value]:
+    """Return a function that reads a value of the outcome with this number of seats more, or fewer if negative."""
+    return lambda row: value(row.outcomes[seats]) if seats in row.outcomes else None
+
+
+TOOL_COSTS = Report(
+    name="tool-costs",
+    title="Tools by cost",
+    summary="Report the cost of each tool, its use in working hours, and the effect of one seat fewer or more.",
+    details="The most expensive first: by the cost of its contracts, or of its use if no contract has a price.",
+    find=_tool_costs,
+    columns=[
+        Column("tool", str, value=lambda row: row.tool.name),
+        Column("vendor", str, "Empty if unknown.", lambda row: row.tool.vendor),
+        Column("capacity", int, "Today's.", lambda row: row.tool.capacity),
+        Column("peak", int, "The high-water mark: the most seats that were out at once."),
+        Column("utilization", float, "Seat time as a share of the seats owned.", lambda row: _rounded(row.share), True),
+        Column(
+            "working_utilization",
+            float,
+            "The same in working hours (LICENSE_WORKING_HOURS).",
+            lambda row: _rounded(row.working_share),
+            True,
+        ),
+        Column("seat_hours", float, value=lambda row: round(row.usage.seat_hours, 4) if row.usage else 0.0),
+        Column("working_seat_hours", float, value=lambda row: round(row.working_time / HOUR, 4)),
+        Column(
+            "cost",
+            str,
+            "Of its use, at today's prices; null without a price.",
+            lambda row: _money(row.usage.cost if row.usage else None),
+            True,
+        ),
+        Column(
+            "contract_cost",
+            str,
+            "Of its contracts, for these days; null without a price.",
+            lambda row: _money(row.contract_cost),
+            True,
+        ),
+        Column(
+            "idle_cost",
+            str,
+            "The part of it for seats that nobody borrowed.",
+            lambda row: _money(row.idle_cost),
+            True,
+        ),
+        *(
+            Column(f"{name}_{suffix}", kind, help, _outcome(seats, value), True)
+            for name, seats, of in (
+                ("fewer", money.FEWER, "with one seat fewer"),
+                ("today", money.TODAY, "with today's seats"),
+                ("more", money.MORE, "with one seat more"),
+            )
+            for suffix, kind, help, value in (
+                ("refused", int, f"Borrows that are refused {of}, without a queue.", _refused),
+                ("p95_wait_seconds", float, f"95 % of those that wait {of} wait at most this time.", _p95_wait),
+            )
+        ),
+    ],
+    facts=[CURRENCY],
+    confidential=True,
+)
+
+
+def _month_costs(*, span: Span, limits: Limits) -> Found:
+    return Found(money.by_month(span=span))
+
+
+MONTH_COSTS = Report(
+    name="month-costs",
+    title="Costs by month",
+    summary="Report the cost of use and of contracts in each month with any.",
+    details="Costs are up to now. The first and the last month have only the days that the query names.",
+    find=_month_costs,
+    columns=[
+        Column("month", str, "Its first day.", lambda row: row.month.isoformat()),
+        Column("borrows", int, "Leases that began in the month.", lambda row: row.usage.borrows if row.usage else 0),
+        Column("seat_hours", float, value=lambda row: round(row.usage.seat_hours, 4) if row.usage else 0.0),
+        Column(
+            "cost",
+            str,
+            "Of the use, at today's prices; null without a price.",
+            lambda row: _money(row.usage.cost if row.usage else None),
+            True,
+        ),
+        Column("contract_cost", str, "Of all contracts with a price.", lambda row: _money(row.contract_cost)),
+        Column(
+            "idle_cost",
+            str,
+            "The part of it for seats that nobody borrowed.",
+            lambda row: _money(row.idle_cost),
+        ),
+    ],
+    facts=[CURRENCY],
+    confidential=True,
+)
+
+
 # --- Contracts --------------------------------------------------------------
 
 
@@ -173,10 +325,6 @@ def _contracts(*, span: Span, limits: Limits, tool: Tool | None) -> Found:
     if limits.rows is not None and len(found) > limits.rows:
         raise TooLarge(f"More than {limits.rows} rows: ask for fewer days, or one tool.")
     return Found(found)
-
-
-def _money(value: Decimal | None) -> str | None:
-    return None if value is None else f"{value:.2f}"
 
 
 CONTRACTS = Report(
@@ -204,7 +352,6 @@ CONTRACTS = Report(
             lambda row: row.contract.last_day and str(row.contract.last_day),
             nullable=True,
         ),
-        # Money is text.
         Column("price", str, "Of the whole contract.", lambda row: _money(row.contract.price), nullable=True),
         Column(
             "cost",
@@ -221,6 +368,7 @@ CONTRACTS = Report(
             nullable=True,
         ),
     ],
+    facts=[CURRENCY],
 )
 
 
@@ -292,4 +440,4 @@ WHAT_IF = Report(
 
 
 # The API, the command and the admin have these.
-REPORTS = (UTILIZATION, HOURS_OF_WEEK, USAGE, DENIALS, CONTRACTS, WHAT_IF)
+REPORTS = (UTILIZATION, HOURS_OF_WEEK, USAGE, DENIALS, TOOL_COSTS, MONTH_COSTS, CONTRACTS, WHAT_IF)

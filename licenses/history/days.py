@@ -191,6 +191,11 @@ def usage_within(start: datetime, end: datetime) -> Iterable[UsageDay]:
     return _usage_of(start.date(), leases, start, end)
 
 
+def leases_between(start: datetime, end: datetime, **which: Any) -> Iterator[Borrowed]:
+    """Yield the leases that had seats between two moments. Exact while the leases exist."""
+    yield from _read(Q(**which) & (open_across(start) | Q(borrowed_at__gte=start, borrowed_at__lt=end)))
+
+
 def denials_by_local_day(start: datetime, end: datetime, zone: tzinfo) -> Iterable[DenialDay]:
     """Return the unsaved denials that ended between two moments, by day of a time zone. Exact while the
     denials exist."""

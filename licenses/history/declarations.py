@@ -5,7 +5,7 @@ finds its rows. The API with its schema, the CSV, the command and the page in th
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from operator import attrgetter
 from typing import Any, ClassVar
@@ -195,6 +195,8 @@ class Report:
     columns: Sequence[Column]
     facts: Sequence[Column] = ()
     row_name: str = ""
+    # Whether it shows prices of contracts, so that the API needs the permission to view reports.
+    confidential: bool = False
     template: str = "admin/licenses/report_table.html"
 
     @property
@@ -203,6 +205,13 @@ class Report:
         names = [column.name for column in self.keys]
         help = f"One or more of {', '.join(names)}, separated by commas."
         return [*([Words(name="by", help=help, among=names, default=self.by)] if names else []), *self.parameters]
+
+    def without_people(self) -> "Report":
+        """Return the report without the columns that show what single people did."""
+        keys = [column for column in self.keys if not column.personal]
+        names = [column.name for column in keys]
+        by = [name for name in self.by if name in names] or names[:1]
+        return replace(self, keys=keys, by=by, columns=[column for column in self.columns if not column.personal])
 
     @property
     def component(self) -> str:

@@ -6,6 +6,7 @@ two seat-hours.
 """
 
 import zoneinfo
+from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,11 +14,12 @@ from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 from enum import StrEnum
 from functools import cache
+from operator import itemgetter
 from typing import Any, TypeVar
 from zoneinfo import ZoneInfo
 
 from django.db.models import DateField, F, Max, Sum
-from django.db.models.functions import TruncDate, TruncMonth
+from django.db.models.functions import ExtractHour, ExtractIsoWeekDay, TruncDate, TruncMonth
 
 from licenses.clock import database_now
 from licenses.models import DenialDay, Team, TeamHour, Tool, ToolHour, UsageDay
@@ -25,6 +27,7 @@ from licenses.models import DenialDay, Team, TeamHour, Tool, ToolHour, UsageDay
 from . import days, rollups
 from .days import DAY, DayHistory
 from .timeline import HOUR, Steps, percentile
+from .working_hours import Windows, WorkingHours
 
 R = TypeVar("R")
 WEEK_HOURS = 7 * 24
@@ -185,15 +188,17 @@ class Denials:
 
 @dataclass(frozen=True, slots=True)
 class Recent:
-    """The days from ``until`` that are not rolled up. A page with several reports reads them once."""
+    """The days from ``until`` that are not rolled up, up to ``now``. A page with several reports reads them once,
+    so that their sums agree."""
 
     until: date
+    now: datetime
     days: Sequence[tuple[date, DayHistory]]
 
     @classmethod
     def read(cls) -> "Recent":
-        until = rollups.mark().rolled_up_until
-        return cls(until, list(days.since(until, database_now())))
+        until, now = rollups.mark().rolled_up_until, database_now()
+        return cls(until, now, list(days.since(until, now)))
 
 
 def _exactly(read: Callable[[Recent], R], recent: Recent | None) -> R:
@@ -216,7 +221,7 @@ def utilization(
 
     Includes periods without use. With ``team``, count only that team.
     """
-    now = database_now()
+    now = recent.now if recent else database_now()
     used = _used(tools, span, period, team, recent)
     capacities = days.capacities_by_tool()
     return [
@@ -279,18 +284,23 @@ def _used(
         totals = {"highest": Max("peak"), "time": Sum("seat_time")} | ({"full": full} if full else {})
         for row in grouped.annotate(**totals):
             used[row["tool"], row["period"]].add(row["highest"], row["time"], row.get("full", timedelta(0)))
-        wanted = {tool.pk for tool in tools}
-        for _, day in recent.days:
-            hours: Iterable[ToolHour | TeamHour] = (
-                [hour for hour in day.teams if hour.team_id == team.pk] if team else day.tools
-            )
-            for hour in hours:
-                if hour.tool_id in wanted and span.start <= hour.hour < span.end:
-                    name = _name_of(hour.hour, span.zone, period)
-                    used[hour.tool_id, name].add(hour.peak, hour.seat_time, getattr(hour, "full_for", timedelta(0)))
+        for hour in _recent_hours(recent, {tool.pk for tool in tools}, span, team):
+            name = _name_of(hour.hour, span.zone, period)
+            used[hour.tool_id, name].add(hour.peak, hour.seat_time, getattr(hour, "full_for", timedelta(0)))
         return dict(used)
 
     return _exactly(read, recent)
+
+
+def _recent_hours(
+    recent: Recent, tools: Collection[int], span: Span, team: Team | None
+) -> Iterator[ToolHour | TeamHour]:
+    """Yield the hours of a span that are not rolled up."""
+    for _, day in recent.days:
+        hours: Iterable[ToolHour | TeamHour] = (
+            [hour for hour in day.teams if hour.team_id == team.pk] if team else day.tools
+        )
+        yield from (hour for hour in hours if hour.tool_id in tools and span.start <= hour.hour < span.end)
 
 
 def _name_of(hour: datetime, zone: ZoneInfo, period: Period) -> datetime | date:
@@ -298,6 +308,81 @@ def _name_of(hour: datetime, zone: ZoneInfo, period: Period) -> datetime | date:
         return hour
     day = hour.astimezone(zone).date()
     return day if period == Period.DAY else day.replace(day=1)
+
+
+def working_time(
+    *,
+    tools: Sequence[Tool],
+    span: Span,
+    hours: WorkingHours,
+    team: Team | None = None,
+    recent: Recent | None = None,
+) -> dict[int, timedelta]:
+    """Return the seat time of each tool in working hours, up to now. With ``team``, count only that team.
+
+    Exact while the leases exist. If working hours begin or end inside an hour of UTC, the seat time of an hour
+    whose leases were deleted counts in proportion.
+    """
+    windows = hours.between(span.start, span.end)
+    if not windows.are_full_hours:
+        of_leases: defaultdict[int, timedelta] = defaultdict(timedelta)
+        for tool, start, end, seats in _uses(tools, span, team, recent):
+            of_leases[tool] += seats * windows.within(start, end)
+        return dict(of_leases)
+    first, last = hours.start // 60, hours.end // 60
+
+    def read(recent: Recent) -> dict[int, timedelta]:
+        used: defaultdict[int, timedelta] = defaultdict(timedelta)
+        rows: Any = TeamHour.objects.filter(team=team) if team else ToolHour.objects
+        rows = rows.filter(tool__in=tools, hour__gte=span.start, hour__lt=min(span.end, days.midnight(recent.until)))
+        local = rows.order_by().annotate(
+            weekday=ExtractIsoWeekDay("hour", tzinfo=hours.zone), of_day=ExtractHour("hour", tzinfo=hours.zone)
+        )
+        working = local.filter(weekday__in=[day + 1 for day in hours.weekdays], of_day__gte=first, of_day__lt=last)
+        for row in working.values("tool").annotate(time=Sum("seat_time")):
+            used[row["tool"]] += row["time"]
+        for hour in _recent_hours(recent, {tool.pk for tool in tools}, span, team):
+            used[hour.tool_id] += hour.seat_time if windows.within(hour.hour, hour.hour + HOUR) else timedelta(0)
+        return dict(used)
+
+    return _exactly(read, recent)
+
+
+def seat_time_by_day(
+    *, tools: Sequence[Tool], span: Span, recent: Recent | None = None
+) -> dict[tuple[int, date], timedelta]:
+    """Return the seat time of each tool on each day with use, up to now.
+
+    Exact as ``working_time`` is: in a zone like India's, days begin inside an hour of UTC.
+    """
+    bounds = [(start, end, name) for name, start, end in span.periods(Period.DAY)]
+    if Windows([(start, end) for start, end, _ in bounds]).are_full_hours:
+        return {key: use.seat_time for key, use in _used(tools, span, Period.DAY, None, recent).items()}
+    used: defaultdict[tuple[int, date], timedelta] = defaultdict(timedelta)
+    for tool, start, end, seats in _uses(tools, span, None, recent):
+        for begin, finish, name in bounds[bisect_right(bounds, start, key=itemgetter(1)) :]:
+            if begin >= end:
+                break
+            used[tool, name] += seats * (min(end, finish) - max(start, begin))
+    return dict(used)
+
+
+def _uses(
+    tools: Sequence[Tool], span: Span, team: Team | None, recent: Recent | None
+) -> Iterator[tuple[int, datetime, datetime, float]]:
+    """Yield a tool, a start, an end and the seats for each lease of a span; where the leases were deleted, for
+    each hour, with the mean of its seats."""
+    which: dict[str, Any] = {"tool__in": tools} | ({"team": team} if team else {})
+    kept_since = rollups.mark().kept_since
+    since = max(span.start, days.midnight(kept_since)) if kept_since else span.start
+    rows: Any = TeamHour.objects if team else ToolHour.objects
+    forgotten = rows.filter(**which, hour__gte=span.start, hour__lt=min(since, span.end)).order_by()
+    for tool, hour, seat_time in forgotten.values_list("tool", "hour", "seat_time"):
+        yield tool, hour, hour + HOUR, seat_time / HOUR
+    end = min(span.end, recent.now if recent else database_now())
+    if since < end:
+        for lease in days.leases_between(since, end, **which):
+            yield lease.tool, max(lease.use.start, since), min(lease.use.end, end), lease.use.seats
 
 
 def hours_of_week(
@@ -309,7 +394,7 @@ def hours_of_week(
     use counts as 0 seats.
     """
     used = {start: use.peak for (_, start), use in _used([tool], span, Period.HOUR, team, recent).items()}
-    now = database_now()
+    now = recent.now if recent else database_now()
     begun = _first_use(tool, team)
     peaks: list[list[int]] = [[] for _ in range(WEEK_HOURS)]
     for hour, start, _ in span.periods(Period.HOUR):
@@ -396,7 +481,7 @@ def usage(
                 amounts[key].add(row.borrows, row.seat_time, row.overdraft_time)
 
         for month, start, end in parts:
-            first, last, edges = _whole_days(start, end, database_now())
+            first, last, edges = _whole_days(start, end, recent.now)
             rows = UsageDay.objects.filter(**which, day__gte=first, day__lt=min(last, recent.until)).order_by()
             for row in rows.values(*columns).annotate(
                 number=Sum("borrows"), time=Sum("seat_time"), above=Sum("overdraft_time")

@@ -4,7 +4,7 @@ import csv
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, Protocol
 
 # The start of a formula in a spreadsheet: at the start of a cell, or inside a cell if the
@@ -49,6 +49,11 @@ def _cell(value: Any) -> str:
 
 def _text(value: Any) -> str:
     return "" if value is None else str(value)
+
+
+def since(moment: datetime, now: datetime) -> str:
+    """Write the time since a moment, such as ``3 min ago``."""
+    return f"{duration(now - moment)} ago" if now - moment >= timedelta(seconds=1) else "just now"
 
 
 def duration(value: timedelta) -> str:

@@ -7,8 +7,8 @@ rules and borrows of several tools.
 """
 
 import heapq
-from collections import deque
-from collections.abc import Iterable, Sequence
+from collections import defaultdict, deque
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from typing import Any
@@ -16,7 +16,7 @@ from typing import Any
 from django.db.models import Min
 
 from licenses.clock import database_now
-from licenses.models import Denial, Ticket, TicketState, Tool
+from licenses.models import Denial, Lease, Ticket, TicketState, Tool
 from licenses.policy.rules import Exhausted, Reserved
 
 from . import rollups
@@ -89,67 +89,86 @@ def replay(
 
     Raises TooMuch if there are more than ``at_most`` borrows.
     """
-    recorded = _recorded(tool, span, at_most)
-    return recorded, [outcome(recorded.demands, capacity, recorded.until) for capacity in capacities]
+    found = recorded([tool], span, at_most)[tool.pk]
+    return found, [outcome(found.demands, capacity, found.until) for capacity in capacities]
 
 
 # --- What was wanted --------------------------------------------------------
 
 
-def _recorded(tool: Tool, span: Span, at_most: int | None) -> Recorded:
+def recorded(tools: Sequence[Tool], span: Span, at_most: int | None) -> dict[int, Recorded]:
+    """Return the demand for each of these tools in a span. The number of queries depends on the days, not on the
+    tools. Raises TooMuch if there are more than ``at_most`` borrows of all of them."""
     until = min(span.end, database_now())
-    going_on = [
-        Demand(start, seats, (ended or expires or NEVER) - start, decided=False)
-        for start, ended, expires, seats in tool.leases.filter(open_across(span.start))
-        .order_by()
-        .values_list("borrowed_at", "ended_at", "expires_at", "seats")
-    ]
-    demands: list[Demand] = []
-    start = span.start
+    going_on: defaultdict[int, list[Demand]] = defaultdict(list)
+    leases = Lease.objects.filter(open_across(span.start), tool__in=tools).order_by()
+    for tool, start, ended, expires, seats in leases.values_list(
+        "tool", "borrowed_at", "ended_at", "expires_at", "seats"
+    ):
+        going_on[tool].append(Demand(start, seats, (ended or expires or NEVER) - start, decided=False))
+    granted: defaultdict[int, list[Demand]] = defaultdict(list)
+    number, start = 0, span.start
     while start < until:
-        demands += _granted(tool, start, min(start + DAY, until), until)
-        if at_most is not None and len(demands) > at_most:
+        for tool, demand in _granted(tools, start, min(start + DAY, until), until):
+            granted[tool].append(demand)
+            number += 1
+        if at_most is not None and number > at_most:
             raise TooMuch
         start += DAY
-    holds = [demand.held for demand in demands]
+    unmet = _unmet(tools, span.start, until)
+    since = rollups.mark().kept_since
+    return {
+        tool.pk: _of_tool(tool, going_on[tool.pk], granted[tool.pk], unmet.get(tool.pk, []), since, until)
+        for tool in tools
+    }
+
+
+def _of_tool(
+    tool: Tool,
+    going_on: list[Demand],
+    granted: list[Demand],
+    unmet: list[tuple[datetime, int]],
+    since: date | None,
+    until: datetime,
+) -> Recorded:
+    holds = [demand.held for demand in granted]
     assumed = sum(holds, timedelta(0)) / len(holds) if holds else tool.holding_time or HOLD_IF_UNKNOWN
-    unmet = [Demand(at, seats, assumed) for at, seats in _unmet(tool, span.start, until)]
-    demands += unmet
-    return Recorded([*going_on, *demands], len(demands), len(unmet), assumed, rollups.mark().kept_since, until)
+    demands = [*granted, *(Demand(at, seats, assumed) for at, seats in unmet)]
+    return Recorded([*going_on, *demands], len(demands), len(unmet), assumed, since, until)
 
 
-def _granted(tool: Tool, start: datetime, end: datetime, until: datetime) -> list[Demand]:
-    rows: list[Any] = list(
-        tool.leases.filter(borrowed_at__gte=start, borrowed_at__lt=end)
-        .order_by()
-        .values_list("pk", "part_of", "borrowed_at", "ended_at", "expires_at", "seats")
-    )
+def _granted(tools: Sequence[Tool], start: datetime, end: datetime, until: datetime) -> Iterator[tuple[int, Demand]]:
+    """Yield each borrow from ``start`` to ``end`` with its tool."""
+    leases = Lease.objects.filter(tool__in=tools, borrowed_at__gte=start, borrowed_at__lt=end).order_by()
     # A demand begins with the first refusal or with the wait.
-    refused = Denial.objects.filter(tool=tool, code__in=WANTED_SEATS, last_at__gt=start - DAY, last_at__lt=end)
-    wanted: dict[Any, datetime] = dict(
-        refused.filter(resolved_at__gte=start, resolved_at__lt=end)
-        .order_by()
-        .values_list("resolved_by")
-        .annotate(first=Min("first_at"))
-    )
+    refused = Denial.objects.filter(tool__in=tools, code__in=WANTED_SEATS, last_at__gt=start - DAY, last_at__lt=end)
+    resolved = refused.filter(resolved_at__gte=start, resolved_at__lt=end).order_by().values_list("tool", "resolved_by")
+    wanted: dict[tuple[int, Any], datetime] = {
+        (tool, lease): first for tool, lease, first in resolved.annotate(first=Min("first_at"))
+    }
     waited = Ticket.objects.filter(state=TicketState.GRANTED, closed_at__gte=start, closed_at__lt=end)
-    for lease, since in waited.values_list("lease", "created_at"):
-        wanted[lease] = min(since, wanted.get(lease, since))
-    return [
-        Demand(min(borrowed, wanted.get(head or pk, borrowed)), seats, min(ended or expires or NEVER, until) - borrowed)
-        for pk, head, borrowed, ended, expires, seats in rows
-    ]
+    waits: dict[Any, datetime] = dict(waited.values_list("lease", "created_at"))
+    columns = ("tool", "pk", "part_of", "borrowed_at", "ended_at", "expires_at", "seats")
+    for tool, pk, part_of, borrowed, ended, expires, seats in leases.values_list(*columns):
+        head = part_of or pk
+        at = min(borrowed, wanted.get((tool, head), borrowed), waits.get(head, borrowed))
+        yield tool, Demand(at, seats, min(ended or expires or NEVER, until) - borrowed)
 
 
-def _unmet(tool: Tool, start: datetime, end: datetime) -> list[tuple[datetime, int]]:
-    refused = Denial.objects.filter(tool=tool, code__in=WANTED_SEATS, resolved_at__isnull=True)
-    found = list(
-        refused.filter(last_at__gte=start, first_at__gte=start, first_at__lt=end).values_list("first_at", "seats")
-    )
+def _unmet(tools: Sequence[Tool], start: datetime, end: datetime) -> dict[int, list[tuple[datetime, int]]]:
+    """Return the time and the seats of the borrows that got none, by tool."""
+    found: defaultdict[int, list[tuple[datetime, int]]] = defaultdict(list)
+    refused = Denial.objects.filter(tool__in=tools, code__in=WANTED_SEATS, resolved_at__isnull=True)
+    refused = refused.filter(last_at__gte=start, first_at__gte=start, first_at__lt=end)
+    for tool, at, seats in refused.order_by().values_list("tool", "first_at", "seats"):
+        found[tool].append((at, seats))
+    keys = {tool.name: tool.pk for tool in tools}
     gave_up = Ticket.objects.filter(state=TicketState.TIMED_OUT, closed_at__gte=start, created_at__gte=start)
     for at, alternatives in gave_up.filter(created_at__lt=end).values_list("created_at", "alternatives"):
         # Count only the preferred alternative.
-        found += [(at, item["seats"]) for item in alternatives[0]["items"] if item["tool"] == tool.name]
+        for item in alternatives[0]["items"]:
+            if item["tool"] in keys:
+                found[keys[item["tool"]]].append((at, item["seats"]))
     return found
 
 

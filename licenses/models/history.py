@@ -72,6 +72,7 @@ class UsageDay(models.Model):
             models.CheckConstraint(condition=Q(overdraft_time__lte=F("seat_time")), name="usageday_overdraft_is_of_it")
         ]
         indexes = [models.Index(fields=["day"], name="usageday_by_day")]
+        permissions = [("view_reports", "Can view reports of use and cost")]
 
     def __str__(self) -> str:
         return f"{self.user} on {self.tool}, {self.day}"

@@ -76,6 +76,10 @@ class MembershipChanges:
 
 
 class TeamMemberQuerySet(models.QuerySet["TeamMember"]):
+    def led_by(self, user: str) -> "TeamMemberQuerySet":
+        """Return the memberships of a user as a lead."""
+        return self.of_users([user]).filter(is_lead=True)
+
     def of_users(self, users: Iterable[str]) -> "TeamMemberQuerySet":
         """Return the members with these names, by the case rule of each team."""
         given = set(users)
@@ -137,6 +141,9 @@ class TeamMember(models.Model):
     team = models.ForeignKey(Team, on_delete=models.CASCADE, related_name="members", db_index=False)
     user = models.CharField(max_length=NAME_LENGTH, validators=[validate_name])
     source = models.CharField(max_length=16, choices=MemberSource, default=MemberSource.MANUAL)
+    is_lead = models.BooleanField(
+        "team lead", default=False, db_default=False, help_text="Sees the use and the cost of the team."
+    )
 
     objects = TeamMemberQuerySet.as_manager()
 

@@ -1,11 +1,12 @@
 """Write amounts in reports."""
 
 from datetime import datetime, timedelta
+from decimal import Decimal
 
 from django import template
 
 from licenses.history.reports import Usage
-from licenses.history.tables import duration
+from licenses.history.tables import duration, since
 
 register = template.Library()
 
@@ -17,6 +18,15 @@ def percent(share: float | None) -> str:
 
 
 register.filter("span", duration)
+register.filter("since", since)
+
+
+@register.filter
+def amount(value: Decimal | None, currency: str = "") -> str:
+    """Write money with two decimals; a dash for an unknown amount."""
+    if value is None or value == "":
+        return "—"
+    return f"{value:,.2f} {currency}".rstrip()
 
 
 @register.filter

@@ -21,7 +21,14 @@ MakeTool = Callable[..., Tool]
 MakeTeam = Callable[..., Team]
 
 MONDAY = datetime(2026, 3, 2, tzinfo=UTC)
-KINDS = ["utilisation", "hours-of-week?tool=cad", "usage", "denials", "contracts", "what-if?tool=cad"]
+KINDS = [
+    "utilisation",
+    "hours-of-week?tool=cad",
+    "usage",
+    "denials",
+    "contracts",
+    "what-if?tool=cad",
+]
 DAYS = "since=2026-03-02&until=2026-03-03"
 
 

@@ -23,7 +23,7 @@ LONG_HOST = "build-agent-0017.continuous-integration.frankfurt-am-main.datacentr
 SCREENS = [(320, "light"), (320, "dark"), (768, "light"), (1280, "light"), (1280, "dark")]
 ADMIN_FORMS = ("tool", "team", "allotment", "userlimit", "accessrule", "teammember", "apitoken", "identity")
 ADMIN_LISTS = (*ADMIN_FORMS, "lease", "ticket", "denial", "auditrecord")
-PAGES = ("/", "/tools/cad/", "/tools/big/", "/yours/", "/tools/nope/", "/tokens/")
+PAGES = ("/", "/tools/cad/", "/tools/big/", "/yours/", "/teams/crash/", "/tools/nope/", "/tokens/")
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +47,7 @@ for name in {PEOPLE}:
 Tool.objects.filter(name="big").update(display_name="Big Tool", valid_until=timezone.now() + timedelta(days=9))
 off = Tool.objects.create(name="off", capacity=4, enabled=False)
 team = Team.objects.create(name="crash")
-TeamMember.objects.create(team=team, user="ana")
+TeamMember.objects.create(team=team, user="ana", is_lead=True)
 UserLimit.objects.create(tool=off, user="ana", seats=1)
 AccessRule.objects.create(tool=off, effect="include", kind="team", team=team)
 Allotment.objects.create(tool=off, team=team, quota=1)
@@ -351,6 +351,13 @@ OWN_ADMIN_PAGES = (
     "/admin/reports/",
     "/admin/reports/sim/?capacity=1,2",
     "/admin/reports/sim/?capacity=x",
+    "/admin/reports/money/",
+    "/admin/reports/tables/tool-costs/",
+    "/admin/flexlm/",
+    "/admin/person/",
+    "/admin/person/?user=ana",
+    "/admin/person/?user=an",
+    "/admin/person/left/?user=ana",
     *(f"/admin/licenses/{rows}/" for rows in ADMIN_LISTS),
     *(f"/admin/licenses/{rows}/?q=nobody" for rows in ADMIN_LISTS),
     *(f"/admin/licenses/{rows}/lines/" for rows in ("accessrule", "userlimit", "teammember")),
@@ -385,3 +392,47 @@ def test_tables_stay_tables_for_screen_readers_on_a_phone(sign_in: Callable[...,
         ["User", "Host", "Seats", "Team", "Project", "Since", "Until"]
     )
     expect(table.get_by_role("rowheader")).to_have_count(50)
+
+
+# --- The admin --------------------------------------------------------------
+
+
+def test_a_file_is_imported_after_a_look_at_its_changes(sign_in: Callable[..., Page], axe: str) -> None:
+    page = sign_in("root", "/admin/flexlm/")
+    license = b"INCREMENT mesher acme 1.0 permanent 4\nINCREMENT post acme 1.0 permanent 2\nNONSENSE here\n"
+    page.set_input_files("input[name=license]", {"name": "acme.lic", "mimeType": "text/plain", "buffer": license})
+    page.get_by_role("button", name="Show the changes").click()
+    expect(page.get_by_role("row", name="mesher")).to_contain_text("new, capacity 4")
+    expect(page.get_by_role("listitem").filter(has_text="acme.lic:3")).to_be_visible()
+    page.evaluate(axe)
+    assert page.evaluate("axe.run()")["violations"] == []
+    page.get_by_role("button", name="Skip 1 line and make 2 changes").click()
+    expect(page.get_by_text("2 change(s) made.")).to_be_visible()
+    expect(page.get_by_role("row", name=re.compile("mesher"))).to_be_visible()
+
+
+def test_a_force_return_is_confirmed_on_its_own_page(sign_in: Callable[..., Page], caller: Caller, axe: str) -> None:
+    lease = caller.borrow("cad", "dora", host="ws9")["id"]
+    page = sign_in("root", "/admin/licenses/lease/?user=dora")
+    page.locator(f"input[name=_selected_action][value='{lease}']").check()
+    page.select_option("select[name=action]", "force_return")
+    page.get_by_role("button", name="Go").click()
+    expect(page.get_by_role("row", name="dora")).to_contain_text("1 of cad")
+    page.evaluate(axe)
+    assert page.evaluate("axe.run()")["violations"] == []
+    assert len(caller.held_by("dora")) == 1
+    page.get_by_label("Reason").fill("machine is dead")
+    page.get_by_role("button", name="Take 1 seat back").click()
+    expect(page.get_by_text("1 seat(s) force-returned.")).to_be_visible()
+    assert caller.held_by("dora") == []
+
+
+def test_money_is_printed_without_its_controls(sign_in: Callable[..., Page]) -> None:
+    page = sign_in("root", "/admin/reports/money/", color_scheme="dark")
+    expect(page.get_by_role("button", name="Show")).to_be_visible()
+    page.emulate_media(media="print")
+    for hidden in (".report-form", "#header", ".report-links >> nth=0"):
+        expect(page.locator(hidden)).to_be_hidden()
+    expect(page.locator("#total-cost")).to_be_visible()
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    assert page.evaluate("getComputedStyle(document.querySelector('.figures dd')).color") == "rgb(0, 0, 0)"

@@ -46,6 +46,7 @@ OF_THE_SDK = {
 def settings_read() -> set[str]:
     """Return the environment variables that the server's code reads."""
     readers = "text|boolean|integer|limit|choice|words|hosts|origins?|address|path|pairs|url|mail_address|time_zone"
+    readers += "|weekdays|hours|currency"
     read = set()
     for path in [*(ROOT / "licenseserver").rglob("*.py"), *(ROOT / "licenses").rglob("*.py")]:
         code = path.read_text()

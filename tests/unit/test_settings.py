@@ -118,6 +118,14 @@ def refused(load: Callable[..., Any], **variables: str) -> str:
         ("LICENSE_OIDC_TEAM_GROUPS", "crash"),
         ("LICENSE_OIDC_TEAM_GROUPS", "/eng/crash=No Team"),
         ("LICENSE_JWT_AUDIENCE", "https://licenses.example"),
+        ("LICENSE_CURRENCY", "Euro"),
+        ("LICENSE_CURRENCY", "eur"),
+        ("LICENSE_WORKING_DAYS", "mon-friday"),
+        ("LICENSE_WORKING_DAYS", "1-5"),
+        ("LICENSE_WORKING_HOURS", "8-18"),
+        ("LICENSE_WORKING_HOURS", "18:00-08:00"),
+        ("LICENSE_WORKING_HOURS", "08:00-24:01"),
+        ("LICENSE_WORKING_HOURS", "08:60-18:00"),
         ("LICENSE_PUBLIC_URL", "licenses.example.com"),
         ("LICENSE_PUBLIC_URL", "https://licenses.example.com/path"),
         ("LICENSE_PUBLIC_URL", "https://a.example.com,https://b.example.com"),
@@ -179,3 +187,22 @@ def test_the_password_of_the_mail_server_never_goes_out_in_clear_text(load: Call
 @pytest.mark.parametrize(("tls", "port"), [("starttls", 587), ("tls", 465), ("off", 25)])
 def test_the_port_of_the_mail_server_follows_its_encryption(load: Callable[..., Any], tls: str, port: int) -> None:
     assert load(**MAIL, LICENSE_EMAIL_TLS=tls)["EMAIL_PORT"] == port
+
+
+@pytest.mark.parametrize(
+    ("days", "numbers"),
+    [
+        ("mon-fri", [0, 1, 2, 3, 4]),
+        ("sun-thu", [0, 1, 2, 3, 6]),
+        ("MON, wed-wed,Sat", [0, 2, 5]),
+        ("", [0, 1, 2, 3, 4]),
+    ],
+)
+def test_working_days_are_names_and_ranges(load: Callable[..., Any], days: str, numbers: list[int]) -> None:
+    assert load(LICENSE_WORKING_DAYS=days)["LICENSE_WORKING_DAYS"] == numbers
+
+
+def test_working_hours_are_a_part_of_a_day(load: Callable[..., Any]) -> None:
+    assert load()["LICENSE_WORKING_HOURS"] == (480, 1080)
+    assert load(LICENSE_WORKING_HOURS="00:00-24:00")["LICENSE_WORKING_HOURS"] == (0, 1440)
+    assert load(LICENSE_CURRENCY="CHF")["LICENSE_CURRENCY"] == "CHF"

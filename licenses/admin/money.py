@@ -1,0 +1,133 @@
+"""Show the cost of everything on one page, for the screen and for paper."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
+from typing import Any
+
+from django.conf import settings
+from django.http import HttpRequest, HttpResponse
+
+from licenses.history import contracts, reports
+from licenses.history.days import DAY
+from licenses.history.money import FEWER, MORE, TODAY, ToolCost, by_month, by_tool
+from licenses.history.reports import Period, Recent, Span, Usage, Utilization
+from licenses.history.working_hours import WorkingHours
+from licenses.models import Tool
+
+from . import plots
+from .reports import MAX_BARS, MAX_DEMANDS, SpanForm, page, query_of, require_reader
+
+# Rows of a table by team, project or vendor. The CSV has all, and the total too.
+MOST = 50
+# Tools with a row.
+MOST_TOOLS = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Total:
+    """The sum of a table. ``without_price`` is the seat time of tools without a price."""
+
+    borrows: int
+    seat_hours: float
+    cost: Decimal
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """The cost of use by one key: the first rows, the number of all, and their sum."""
+
+    key: str
+    title: str
+    rows: Sequence[Usage]
+    number: int
+    total: Total
+
+
+@dataclass(frozen=True, slots=True)
+class ToolRow:
+    """A tool with its plot, and its outcomes with one seat fewer, today's, and one more."""
+
+    cost: ToolCost
+    plot: plots.Spark
+    outcomes: Sequence[Any]
+
+
+def money(request: HttpRequest) -> HttpResponse:
+    """Show the cost of use and of contracts, of idle seats, and all tools by cost."""
+    require_reader(request)
+    form = SpanForm(request.GET)
+    span = form.span()
+    recent = Recent.read()
+    months = by_month(span=span, recent=recent)
+    tools = by_tool(span=span, at_most=MAX_DEMANDS, recent=recent)
+    costs = contracts.costs(span=span, recent=recent)
+    context = {
+        "title": "Money",
+        "is_inner": True,
+        "currency": settings.LICENSE_CURRENCY,
+        "working_hours": WorkingHours.of_site(),
+        "spans": list(_spans(span, recent.now)),
+        "months": months,
+        "total": _total([row.usage for row in months if row.usage]),
+        "contract_cost": sum((row.contract_cost for row in months), Decimal(0)),
+        "idle_cost": sum((row.idle_cost for row in months), Decimal(0)),
+        "without_price": sum(row.usage.seat_hours for row in tools if row.usage and row.usage.cost is None),
+        "tables": [
+            _table(key, title, span, recent)
+            for key, title in (("vendor", "By vendor"), ("team", "By team"), ("project", "By project"))
+        ],
+        "tools": _with_plots(tools[:MOST_TOOLS], span, recent),
+        "number_of_tools": len(tools),
+        "replayed": any(row.outcomes for row in tools) or not tools,
+        "max_demands": MAX_DEMANDS,
+        "contracts": sorted(costs, key=lambda row: (-(row.idle_cost or Decimal(0)), row.contract.tool.name)),
+    }
+    return page(request, "admin/licenses/money.html", form, span, context)
+
+
+def _table(key: str, title: str, span: Span, recent: Recent) -> Table:
+    rows = reports.usage(by=[key], span=span, recent=recent)
+    # By money, and then by use.
+    rows.sort(key=lambda row: (-(row.cost or Decimal(0)), -row.seat_time))
+    return Table(key, title, rows[:MOST], len(rows), _total(rows))
+
+
+def _total(rows: Iterable[Usage]) -> Total:
+    found = list(rows)
+    return Total(
+        borrows=sum(row.borrows for row in found),
+        seat_hours=sum(row.seat_hours for row in found),
+        cost=sum((row.cost for row in found if row.cost is not None), Decimal(0)),
+    )
+
+
+def _with_plots(costs: Sequence[ToolCost], span: Span, recent: Recent) -> list[ToolRow]:
+    tools: list[Tool] = [cost.tool for cost in costs]
+    period = Period.DAY if span.length(Period.DAY) <= MAX_BARS else Period.MONTH
+    found: dict[str, list[Utilization]] = {}
+    for row in reports.utilization(tools=tools, span=span, period=period, recent=recent):
+        found.setdefault(row.tool, []).append(row)
+    return [
+        ToolRow(
+            cost,
+            plots.spark(found.get(cost.tool.name, [])),
+            [cost.outcomes.get(seats) for seats in (FEWER, TODAY, MORE)],
+        )
+        for cost in costs
+    ]
+
+
+def _spans(span: Span, now: datetime) -> Iterable[tuple[str, str]]:
+    """Yield the names of usual spans with their queries."""
+    today = now.astimezone(span.zone).date()
+    month, year = today.replace(day=1), today.replace(month=1, day=1)
+    last = (month - DAY).replace(day=1)
+    for name, first, until in (
+        ("This month", month, today),
+        ("Last month", last, month - DAY),
+        ("This year", year, today),
+        ("Last year", year.replace(year=year.year - 1), year - DAY),
+    ):
+        yield name, query_of(Span(first, until, span.zone), tz=span.zone.key)
