@@ -68,6 +68,9 @@ class EventMiddleware:
             finally:
                 metrics.REQUESTS_IN_FLIGHT.dec()
             response.headers["X-Request-ID"] = request_id
+            caller = getattr(request, "auth", None)
+            if isinstance(caller, Caller) and caller.ends_soon:
+                response.headers["License-Token-Expires"] = f"{caller.expires_at:%Y-%m-%dT%H:%M:%SZ}"
             # Django adds the length in an inner middleware. Answers of outer ones would go out in chunks.
             if isinstance(response, HttpResponse) and "Content-Length" not in response.headers:
                 response.headers["Content-Length"] = str(len(response.content))
