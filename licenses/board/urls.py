@@ -2,7 +2,7 @@
 
 from django.urls import path
 
-from . import device, seats, teams, tokens, views
+from . import device, notifications, seats, teams, tokens, views
 
 urlpatterns = [
     path("", views.overview, name="board"),
@@ -14,6 +14,8 @@ urlpatterns = [
     path("leases/<uuid:lease_id>/return/", seats.give_back, name="board_return"),
     path("tickets/<uuid:ticket_id>/take/", seats.take, name="board_take"),
     path("tickets/<uuid:ticket_id>/leave/", seats.leave, name="board_leave"),
+    path("notifications/", notifications.show, name="board_notifications"),
+    path("notifications/save/", notifications.save, name="board_notifications_save"),
     path("device/", device.overview, name="device"),
     path("device/answer/", device.answer, name="device_answer"),
     path("tokens/", tokens.overview, name="tokens"),
