@@ -366,6 +366,15 @@ class MoreRights(Refusal):
     status = 403
 
 
+class InvalidSite(Refusal):
+    """The document of a site has mistakes. `errors` has the line, the place and the text of each. Nothing was
+    changed."""
+
+    code = "invalid_site"
+    title = "Site's document has mistakes"
+    status = 400
+
+
 class Busy(DatabaseRefusal):
     """The database did not answer in time. Nothing was changed, unless the connection broke in the commit."""
 

@@ -29,7 +29,7 @@ from .errors import DatabaseRefusal, UnknownTool, kinds
 from .leases import snapshot, sql
 from .leases.snapshot import AllotmentLevels
 from .metric_text import Counters, Family, labels
-from .models import Contract, EndReason, Sweep, Ticket, TicketState, Tool
+from .models import ApiToken, Contract, EndReason, Sweep, Ticket, TicketState, Tool
 from .names import UNKNOWN_TOOL_LABEL
 from .policy import BORROW_REFUSALS, State
 
@@ -222,6 +222,10 @@ def _size(path: Path) -> int:
         return 0
 
 
+# The most tokens with a series.
+TOKENS_AT_MOST = 20
+
+
 class DatabaseMetrics:
     """The metrics that are read from the database for a scrape.
 
@@ -237,10 +241,12 @@ class DatabaseMetrics:
         version: str,
         *,
         contracts: Sequence[Contract] = (),
+        tokens: Sequence[ApiToken] = (),
     ) -> None:
         self.tools = tools
         self.teams = teams
         self.contracts = contracts
+        self.tokens = tokens
         self.swept_at = swept_at
         self.version = version
 
@@ -250,6 +256,7 @@ class DatabaseMetrics:
         yield from self._seats(self.tools or [])
         yield from self._teams()
         yield from self._contracts()
+        yield from self._tokens()
         if self.swept_at is not None:
             yield _single(
                 "licenseserver_sweeper_last_run_timestamp_seconds",
@@ -356,6 +363,16 @@ class DatabaseMetrics:
                 [moment.timestamp() for _, moment in dated],
             )
 
+    def _tokens(self) -> Iterator[Family]:
+        """Yield the ends of tokens."""
+        yield Family(
+            "license_token_expires_timestamp_seconds",
+            "gauge",
+            f"When a token of a program ends, for the {TOKENS_AT_MOST} that are in use and end first, within 30 days.",
+            [labels({"token": str(token.pk), "team": token.team.name if token.team else ""}) for token in self.tokens],
+            [token.expires_at.timestamp() for token in self.tokens],
+        )
+
 
 def _single(name: str, documentation: str, value: float, pairs: dict[str, str] | None = None) -> Family:
     return Family(name, "gauge", documentation, [labels(pairs or {})], [value])
@@ -451,8 +468,10 @@ def exposition(version: str) -> bytes:
         tools: list[Tool] | None = snapshot.with_levels(sql.tools_with_current_counts())
         teams = snapshot.allotment_levels()
         contracts = list(Contract.objects.not_ended(timezone.now()).select_related("tool").order_by("pk"))
+        ending = ApiToken.objects.in_use_and_ending(timezone.now()).select_related("team")[:TOKENS_AT_MOST]
+        tokens = list(ending)
         swept_at = Sweep.objects.values_list("finished_at", flat=True).first()
     except (DatabaseError, InterfaceError):
         # Counters are most important while the database does not answer.
-        tools, teams, contracts, swept_at = None, [], [], None
-    return _page().text(DatabaseMetrics(tools, teams, swept_at, version, contracts=contracts))
+        tools, teams, contracts, tokens, swept_at = None, [], [], [], None
+    return _page().text(DatabaseMetrics(tools, teams, swept_at, version, contracts=contracts, tokens=tokens))

@@ -37,7 +37,8 @@ class Caller:
     none. ``teams`` are those that the credential asserts: the team of a token, the
     groups of a JWT. A user's other teams are in the table of members. ``user`` is the
     account whose permissions limit an administrator's credential. ``credential``
-    names the credential in logs; it is valid until ``expires_at``, if it ends.
+    names the credential in logs; it is valid until ``expires_at``, if it ends. A token that
+    ``ends_soon`` warns its program.
     """
 
     kind: Kind
@@ -47,6 +48,7 @@ class Caller:
     user: User | None = None
     credential: str = ""
     expires_at: datetime | None = None
+    ends_soon: bool = False
 
     def has(self, scope: Scope) -> bool:
         """Return whether the credential has this scope."""

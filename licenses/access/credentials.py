@@ -9,6 +9,7 @@ from typing import Any
 from django.conf import settings
 from django.contrib.auth.models import User
 from django.db import DatabaseError, InterfaceError
+from django.utils import timezone
 
 from licenses import database
 from licenses.leases import sql
@@ -83,6 +84,7 @@ def caller_of_token(secret: str) -> Caller:
         scopes=token.effective_scopes,
         credential=f"token {token.pk}",
         expires_at=token.expires_at,
+        ends_soon=token.ends_soon(timezone.now()),
     )
 
 

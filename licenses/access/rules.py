@@ -3,7 +3,7 @@
 With ``LICENSE_AUTH=open`` everybody may do everything except administer.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from django.conf import settings
 from django.contrib.auth.models import AnonymousUser, Permission, User
@@ -27,6 +27,10 @@ VIEW_REPORTS = "licenses.view_reports"
 # Contracts have prices and notes. To replace all of a tool needs each of the others.
 SEE_CONTRACTS = ("licenses.view_contract", "licenses.change_contract")
 REPLACE_CONTRACTS = ("licenses.add_contract", "licenses.change_contract", "licenses.delete_contract")
+
+
+# The tables of a site's document.
+SITE = ("tool", "contract", "allotment", "userlimit", "accessrule", "team", "teammember")
 
 
 def may(caller: Caller, scope: Scope) -> bool:
@@ -174,6 +178,16 @@ def require_own(
     if caller.of_team is not None and found[1] != caller.of_team and settings.LICENSE_AUTH != "open":
         raise unknown
     return found[0]
+
+
+def may_see_site(caller: Caller) -> bool:
+    """Return whether a caller sees everything that the document of a site has."""
+    return all(any(caller.is_admin(f"licenses.{verb}_{table}") for verb in ("view", "change")) for table in SITE)
+
+
+def lacking(caller: Caller, permissions: Iterable[str]) -> list[str]:
+    """Return those of Django's permissions that a caller lacks, sorted."""
+    return sorted(permission for permission in permissions if not caller.is_admin(permission))
 
 
 def may_see_contracts(caller: Caller) -> bool:

@@ -31,6 +31,9 @@ from .rate_limits import KEEPING
 
 logger = logging.getLogger("licenses.request")
 
+# The document of a site is longer than the body of another call.
+SITE_APPLY = "/api/v1/site/apply"
+
 # The methods of this server's calls and pages. A client can invent others.
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 
@@ -65,6 +68,9 @@ class EventMiddleware:
             finally:
                 metrics.REQUESTS_IN_FLIGHT.dec()
             response.headers["X-Request-ID"] = request_id
+            caller = getattr(request, "auth", None)
+            if isinstance(caller, Caller) and caller.ends_soon:
+                response.headers["License-Token-Expires"] = f"{caller.expires_at:%Y-%m-%dT%H:%M:%SZ}"
             # Django adds the length in an inner middleware. Answers of outer ones would go out in chunks.
             if isinstance(response, HttpResponse) and "Content-Length" not in response.headers:
                 response.headers["Content-Length"] = str(len(response.content))
@@ -320,16 +326,20 @@ class BodyLimitMiddleware:
                 return problem(
                     status=400, code="parse_error", title="Bad request", detail="The body's chunks are broken."
                 )
-        limit = settings.API_BODY_LIMIT if is_api_path(request.path_info) else _limit_of_page(request.path_info)
+        limit = _limit_of(request.path_info)
         if _content_length(request) > limit:
             _discard_body(request)
             return _too_large(request.path_info, limit)
         return self.get_response(request)
 
 
-def _limit_of_page(path: str) -> int:
-    """Return the most bytes of a form at this path."""
-    limit: int = settings.ADMIN_BODY_LIMIT if path.startswith("/admin/") else settings.PAGE_BODY_LIMIT
+def _limit_of(path: str) -> int:
+    """Return the largest body of a call or a form, in bytes."""
+    limit: int
+    if path == SITE_APPLY or path.startswith("/admin/"):
+        limit = settings.ADMIN_BODY_LIMIT
+    else:
+        limit = settings.API_BODY_LIMIT if is_api_path(path) else settings.PAGE_BODY_LIMIT
     return limit
 
 
@@ -350,10 +360,11 @@ def _content_length(request: HttpRequest) -> int:
 def _read_chunks(request: HttpRequest) -> None:
     """Give the request the body that the server unchunked, or, of one that is over
     the limit, the part that shows that."""
-    body = request.META["wsgi.input"].read(settings.API_BODY_LIMIT + 1)
+    limit = _limit_of(request.path_info)
+    body = request.META["wsgi.input"].read(limit + 1)
     request.META["CONTENT_LENGTH"] = str(len(body))
     # Like the stream of WSGIRequest. _discard_body reads the rest.
-    rest = request.META["wsgi.input"] if len(body) > settings.API_BODY_LIMIT else io.BytesIO(body)
+    rest = request.META["wsgi.input"] if len(body) > limit else io.BytesIO(body)
     request._stream = rest
 
 

@@ -85,6 +85,16 @@ class MayReadAudit(BasePermission):
         return caller_of(request).is_admin(rules.VIEW_AUDIT)
 
 
+class MaySeeSite(BasePermission):
+    """Let administrators who may see everything that the document of a site has."""
+
+    def has_permission(self, request: Request, view: Any) -> bool:
+        caller = caller_of(request)
+        if "HTTP_ORIGIN" in request.META:
+            require_own_page(request, caller)
+        return rules.may_see_site(caller)
+
+
 class MayAdminister(BasePermission):
     """Let administrators with one of the permissions that the view needs for this method."""
 

@@ -19,6 +19,7 @@ from . import (
     probes,
     queue,
     reports,
+    site,
     teams,
     tokens,
     tools,
@@ -103,6 +104,8 @@ urlpatterns = [
     path("api/v1/login/revoke", login.RevokeView.as_view(), name="login-revoke"),
     # One for each report of licenses/history/catalog.py.
     *(path(f"api/v1/reports/{name}", view.as_view(), name=f"report-{name}") for name, view in reports.VIEWS.items()),
+    path("api/v1/site", site.SiteView.as_view(), name="site"),
+    path("api/v1/site/apply", site.ApplyView.as_view(), name="site-apply"),
     path("api/schema/", SchemaView.as_view(), name="schema"),
     path("api/docs/", SpectacularSwaggerView.as_view(url_name="schema"), name="docs"),
     path("version", probes.VersionView.as_view()),

@@ -31,6 +31,9 @@ DEFAULT_LIFETIME = timedelta(days=90)
 MAX_LIFETIME = timedelta(days=366)
 # A token ends soon in its last week, or in the last quarter of a shorter life.
 SOON = timedelta(days=7)
+MONTH = timedelta(days=30)
+# A token that lives no longer is renewed by a program.
+SHORT_LIFE = timedelta(days=14)
 # The precision of ``last_used_at``.
 LAST_USED_STEP = timedelta(minutes=1)
 
@@ -100,6 +103,15 @@ class ApiTokenQuerySet(models.QuerySet["ApiToken"]):
         """Return the tokens that act as an account: bound ones, and those for its name from before it
         existed."""
         return self.filter(Q(account=account) | Q(account__isnull=True, user=account.username))
+
+    def in_use_and_ending(self, now: datetime) -> "ApiTokenQuerySet":
+        """Return the tokens of programs that ended soon would stop something: used within a month, ending within a
+        month, the soonest first. Not those that people made for themselves, who are warned, and not those that
+        lived shortly from the start."""
+        in_use = self.filter(revoked_at__isnull=True, last_used_at__gt=now - MONTH)
+        ending = in_use.filter(expires_at__gt=now, expires_at__lte=now + MONTH)
+        long = ending.filter(expires_at__gt=F("created_at") + SHORT_LIFE)
+        return long.exclude(created_by=F("account")).order_by("expires_at", "pk")
 
     def bind(self, account: User) -> None:
         """Bind the tokens for an account's name to the account."""
@@ -185,6 +197,10 @@ class ApiToken(models.Model):
                 violation_error_message="The expiry is in the past.",
             ),
         ]
+        # Ended tokens stay in the table.
+        indexes = [
+            models.Index(fields=["expires_at"], condition=Q(revoked_at__isnull=True), name="apitoken_valid_by_end")
+        ]
 
     def __str__(self) -> str:
         return f"{self.name} ({self.hint}...)"
@@ -208,7 +224,8 @@ class ApiToken(models.Model):
 
     def ends_soon(self, now: datetime) -> bool:
         """Return whether to warn the holder of the end."""
-        return self.expires_at - now < min(SOON, (self.expires_at - self.created_at) / 4)
+        left = self.expires_at - now
+        return left < SOON and left < (self.expires_at - self.created_at) / 4
 
     @property
     def scopes(self) -> frozenset[Scope]:

@@ -22,7 +22,7 @@ from licenses.tools.locking import lock_known
 from licenses.tools.quotas import AllotmentTerms
 
 from .description import Rule, Site, SiteTool
-from .document import TEAMS, Document, invalid, place_of
+from .document import TEAMS, Document, Mistake, invalid, place_of
 from .plan import Act, History, Plan, plan
 from .reading import present
 from .writing import data_of, json_ready
@@ -78,6 +78,10 @@ def apply(
     Raises InvalidSite, OutOfDate, InUse if another program used a row that was to go, or what ``permit``
     raises; nothing is changed then.
     """
+    if prune and document.is_empty:
+        # A file that was cut off must not remove everything.
+        text = "The document is empty. To remove everything, write [tools] and [teams]."
+        raise invalid([Mistake(None, "", text)])
     done: Applied | None = None
     try:
         with transaction.atomic(durable=True):

@@ -20,6 +20,7 @@ from django.core.exceptions import ValidationError
 from django.db import models
 from django.utils.dateparse import parse_date, parse_datetime
 
+from licenses.errors import InvalidSite
 from licenses.models import AccessRule, Allotment, Contract, Effect, SubjectKind, Team, TeamMember, Tool, UserLimit
 
 from .description import ALLOWANCE_FIELDS, CONTRACT_FIELDS, TEAM_FIELDS, TOOL_FIELDS, Rule, Site, SiteTeam, SiteTool
@@ -35,15 +36,6 @@ LONGEST = timedelta(days=36_600)
 KEYS = {"default_ttl": "default_ttl_seconds", "max_ttl": "max_ttl_seconds"}
 # The lists of access rules, by the kind of their subjects.
 LISTS = {f"{kind}s": kind for kind in SubjectKind.values}
-
-
-class InvalidSite(Exception):
-    """The document of a site has mistakes. ``errors`` has the line, the place and the text of each."""
-
-    def __init__(self, detail: str, errors: list[dict[str, Any]]) -> None:
-        super().__init__(detail)
-        self.detail = detail
-        self.errors = errors
 
 
 class Mistake(NamedTuple):
@@ -74,10 +66,12 @@ def invalid(mistakes: Iterable[Mistake]) -> InvalidSite:
 
 
 class Document(NamedTuple):
-    """A document that was read: the site, and the place of each table and key in the text."""
+    """A document that was read: the site, and the place of each table and key in the text. ``is_empty``: it
+    says nothing at all."""
 
     site: Site
     lines: Mapping[Path, int]
+    is_empty: bool
 
     def mistake(self, path: Path, detail: str) -> Mistake:
         """Return a mistake at the nearest place that the text has."""
@@ -97,7 +91,7 @@ def read(text: str, *, is_json: bool = False) -> Document:
     site = reader.site(data)
     if reader.mistakes:
         raise invalid(reader.mistakes)
-    return Document(site, lines)
+    return Document(site, lines, is_empty=not data)
 
 
 def _toml(text: str) -> tuple[dict[str, Any], Mapping[Path, int]]:

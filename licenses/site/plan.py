@@ -31,6 +31,17 @@ class Act(StrEnum):
     REMOVED = "removed"
 
 
+# What Django calls them in permissions.
+VERBS = {Act.NEW: "add", Act.CHANGED: "change", Act.ENDED: "change", Act.DISABLED: "change", Act.REMOVED: "delete"}
+TABLES = {
+    AuditedKind.TOOL: "tool",
+    AuditedKind.CONTRACT: "contract",
+    AuditedKind.ALLOTMENT: "allotment",
+    AuditedKind.USER_LIMIT: "userlimit",
+    AuditedKind.ACCESS_RULE: "accessrule",
+    AuditedKind.TEAM: "team",
+    AuditedKind.MEMBER: "teammember",
+}
 SIGNS = {Act.NEW: "+", Act.CHANGED: "~", Act.ENDED: "-", Act.DISABLED: "-", Act.REMOVED: "-"}
 WORDS = {kind: kind.label.lower() for kind in AuditedKind} | {AuditedKind.MEMBER: "member"}
 
@@ -95,6 +106,11 @@ class Plan:
     unlisted: list[Change]
     target: Site
     warnings: list[str]
+
+    @property
+    def permissions(self) -> set[str]:
+        """Return Django's permissions that its changes need."""
+        return {f"licenses.{VERBS[change.act]}_{TABLES[change.kind]}" for change in self.changes}
 
 
 def plan(document: Document, present: Site, *, prune: bool, history: History, today: date) -> Plan:

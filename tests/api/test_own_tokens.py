@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 from django.contrib.auth.models import User
+from django.db import connection
 from django.test import Client
+from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from licenses.access import accounts
@@ -248,3 +250,98 @@ def test_the_board_leads_to_the_page(browser: Client, client: Client) -> None:
     assert b'href="/tokens/"' in browser.get("/").content
     Team.objects.create(name="crash")
     assert b'href="/tokens/"' not in Client().get("/signin/").content
+
+
+# --- Warnings before the end ------------------------------------------------------
+
+
+def make_old(*, ends: timedelta, life: timedelta = timedelta(days=90), used: bool = True, **values: Any) -> str:
+    """Create a token that was made some time ago and ends soon. Return its secret."""
+    now = timezone.now()
+    used_at = now - timedelta(days=1) if used else None
+    return make_token(expires_at=now + ends, created_at=now + ends - life, last_used_at=used_at, **values)
+
+
+@pytest.mark.parametrize(
+    ("life", "ends", "told"),
+    [
+        (timedelta(days=90), timedelta(days=8), False),
+        (timedelta(days=90), timedelta(days=6), True),
+        (timedelta(days=8), timedelta(days=3), False),
+        (timedelta(days=8), timedelta(days=1), True),
+    ],
+)
+def test_an_answer_says_that_the_token_ends_soon(
+    required: None, make_tool: Callable[..., Tool], life: timedelta, ends: timedelta, told: bool
+) -> None:
+    make_tool()
+    program = api_with(f"Bearer {make_old(life=life, ends=ends, user='ana')}")
+    end = f"{ApiToken.objects.get().expires_at:%Y-%m-%dT%H:%M:%SZ}"
+    borrowed = program.borrow()
+    answers = [borrowed, program.renew(borrowed.json()["id"]), program.client.get("/borrows"), program.borrow("nope")]
+    for answer in answers:
+        assert answer.headers.get("License-Token-Expires") == (end if told else None)
+    assert "License-Token-Expires" not in Client().get("/licenses/status").headers
+
+
+def test_the_warning_asks_the_database_nothing(required: None, make_tool: Callable[..., Tool]) -> None:
+    make_tool()
+    counts = []
+    for ends in (timedelta(days=60), timedelta(days=1)):
+        program = api_with(f"Bearer {make_old(ends=ends, user='ana')}")
+        program.client.get("/licenses/status")
+        with CaptureQueriesContext(connection) as queries:
+            program.client.get("/licenses/status")
+        counts.append(len(queries))
+    assert counts[0] == counts[1]
+
+
+def ends_in_metrics() -> dict[str, float]:
+    text = Client().get("/metrics").content.decode()
+    return {
+        labels: float(value)
+        for labels, value in re.findall(r"^license_token_expires_timestamp_seconds\{(.*)\} (\S+)$", text, re.M)
+    }
+
+
+def test_the_metrics_have_the_end_of_tokens_of_programs(db: None, settings: Any) -> None:
+    settings.LICENSE_AUTH = "open"
+    week = timedelta(days=7)
+    make_old(ends=week, team="crash", name="wanted")
+    make_old(ends=week * 2, user="ana", name="wanted")
+    make_old(ends=week * 5, team="crash")
+    make_old(ends=week, team="crash", used=False)
+    make_old(ends=timedelta(hours=1), life=timedelta(days=1), team="crash")
+    make_old(ends=week, team="crash", revoked_at=timezone.now())
+    # Who makes a token for themselves is warned on the page and in the client.
+    ben = User.objects.create_user("ben")
+    make_old(ends=week, user="ben", created_by=ben)
+    # An administrator made this one for ben.
+    make_old(ends=week * 3, user="ben", created_by=User.objects.create_user("root"), name="wanted")
+    wanted = ApiToken.objects.filter(name="wanted").select_related("team")
+    assert ends_in_metrics() == {
+        f'team="{token.team.name if token.team else ""}",token="{token.pk}"': pytest.approx(
+            token.expires_at.timestamp(), abs=1e-3
+        )
+        for token in wanted
+    }
+
+
+def test_the_metrics_of_many_tokens_are_few(db: None, settings: Any) -> None:
+    settings.LICENSE_AUTH = "open"
+    now = timezone.now()
+    ApiToken.objects.bulk_create(
+        ApiToken(
+            name="x",
+            user="ci",
+            hash=str(number),
+            hint="x",
+            created_at=now - timedelta(days=80),
+            expires_at=now + timedelta(days=1, minutes=number),
+            last_used_at=now,
+        )
+        for number in range(1000)
+    )
+    assert len(ends_in_metrics()) == 20
+    last = max(ends_in_metrics().values())
+    assert last == pytest.approx((now + timedelta(days=1, minutes=19)).timestamp(), abs=1e-3)

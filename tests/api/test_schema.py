@@ -91,7 +91,7 @@ def test_the_server_accepts_each_example_of_the_schema(
             )
             assert answer.status_code == 200, (name, title, answer.content)
             posted.append(name)
-    assert len(set(posted)) == 5
+    assert len(set(posted)) > 5
 
 
 def test_redocly_finds_nothing(schema: dict[str, Any], tmp_path: Path) -> None:

@@ -244,6 +244,17 @@ def test_a_mistake_anywhere_changes_nothing_and_names_its_place(apply: Apply) ->
     assert (Tool.objects.count(), Team.objects.count(), AuditRecord.objects.count()) == (0, 0, 0)
 
 
+def test_an_empty_file_removes_nothing(apply: Apply) -> None:
+    apply(WHOLE)
+    for text in ("", "# nothing\n"):
+        with pytest.raises(CommandError, match="The document is empty"):
+            apply(text, "--prune")
+        assert "Nothing to change." in apply(text)
+    assert Tool.objects.count() == 2
+    assert "3 change(s) made." in apply("[tools]\n[teams]\n", "--prune")
+    assert not Tool.objects.exists()
+
+
 def test_a_past_end_ends_the_leases_as_in_the_admin(api: Api, apply: Apply) -> None:
     apply(WHOLE.replace("[tools.cad.include]\nteams", "[tools.cad.exclude]\nusers"))
     lease = api.borrow("mesh", "ana").json()["id"]

@@ -92,6 +92,8 @@ GET    /api/v1/denials/                    401 200 403 200 200 200 200
 GET    /api/v1/denials/{id}/               401 404 403 404 200 200 200
 GET    /api/v1/audit/                      401 403 403 403 403 403 200
 GET    /api/v1/audit/{id}/                 401 403 403 403 403 403 200
+GET    /api/v1/site                        401 403 403 403 403 403 200
+POST   /api/v1/site/apply                  401 403 403 403 403 403 200
 GET    /api/v1/reports/utilisation         401 200 403 200 200 200 200
 GET    /api/v1/reports/hours-of-week       401 200 403 200 200 200 200
 GET    /api/v1/reports/usage               401 403 403 403 403 403 200
@@ -182,6 +184,8 @@ def test_a_call_is_for_those_it_is_meant_for(
         body = {"tool": "sim", "user": "ana"}
     elif path.endswith("force-return/"):
         body = {"reason": "test"}
+    elif path.endswith("site/apply"):
+        body = {"document": "[tools]"}
     elif path in BODIES:
         body = BODIES[path]
     elif path.endswith("user-limits/ana/"):

@@ -158,7 +158,10 @@ def test_an_example_runs_its_command_with_the_seats_and_returns_them(
 @pytest.mark.parametrize("system", SYSTEMS, ids=lambda system: system.__name__)
 def test_an_example_that_lacks_something_says_what_to_set(runner: Runner, system: Callable[[str, str], Job]) -> None:
     job = system(documented_token(runner, MEMBERS["short"]), MEMBERS["short"])
-    assert runner.run(job, LICENSE_TOKEN="") == (77, "license: The server needs a token: set LICENSE_TOKEN.\n")
+    assert runner.run(job, LICENSE_TOKEN="") == (
+        77,
+        "license: The server needs a token: run `license login`, or set LICENSE_TOKEN.\n",
+    )
     code, said = runner.run(job, LICENSE_USER="", LOGNAME="runner")
     assert code == 77
     assert said.endswith("The request was for runner, your login name on this machine. Set LICENSE_USER.\n")

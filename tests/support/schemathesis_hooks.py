@@ -14,11 +14,22 @@ from licenses.names import is_clean
 TOOLS = ["cad_tool", "simulation", "analysis"]
 TEAM = "crash"
 
+# The default tools and the team of the token's owner: with `prune` no other call loses what it needs.
+SITE = """
+[tools]
+cad_tool = { capacity = 5 }
+simulation = { capacity = 3 }
+analysis = { capacity = 2 }
+[teams]
+crash = {}
+"""
+
 clean = st.characters(codec="utf-8").filter(is_clean)
 formats = {
     "text": st.text(clean, min_size=1, max_size=40).filter(str.strip),
     "tool-name": st.sampled_from(TOOLS),
     "team-name": st.just(TEAM),
+    "site": st.just(SITE),
     # Two dates of random years would rarely be a valid span.
     "date": st.dates(date(2020, 1, 1), date(2029, 12, 31)).map(str),
     "time-zone": st.sampled_from(sorted(available_timezones())),

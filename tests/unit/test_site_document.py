@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as some
 
+from licenses.errors import InvalidSite
 from licenses.site.description import Rule
-from licenses.site.document import InvalidSite, read
+from licenses.site.document import read
 from licenses.site.places import Path, lines_of
 from licenses.site.writing import data_of, json_ready, toml
 
@@ -142,7 +143,7 @@ def test_a_document_that_was_read_is_written_as_one_that_says_the_same() -> None
 def test_a_mistake_has_its_line_and_its_place(text: str, line: int, where: str, detail: str) -> None:
     with pytest.raises(InvalidSite) as refused:
         read(text)
-    (found,) = refused.value.errors
+    (found,) = refused.value.facts["errors"]
     assert (found["line"], found["where"]) == (line, where)
     assert detail in found["detail"]
     assert f"line {line}: {where}: " in refused.value.detail
@@ -152,7 +153,7 @@ def test_all_mistakes_are_shown_in_the_order_of_their_lines_up_to_20() -> None:
     lines = [f"[tools.t{number}]\ncapacity = 'x'" for number in range(25)]
     with pytest.raises(InvalidSite) as refused:
         read("\n".join(lines))
-    errors = refused.value.errors
+    errors = refused.value.facts["errors"]
     assert [error["line"] for error in errors] == list(range(2, 42, 2))
     assert refused.value.detail.endswith("and 5 more mistakes")
 

@@ -24,6 +24,10 @@ from typing import Any
 from . import platforms
 from .proxies import Proxy, is_loopback, proxy_for
 
+# Says when a token ends that ends soon.
+TOKEN_ENDS = "License-Token-Expires"  # noqa: S105
+CLIENT_ID = "license"
+DEVICE_CODE_GRANT = "urn:ietf:params:oauth:grant-type:device_code"
 ANSWER_LIMIT = 16 * 1024 * 1024
 FIRST_PAUSE, LONGEST_PAUSE = 0.2, 5.0
 # A call that takes longer than this is reported.
@@ -147,6 +151,28 @@ class Ticket:
 
 
 @dataclass(frozen=True)
+class DeviceCodes:
+    """The codes of a sign-in that a person must approve. Durations are in seconds."""
+
+    device_code: str = field(repr=False)
+    user_code: str
+    address: str
+    complete_address: str
+    expires_in: float
+    interval: float
+
+
+@dataclass(frozen=True)
+class SignedIn:
+    """A token that a person approved. Its end is a text of the server."""
+
+    token: str = field(repr=False)
+    user: str
+    expires_at: str
+    scopes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Place:
     """A place in the queue, as a list shows it. ``eta_seconds`` is None if nothing is known."""
 
@@ -209,6 +235,8 @@ class Client:
     call, perhaps from another thread, with the reason for the delay and the
     seconds that are left for retries. ``note`` explains the server's address in
     messages. ``allow_http`` lets a token go to another machine without https.
+    ``on_token_ends`` is called, perhaps from another thread, with the end of a token
+    that ends soon, a text.
     Every call raises Refused or Unreachable.
     """
 
@@ -222,6 +250,7 @@ class Client:
         on_retry: Callable[[Unreachable, float], None] | None = None,
         note: str = "",
         allow_http: bool = False,
+        on_token_ends: Callable[[str], None] | None = None,
     ) -> None:
         if not _is_address(server):
             raise LicenseError(f"{server!r} is not the address of a server; write it like https://licenses.example.com")
@@ -234,6 +263,7 @@ class Client:
         self.on_retry = on_retry
         self.note = note
         self.allow_http = allow_http
+        self.on_token_ends = on_token_ends
         self._proxy = proxy_for(self.server)
         if token and not allow_http and not _is_private(self.server, self._proxy):
             raise ConfigError(
@@ -253,6 +283,7 @@ class Client:
             on_retry=self.on_retry,
             note=self.note,
             allow_http=self.allow_http,
+            on_token_ends=self.on_token_ends,
         )
 
     def __str__(self) -> str:
@@ -343,6 +374,43 @@ class Client:
         answer = self._again("GET", "/borrows" + (f"?{query}" if query else ""))
         return [_lease(replace(answer, body=entry)) for entry in _list(answer)]
 
+    def begin_login(self, *, device: str = "", scopes: Sequence[str] = ()) -> DeviceCodes:
+        """Begin a sign-in that a person approves in a browser (RFC 8628). Raises ConfigError if the token would come
+        over plain HTTP."""
+        if not self.allow_http and not _is_private(self.server, self._proxy):
+            raise ConfigError(
+                f"{self.server} is not https: anyone on the network could read the token. "
+                "Use https, or accept this with --allow-http or LICENSE_ALLOW_HTTP=true"
+            )
+        form = {"client_id": CLIENT_ID, "device_name": device, "scope": " ".join(scopes)}
+        body = self._again("POST", "/api/v1/login/device", form=form).body
+        with _understanding("sign-in"):
+            return DeviceCodes(
+                device_code=str(body["device_code"]),
+                user_code=str(body["user_code"]),
+                address=str(body["verification_uri"]),
+                complete_address=str(body["verification_uri_complete"]),
+                expires_in=_number(body["expires_in"]) or 0,
+                interval=_number(body["interval"]) or 5,
+            )
+
+    def poll_login(self, device_code: str) -> SignedIn:
+        """Return the token of a sign-in. Raises Refused with the code ``authorization_pending`` until the person has
+        answered, or ``slow_down``, ``access_denied``, ``expired_token``."""
+        form = {"client_id": CLIENT_ID, "grant_type": DEVICE_CODE_GRANT, "device_code": device_code}
+        body = self._again("POST", "/api/v1/login/token", form=form).body
+        with _understanding("token"):
+            return SignedIn(
+                token=str(body["access_token"]),
+                user=str(body["user"]),
+                expires_at=str(body["expires_at"]),
+                scopes=tuple(str(body["scope"]).split()),
+            )
+
+    def revoke(self, token: str) -> None:
+        """Revoke a token. Harmless if it is not valid."""
+        self._again("POST", "/api/v1/login/revoke", form={"token": token})
+
     def places(self, *, user: str) -> list[Place]:
         """Return the places of a user in the queue, the oldest first. This does not keep them."""
         query = urllib.parse.urlencode({"user": user}, errors="replace")
@@ -374,6 +442,22 @@ class Client:
         """Return the server's answer to a probe, which needs no credential."""
         return self._again("GET", "/livez")
 
+    def apply_site(self, document: str, *, dry_run: bool = False, prune: bool = False) -> dict[str, Any]:
+        """Bring the site from a document in TOML, and return the answer: ``changes``, ``unlisted``, ``warnings``.
+
+        Needs the scope ``admin``. A retry is harmless, because a second time changes nothing.
+        """
+        query = urllib.parse.urlencode({name: "true" for name, on in (("dry_run", dry_run), ("prune", prune)) if on})
+        answer = self._again("POST", "/api/v1/site/apply" + (f"?{query}" if query else ""), {"document": document})
+        with _understanding("difference of a site"):
+            return {name: answer.body[name] for name in ("dry_run", "changes", "unlisted", "warnings")}
+
+    def export_site(self) -> str:
+        """Return the site as a document in TOML. Needs the scope ``admin``."""
+        answer = self._again("GET", "/api/v1/site")
+        with _understanding("site"):
+            return str(answer.body["document"])
+
     # --- how they are made
 
     def _as_it_is_now(self, outcome: Lease | Ticket) -> Lease | Ticket:
@@ -389,6 +473,7 @@ class Client:
         body: dict[str, Any] | None = None,
         *,
         headers: Mapping[str, str] | None = None,
+        form: Mapping[str, str] | None = None,
     ) -> Answer:
         """Repeat a call until the server answers or ``patience`` is over."""
         start = time.monotonic()
@@ -397,7 +482,7 @@ class Client:
         with _Notice(self.on_retry, Unreachable(f"{self._route()} has not answered yet."), end) as notice:
             while True:
                 try:
-                    return self._call(method, path, body, headers or {}, timeout)
+                    return self._call(method, path, body, headers or {}, timeout, form)
                 except Unreachable as error:
                     # Spread the retries, or all clients would come back at the same moment.
                     wanted = max(error.retry_after or 0, pause * random.uniform(0.5, 1))  # noqa: S311
@@ -415,7 +500,13 @@ class Client:
         return f"{self} through {self._proxy}" if self._proxy is not None else str(self)
 
     def _call(
-        self, method: str, path: str, body: dict[str, Any] | None, headers: Mapping[str, str], timeout: float
+        self,
+        method: str,
+        path: str,
+        body: dict[str, Any] | None,
+        headers: Mapping[str, str],
+        timeout: float,
+        form: Mapping[str, str] | None = None,
     ) -> Answer:
         if self._proxy is not None and not self._proxy.is_supported:
             raise Unreachable(f"{self._proxy} is not an HTTP proxy: give the address of one", hopeless=True)
@@ -427,12 +518,16 @@ class Client:
         )
         if body is not None:
             request.add_header("Content-Type", "application/json")
-        if self.token:
+        if form is not None:
+            # The calls of a sign-in need no token.
+            request.data = urllib.parse.urlencode(form, errors="replace").encode()
+            request.add_header("Content-Type", "application/x-www-form-urlencoded")
+        elif self.token:
             request.add_header("Authorization", f"Bearer {self.token}")
         sent = time.monotonic()
         try:
             with self._opener.open(request, timeout=timeout) as response:
-                return Answer(response.status, _json(response.read(ANSWER_LIMIT)), response.headers, sent)
+                answer = Answer(response.status, _json(response.read(ANSWER_LIMIT)), response.headers, sent)
         except urllib.error.HTTPError as error:
             with error:
                 raise _refusal(self._route(), error) from None
@@ -442,6 +537,10 @@ class Client:
             untrusted = isinstance(reason, ssl.SSLCertVerificationError)
             through = f" through {self._proxy}" if self._proxy is not None else ""
             raise Unreachable(f"{self} can't be reached{through}: {_in_words(reason)}", hopeless=untrusted) from None
+        ends = answer.headers.get(TOKEN_ENDS)
+        if ends and self.on_token_ends is not None:
+            self.on_token_ends(ends)
+        return answer
 
 
 class _Notice:

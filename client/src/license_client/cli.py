@@ -6,9 +6,9 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from . import __version__, former, platforms
+from . import __version__, former, login, platforms
 from .api import ConfigError, LicenseError, Refused, Unreachable
-from .commands import completion, doctor, seats, showing, waiting
+from .commands import administering, completion, doctor, seats, showing, signing_in, waiting
 from .commands.seats import EX_NOT_FOUND
 from .config import Config, load
 from .messages import Messages
@@ -19,7 +19,9 @@ from .running import EX_NOT_EXECUTABLE, Interrupted, Signals
 # After sysexits.h, and the shell's own 126 and 127.
 EX_REFUSED, EX_UNREACHABLE, EX_IO, EX_NO_SEAT, EX_NOT_ALLOWED, EX_CONFIG = 65, 69, 74, 75, 77, 78
 
-MODULES = (showing, seats, waiting, doctor, completion)
+MODULES = (showing, seats, waiting, signing_in, administering, doctor, completion)
+# How a sign-in ends without a token.
+NOT_SIGNED_IN = {"access_denied", "expired_token", "invalid_grant", "unauthorized_client"}
 
 EPILOG = f"""\
 examples:
@@ -97,7 +99,9 @@ def _carry_out(options: argparse.Namespace) -> int:
             return local
         config = _load(options)
         options.user, options.team, options.project = config.user, config.team, config.project
+        options.token_is_configured = bool(config.token) and not config.token_is_stored
         client = config.client(patience=options.patience, on_retry=messages.retrying)
+        client.on_token_ends = login.TokenWarning(messages.say, client)
         code: int = options.command(client, options)
         return code
     except ConfigError as error:
@@ -147,7 +151,9 @@ def _say_renamed(messages: Messages, renamed: Sequence[tuple[str, str]]) -> None
 def _explained(refused: Refused, config: Config) -> str:
     """Return the server's reason, and what to set or run."""
     if refused.code == "not_authenticated" and not config.token:
-        return "The server needs a token: set LICENSE_TOKEN."
+        return "The server needs a token: run `license login`, or set LICENSE_TOKEN."
+    if refused.code == "invalid_credential" and config.token_is_stored:
+        return f"{refused.detail} Run `license login` for a new token."
     if refused.code == "not_for_others" and config.user_is_login:
         return f"{refused.detail} The request was for {config.user}, your login name on this machine. Set LICENSE_USER."
     hint = HINTS.get(refused.code) if refused.facts.get("waiting_helps", True) else None
@@ -155,6 +161,6 @@ def _explained(refused: Refused, config: Config) -> str:
 
 
 def _exit_code(refused: Refused) -> int:
-    if refused.status in {401, 403}:
+    if refused.status in {401, 403} or refused.code in NOT_SIGNED_IN:
         return EX_NOT_ALLOWED
     return EX_NO_SEAT if refused.status in {409, 410} else EX_REFUSED

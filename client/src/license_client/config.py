@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 
-from . import former, platforms
+from . import credentials, former, platforms
 from .api import Client, ConfigError, Unreachable
 
 DEFAULT_SERVER = "http://localhost:8000"
@@ -30,6 +30,8 @@ class Config:
     server_is_default: bool = False
     # A token may go over plain HTTP.
     allow_http: bool = False
+    # The token is the one of `license login`.
+    token_is_stored: bool = False
     # The configuration file that was read; None if there is none.
     file: Path | None = None
     # Where each setting comes from: a flag, a variable, or the path of the file. Without it, it is the default.
@@ -71,6 +73,9 @@ def load(
     a server on this machine, the login name, no token, team or project, and https
     for a token to another machine.
 
+    Without a token, the one that ``license login`` stored for this server counts, and
+    its user if none is configured.
+
     The file is TOML with the same names in lower case. Its path is ``file``, or
     ``LICENSE_CONFIG``, or the usual place, where it may be missing.
     ``on_former_name`` is called with each former name in use and its new name.
@@ -108,20 +113,27 @@ def load(
             on_former_name(str(old), str(path))
             path, there = old, True
     kept = _read(path) if given or there else {}
-    named, named_user = first("server", server), first("user", user)
+    named, named_user, named_token = first("server", server), first("user", user), first("token", token)
+    stored = None if named_token else credentials.find(named or DEFAULT_SERVER, environment)
+    if stored is not None:
+        sources["token"] = str(credentials.place(environment))
+        if not named_user:
+            sources["user"] = sources["token"]
+        named_token, named_user = stored.token, named_user or stored.user
     allowed = environment.get("LICENSE_ALLOW_HTTP") or kept.get("allow_http") or "false"
     if allow_http or environment.get("LICENSE_ALLOW_HTTP") or kept.get("allow_http"):
         variable_or_file = "LICENSE_ALLOW_HTTP" if environment.get("LICENSE_ALLOW_HTTP") else str(path)
         sources["allow_http"] = "--allow-http" if allow_http else variable_or_file
     return Config(
         server=named or DEFAULT_SERVER,
-        token=first("token", token),
+        token=named_token,
         user=named_user or _login(),
         team=first("team", team),
         project=first("project", project) or "",
         user_is_login=not named_user,
         server_is_default=not named,
         allow_http=allow_http or _is_true(allowed),
+        token_is_stored=stored is not None,
         file=path if given or there else None,
         sources=sources,
     )
@@ -148,7 +160,7 @@ def _login() -> str:
 
 def usual_place(environment: Mapping[str, str]) -> Path:
     """Return the default path of the configuration file."""
-    return Path(platforms.CURRENT.config_home(environment)) / "license" / "config.toml"
+    return credentials.folder(environment) / "config.toml"
 
 
 def _read(path: Path) -> dict[str, str]:

@@ -10,6 +10,7 @@ MEANINGS = {
     "tool-name": "the name of a tool, as `GET /api/v1/tools/` lists them.",
     "team-name": "the name of a team.",
     "time-zone": "a name of the IANA time zone database, such as `Europe/Berlin`.",
+    "site": "the document of a site, in TOML.",
     "cursor": "a position in a list, copied from `next` or `previous` of a page.",
 }
 
@@ -17,6 +18,7 @@ TEXT: dict[str, Any] = {"type": "string", "format": "text"}
 TOOL_NAME: dict[str, Any] = {"type": "string", "format": "tool-name", "pattern": f"^{TOOL_NAME_PATTERN}$"}
 TEAM_NAME: dict[str, Any] = TOOL_NAME | {"format": "team-name"}
 TIME_ZONE: dict[str, Any] = {"type": "string", "format": "time-zone", "example": "Europe/Berlin"}
+SITE: dict[str, Any] = {"type": "string", "format": "site", "minLength": 1}
 CURSOR: dict[str, Any] = {"type": "string", "format": "cursor"}
 IDEMPOTENCY_KEY: dict[str, Any] = {"type": "string", "pattern": "^[!-~]{1,255}$", "minLength": 1, "maxLength": 255}
 

@@ -70,6 +70,7 @@ TAGS = {
     "borrowing": "Borrow, renew and return seats.",
     "queue": "Wait for seats.",
     "leases": "See current and past leases.",
+    "caller": "See who calls.",
     "tools": "See and change tools, their quotas, limits and access rules.",
     "contracts": "See and change contracts.",
     "teams": "See and change teams and their members.",
@@ -77,6 +78,7 @@ TAGS = {
     "accounts": "See and deactivate accounts.",
     "denials": "See refused borrows.",
     "reports": "See how tools were used.",
+    "site": "See and bring the whole site as one document.",
     "audit": "See changes and who made them.",
 }
 

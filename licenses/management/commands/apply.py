@@ -12,7 +12,7 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import IntegrityError, OperationalError
 
 from licenses.auditing import Actor
-from licenses.errors import Refusal
+from licenses.errors import InvalidSite, Refusal
 from licenses.names import visible
 from licenses.site import document
 from licenses.site.applying import Applied, apply
@@ -48,8 +48,8 @@ class Command(BaseCommand):
             text = read(file)
             wanted = document.read(text, is_json=file.suffix == ".json")
             done = patiently(partial(apply, wanted, by=Actor.of_command("apply"), prune=prune, dry_run=dry_run))
-        except document.InvalidSite as refusal:
-            lines = [visible(document.Mistake(**error).in_file(str(file))) for error in refusal.errors]
+        except InvalidSite as refusal:
+            lines = [visible(document.Mistake(**error).in_file(str(file))) for error in refusal.facts["errors"]]
             raise CommandError("\n".join([f"{file} has mistakes. Nothing was changed.", *lines])) from None
         except Refusal as refusal:
             raise CommandError(visible(refusal.detail)) from None

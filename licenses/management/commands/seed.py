@@ -9,6 +9,7 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import transaction
 
 from licenses.auditing import Actor
+from licenses.errors import InvalidSite
 from licenses.models import ContractSource
 from licenses.site import document
 from licenses.site.description import SiteTool
@@ -64,7 +65,7 @@ def read_file(path: Path) -> dict[str, dict[str, Any]]:
         found = document.read(path.read_text(encoding="utf-8-sig")).site
     except (OSError, UnicodeDecodeError) as error:
         raise CommandError(f"{path}: {error}") from None
-    except document.InvalidSite as refusal:
+    except InvalidSite as refusal:
         raise CommandError(f"{path}: {refusal.detail}") from None
     if found.teams or any(tool.allowances or tool.user_limits or tool.access_rules for tool in found.tools.values()):
         raise CommandError(f"{path}: teams, quotas, limits and access rules need `manage.py apply`, not `seed`.")
