@@ -29,7 +29,7 @@ from .errors import DatabaseRefusal, UnknownTool, kinds
 from .leases import snapshot, sql
 from .leases.snapshot import AllotmentLevels
 from .metric_text import Counters, Family, labels
-from .models import ApiToken, Contract, EndReason, Sweep, Ticket, TicketState, Tool
+from .models import ApiToken, ChannelLevels, Contract, Delivery, EndReason, Sweep, Ticket, TicketState, Tool
 from .names import UNKNOWN_TOOL_LABEL
 from .policy import BORROW_REFUSALS, State
 
@@ -242,11 +242,13 @@ class DatabaseMetrics:
         *,
         contracts: Sequence[Contract] = (),
         tokens: Sequence[ApiToken] = (),
+        channels: Sequence[ChannelLevels] = (),
     ) -> None:
         self.tools = tools
         self.teams = teams
         self.contracts = contracts
         self.tokens = tokens
+        self.channels = channels
         self.swept_at = swept_at
         self.version = version
 
@@ -257,6 +259,7 @@ class DatabaseMetrics:
         yield from self._teams()
         yield from self._contracts()
         yield from self._tokens()
+        yield from self._notifications()
         if self.swept_at is not None:
             yield _single(
                 "licenseserver_sweeper_last_run_timestamp_seconds",
@@ -373,6 +376,16 @@ class DatabaseMetrics:
             [token.expires_at.timestamp() for token in self.tokens],
         )
 
+    def _notifications(self) -> Iterator[Family]:
+        written = [labels({"channel": levels.channel}) for levels in self.channels]
+        for name, documentation in (
+            ("waiting", "Notifications that wait to be sent."),
+            ("oldest_seconds", "For how long the oldest of them waits."),
+            ("failed", "Notifications that were given up in the last 24 hours."),
+        ):
+            values = [getattr(levels, name) for levels in self.channels]
+            yield Family(f"licenseserver_notifications_{name}", "gauge", documentation, written, values)
+
 
 def _single(name: str, documentation: str, value: float, pairs: dict[str, str] | None = None) -> Family:
     return Family(name, "gauge", documentation, [labels(pairs or {})], [value])
@@ -470,8 +483,10 @@ def exposition(version: str) -> bytes:
         contracts = list(Contract.objects.not_ended(timezone.now()).select_related("tool").order_by("pk"))
         ending = ApiToken.objects.in_use_and_ending(timezone.now()).select_related("team")[:TOKENS_AT_MOST]
         tokens = list(ending)
+        channels = Delivery.objects.levels(timezone.now())
         swept_at = Sweep.objects.values_list("finished_at", flat=True).first()
     except (DatabaseError, InterfaceError):
         # Counters are most important while the database does not answer.
-        tools, teams, contracts, tokens, swept_at = None, [], [], [], None
-    return _page().text(DatabaseMetrics(tools, teams, swept_at, version, contracts=contracts, tokens=tokens))
+        tools, teams, contracts, tokens, channels, swept_at = None, [], [], [], [], None
+    levels = DatabaseMetrics(tools, teams, swept_at, version, contracts=contracts, tokens=tokens, channels=channels)
+    return _page().text(levels)

@@ -354,7 +354,7 @@ LICENSE_PUBLIC_URL = environment.origin("LICENSE_PUBLIC_URL")
 # The time zone of times in messages, of reports in the admin, and of working hours.
 LICENSE_TIME_ZONE = environment.time_zone("LICENSE_TIME_ZONE", "UTC")
 
-# --- Mail -------------------------------------------------------------------
+# --- Notifications ----------------------------------------------------------
 
 # The mail server; without one no mail is sent.
 EMAIL_HOST = environment.text("LICENSE_EMAIL_HOST", "")
@@ -374,6 +374,12 @@ DEFAULT_FROM_EMAIL = SERVER_EMAIL = environment.mail_address("LICENSE_EMAIL_FROM
 if EMAIL_HOST and not DEFAULT_FROM_EMAIL:
     raise SettingError("LICENSE_EMAIL_HOST needs LICENSE_EMAIL_FROM, the sender of the messages.")
 EMAIL_TIMEOUT = 10
+
+# The minutes before its end at which the holder of a lease hears of it.
+LICENSE_NOTICE_MINUTES = environment.integer("LICENSE_NOTICE_MINUTES", 30, minimum=1, maximum=1440)
+# Administrators hear of a queue of this length, or in which somebody waits for this number of minutes.
+LICENSE_NOTICE_QUEUE_LENGTH = environment.integer("LICENSE_NOTICE_QUEUE_LENGTH", 10, minimum=1, maximum=1_000_000)
+LICENSE_NOTICE_QUEUE_MINUTES = environment.integer("LICENSE_NOTICE_QUEUE_MINUTES", 30, minimum=1, maximum=100_000)
 
 # Hosts that webhooks may call; they may have private addresses. Empty: any host with a public address.
 LICENSE_WEBHOOK_HOSTS = environment.hosts("LICENSE_WEBHOOK_HOSTS", "")

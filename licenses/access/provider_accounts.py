@@ -6,6 +6,8 @@ from typing import Any
 
 from django.conf import settings
 from django.contrib.auth.models import Group, Permission, User
+from django.core.exceptions import ValidationError
+from django.core.validators import EmailValidator
 from django.db import IntegrityError, transaction
 
 from licenses import auditing
@@ -15,6 +17,9 @@ from licenses.names import ACCOUNT_NAME_LENGTH, is_name
 
 from . import accounts
 from .rights import GroupsMissing, Rights, claim, rights_of
+
+# The limit of Django's table.
+LONGEST_ADDRESS = 254
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +35,7 @@ class SignInRefused(Exception):
 def account_of(claims: Mapping[str, Any], *, address: str) -> User:
     """Return the account of these verified claims, created at the first sign-in.
 
-    The account gets the rights and teams of the user's groups. The changes are
+    The account gets the rights and teams of the user's groups, and the mail address. The changes are
     recorded with the caller's ``address``.
 
     Issuer and subject identify the user. An existing account with the same name, in
@@ -47,6 +52,7 @@ def account_of(claims: Mapping[str, Any], *, address: str) -> User:
             rights = _rights_of(user, claims)
             with auditing.changing(user, by=by):
                 _follow_rights(user, rights)
+                _follow_mail_address(user, claims)
             changes = TeamMember.objects.follow_provider(user=user.username, teams=rights.teams)
             auditing.membership(changes, by=by)
             return user
@@ -98,6 +104,20 @@ def _follow_rights(user: User, rights: Rights) -> None:
         user.groups.add(_operators())
     else:
         user.groups.remove(*user.groups.filter(name=OPERATORS))
+
+
+def _follow_mail_address(user: User, claims: Mapping[str, Any]) -> None:
+    """Take over the user's mail address, if the provider sends one and does not doubt it."""
+    address = claims.get("email")
+    if not isinstance(address, str) or address == user.email or claims.get("email_verified") is False:
+        return
+    try:
+        EmailValidator()(address)
+    except ValidationError:
+        return
+    if len(address) <= LONGEST_ADDRESS:
+        user.email = address
+        user.save(update_fields=["email"])
 
 
 def _operators() -> Group:

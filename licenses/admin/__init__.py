@@ -2,7 +2,7 @@
 
 from django.contrib import admin
 
-from . import account, audit, contract, denial, identity, lease, rule, team, ticket, token, tool  # noqa: F401
+from . import account, audit, contract, denial, identity, lease, notification, rule, team, ticket, token, tool  # noqa: F401
 from .deletions import delete_selected
 
 admin.site.site_header = admin.site.site_title = "Floating-license server"

@@ -14,7 +14,10 @@ MAX_AT_ONCE = 500
 
 
 class ShortDeletions(admin.ModelAdmin[Any]):
-    """List the selected rows and count the rows that depend on them."""
+    """List the selected rows and count the rows that depend on them.
+
+    Rows of an admin with ``goes_with_parent`` need no permission of their own when their parent is deleted.
+    """
 
     def get_deleted_objects(self, objs: Any, request: HttpRequest) -> tuple[list[Any], dict[str, int], set[str], Any]:
         """Return the rows to delete, their number by kind, the kinds that this user may not
@@ -28,6 +31,8 @@ class ShortDeletions(admin.ModelAdmin[Any]):
         for model in found:
             if self.admin_site.is_registered(model):
                 asked = self.admin_site.get_model_admin(model)
+                if model is not self.model and getattr(asked, "goes_with_parent", False):
+                    continue
                 rows = chosen if model is self.model else [None]
                 if not all(asked.has_delete_permission(request, row) for row in rows):
                     lacking.add(str(model._meta.verbose_name))

@@ -32,9 +32,7 @@ from .common.writing import precondition_of
 from .permissions import MaySeeSite
 
 TOML = "application/toml"
-EXAMPLE = (
-    '[tools.cad_tool]\ncapacity = 5\n\n[tools.cad_tool.teams.crash]\nquota = 3\n\n[teams.crash]\nmembers = ["ana"]\n'
-)
+EXAMPLE = '[tools.solver]\ncapacity = 5\n\n[tools.solver.teams.crash]\nquota = 3\n\n[teams.crash]\nmembers = ["ana"]\n'
 
 
 class TomlRenderer(BaseRenderer):

@@ -2,13 +2,15 @@
 
 from django.urls import path
 
-from . import device, teams, tokens, views
+from . import device, notifications, teams, tokens, views
 
 urlpatterns = [
     path("", views.overview, name="board"),
     path("tools/<str:name>/", views.one_tool, name="board_tool"),
     path("teams/<str:name>/", teams.one_team, name="board_team"),
     path("yours/", views.yours, name="board_yours"),
+    path("notifications/", notifications.show, name="board_notifications"),
+    path("notifications/save/", notifications.save, name="board_notifications_save"),
     path("leases/<uuid:lease_id>/return/", views.give_back, name="board_return"),
     path("device/", device.overview, name="device"),
     path("device/answer/", device.answer, name="device_answer"),

@@ -14,7 +14,7 @@ from typing import Any
 from django.db import models, transaction
 from django.db.models import Exists, OuterRef, Q
 
-from licenses.models import BorrowKey, Denial, HistoryMark, Lease, Ticket, TicketState, UsageDay
+from licenses.models import BorrowKey, Delivery, Denial, HistoryMark, Lease, Notification, Ticket, TicketState, UsageDay
 from licenses.models.denial import EPISODE_WINDOW
 
 from . import days, rollups
@@ -31,6 +31,7 @@ class Forgotten:
     tickets: int
     denials: int
     days: int
+    notifications: int
 
 
 def _limit(before: date) -> date:
@@ -40,7 +41,7 @@ def _limit(before: date) -> date:
 
 
 def delete(*, before: date) -> Forgotten:
-    """Delete leases, tickets and denials that ended before a UTC day.
+    """Delete leases, tickets and denials that ended before a UTC day, and notifications of no use since then.
 
     Rollups stay, and rows that an idempotency key needs.
     """
@@ -65,7 +66,14 @@ def delete(*, before: date) -> Forgotten:
     leases = _delete(Lease, Q(ended_at__lt=moment, part_of__isnull=False), ~Exists(kept_heads))
     parts = Lease.objects.filter(part_of=OuterRef("pk"))
     leases += _delete(Lease, Q(ended_at__lt=moment, part_of__isnull=True), ~Exists(parts), *wanted)
-    return Forgotten(leases, tickets, denials, 0)
+    return Forgotten(leases, tickets, denials, 0, _delete_notifications(moment))
+
+
+def _delete_notifications(moment: datetime) -> int:
+    """Delete notifications and their deliveries. One that is of use stays: it is the mark that an occasion is
+    recorded."""
+    _delete(Delivery, Q(notification__useful_until__lt=moment))
+    return _delete(Notification, Q(useful_until__lt=moment))
 
 
 def _old_denials(moment: datetime) -> Q:
@@ -89,7 +97,7 @@ def anonymize(*, before: date) -> Forgotten:
     """Remove names of users and hosts, and notes, from rows that ended before a UTC day.
 
     From leases, tickets, denials and the usage by day. Sums by tool, team and project
-    stay.
+    stay. Notifications are deleted, which have names in their texts.
     """
     before = _limit(before)
     moment = days.midnight(before)
@@ -101,6 +109,7 @@ def anonymize(*, before: date) -> Forgotten:
         tickets=_blank(Ticket, _old_tickets(moment), tickets),
         denials=_blank(Denial, _old_denials(moment), nobody),
         days=sum(_anonymize_day(day) for day in _days_with_names(before)),
+        notifications=_delete_notifications(moment),
     )
 
 

@@ -11,6 +11,7 @@ from .history import DenialDay, HistoryMark, TeamHour, ToolHour, UsageDay
 from .identity import Identity, JwtCaller
 from .lease import EndReason, Lease
 from .notification import (
+    ChannelLevels,
     Delivery,
     DeliveryState,
     Event,
@@ -38,6 +39,7 @@ __all__ = [
     "AuditRecord",
     "AuditedKind",
     "BorrowKey",
+    "ChannelLevels",
     "Contract",
     "ContractSource",
     "Delivery",

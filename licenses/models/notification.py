@@ -1,18 +1,22 @@
 """Notifications: what people and administrators hear of, and how it reaches them."""
 
 import uuid
-from datetime import datetime
+from dataclasses import dataclass
+from datetime import datetime, timedelta
 from typing import Any
 
 from django.conf import settings
 from django.core.serializers.json import DjangoJSONEncoder
 from django.db import models
-from django.db.models import Q
+from django.db.models import Count, Min, Q
 from django.db.models.functions import Now
 
 from licenses.names import NAME_LENGTH
 
 from .team import validate_name
+
+# How long the metrics count a delivery that was given up.
+FAILURES_SHOWN = timedelta(days=1)
 
 
 class Event(models.TextChoices):
@@ -134,6 +138,16 @@ class Notification(models.Model):
         return f"{self.get_event_display()} ({self.key})"
 
 
+@dataclass(frozen=True, slots=True)
+class ChannelLevels:
+    """The deliveries of one channel: those that wait, for how long the oldest has, and those given up lately."""
+
+    channel: str
+    waiting: int = 0
+    oldest_seconds: float = 0
+    failed: int = 0
+
+
 class DeliveryState(models.TextChoices):
     WAITING = "waiting"
     SENT = "sent"
@@ -150,6 +164,29 @@ class DeliveryQuerySet(models.QuerySet["Delivery"]):
     def due(self, now: datetime | Now) -> "DeliveryQuerySet":
         """Return the deliveries whose next attempt is due."""
         return self.waiting().filter(due_at__lte=now)
+
+    def levels(self, now: datetime) -> list[ChannelLevels]:
+        """Return the levels of mail and webhooks. Counts failures for ``FAILURES_SHOWN``, but not those of
+        webhooks that are disabled. One statement, which reads only these rows."""
+        waiting = Q(state=DeliveryState.WAITING)
+        failed = Q(state=DeliveryState.FAILED, closed_at__gt=now - FAILURES_SHOWN) & ~Q(webhook__enabled=False)
+        rows = (
+            self.filter(waiting | failed)
+            .order_by()
+            .values(by_mail=models.ExpressionWrapper(Q(webhook__isnull=True), models.BooleanField()))
+            .annotate(
+                number=Count("pk", filter=waiting),
+                oldest=Min("notification__created_at", filter=waiting),
+                lost=Count("pk", filter=failed),
+            )
+        )
+        found = {}
+        for row in rows:
+            age = max((now - row["oldest"]).total_seconds(), 0) if row["oldest"] else 0
+            found[bool(row["by_mail"])] = row["number"], age, row["lost"]
+        return [
+            ChannelLevels(channel, *found.get(by_mail, ())) for channel, by_mail in (("mail", True), ("webhook", False))
+        ]
 
 
 class Delivery(models.Model):

@@ -3,18 +3,20 @@
 No borrow, heartbeat or return comes here.
 """
 
+import uuid
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from django.conf import settings
 from django.contrib.auth.models import User
 from django.db import transaction
+from django.db.models import QuerySet
 
 from licenses.clock import database_now
-from licenses.models import Delivery, Event, Notification, NotificationPreference, Webhook
+from licenses.models import Delivery, DeliveryState, Event, Notification, NotificationPreference, Webhook
 
 # Events about a user's own seats and tokens; the others are for administrators.
 PERSONAL = (Event.SEAT_OFFERED, Event.LEASE_ENDING, Event.LEASE_FORCED, Event.TOKEN_ENDS)
@@ -25,8 +27,9 @@ FOR_ADMINISTRATORS = (
     Event.TOOL_EXHAUSTED,
     Event.QUEUE_LONG,
 )
+TEST_KEPT = timedelta(hours=1)
 # Mailed unless the person says otherwise. The others can come several times a day.
-MAILED_BY_DEFAULT = frozenset(Event) - {Event.TOOL_EXHAUSTED, Event.QUEUE_LONG, Event.TEST}
+MAILED_BY_DEFAULT = frozenset(Event) - {Event.TOOL_EXHAUSTED, Event.QUEUE_LONG}
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,12 +94,31 @@ def record_all(occasions: Iterable[Occasion]) -> int:
     with transaction.atomic():
         Notification.objects.bulk_create([notification for notification, _ in rows.values()], ignore_conflicts=True)
         # Those of others have other ids.
-        mine = set(Notification.objects.filter(pk__in=rows).values_list("pk", flat=True))
+        mine = set(Notification.objects.filter(pk__in=rows).order_by().values_list("pk", flat=True))
         due = [(pk, delivery) for pk in mine for delivery in rows[pk][1]]
         for pk, delivery in due:
             delivery.notification_id, delivery.due_at = pk, now
         Delivery.objects.bulk_create(delivery for _, delivery in due)
     return len(mine)
+
+
+@transaction.atomic
+def record_test(webhook: Webhook, *, by: str) -> None:
+    """Record a test for one webhook, which the sweeper sends as everything else; ``by`` asked for it."""
+    now = database_now()
+    test = Notification.objects.create(
+        event=Event.TEST, key=str(uuid.uuid4()), facts={"by": by}, created_at=now, useful_until=now + TEST_KEPT
+    )
+    Delivery.objects.create(notification=test, webhook=webhook, due_at=now)
+
+
+@transaction.atomic
+def send_again(deliveries: QuerySet[Delivery]) -> int:
+    """Let the sweeper send again what was given up and is still of use; return the number."""
+    now = database_now()
+    failed = Delivery.objects.filter(pk__in=list(deliveries.values_list("pk", flat=True)), state=DeliveryState.FAILED)
+    useful = list(failed.filter(notification__useful_until__gt=now).values_list("pk", flat=True))
+    return failed.filter(pk__in=useful).update(state=DeliveryState.WAITING, closed_at=None, due_at=now, attempts=0)
 
 
 def can_mail() -> bool:

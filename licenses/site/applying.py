@@ -1,6 +1,7 @@
 """Carry out a plan in one transaction, through the services that every other door uses."""
 
 import json
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -137,6 +138,13 @@ class _Changes:
     def __init__(self, document: Document, present: Site, plan: Plan, by: Actor) -> None:
         self.document, self.present, self.plan, self.by = document, present, plan, by
         self.target = plan.target
+        about_contracts = (change.subject for change in plan.changes if change.kind == AuditedKind.CONTRACT)
+        self.with_contracts = {subject.partition(": ")[0] for subject in about_contracts}
+        # The members of each team whose source is no document.
+        self.elsewhere: dict[str, set[str]] = defaultdict(set)
+        others = TeamMember.objects.exclude(source=MemberSource.MANUAL).filter(team__name__in=document.site.teams)
+        for team, user in others.order_by().values_list("team__name", "user"):
+            self.elsewhere[team].add(user)
 
     def make(self) -> None:
         for name in self.document.site.teams:
@@ -166,8 +174,7 @@ class _Changes:
         if known is None or values:
             teams.put_team(name=name, values=values, by=self.by)
         # Members from elsewhere become members by hand.
-        others = TeamMember.objects.filter(team__name=name, user__in=target.members).exclude(source=MemberSource.MANUAL)
-        for user in sorted(others.values_list("user", flat=True)):
+        for user in sorted(self.elsewhere[name] & target.members):
             teams.put_member(team=name, user=user, by=self.by)
 
     # --- Tools
@@ -178,16 +185,12 @@ class _Changes:
             rows = Tool.objects.get(name=name).contracts.select_related("tool")
             contracts.delete(contracts=rows, by=self.by)
         values: dict[str, Any] = _changed(target.values, known.values if known else {})
-        about_contracts = [
-            change
-            for change in self.plan.changes
-            if change.kind == AuditedKind.CONTRACT and change.subject.startswith(f"{name}: ")
-        ]
-        if target.contracts is not None and about_contracts:
+        if target.contracts is not None and name in self.with_contracts:
             values[tools.CONTRACTS] = target.contracts
         if known is None or values:
             tools.put_tool(name=name, values=values, by=self.by)
-        self._rules(name, target, known or SiteTool())
+        if known is None or _rules_of(target) != _rules_of(known):
+            self._rules(name, target, known or SiteTool())
 
     def _rules(self, name: str, target: SiteTool, known: SiteTool) -> None:
         tool = Tool.objects.get(name=name)
@@ -235,6 +238,10 @@ class _Changes:
             user, _, team = name.rpartition(" in ")
             if team not in self.document.site.teams:
                 teams.delete_member(team=team, user=user, by=self.by)
+
+
+def _rules_of(tool: SiteTool) -> tuple[Any, ...]:
+    return tool.allowances, tool.user_limits, tool.access_rules
 
 
 def _changed(target: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, Any]:

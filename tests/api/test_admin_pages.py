@@ -25,12 +25,15 @@ from licenses.models import (
     Identity,
     JwtCaller,
     Lease,
+    NotificationPreference,
     RetiredName,
     Team,
     TeamMember,
     Tool,
     UserLimit,
+    Webhook,
 )
+from licenses.notifications import outbox, webhooks
 from licenses.tools import contracts
 from tests.support.api import Api, make_token
 from tests.support.quotas import SOMEBODY, allot
@@ -83,6 +86,10 @@ def populate(api: Api) -> Callable[..., None]:
             waits = api.wait(granted.name, "second")
             api.give_back(lease)
             api.poll(waits)
+            webhook = Webhook(name=f"chat{name}", events=["license_ends"], for_people=True)
+            webhooks.save(webhook, url="https://chat.example.com/hook", by=SOMEBODY)
+            NotificationPreference.objects.create(account=user, event="seat_offered", webhook=webhook)
+            outbox.record_test(webhook, by="root")
             with auditing.changing(tool, by=SOMEBODY):
                 Tool.objects.filter(pk=tool.pk).update(vendor="Other")
         assert Denial.objects.exists()

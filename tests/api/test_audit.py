@@ -62,7 +62,7 @@ def set_capacity(admin: Client, tool: Tool, capacity: int, **headers: str) -> An
 
 
 def force_return(admin: Client, lease_id: str, reason: str) -> Any:
-    form = {"action": "force_return", "_selected_action": [lease_id], "reason": reason}
+    form = {"action": "force_return", "_selected_action": [lease_id], "reason": reason, "confirmed": "yes"}
     return admin.post("/admin/licenses/lease/", form)
 
 
@@ -202,7 +202,7 @@ def test_teams_and_their_members_are_on_record(admin_client: Client) -> None:
     admin_client.post(f"/admin/licenses/teammember/{ben}/delete/", {"post": "yes"})
     admin_client.post(f"/admin/licenses/teammember/{ana}/change/", {"user": "eve"})
     found = records(admin_client)
-    member = {"team": "crash", "source": "manual"}
+    member = {"team": "crash", "source": "manual", "is_lead": False}
     assert [told(record) for record in found] == [
         ("created", "team", "crash", {}, {"name": "crash", "display_name": "", "ignores_case": False}),
         ("created", "member", "ana in crash", {}, member | {"user": "ana"}),

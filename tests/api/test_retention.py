@@ -7,10 +7,11 @@ from io import StringIO
 
 import pytest
 from django.core.management import CommandError, call_command
+from django.utils import timezone
 
 from licenses.history import reports, rollups
 from licenses.history.reports import Period, Span
-from licenses.models import BorrowKey, Denial, Lease, Ticket, Tool, UsageDay
+from licenses.models import BorrowKey, Delivery, Denial, Lease, Notification, Ticket, Tool, UsageDay
 from tests.support.api import Api
 
 MakeTool = Callable[..., Tool]
@@ -62,19 +63,25 @@ def test_deleting_keeps_the_figures_and_newer_rows(past: Tool) -> None:
     call_command("expire_leases", stdout=StringIO())  # which deletes old keys
     before = figures(past)
     assert Lease.objects.count() == 6
-    assert forget("--older-than", "5", "--delete") == "4 lease(s), 1 ticket(s), 1 denial(s) deleted\n"
+    assert (
+        forget("--older-than", "5", "--delete") == "4 lease(s), 1 ticket(s), 1 denial(s), 0 notification(s) deleted\n"
+    )
     assert sorted(Lease.objects.values_list("user", flat=True)) == ["ben", "dora"]
     assert list(Ticket.objects.all()) == []
     assert [denial.user for denial in Denial.objects.all()] == ["emil"]
     assert figures(past) == before
     rollups.rebuild()
     assert figures(past) == before
-    assert forget("--older-than", "5", "--delete") == "0 lease(s), 0 ticket(s), 0 denial(s) deleted\n"
+    assert (
+        forget("--older-than", "5", "--delete") == "0 lease(s), 0 ticket(s), 0 denial(s), 0 notification(s) deleted\n"
+    )
 
 
 def test_rows_that_an_idempotency_key_needs_stay(past: Tool) -> None:
     assert BorrowKey.objects.exists()
-    assert forget("--older-than", "5", "--delete") == "2 lease(s), 1 ticket(s), 1 denial(s) deleted\n"
+    assert (
+        forget("--older-than", "5", "--delete") == "2 lease(s), 1 ticket(s), 1 denial(s), 0 notification(s) deleted\n"
+    )
     # Both leases of the borrow of two tools.
     assert Lease.objects.filter(user="ana").count() == 2
 
@@ -91,7 +98,10 @@ def test_an_open_lease_is_never_old(api: Api, make_tool: MakeTool, pass_time: Pa
 def test_names_are_removed_and_sums_stay(past: Tool) -> None:
     before = figures(past)
     answer = forget("--older-than", "5", "--anonymize")
-    assert answer == "names removed from 4 lease(s), 1 ticket(s), 1 denial(s), and from the usage of 1 day(s)\n"
+    assert answer == (
+        "names removed from 4 lease(s), 1 ticket(s), 1 denial(s), and from the usage of 1 day(s); "
+        "0 notification(s) deleted\n"
+    )
     old = Lease.objects.filter(ended_at__isnull=False)
     assert set(old.values_list("user", "host", "end_note")) == {("", "", "")}
     assert set(Lease.objects.filter(ended_at__isnull=True).values_list("user", flat=True)) == {"dora", "ben"}
@@ -101,8 +111,9 @@ def test_names_are_removed_and_sums_stay(past: Tool) -> None:
     rollups.rebuild()
     assert figures(past) == before
     assert {row.user for row in UsageDay.objects.all()} == {""}
-    assert "from 0 lease(s), 0 ticket(s), 0 denial(s), and from the usage of 0 day(s)" in forget(
-        "--older-than", "5", "--anonymise"
+    assert (
+        "from 0 lease(s), 0 ticket(s), 0 denial(s), and from the usage of 0 day(s); 0 notification(s) deleted"
+        in forget("--older-than", "5", "--anonymise")
     )
 
 
@@ -113,3 +124,20 @@ def test_what_makes_no_sense_is_refused(past: Tool, arguments: list[str]) -> Non
     with pytest.raises(CommandError):
         forget(*arguments)
     assert Lease.objects.count() == 6
+
+
+@pytest.mark.parametrize("way", ["--delete", "--anonymize"])
+def test_old_notifications_are_deleted_and_those_of_use_stay(past: Tool, way: str) -> None:
+    now = timezone.now()
+    for days in (-10, 10):
+        outbox = Notification.objects.create(
+            event="license_ends",
+            key=str(days),
+            created_at=now - timedelta(days=20),
+            useful_until=now + timedelta(days=days),
+        )
+        Delivery.objects.create(notification=outbox, address="root@example.com", due_at=now)
+    assert "1 notification(s) deleted" in forget("--older-than", "5", way)
+    # Otherwise the next sweep would find the same occasion, and send it again.
+    assert Notification.objects.get().key == "10"
+    assert Delivery.objects.count() == 1

@@ -236,6 +236,31 @@ def test_changes_by_groups_are_recorded(provider: Issuer, browser: Client, setti
     ]
 
 
+@pytest.mark.parametrize("source", ["token", "userinfo"])
+def test_the_mail_address_comes_from_the_provider_on_record(provider: Issuer, browser: Client, source: str) -> None:
+    def address_after(address: object, **more: Any) -> str:
+        claims = {"email": address} | more
+        provider.userinfo = {"sub": "ben-s-subject"} | (claims if source == "userinfo" else {})
+        sign_in(browser, provider, **(claims if source == "token" else {}))
+        return User.objects.get().email
+
+    assert address_after("ben@example.com", email_verified=True) == "ben@example.com"
+    assert recorded("before", "after")[-1][6:] == ({"email": ""}, {"email": "ben@example.com"})
+    assert address_after("new@example.com") == "new@example.com"
+    for wrong in (
+        "ben",
+        "",
+        None,
+        7,
+        ["a@example.com"],
+        "a@b@c",
+        "x\nBcc: all@example.com",
+        "a" * 250 + "@example.com",
+    ):
+        assert address_after(wrong) == "new@example.com"
+    assert address_after("doubtful@example.com", email_verified=False) == "new@example.com"
+
+
 def test_staff_of_the_provider_do_not_see_the_audit(provider: Issuer, browser: Client) -> None:
     sign_in(browser, provider, groups=["license staff"])
     assert browser.get("/admin/licenses/tool/").status_code == 200

@@ -118,13 +118,13 @@ def test_a_page_of_another_site_changes_nothing(admin_user: User) -> None:
 
 
 def test_a_mistake_is_a_problem_with_its_place() -> None:
-    refused = post(api_of(scopes=["admin"]), f"{DOCUMENT}\n[tools.new]\ncapcity = 1\n")
+    refused = post(api_of(scopes=["admin"]), f"{DOCUMENT}\n[tools.new]\ncapacty = 1\n")
     assert_problem(refused, 400)
     problem = refused.json()
     assert problem["code"] == "invalid_site"
     assert problem["errors"][1] == {
         "line": 7,
-        "where": "tools.new.capcity",
+        "where": "tools.new.capacty",
         "detail": "There is no such key. Did you mean capacity?",
     }
     assert not Tool.objects.exists()

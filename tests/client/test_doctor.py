@@ -15,6 +15,8 @@ from tests.support.gateway import Call, Gateway, Reply
 from tests.support.servers import Server, running_server
 from tests.support.shell import Shell
 
+LOGIN = "run `license login`, or set LICENSE_TOKEN"
+
 
 @pytest.fixture(scope="module")
 def strict_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
@@ -129,7 +131,7 @@ def test_a_token_is_checked_for_its_scopes_its_end_and_its_user(
 
 def test_a_missing_and_a_wrong_token_are_failures(strict: Shell) -> None:
     code, found = checks(strict)
-    assert (code, found["token"][0]["state"], found["token"][0]["fix"]) == (77, "FAIL", "set LICENSE_TOKEN")
+    assert (code, found["token"][0]["state"], found["token"][0]["fix"]) == (77, "FAIL", LOGIN)
     code, found = checks(strict, LICENSE_TOKEN="lic_" + "x" * 43)
     assert (code, found["token"][0]["state"]) == (77, "FAIL")
 

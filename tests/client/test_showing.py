@@ -2,12 +2,14 @@
 
 import json
 import re
+import shlex
 import subprocess
 import tomllib
 from datetime import datetime
 
 import httpx
 import pytest
+from license_client.cli import parser
 
 from tests.support.gateway import Call, Gateway, Reply
 from tests.support.paths import ROOT
@@ -18,11 +20,15 @@ from tests.support.waiting import PATIENCE
 COLOR = re.compile("\x1b\\[[0-9;]*m")
 
 
-def commands(shell: Shell) -> list[str]:
-    """Return the names of all commands, as the help lists them."""
-    found = re.findall(r"^    (\w+)(?:  |$)", shell("--help").stdout, re.MULTILINE)
-    assert {"status", "run", "who"} <= set(found)
-    return found
+def commands(shell: Shell, *group: str) -> list[list[str]]:
+    """Return the words of all commands, as the helps list them."""
+    found = re.findall(r"^    (\w+)(?:  |$)", shell(*group, "--help").stdout, re.MULTILINE)
+    assert found
+    each = [[*group, name] for name in found]
+    groups = [words for words in each if re.search(r"^usage:.* COMMAND ", shell(*words, "--help").stdout)]
+    return [words for words in each if words not in groups] + [
+        words for group in groups for words in commands(shell, *group)
+    ]
 
 
 # --- Help and version -----------------------------------------------------------
@@ -36,19 +42,25 @@ def test_the_version_is_the_released_one(shell: Shell) -> None:
 
 
 def test_the_help_of_every_command_has_examples_that_parse(shell: Shell) -> None:
-    for name in commands(shell):
-        done = shell(name, "--help")
-        assert done.returncode == 0
-        examples = re.search(r"^examples:\n((?:  .+\n)+)", done.stdout, re.MULTILINE)
-        assert examples, name
+    known = commands(shell)
+    assert {"status", "run", "who"} <= {words[0] for words in known}
+    for words in known:
+        examples = re.search(r"^examples:\n((?:  .+\n)+)", shell(*words, "--help").stdout, re.MULTILINE)
+        assert examples, words
         for line in examples[1].splitlines():
-            assert re.search(rf"\blicense {name}\b", line), line
+            # Within $(...), before a pipe, a file or a comment.
+            example = re.search(r"\blicense ([^)|>#]+)", line)
+            assert example, line
+            arguments = shlex.split(example[1])
+            assert arguments[: len(words)] == words
+            assert parser().parse_args(arguments), line
 
 
 def test_the_readme_lists_every_command(shell: Shell) -> None:
     readme = (ROOT / "client" / "README.md").read_text()
     table = readme[readme.index("## Commands") : readme.index("## Completion")]
-    assert set(commands(shell)) <= set(re.findall(r"`license (\w+)", table))
+    for words in commands(shell):
+        assert f"`license {' '.join(words)}" in table
 
 
 # --- Who holds the seats ----------------------------------------------------------

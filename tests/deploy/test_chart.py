@@ -325,6 +325,17 @@ def test_the_provider_can_be_reached_only_where_there_is_one(render: Render) -> 
     assert https not in render("default").one("NetworkPolicy", "-api")["spec"]["egress"]
 
 
+def test_the_sweeper_reaches_the_mail_server_and_what_is_allowed_besides(render: Render) -> None:
+    def ports(values: str, *changes: str) -> list[Any]:
+        egress = render(values, *changes).one("NetworkPolicy", "-sweeper")["spec"]["egress"]
+        return [rule["ports"][0]["port"] for rule in egress][2:]
+
+    assert ports("default") == []
+    assert ports("default", "settings.LICENSE_EMAIL_HOST=mail.example.com") == [587]
+    assert ports("default", "settings.LICENSE_EMAIL_HOST=mail", "settings.LICENSE_EMAIL_TLS=tls") == [465]
+    assert ports("everything") == [2525, 443]
+
+
 def test_the_server_answers_to_every_name_that_leads_to_it(render: Render) -> None:
     hosts = environment_of(render("everything").container("api"))["ALLOWED_HOSTS"].split(",")
     assert hosts[:4] == [
@@ -535,7 +546,8 @@ def test_the_tools_of_the_values_are_seeded(render: Render) -> None:
 OTHERWISE = {"SECRET_KEY", "SECRET_KEY_FALLBACKS", "DATABASE_URL", "ADMIN_USERNAME", "ADMIN_PASSWORD"} | {
     *("ALLOWED_HOSTS", "TRUST_PROXY", "WEB_CONCURRENCY", "BIND", "PROMETHEUS_MULTIPROC_DIR")
 }
-NOT_HERE = {"LICENSE_DB_PATH", "DEBUG"}
+# The password is in a Secret, not in a file.
+NOT_HERE = {"LICENSE_DB_PATH", "DEBUG", "LICENSE_EMAIL_PASSWORD_FILE"}
 OF_PYTHON_S_OWN = {"HTTPS_PROXY", "NO_PROXY"}
 
 

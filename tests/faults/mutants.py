@@ -240,6 +240,7 @@ MUTANTS = [
                 "    if found is None or not may_act_for(caller, found[0]):\n        raise unknown\n",
                 "    if found is None:\n        raise unknown\n",
             ),
+            ("licenses/access/rules.py", "    return caller.name or None\n", "    return None\n"),
         ),
         deeds=("work", "touch_what_is_not_mine"),
     ),

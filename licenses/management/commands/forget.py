@@ -12,7 +12,7 @@ from licenses.history import retention
 class Command(BaseCommand):
     help = (
         "Delete leases, tickets and denials that ended more than DAYS days ago, or remove the names of people and "
-        "hosts from them. Reports keep their figures. The audit does not change."
+        "hosts from them. Delete old notifications too. Reports keep their figures. The audit does not change."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
@@ -32,8 +32,11 @@ class Command(BaseCommand):
             done = retention.anonymize(before=before)
             self.stdout.write(
                 f"names removed from {done.leases} lease(s), {done.tickets} ticket(s), {done.denials} denial(s), "
-                f"and from the usage of {done.days} day(s)"
+                f"and from the usage of {done.days} day(s); {done.notifications} notification(s) deleted"
             )
         if delete:
             done = retention.delete(before=before)
-            self.stdout.write(f"{done.leases} lease(s), {done.tickets} ticket(s), {done.denials} denial(s) deleted")
+            self.stdout.write(
+                f"{done.leases} lease(s), {done.tickets} ticket(s), {done.denials} denial(s), "
+                f"{done.notifications} notification(s) deleted"
+            )

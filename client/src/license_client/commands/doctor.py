@@ -30,6 +30,7 @@ SKEW = 30.0
 # Warn of a token or certificate that ends in this many days.
 SOON_DAYS = 14
 DAY = 86400.0
+SIGN_IN = "run `license login`"
 STYLES = {"ok": "good", "info": "quiet", "warn": "caution", "FAIL": "bad"}
 
 
@@ -203,10 +204,11 @@ def _token(config: Config, client: Client) -> Iterator[Check]:
         if refused.status == 404:
             yield Check("token", "warn", "the server is older than this client", "update the server")
         elif config.token:
-            fix = "get a new token, and set it where the old one is"
+            fix = f"{SIGN_IN}, or set another one where this one is"
             yield Check("token", "FAIL", f"the server refuses it: {refused.detail}", fix, EX_NOT_ALLOWED)
         else:
-            yield Check("token", "FAIL", "the server needs a token", "set LICENSE_TOKEN", EX_NOT_ALLOWED)
+            fix = f"{SIGN_IN}, or set LICENSE_TOKEN"
+            yield Check("token", "FAIL", "the server needs a token", fix, EX_NOT_ALLOWED)
         return
     except LicenseError as error:
         yield Check("token", "FAIL", str(error), "try again", EX_UNREACHABLE)
@@ -221,7 +223,9 @@ def _token(config: Config, client: Client) -> Iterator[Check]:
         if caller.expires_at is not None and caller.left_seconds is not None:
             soon = caller.left_seconds < SOON_DAYS * DAY
             end = f"ends {clock_time(caller.expires_at)}, in {_days(caller.left_seconds)}"
-            yield Check("token", "warn" if soon else "ok", end, "get a new one before" if soon else "")
+            # Users get a token by themselves; that of a team comes from an administrator.
+            fix = SIGN_IN if caller.name else "ask an administrator for a new one"
+            yield Check("token", "warn" if soon else "ok", end, fix if soon else "")
         if caller.name and caller.name != config.user and "admin" not in caller.scopes:
             fix = f"set LICENSE_USER={caller.name}"
             yield Check("token", "warn", f"it is for {caller.name}, but you borrow as {config.user}", fix)

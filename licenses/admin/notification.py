@@ -1,0 +1,207 @@
+"""Set up webhooks, see what became of notifications, and what people want of them."""
+
+from typing import Any
+
+from django import forms
+from django.contrib import admin, messages
+from django.core.exceptions import ValidationError
+from django.db.models import QuerySet
+from django.http import HttpRequest, HttpResponse
+from django.template.response import TemplateResponse
+from django.utils.html import format_html
+
+from licenses.models import Delivery, Event, NotificationPreference, Webhook
+from licenses.notifications import messages as texts
+from licenses.notifications import outbox, webhooks
+
+from .audited import AuditedAdmin, actor_of
+from .read_only import ReadOnlyAdmin
+from .rights import SuperusersOnly
+
+CHOSEN = [(event.value, event.label) for event in Event if event != Event.TEST]
+
+
+class WebhookForm(forms.ModelForm[Webhook]):
+    """A webhook, whose address is entered and never shown."""
+
+    address = forms.CharField(
+        max_length=webhooks.LONGEST_URL,
+        required=False,
+        widget=forms.TextInput(attrs={"size": 80, "autocomplete": "off", "spellcheck": "false"}),
+    )
+    events = forms.MultipleChoiceField(choices=CHOSEN, required=False, widget=forms.CheckboxSelectMultiple)
+
+    class Meta:
+        model = Webhook
+        fields = ["name", "kind", "address", "events", "for_people", "enabled"]
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        if "address" not in self.fields:
+            # The page is only read.
+            return
+        is_new = self.instance.pk is None
+        self.fields["address"].required = is_new
+        kept = f" Empty = the address at {self.instance.host} stays." if not is_new else ""
+        self.fields["address"].help_text = f"https://... It is not shown again, because it gives access.{kept}"
+        self.fields["events"].help_text = Webhook._meta.get_field("events").help_text
+
+    def clean_address(self) -> str:
+        url: str = self.cleaned_data["address"]
+        if url:
+            webhooks.check_url(url)
+        return url
+
+
+@admin.register(Webhook)
+class WebhookAdmin(SuperusersOnly, AuditedAdmin[Webhook]):
+    form = WebhookForm
+    list_display = ["name", "kind", "host", "event_names", "for_people", "enabled"]
+    list_filter = ["kind", "enabled"]
+    search_fields = ["name", "host"]
+    readonly_fields = ["host"]
+    fields = ["name", "kind", "address", "host", "events", "for_people", "enabled"]
+    actions = ["send_a_test", "make_new_secret"]
+
+    def get_fields(self, request: HttpRequest, obj: Webhook | None = None) -> Any:
+        hidden = {"host"} if obj is None else set() if self.has_change_permission(request, obj) else {"address"}
+        return [name for name in self.fields if name not in hidden]
+
+    def has_action_permission(self, request: HttpRequest) -> bool:
+        """Return whether the user may use the actions."""
+        return self.has_change_permission(request)
+
+    @admin.display(description="events")
+    def event_names(self, webhook: Webhook) -> str:
+        return ", ".join(webhook.events) or "-"
+
+    def save_model(self, request: HttpRequest, obj: Webhook, form: Any, change: bool) -> None:
+        secret = webhooks.save(obj, url=form.cleaned_data["address"], by=actor_of(request))
+        request.secret_of_webhook = secret  # type: ignore[attr-defined]
+
+    def response_add(self, request: HttpRequest, obj: Webhook, post_url_continue: str | None = None) -> HttpResponse:
+        # Show the page now: a redirect would have to store the secret.
+        return self._secret_page(request, obj, request.secret_of_webhook)  # type: ignore[attr-defined]
+
+    def _secret_page(self, request: HttpRequest, webhook: Webhook, secret: str) -> HttpResponse:
+        context = {"title": "Webhook", "opts": self.opts, "webhook": webhook, "secret": secret}
+        context |= self.admin_site.each_context(request)
+        return TemplateResponse(request, "licenses/admin_webhook_secret.html", context)
+
+    @admin.action(description="Send a test", permissions=["action"])
+    def send_a_test(self, request: HttpRequest, queryset: QuerySet[Webhook]) -> None:
+        for webhook in queryset:
+            if webhook.enabled:
+                outbox.record_test(webhook, by=request.user.get_username())
+                text = f"The sweeper sends a test to {webhook} in its next round. See Deliveries."
+                self.message_user(request, text, messages.SUCCESS)
+            else:
+                self.message_user(request, f"{webhook} is disabled.", messages.WARNING)
+
+    @admin.action(description="Make a new secret", permissions=["action"])
+    def make_new_secret(self, request: HttpRequest, queryset: QuerySet[Webhook]) -> HttpResponse | None:
+        if queryset.count() != 1:
+            self.message_user(request, "Select one webhook. No secret was changed.", messages.ERROR)
+            return None
+        webhook = queryset.get()
+        return self._secret_page(request, webhook, webhooks.renew_secret(webhook, by=actor_of(request)))
+
+
+class ChannelFilter(admin.SimpleListFilter):
+    title = parameter_name = "channel"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        return [("mail", "Mail"), ("webhook", "Webhook")]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Delivery]) -> QuerySet[Delivery]:
+        if self.value() in {"mail", "webhook"}:
+            return queryset.filter(webhook__isnull=self.value() == "mail")
+        return queryset
+
+
+@admin.register(Delivery)
+class DeliveryAdmin(ReadOnlyAdmin):
+    goes_with_parent = True
+    list_display = [
+        "created",
+        "event",
+        "user",
+        "tool",
+        "to",
+        "state",
+        "attempts",
+        "answer",
+        "next_attempt",
+        "closed_at",
+    ]
+    list_filter = ["state", ChannelFilter, "notification__event", "webhook"]
+    list_select_related = ["notification", "webhook"]
+    search_fields = ["address", "webhook__name", "notification__user", "notification__tool"]
+    readonly_fields = ["created", "event", "user", "tool", "message"]
+    actions = ["send_again"]
+
+    @admin.display(description="created", ordering="notification__created_at")
+    def created(self, delivery: Delivery) -> Any:
+        return delivery.notification.created_at
+
+    @admin.display(ordering="notification__event")
+    def event(self, delivery: Delivery) -> str:
+        return Event(delivery.notification.event).label
+
+    @admin.display(ordering="notification__user")
+    def user(self, delivery: Delivery) -> str:
+        return delivery.notification.user or "(administrators)"
+
+    @admin.display(ordering="notification__tool")
+    def tool(self, delivery: Delivery) -> str:
+        return delivery.notification.tool or "-"
+
+    @admin.display(description="to")
+    def to(self, delivery: Delivery) -> str:
+        return delivery.address or f"{delivery.webhook} (webhook)"
+
+    @admin.display(description="next attempt", ordering="due_at")
+    def next_attempt(self, delivery: Delivery) -> Any:
+        return delivery.due_at if delivery.closed_at is None else None
+
+    @admin.display
+    def message(self, delivery: Delivery) -> str:
+        message = texts.write(delivery.notification)
+        return format_html("<b>{}</b><br>{}", message.title, message.text)
+
+    def has_send_permission(self, request: HttpRequest) -> bool:
+        """Return whether the user may send again."""
+        return request.user.has_perm("licenses.change_delivery")
+
+    @admin.action(description="Send again", permissions=["send"])
+    def send_again(self, request: HttpRequest, queryset: QuerySet[Delivery]) -> None:
+        again = outbox.send_again(queryset)
+        self.message_user(
+            request, f"{again} of the selected are sent again: those that were given up and are still of use."
+        )
+
+
+class PreferenceForm(forms.ModelForm[NotificationPreference]):
+    """One choice of a person."""
+
+    def clean(self) -> dict[str, Any]:
+        cleaned = super().clean() or {}
+        webhook = cleaned.get("webhook")
+        if webhook is not None and not webhook.for_people:
+            raise ValidationError({"webhook": "People cannot choose this webhook."})
+        return cleaned
+
+
+@admin.register(NotificationPreference)
+class NotificationPreferenceAdmin(AuditedAdmin[NotificationPreference]):
+    goes_with_parent = True
+    form = PreferenceForm
+    list_display = ["account", "event", "channel", "wanted"]
+    list_filter = ["event", "wanted", "webhook"]
+    list_select_related = ["account", "webhook"]
+    search_fields = ["account__username"]
+    autocomplete_fields = ["account"]
+
+    @admin.display(ordering="webhook")
+    def channel(self, preference: NotificationPreference) -> str:
+        return str(preference.webhook) if preference.webhook else "mail"

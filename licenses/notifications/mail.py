@@ -1,0 +1,56 @@
+"""Send notifications by mail (SMTP)."""
+
+import smtplib
+from collections.abc import Sequence
+from email.utils import parseaddr
+
+from django.conf import settings
+from django.core.mail import EmailMessage, get_connection
+from django.urls import reverse
+
+from licenses.models import Notification
+
+from . import messages
+from .attempts import Attempt
+
+
+def send(address: str, notifications: Sequence[Notification], *, message_id: str) -> Attempt:
+    """Mail notifications of one event to one address, as one message.
+
+    ``message_id`` is the same at each attempt, so that a mail server can drop a repeated message. An attempt
+    ends ``EMAIL_TIMEOUT`` seconds after the server last answered.
+    """
+    message = messages.write_all(notifications)
+    domain = parseaddr(settings.DEFAULT_FROM_EMAIL)[1].rpartition("@")[2]
+    mail = EmailMessage(
+        subject=message.title,
+        body=body(message),
+        to=[address],
+        connection=get_connection(),
+        # No vacation notice answers an automatic message (RFC 3834).
+        headers={"Message-ID": f"<{message_id}@{domain}>", "Auto-Submitted": "auto-generated"},
+    )
+    try:
+        mail.send()
+    except smtplib.SMTPRecipientsRefused as refused:
+        code, text = next(iter(refused.recipients.values()))
+        return Attempt(False, f"{code} {_readable(text)}", is_final=code >= 500)
+    except smtplib.SMTPResponseException as error:
+        return Attempt(False, f"{error.smtp_code} {_readable(error.smtp_error)}", is_of_channel=True)
+    except (OSError, smtplib.SMTPException) as error:
+        return Attempt(False, f"{settings.EMAIL_HOST}: {error}", is_of_channel=True)
+    return Attempt(True, f"Accepted by {settings.EMAIL_HOST}")
+
+
+def _readable(text: bytes | str) -> str:
+    return text.decode(errors="replace") if isinstance(text, bytes) else text
+
+
+def body(message: messages.Message) -> str:
+    """Return the text of a mail."""
+    width = max((len(name) for name, _ in message.facts), default=0) + 1
+    facts = "\n".join(f"{name + ':':<{width}} {value}" for name, value in message.facts)
+    preferences = messages.address_of(reverse("board_notifications"))
+    why = f"Choose which messages you get: {preferences}" if preferences else ""
+    footer = "\n".join(["-- ", "Sent by the license server.", *filter(None, [why])])
+    return "\n\n".join(filter(None, [message.text, facts, message.url, footer])) + "\n"
