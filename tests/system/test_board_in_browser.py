@@ -400,7 +400,7 @@ def test_tables_stay_tables_for_screen_readers_on_a_phone(sign_in: Callable[...,
 def accessible(page: Page, axe: str, complaints: list[str]) -> bool:
     """Return whether the rules of axe find nothing. The policy refuses the styles that it tries to set."""
     page.evaluate(axe)
-    found = page.evaluate("axe.run()")["violations"]
+    found: list[object] = page.evaluate("axe.run()")["violations"]
     complaints.clear()
     return found == []
 
