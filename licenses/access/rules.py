@@ -192,7 +192,7 @@ def lacking(caller: Caller, permissions: Iterable[str]) -> list[str]:
 
 def may_see_contracts(caller: Caller) -> bool:
     """Return whether a caller sees the prices, references and notes of contracts."""
-    return any(caller.is_admin(permission) for permission in SEE_CONTRACTS)
+    return may_see_reports(caller) or any(caller.is_admin(permission) for permission in SEE_CONTRACTS)
 
 
 def require_may_replace_contracts(caller: Caller) -> None:

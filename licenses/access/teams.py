@@ -88,8 +88,11 @@ def delete_team(*, name: str, by: Actor, check: Check = accept) -> None:
 
 
 @transaction.atomic
-def put_member(*, team: str, user: str, by: Actor, check: Check = accept) -> Change[TeamMember]:
-    """Make a user a member by hand, who stays whatever the provider says. Return what changed.
+def put_member(
+    *, team: str, user: str, by: Actor, values: Mapping[str, Any] | None = None, check: Check = accept
+) -> Change[TeamMember]:
+    """Make a user a member by hand, who stays whatever the provider says. Fields that are not among the values
+    stay. Return what changed.
 
     Raises UnknownTeam, ValidationError, or what ``check`` raises; nothing is changed then.
     """
@@ -98,7 +101,10 @@ def put_member(*, team: str, user: str, by: Actor, check: Check = accept) -> Cha
     member.clean_fields(exclude=["team"])
     known = TeamMember.objects.filter(team=found, user=user).first()
     check(known)
-    return save_member(known or member, by=by)
+    member = known or member
+    for field, value in (values or {}).items():
+        setattr(member, field, value)
+    return save_member(member, by=by)
 
 
 @transaction.atomic

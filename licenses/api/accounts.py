@@ -18,7 +18,7 @@ from licenses.names import ACCOUNT_NAME_LENGTH, is_clean
 from .authentication import caller_of
 from .common.fields import CleanTextField, StrictBody
 from .common.openapi import refused_by
-from .common.writing import ETAG, IF_MATCH, AccountPages, RowsViewSet, etag_of
+from .common.writing import ETAG, IF_MATCH, AccountPages, RowsViewSet, etag_of, example
 
 USERNAME = OpenApiParameter("username", OpenApiTypes.STR, OpenApiParameter.PATH)
 
@@ -26,6 +26,8 @@ USERNAME = OpenApiParameter("username", OpenApiTypes.STR, OpenApiParameter.PATH)
 class AccountSerializer(serializers.ModelSerializer[User]):
     """An account."""
 
+    # Without an address it is empty.
+    email = serializers.CharField()
     groups = serializers.SerializerMethodField()
 
     class Meta:
@@ -97,6 +99,7 @@ class AccountViewSet(RowsViewSet):
     @extend_schema(
         parameters=[USERNAME, ETAG, IF_MATCH],
         request=Deactivation,
+        examples=example("The person left", {"reason": "Left the company."}),
         responses={200: DeactivatedAccount} | refused_by(UnknownRow, MoreRights, OutOfDate),
     )
     def deactivate(self, request: Request, username: str) -> Response:

@@ -8,7 +8,7 @@ from rest_framework import serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from licenses.errors import UnknownRow, UnknownTool
+from licenses.errors import OutOfDate, UnknownRow, UnknownTool
 from licenses.models import Contract
 from licenses.models.tool import MAX_CAPACITY
 from licenses.tools import contracts
@@ -16,7 +16,7 @@ from licenses.tools import contracts
 from .common.fields import CleanTextField, DayField, MoneyField, StrictIntegerField, StrictSerializer, ToolNameField
 from .common.filters import TextFilter
 from .common.openapi import refused_by
-from .common.writing import ETAG, IF_MATCH, RowsViewSet, deleted_by
+from .common.writing import ETAG, IF_MATCH, RowsViewSet, deleted_by, example
 
 FIRST_DAY = "UTC. The first valid day; null: valid already."
 LAST_DAY = "UTC. The last valid day; null: no end."
@@ -115,7 +115,12 @@ class ContractViewSet(RowsViewSet):
         return self.shown(self.get_object())
 
     @extend_schema(
-        parameters=[ETAG], request=NewContract, responses={201: ContractSerializer} | refused_by(UnknownTool)
+        parameters=[ETAG],
+        request=NewContract,
+        examples=example(
+            "More seats", {"tool": "mesher", "seats": 3, "last_day": "2027-12-31", "reference": "PO-4711"}
+        ),
+        responses={201: ContractSerializer} | refused_by(UnknownTool, OutOfDate),
     )
     def create(self, request: Request) -> Response:
         """Give a tool another contract. Not idempotent: to retry safely, put the contracts of the tool."""
@@ -126,7 +131,8 @@ class ContractViewSet(RowsViewSet):
     @extend_schema(
         parameters=[ETAG, IF_MATCH],
         request=ContractFields,
-        responses={200: ContractSerializer} | refused_by(UnknownRow),
+        examples=example("A renewal", {"last_day": "2027-12-31", "price": "1250.00"}),
+        responses={200: ContractSerializer} | refused_by(UnknownRow, OutOfDate),
     )
     def update(self, request: Request, pk: int) -> Response:
         """Change a contract. Fields that are left out stay."""

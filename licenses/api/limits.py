@@ -18,7 +18,7 @@ from licenses.names import TOOL_NAME_PATTERN, is_name
 from licenses.tools import quotas
 
 from .common.fields import MAX_INTEGER, StrictIntegerField, StrictSerializer
-from .common.writing import ETAG, IF_MATCH, IF_NONE_MATCH, RowsViewSet, UserPages, deleted_by, put_by
+from .common.writing import ETAG, IF_MATCH, IF_NONE_MATCH, RowsViewSet, UserPages, deleted_by, example, put_by
 
 TOOL = OpenApiParameter("tool", OpenApiTypes.STR, OpenApiParameter.PATH)
 USER = OpenApiParameter("user", OpenApiTypes.STR, OpenApiParameter.PATH)
@@ -107,6 +107,7 @@ class QuotaViewSet(RowsOfTool):
     @extend_schema(
         parameters=[TOOL, ETAG, IF_MATCH, IF_NONE_MATCH],
         request=QuotaFields,
+        examples=example("At most 3 seats, one of them reserved", {"quota": 3, "reservation": 1}),
         responses=put_by(QuotaSerializer, UnknownTool, UnknownTeam, OverReserved),
     )
     def update(self, request: Request, tool: str, team: str) -> Response:
@@ -163,6 +164,7 @@ class UserLimitViewSet(RowsOfTool):
     @extend_schema(
         parameters=[TOOL, USER, ETAG, IF_MATCH, IF_NONE_MATCH],
         request=UserLimitFields,
+        examples=example("At most 2 seats", {"seats": 2}),
         responses=put_by(UserLimitSerializer, UnknownTool),
     )
     def update(self, request: Request, tool: str, user: str) -> Response:

@@ -17,8 +17,17 @@ from licenses.names import TOOL_NAME_PATTERN, is_name
 from licenses.tools.quotas import find_team
 
 from .common.fields import CleanTextField, StrictBooleanField, StrictSerializer
-from .common.writing import ETAG, IF_MATCH, IF_NONE_MATCH, NamePages, RowsViewSet, UserPages, deleted_by, put_by
-from .limits import NoFields
+from .common.writing import (
+    ETAG,
+    IF_MATCH,
+    IF_NONE_MATCH,
+    NamePages,
+    RowsViewSet,
+    UserPages,
+    deleted_by,
+    example,
+    put_by,
+)
 
 TEAM = OpenApiParameter("team", OpenApiTypes.STR, OpenApiParameter.PATH)
 USER = OpenApiParameter("user", OpenApiTypes.STR, OpenApiParameter.PATH)
@@ -61,7 +70,12 @@ class TeamViewSet(RowsViewSet):
         """Show a team."""
         return self.shown(self.get_object())
 
-    @extend_schema(parameters=[ETAG, IF_MATCH, IF_NONE_MATCH], request=TeamFields, responses=put_by(TeamSerializer))
+    @extend_schema(
+        parameters=[ETAG, IF_MATCH, IF_NONE_MATCH],
+        request=TeamFields,
+        examples=example("A name for people", {"display_name": "Crash simulation"}),
+        responses=put_by(TeamSerializer),
+    )
     def update(self, request: Request, name: str) -> Response:
         """Create or change a team."""
         values = self.body(TeamFields, same={"name": name})
@@ -82,8 +96,14 @@ class MemberSerializer(serializers.ModelSerializer[TeamMember]):
 
     class Meta:
         model = TeamMember
-        fields = ["team", "user", "source"]
+        fields = ["team", "user", "source", "is_lead"]
         read_only_fields = fields
+
+
+class MemberFields(StrictSerializer):
+    """The fields of a member. Those that are left out stay."""
+
+    is_lead = StrictBooleanField(required=False, help_text="The member sees the use and the cost of the team.")
 
 
 class MemberViewSet(RowsViewSet):
@@ -118,13 +138,14 @@ class MemberViewSet(RowsViewSet):
 
     @extend_schema(
         parameters=[TEAM, USER, ETAG, IF_MATCH, IF_NONE_MATCH],
-        request=None,
+        request=MemberFields,
+        examples=example("A team lead", {"is_lead": True}),
         responses=put_by(MemberSerializer, UnknownTeam),
     )
     def update(self, request: Request, team: str, user: str) -> Response:
         """Make a user a member by hand, who stays whatever the provider says."""
-        self.body(NoFields, same={"team": team, "user": user})
-        done = teams.put_member(team=team, user=user, by=self.actor, check=self.check())
+        values = self.body(MemberFields, same={"team": team, "user": user})
+        done = teams.put_member(team=team, user=user, values=values, by=self.actor, check=self.check())
         return self.shown(self.member(user), is_new=done.is_new)
 
     @extend_schema(parameters=[TEAM, USER, IF_MATCH], responses=deleted_by(UnknownTeam, UnknownRow))

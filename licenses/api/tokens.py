@@ -8,7 +8,7 @@ from rest_framework.response import Response
 
 from licenses.access import tokens
 from licenses.access.callers import Scope
-from licenses.errors import MoreRights, UnknownRow, UnknownTeam
+from licenses.errors import MoreRights, OutOfDate, UnknownRow, UnknownTeam
 from licenses.models import ApiToken
 from licenses.models.token import default_expiry
 from licenses.names import NAME_LENGTH
@@ -17,7 +17,7 @@ from licenses.tools.quotas import find_team
 from .authentication import caller_of
 from .common.fields import CleanTextField, MomentField, StrictSerializer, TeamNameField
 from .common.openapi import refused_by
-from .common.writing import ETAG, IF_MATCH, LatestPages, RowsViewSet, deleted_by, etag_of
+from .common.writing import ETAG, IF_MATCH, LatestPages, RowsViewSet, deleted_by, etag_of, example
 
 
 class TokenSerializer(serializers.ModelSerializer[ApiToken]):
@@ -112,8 +112,9 @@ class TokenViewSet(RowsViewSet):
     @extend_schema(
         parameters=[ETAG],
         request=NewToken,
+        examples=example("A token of a team", {"name": "nightly", "team": "crash", "scopes": ["read", "borrow"]}),
         responses={201: OpenApiResponse(IssuedToken, description="The only answer with the secret.")}
-        | refused_by(MoreRights, UnknownTeam),
+        | refused_by(MoreRights, UnknownTeam, OutOfDate),
     )
     def create(self, request: Request) -> Response:
         """Create a token, and show its secret once.

@@ -17,7 +17,7 @@ from rest_framework.settings import api_settings
 
 from licenses.access import rules
 from licenses.access.rules import require_may_ask_about, team_for
-from licenses.errors import InUse, NotAMember, NotForOthers, UnknownTool
+from licenses.errors import InUse, MoreRights, NotAMember, NotForOthers, UnknownTool
 from licenses.leases import services, snapshot, sql
 from licenses.models import Tool
 from licenses.models.tool import MAX_CAPACITY, MAX_TTL, MIN_TTL
@@ -41,7 +41,7 @@ from .common.fields import (
 )
 from .common.openapi import refused_by
 from .common.pagination import Pages
-from .common.writing import ETAG, IF_MATCH, IF_NONE_MATCH, NamePages, RowsViewSet, deleted_by, put_by
+from .common.writing import ETAG, IF_MATCH, IF_NONE_MATCH, NamePages, RowsViewSet, deleted_by, example, put_by
 from .contracts import ContractOfTool, ContractToPut
 from .permissions import HasScope
 
@@ -325,7 +325,12 @@ class ToolViewSet(RowsViewSet):
         """Show one tool. Its tag does not depend on the borrowed seats."""
         return self.shown(self.get_object())
 
-    @extend_schema(parameters=[ETAG, IF_MATCH, IF_NONE_MATCH], request=ToolFields, responses=put_by(ToolSerializer))
+    @extend_schema(
+        parameters=[ETAG, IF_MATCH, IF_NONE_MATCH],
+        request=ToolFields,
+        examples=example("A capacity", {"capacity": 20, "vendor": "acme"}),
+        responses=put_by(ToolSerializer, MoreRights),
+    )
     def update(self, request: Request, name: str) -> Response:
         """Create or change a tool."""
         values = self.body(ToolFields, same={"name": name})

@@ -103,7 +103,7 @@ REQUESTS = [
     ("PUT", "/licenses/return", {}, 405),
     ("DELETE", "/licenses/status", {}, 405),
     ("POST", "/borrows", {}, 405),
-    ("DELETE", "/api/v1/tools/cad/", {}, 405),
+    ("PUT", "/borrows", {}, 405),
     ("POST", "/licenses/borrow", {"content_type": "text/plain", "data": b"x"}, 415),
     ("POST", "/licenses/borrow", {"content_type": "application/xml", "data": b"<x/>"}, 415),
     ("POST", "/licenses/borrow", {"content_type": "application/x-www-form-urlencoded", "data": b"tool=%00"}, 415),

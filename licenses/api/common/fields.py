@@ -86,17 +86,22 @@ class SecondsField(serializers.FloatField):
 
 
 class MoneyField(serializers.DecimalField):
-    """An amount of money, not negative: a JSON number, or a string as in the answers."""
+    """An amount of money, not negative: a JSON string, as in the answers."""
 
-    def __init__(self, **options: Any) -> None:
-        super().__init__(min_value=Decimal(0), **options)
-        null = {"nullable": True} if options.get("allow_null") else {}
-        forms = [{"type": "string", "format": "decimal"} | null, {"type": "number", "minimum": 0} | null]
-        set_override(self, "field", {"anyOf": forms})
+    def __init__(self, *, max_digits: int, decimal_places: int, **options: Any) -> None:
+        super().__init__(max_digits=max_digits, decimal_places=decimal_places, min_value=Decimal(0), **options)
+        pattern = rf"^[0-9]{{1,{max_digits - decimal_places}}}(\.[0-9]{{1,{decimal_places}}})?$"
+        self.form = re.compile(pattern, re.ASCII)
+        set_override(self, "field", {"type": "string", "format": "decimal", "pattern": pattern})
 
     def validate_empty_values(self, data: Any) -> tuple[bool, Any]:
         # DRF would take an empty text for null.
         return serializers.Field.validate_empty_values(self, data)
+
+    def to_internal_value(self, data: Any) -> Decimal:
+        if not isinstance(data, str) or not self.form.fullmatch(data):
+            self.fail("invalid")
+        return super().to_internal_value(data)
 
 
 class MomentField(serializers.DateTimeField):

@@ -138,6 +138,13 @@ def _is_a(name: str, response: dict[str, Any] | None) -> bool:
     return schema == {"$ref": f"#/components/schemas/{name}"}
 
 
+def _needs_a_body(operation: dict[str, Any], schemas: dict[str, Any]) -> bool:
+    """Return whether a call has a field that it needs. A borrow needs one of several."""
+    schema = operation["requestBody"]["content"]["application/json"]["schema"]
+    name = schema.get("$ref", "").rpartition("/")[2]
+    return name == "BorrowRequestRequest" or "required" in schemas.get(name, {"required": []})
+
+
 def complete(result: dict[str, Any], **_: Any) -> dict[str, Any]:
     """Give each operation a tag, a summary and every problem that it can end with, as
     ``application/problem+json``; for drf-spectacular."""
@@ -148,7 +155,10 @@ def complete(result: dict[str, Any], **_: Any) -> dict[str, Any]:
             in_pages = any(parameter["name"] == "cursor" for parameter in parameters)
             for parameter in parameters:
                 if parameter["in"] == "path" and parameter["name"] in ("name", "tool", "team"):
-                    parameter["schema"] = formats.TEAM_NAME if "/teams/" in path else formats.TOOL_NAME
+                    is_team = parameter["name"] == "team" or "/teams/" in path
+                    parameter["schema"] = formats.TEAM_NAME if is_team else formats.TOOL_NAME
+                elif parameter["in"] == "path" and parameter["name"] in ("user", "subject", "username"):
+                    parameter["schema"] = formats.TEXT
                 elif in_pages and parameter["name"] != "page_size":
                     # An empty filter has no effect.
                     parameter["allowEmptyValue"] = True
@@ -159,7 +169,7 @@ def complete(result: dict[str, Any], **_: Any) -> dict[str, Any]:
             if "404" not in responses and ("{" in path or in_pages):
                 errors.append(NO_SUCH_ROW)
             if "requestBody" in operation:
-                operation["requestBody"]["required"] = True
+                operation["requestBody"]["required"] = _needs_a_body(operation, result["components"]["schemas"])
                 errors += OF_BODIES
             for error in errors:
                 response = responses.setdefault(str(error.status), {"description": ""})

@@ -10,9 +10,10 @@ from typing import Any
 from django.db import models
 from django.utils.http import parse_etags
 from drf_spectacular.types import OpenApiTypes
-from drf_spectacular.utils import OpenApiParameter, OpenApiResponse
+from drf_spectacular.utils import OpenApiExample, OpenApiParameter, OpenApiResponse
 from rest_framework import serializers, viewsets
 from rest_framework.exceptions import NotFound, PermissionDenied, ValidationError
+from rest_framework.metadata import SimpleMetadata
 from rest_framework.renderers import JSONRenderer
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -49,6 +50,11 @@ ETAG = OpenApiParameter(
 )
 
 
+def example(title: str, value: dict[str, Any]) -> list[OpenApiExample]:
+    """Return an example of a body for the schema."""
+    return [OpenApiExample(title, value=value, request_only=True)]
+
+
 def put_by(serializer: type[serializers.Serializer[Any]], *refusals: type[Refusal]) -> dict[int, Any]:
     """Return the responses of a ``PUT`` for the schema."""
     return {
@@ -77,6 +83,13 @@ def _versions(header: str | None) -> frozenset[str] | None:
 def etag_of(row: models.Model) -> dict[str, str]:
     """Return the header with the version of a row."""
     return {"ETag": f'"{version_of(row)}"'}
+
+
+class PlainMetadata(SimpleMetadata):
+    """Answer ``OPTIONS`` without a look at the row. The schema has the fields."""
+
+    def determine_actions(self, request: Request, view: Any) -> dict[str, Any]:
+        return {}
 
 
 class RowPages(Pages):
@@ -127,6 +140,7 @@ class RowsViewSet(StrictQuery, viewsets.GenericViewSet[Any]):
 
     model: type[models.Model]
     permission_classes = [MayAdminister]
+    metadata_class = PlainMetadata
     renderer_classes: list[Any] = [JSONRenderer]
     pagination_class = RowPages
     right_of: Mapping[str, str] = {}
