@@ -126,9 +126,11 @@ class LeaseAdmin(ListedLookups):
     @admin.display(ordering="ended_at")
     def end(self, lease: Lease) -> str:
         """Return when and how it ended, or when it expires."""
-        if lease.ended_at is not None:
-            return f"{lease.get_end_reason_display().lower()} {lease.ended_at:%Y-%m-%d %H:%M}"
-        return f"expires {lease.expires_at:%Y-%m-%d %H:%M}" if lease.expires_at else "does not expire"
+        moment = lease.ended_at or lease.expires_at
+        if moment is None:
+            return "does not expire"
+        how = lease.get_end_reason_display().lower() if lease.ended_at else "expires"
+        return format_html('{} <span class="moment">{}</span>', how, f"{moment:%Y-%m-%d %H:%M}")
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Lease]:
         # The last heartbeat depends on all tools of a borrow.
