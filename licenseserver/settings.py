@@ -69,6 +69,8 @@ LICENSE_METRICS_PUBLIC = environment.boolean("LICENSE_METRICS_PUBLIC", False)
 # Who sees the names on leases and tickets: every reader, the members of the lease's team,
 # or nobody. Administrators and the holder always see them.
 LICENSE_SHOW_HOLDERS = environment.choice("LICENSE_SHOW_HOLDERS", "everyone", among=("everyone", "team", "nobody"))
+# Whether the board links to the mail address of a holder whose name the reader sees.
+LICENSE_SHOW_CONTACTS = environment.boolean("LICENSE_SHOW_CONTACTS", False)
 # Whether users can sign in with passwords of this server.
 LICENSE_LOCAL_PASSWORDS = environment.boolean("LICENSE_LOCAL_PASSWORDS", True)
 

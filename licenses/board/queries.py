@@ -4,24 +4,31 @@ The number of queries does not grow with tools, leases or users, and each list
 reads only the rows that are shown. ``now`` is the database's time.
 """
 
+import hashlib
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any, Generic, TypeVar
 from uuid import UUID
 
-from django.db.models import Count, Exists, F, OrderBy, OuterRef, Q, QuerySet, Subquery, Window
-from django.db.models.functions import Coalesce, RowNumber
+from django.conf import settings
+from django.contrib.auth.models import User
+from django.db.models import Count, Exists, F, Max, OrderBy, OuterRef, Q, QuerySet, Subquery, Sum, Window
+from django.db.models.functions import Coalesce, Now, RowNumber
 
+from licenses.access.callers import Caller
+from licenses.access.visibility import Names
 from licenses.leases import snapshot, sql
-from licenses.models import Denial, Lease, TicketClaim, Tool
+from licenses.models import AccessRule, Allotment, Denial, Effect, Lease, Star, Team, Ticket, TicketClaim, Tool
 
 R = TypeVar("R")
 
 RECENT = timedelta(hours=24)
 SOON = timedelta(days=30)
+# Names in the list of teams at most.
+TEAMS_TO_CHOOSE = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +66,48 @@ class Entry:
     conditions: Sequence[Condition]
     leases: Listed[Lease] = Listed()
     waiting: Listed[TicketClaim] = Listed()
+    # Of the reader: whether the tool is starred, the seats that the reader has, and the
+    # seats that the reader waits for.
+    starred: bool = False
+    held: int = 0
+    waits: int = 0
+    is_shown: bool = False
+
+    @property
+    def name(self) -> str:
+        """Return the name for people."""
+        return self.tool.display_name or self.tool.name
+
+    @property
+    def is_mine(self) -> bool:
+        """Return whether the reader uses the tool, waits for it or has starred it."""
+        return bool(self.starred or self.held or self.waits)
+
+    @property
+    def free(self) -> int:
+        """Return the seats that a user without rules can have now, also those above the capacity."""
+        return self.tool.levels.available + self.tool.levels.overdraft_left
+
+    @property
+    def is_full(self) -> bool:
+        """Return whether no seat is free."""
+        return Condition.FULL in self.conditions
+
+    @property
+    def expected(self) -> timedelta | None:
+        """Return when one more user can expect a seat, from the usual holding time; None if unknown.
+
+        As ``leases.queue.expected_in`` estimates it for a ticket: ``short_by`` of the seats that are out must
+        come back.
+        """
+        tool = self.tool
+        unused = tool.capacity + tool.overdraft - tool.borrowed_now - tool.reserved_idle_now
+        short_by = tool.wanted + 1 - unused
+        if short_by <= 0:
+            return timedelta(0)
+        if tool.holding_time is None or not tool.borrowed_now:
+            return None
+        return tool.holding_time * short_by / tool.borrowed_now
 
     @property
     def grants(self) -> bool:
@@ -117,9 +166,11 @@ def totals(entries: Sequence[Entry]) -> Totals:
 
 
 def with_people(entries: Sequence[Entry], now: datetime, *, leases: int, waiting: int) -> list[Entry]:
-    """Return these tools with at most ``leases`` of their newest leases and ``waiting`` of
-    their first tickets each."""
-    tools = [entry.tool for entry in entries]
+    """Return these tools; those with details with at most ``leases`` of their newest leases and
+    ``waiting`` of their first tickets each."""
+    tools = [entry.tool for entry in entries if entry.is_shown]
+    if not tools:
+        return list(entries)
     held = _first_of_each(_leases(tools, now), leases, F("borrowed_at").desc(), F("pk").desc())
     wanted = _first_of_each(_queue(tools, now), waiting, F("ticket").asc())
     nothing: Listed[Any] = Listed()
@@ -127,6 +178,74 @@ def with_people(entries: Sequence[Entry], now: datetime, *, leases: int, waiting
         replace(entry, leases=held.get(entry.tool.pk, nothing), waiting=wanted.get(entry.tool.pk, nothing))
         for entry in entries
     ]
+
+
+def for_reader(entries: Iterable[Entry], user: str, account: int | None, shown: Collection[str]) -> list[Entry]:
+    """Return these tools with what the reader has of them; with details of those that are ``shown``."""
+    starred = set(Star.objects.filter(user=account).values_list("tool", flat=True)) if account is not None else set()
+    held: dict[int, int] = {}
+    waits: dict[int, int] = {}
+    if user:
+        mine = Lease.objects.active(Now()).held_by(user).order_by()
+        held = dict(mine.values_list("tool").annotate(Sum("seats")))
+        claims = TicketClaim.objects.live(Now()).filter(ticket__user=user).order_by()
+        waits = dict(claims.values_list("tool").annotate(Sum("seats")))
+    return [
+        replace(
+            entry,
+            starred=entry.tool.pk in starred,
+            held=held.get(entry.tool.pk, 0),
+            waits=waits.get(entry.tool.pk, 0),
+            is_shown=entry.tool.name in shown,
+        )
+        for entry in entries
+    ]
+
+
+def teams_of(caller: Caller) -> list[str]:
+    """Return the names of the teams that the reader is in."""
+    return sorted(caller.teams.union(Team.objects.of_user(caller.name).values_list("name", flat=True)))
+
+
+def team_names() -> list[str]:
+    """Return the first names of teams, for a choice."""
+    return list(Team.objects.order_by("name").values_list("name", flat=True)[:TEAMS_TO_CHOOSE])
+
+
+def tools_of_team(team: str) -> set[int]:
+    """Return the keys of the tools of which a team has seats, a quota, a reservation or access."""
+    out = Lease.objects.active(Now()).filter(team__name=team).order_by().values_list("tool")
+    allotted = Allotment.objects.filter(team__name=team).order_by().values_list("tool")
+    included = AccessRule.objects.filter(team__name=team, effect=Effect.INCLUDE).order_by().values_list("tool")
+    return {tool for (tool,) in out.union(allotted, included)}
+
+
+def contacts(rows: Iterable[Lease | Ticket], names: Names) -> dict[str, str]:
+    """Return the mail addresses of the users of these rows whose names are visible, where the site
+    allows it (LICENSE_SHOW_CONTACTS)."""
+    if not settings.LICENSE_SHOW_CONTACTS:
+        return {}
+    users = {row.user for row in rows if names.shown_on(row)}
+    known = User.objects.filter(username__in=users, is_active=True).exclude(email="") if users else User.objects.none()
+    return dict(known.values_list("username", "email"))
+
+
+def version(caller: Caller, minute: datetime) -> str:
+    """Return a text that is another one when the board has changed for this reader.
+
+    Each lease and ticket changes a counter of its tool. What time changes, such as the
+    distance of a moment, and heartbeats, which touch no tool, are in it as the minute.
+    """
+    tools = list(Tool.objects.order_by("pk").values_list())
+    refused = Denial.objects.aggregate(Max("last_at"))
+    mine: list[Any] = []
+    if caller.name:
+        tickets = Ticket.objects.waiting().filter(user=caller.name).order_by("pk")
+        mine += tickets.values_list("pk", "alive_until", "offered_at")
+    if caller.user is not None:
+        mine += Star.objects.filter(user=caller.user).order_by("tool").values_list("tool")
+    seen = repr((settings.VERSION, caller.name, minute, tools, refused, mine))
+    return hashlib.sha256(seen.encode()).hexdigest()[:32]
 
 
 def leases(tool: Tool, now: datetime) -> QuerySet[Lease]:
@@ -141,7 +260,7 @@ def queue(tool: Tool, now: datetime) -> QuerySet[TicketClaim]:
 
 def _leases(tools: Iterable[Tool], now: datetime) -> QuerySet[Lease]:
     active = Lease.objects.active(now).filter(tool__in=list(tools))
-    return active.select_related("team").order_by("-borrowed_at", "-pk")
+    return active.select_related("team", "tool").order_by("-borrowed_at", "-pk")
 
 
 def _queue(tools: Iterable[Tool], now: datetime) -> QuerySet[TicketClaim]:
@@ -184,6 +303,11 @@ def waits_of(user: str, now: datetime, limit: int, tool: Tool | None = None) -> 
     )
     rows: list[Any] = list(placed[:limit])
     return Listed(rows, rows[0].total if rows else 0)
+
+
+def own_ticket(user: str, ticket_id: UUID) -> Ticket | None:
+    """Return the ticket of this id, closed or not, if it is this user's."""
+    return Ticket.objects.filter(id=ticket_id, user=user).first()
 
 
 def own_lease(user: str, lease_id: UUID) -> Lease | None:

@@ -1,4 +1,4 @@
-"""Show the board, and return a user's own seats.
+"""Show the board.
 
 The session identifies the user. ``licenses.access`` decides.
 """
@@ -9,14 +9,13 @@ from collections.abc import Callable
 from datetime import datetime
 from functools import wraps
 from typing import Any, Concatenate, ParamSpec
-from uuid import UUID
 
-from django.contrib import messages
+from django.conf import settings
 from django.contrib.auth.views import redirect_to_login
 from django.core.exceptions import BadRequest
 from django.core.paginator import Paginator
 from django.db import DatabaseError, InterfaceError
-from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
+from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import render
 from django.urls import reverse
 from django.utils.cache import patch_vary_headers
@@ -29,13 +28,15 @@ from licenses.access.callers import Caller, Kind, Scope
 from licenses.access.credentials import anonymous, caller_of_account
 from licenses.access.rules import may, names_on_board, teams_led_by
 from licenses.clock import database_now
-from licenses.errors import LeaseEnded, Refusal
-from licenses.leases import services
-from licenses.models import EndReason, Lease, Tool
+from licenses.errors import Refusal
+from licenses.models import Tool
 from licenses.names import TOOL_NAME_PATTERN, is_clean
 
 from . import queries
-from .queries import Condition, Listed
+from .commands import commands_for
+from .forms import SeatForm
+from .queries import Entry, Listed
+from .selection import SORTS, Selection
 
 logger = logging.getLogger(__name__)
 
@@ -43,14 +44,26 @@ P = ParamSpec("P")
 Page = Callable[Concatenate[HttpRequest, Caller, P], HttpResponse]
 
 REFRESH_SECONDS = 15
-TOOLS_A_PAGE = 25
+TOOLS_A_PAGE = 100
 LEASES_A_PAGE = 50
-# Rows of a tool on the page of all tools, and on the tool's page.
+# Rows of a tool in the list of tools, and on the tool's page.
 LEASES_OF_EACH, WAITING_OF_EACH, REFUSALS_OF_ALL = 5, 3, 10
 WAITING_OF_ONE, REFUSALS_OF_ONE = 50, 20
 OWN_LEASES = OWN_WAITS = 10
 FULL_TOOLS = 20
-LONGEST_SEARCH = 64
+# What a person can do about a refusal, beyond what it says.
+ADVICE = {
+    "exhausted": "Choose how long you want to wait, and get a place in the queue.",
+    "reserved": "Choose how long you want to wait, or ask a member of the team with the reservation.",
+    "quota": "Choose how long you want to wait, or ask a colleague of your team to return a seat.",
+    "user_limit": "Return one of your seats: they are listed under Yours.",
+    "lease_limit": "Return one of your seats, or leave a queue: they are listed under Your seats.",
+    "too_many_tickets": "Leave the queue with one of your tickets: they are listed under Yours.",
+    "ttl_too_long": "Choose a shorter time.",
+    "excluded": "Ask the administrators if you need this tool.",
+    "not_included": "Ask the administrators if you need this tool.",
+    "key_reused": "This form was sent before, with other values. Send it again now.",
+}
 
 
 def page(
@@ -113,11 +126,39 @@ def refused(request: HttpRequest, refusal: Refusal) -> HttpResponse:
     return answer
 
 
-def shown(request: HttpRequest, template: str, caller: Caller, context: dict[str, Any]) -> HttpResponse:
-    """Return a page that refreshes itself. Its script asks only for the live part."""
+def shown(
+    request: HttpRequest, template: str, caller: Caller, context: dict[str, Any], *, status: int = 200, tag: str = ""
+) -> HttpResponse:
+    """Return a page that refreshes itself. Its script asks only for the live part, and sends the ``tag`` back."""
+    context.setdefault("here", request.get_full_path())
     context |= {"reader": caller, "refresh_seconds": REFRESH_SECONDS, "living_part": f"licenses/board/{template}"}
     whole = "X-Refresh" not in request.headers
-    answer = render(request, "licenses/board/page.html" if whole else "licenses/board/living.html", context)
+    template = "licenses/board/page.html" if whole else "licenses/board/living.html"
+    answer = render(request, template, context, status=status)
+    if tag:
+        answer["ETag"] = tag
+    patch_vary_headers(answer, ["X-Refresh"])
+    return answer
+
+
+def tag_of(caller: Caller, now: datetime) -> str:
+    """Return the entity tag of a page that nothing but the board's rows and the reader determine."""
+    return f'W/"{queries.version(caller, minute_of(now))}"'
+
+
+def minute_of(now: datetime) -> datetime:
+    """Return the minute of a moment. Distances such as "5 min ago" change with it."""
+    return now.replace(second=0, microsecond=0)
+
+
+def is_unchanged(request: HttpRequest, tag: str) -> bool:
+    """Return whether the script that refreshes a page has this state of it."""
+    return "X-Refresh" in request.headers and request.headers.get("If-None-Match") == tag
+
+
+def unchanged(tag: str) -> HttpResponse:
+    """Return the answer to a refresh of a page that is the same as before."""
+    answer = HttpResponse(status=304, headers={"ETag": tag})
     patch_vary_headers(answer, ["X-Refresh"])
     return answer
 
@@ -134,12 +175,12 @@ def page_number(request: HttpRequest) -> int:
     return int(text)
 
 
-def search_text(request: HttpRequest) -> str:
-    """Return the search for tools. Raises BadRequest."""
-    text = request.GET.get("q", "").strip()
-    if len(text) > LONGEST_SEARCH or not is_clean(text):
-        raise BadRequest(f"A search has at most {LONGEST_SEARCH} characters, on one line.")
-    return text
+def following(request: HttpRequest) -> str:
+    """Return the page that follows a form. Raises BadRequest if it is not on this server."""
+    back = request.POST.get("next") or reverse("board")
+    if not (is_clean(back) and url_has_allowed_host_and_scheme(back, allowed_hosts=None)):
+        raise BadRequest("The page to return to must be on this server.")
+    return back
 
 
 # --- Pages ------------------------------------------------------------------
@@ -147,50 +188,88 @@ def search_text(request: HttpRequest) -> str:
 
 @page("GET")
 def overview(request: HttpRequest, caller: Caller) -> HttpResponse:
-    """Show all tools with their seats, leases and queues, and the latest refusals."""
-    number, search, now = page_number(request), search_text(request), database_now()
-    entries = queries.entries(now)
-    tools = Paginator([entry for entry in entries if matches(entry.tool, search)], TOOLS_A_PAGE).get_page(number)
-    full = [entry.tool for entry in entries if Condition.FULL in entry.conditions]
+    """Show all tools with their seats and queues, the details of some, and the latest refusals."""
+    number, selection, now = page_number(request), Selection.of(request.GET), database_now()
+    tag = tag_of(caller, now)
+    if is_unchanged(request, tag):
+        return unchanged(tag)
+    account = caller.user.pk if caller.user is not None else None
+    entries = queries.for_reader(queries.entries(now), caller.name, account, selection.shown)
+    of_team = queries.tools_of_team(selection.team) if selection.team else set()
+    chosen = selection.ordered(entry for entry in entries if selection.matches(entry, of_team))
+    tools = Paginator(chosen, TOOLS_A_PAGE).get_page(number)
+    full = [entry.tool for entry in entries if entry.is_full]
+    listed = queries.with_people(list(tools.object_list), now, leases=LEASES_OF_EACH, waiting=WAITING_OF_EACH)
+    names = names_on_board(caller)
     context = {
         "title": "Tools and their seats",
         "now": now,
         "totals": queries.totals(entries),
         "full": Listed(full[:FULL_TOOLS], len(full)),
-        "search": search,
-        "searchable": search or tools.paginator.num_pages > 1,
+        "selection": selection,
+        "sorts": SORTS,
+        "vendors": sorted({entry.tool.vendor for entry in entries if entry.tool.vendor}, key=str.casefold),
+        "teams": queries.team_names(),
         "page": tools,
-        "entries": queries.with_people(list(tools.object_list), now, leases=LEASES_OF_EACH, waiting=WAITING_OF_EACH),
+        "entries": listed,
         "refusals": queries.refusals(now, REFUSALS_OF_ALL),
-        "names": names_on_board(caller),
+        "names": names,
+        "contacts": queries.contacts((lease for entry in listed for lease in entry.leases.rows), names),
     }
-    return shown(request, "overview.html", caller, context | own(caller, now))
-
-
-def matches(tool: Tool, search: str) -> bool:
-    """Return whether the search matches one of the tool's names."""
-    return any(search.lower() in name.lower() for name in (tool.name, tool.display_name, tool.vendor))
+    return shown(request, "overview.html", caller, context | own(caller, now), tag=tag)
 
 
 @page("GET")
 def one_tool(request: HttpRequest, caller: Caller, name: str) -> HttpResponse:
-    """Show one tool with all its leases, in pages."""
+    """Show one tool with all its leases, in pages, and the form for a seat."""
+    tag = tag_of(caller, database_now())
+    return unchanged(tag) if is_unchanged(request, tag) else tool_page(request, caller, name, tag=tag)
+
+
+def tool_page(
+    request: HttpRequest,
+    caller: Caller,
+    name: str,
+    *,
+    form: SeatForm | None = None,
+    refusal: Refusal | None = None,
+    status: int = 200,
+    tag: str = "",
+) -> HttpResponse:
+    """Return the page of a tool; with a ``form`` that was sent, and why it was refused. Raises Http404."""
     number, now = page_number(request), database_now()
-    entry = queries.entry(name, now) if re.fullmatch(TOOL_NAME_PATTERN, name) else None
-    if entry is None:
-        raise Http404("No tool has this name.")
-    tool = entry.tool
+    account = caller.user.pk if caller.user is not None else None
+    (entry,) = queries.for_reader([find_entry(name, now)], caller.name, account, ())
+    tool, names = entry.tool, names_on_board(caller)
+    leases = Paginator(queries.leases(tool, now), LEASES_A_PAGE).get_page(number)
+    if form is None and caller.name and caller.user is not None:
+        form = SeatForm(tool=tool, teams=queries.teams_of(caller))
     context = {
-        "title": tool.display_name or tool.name,
+        "title": entry.name,
         "now": now,
         "entry": entry,
         "tool": tool,
-        "page": Paginator(queries.leases(tool, now), LEASES_A_PAGE).get_page(number),
+        "page": leases,
         "waiting": Listed(list(queries.queue(tool, now)[:WAITING_OF_ONE]), tool.queued),
         "refusals": queries.refusals(now, REFUSALS_OF_ONE, tool),
-        "names": names_on_board(caller),
+        "names": names,
+        "contacts": queries.contacts(leases.object_list, names),
+        "form": form,
+        "here": request.get_full_path() if status == 200 else reverse("board_tool", args=[tool.name]),
+        "refused": refusal,
+        "advice": ADVICE.get(refusal.code, "") if refusal is not None else "",
+        "commands": commands_for(tool.name, request.build_absolute_uri(reverse("board")).rstrip("/")),
+        "offer_minutes": settings.LICENSE_OFFER_MINUTES,
     }
-    return shown(request, "tool.html", caller, context | own(caller, now, tool))
+    return shown(request, "tool.html", caller, context | own(caller, now, tool), status=status, tag=tag)
+
+
+def find_entry(name: str, now: datetime) -> Entry:
+    """Return the tool of this name. Raises Http404."""
+    entry = queries.entry(name, now) if re.fullmatch(TOOL_NAME_PATTERN, name) else None
+    if entry is None:
+        raise Http404("No tool has this name.")
+    return entry
 
 
 @page("GET")
@@ -199,9 +278,18 @@ def yours(request: HttpRequest, caller: Caller) -> HttpResponse:
     if caller.user is None:
         return redirect_to_login(request.get_full_path())
     number, now = page_number(request), database_now()
+    tag = tag_of(caller, now)
+    if is_unchanged(request, tag):
+        return unchanged(tag)
     leases = Paginator(queries.held_by(caller.name, now), LEASES_A_PAGE).get_page(number)
-    context = {"title": "Your seats", "now": now, "page": leases, "led_teams": teams_led_by(caller)}
-    return shown(request, "yours.html", caller, context)
+    context = {
+        "title": "Your seats",
+        "now": now,
+        "page": leases,
+        "own_waits": queries.waits_of(caller.name, now, LEASES_A_PAGE),
+        "led_teams": teams_led_by(caller),
+    }
+    return shown(request, "yours.html", caller, context, tag=tag)
 
 
 def own(caller: Caller, now: datetime, tool: Tool | None = None) -> dict[str, Any]:
@@ -213,32 +301,3 @@ def own(caller: Caller, now: datetime, tool: Tool | None = None) -> dict[str, An
         "own_leases": Listed(list(leases.object_list), leases.paginator.count),
         "own_waits": queries.waits_of(caller.name, now, OWN_WAITS, tool),
     }
-
-
-# --- Returning --------------------------------------------------------------
-
-
-@page("POST")
-def give_back(request: HttpRequest, caller: Caller, lease_id: UUID) -> HttpResponse:
-    """Return a lease of the reader, and of no other user. Harmless if it was returned before."""
-    back = request.POST.get("next") or reverse("board")
-    if not (is_clean(back) and url_has_allowed_host_and_scheme(back, allowed_hosts=None)):
-        raise BadRequest("The page to return to must be on this server.")
-    if caller.user is None:
-        return redirect_to_login(back)
-    lease = queries.own_lease(caller.name, lease_id)
-    if lease is None:
-        raise Http404("You do not have this lease. Maybe it was borrowed under another name.")
-    if lease.ended_at is None:
-        leases = services.give_back(lease_id=lease_id)
-        lease.ended_at, lease.end_reason = leases[0].ended_at, leases[0].end_reason
-        if lease.end_reason == EndReason.RETURNED:
-            messages.success(request, f"Returned: {what(lease)}.")
-            return HttpResponseRedirect(back)
-    messages.info(request, f"Already ended: {what(lease)}. {LeaseEnded.WHY[lease.end_reason]}")
-    return HttpResponseRedirect(back)
-
-
-def what(lease: Lease) -> str:
-    """Return the seats of a lease as a text."""
-    return ", ".join(f"{part.seats} {'seat' if part.seats == 1 else 'seats'} of {part.tool}" for part in lease.items)

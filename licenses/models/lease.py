@@ -203,15 +203,25 @@ class Lease(models.Model):
         return [self, *sorted(self.parts.all(), key=lambda part: part.place)]
 
     @property
-    def last_heartbeat_at(self) -> datetime | None:
-        """Return when the client showed last that it works, for the head of a borrow; None if the lease needs
-        no heartbeats, or if its end is the end of a tool's license, which hides it."""
-        if self.ttl is None or self.expires_at is None:
-            return None
-        ends = [item.tool.valid_until for item in self.items]
-        if any(end is not None and self.expires_at >= end for end in ends):
+    def last_heartbeat(self) -> datetime | None:
+        """Return when the client showed last that it works; None if the lease needs no heartbeats, or if its end
+        is the end of its tool's license, which hides it. Counted back from the end: a heartbeat writes one column."""
+        until = self.tool.valid_until
+        if self.ttl is None or self.expires_at is None or (until is not None and self.expires_at >= until):
             return None
         return max(self.expires_at - self.ttl, self.borrowed_at)
+
+    @property
+    def last_heartbeat_at(self) -> datetime | None:
+        """Return ``last_heartbeat`` for the head of a borrow; None if the license of any of its tools hides it."""
+        found = [item.last_heartbeat for item in self.items]
+        return None if None in found else found[0]
+
+    @property
+    def has_program(self) -> bool:
+        """Return whether a program extends the lease."""
+        last = self.last_heartbeat
+        return last is not None and last > self.borrowed_at
 
     def is_over(self, now: datetime) -> bool:
         """Return whether the lease has ended at ``now``."""

@@ -1,13 +1,15 @@
 """Draw seats and write times on the board."""
 
+import re
 from collections.abc import Iterator
 from datetime import datetime, timedelta
 from typing import Any
+from urllib.parse import quote
 
 from django import template
 from django.db import DatabaseError, InterfaceError
 from django.utils.html import format_html, format_html_join
-from django.utils.safestring import SafeString
+from django.utils.safestring import SafeString, mark_safe
 
 from licenses.access.visibility import Names
 from licenses.models import Denial, Lease, Ticket, Tool
@@ -19,6 +21,7 @@ register = template.Library()
 # Up to this number, seats are drawn one by one.
 SINGLE_SEATS = 32
 # Patterns that the page defines.
+SOFT_BREAK = mark_safe("<wbr>")
 FILLS = {"set-aside": "url(#set-aside)", "reserved": "url(#reserved)"}
 
 
@@ -113,6 +116,40 @@ def _span(value: timedelta) -> str:
     return " ".join(f"{number} {unit}" for number, unit in units if number)
 
 
+@register.filter("span")
+def span_in_words(value: timedelta) -> str:
+    """Return a duration as a text."""
+    return _span(value) if value >= timedelta(minutes=1) else "a minute"
+
+
+@register.filter
+def seconds_span(seconds: int) -> str:
+    """Return a number of seconds as a text."""
+    return span_in_words(timedelta(seconds=seconds))
+
+
+@register.filter
+def display(tool: Tool) -> str:
+    """Return the name of a tool for people."""
+    return tool.display_name or tool.name
+
+
+@register.filter
+def soft(name: str) -> SafeString:
+    """Allow a line to end within a long name, but only after a separator."""
+    parts = re.split(r"(?<=[._@/-])(?=.)", name)
+    return format_html_join(SOFT_BREAK, "{}", ((part,) for part in parts))
+
+
+@register.simple_tag(takes_context=True)
+def toggled(context: Any, name: str, value: str) -> str:
+    """Return the query of this page with a value added to a parameter, or without it if it is there."""
+    query = context["request"].GET.copy()
+    values = query.getlist(name)
+    query.setlist(name, [other for other in values if other != value] if value in values else [*values, value])
+    return f"?{query.urlencode()}"
+
+
 @register.filter
 def grouped(number: int) -> str:
     """Write a number with separators, such as 16,384."""
@@ -123,6 +160,16 @@ def grouped(number: int) -> str:
 def named_among(row: Lease | Ticket | Denial, names: Names) -> bool:
     """Return whether the reader sees the name on the row."""
     return names.shown_on(row)
+
+
+@register.simple_tag(takes_context=True)
+def contact(context: Any, row: Lease | Ticket) -> SafeString | str:
+    """Write a link that mails the user of the row, where the site allows it and has the address."""
+    address = context.get("contacts", {}).get(row.user)
+    if not address:
+        return ""
+    text = ' <a class="contact" href="mailto:{}" aria-label="Mail to {}">mail</a>'
+    return format_html(text, quote(address, safe="@"), row.user)
 
 
 @register.filter

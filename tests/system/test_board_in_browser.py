@@ -23,7 +23,16 @@ LONG_HOST = "build-agent-0017.continuous-integration.frankfurt-am-main.datacentr
 SCREENS = [(320, "light"), (320, "dark"), (768, "light"), (1280, "light"), (1280, "dark")]
 ADMIN_FORMS = ("tool", "team", "allotment", "userlimit", "accessrule", "teammember", "apitoken", "identity")
 ADMIN_LISTS = (*ADMIN_FORMS, "lease", "ticket", "denial", "auditrecord")
-PAGES = ("/", "/tools/cad/", "/tools/big/", "/yours/", "/teams/crash/", "/tools/nope/", "/tokens/")
+PAGES = (
+    "/",
+    "/?show=sim&show=big&show=off&show=thermal",
+    "/tools/cad/",
+    "/tools/big/",
+    "/yours/",
+    "/teams/crash/",
+    "/tools/nope/",
+    "/tokens/",
+)
 
 
 @pytest.fixture(scope="module")
@@ -161,20 +170,20 @@ def later(page: Page, seconds: int = 16) -> None:
 
 
 def test_a_borrow_made_elsewhere_appears_by_itself(sign_in: Callable[..., Page], caller: Caller) -> None:
-    page = sign_in("ben")
-    cad = page.locator("article", has=page.locator("#tool-cad"))
+    page = sign_in("ben", "/?show=cad")
+    row, cad = page.locator("#row-cad"), page.locator("#details-cad")
     expect(cad).to_contain_text("No leases.")
     lease = caller.borrow("cad", "dora", host="ws7")["id"]
     later(page)
     expect(cad.get_by_role("row").filter(has_text="dora")).to_contain_text("ws7")
-    expect(cad).to_contain_text("1 of 3 borrowed")
+    expect(row).to_contain_text("1 of 3")
     caller.give_back(lease)
     later(page)
     expect(cad).to_contain_text("No leases.")
 
 
 def test_a_refresh_leaves_the_reader_where_they_are(sign_in: Callable[..., Page], caller: Caller) -> None:
-    page = sign_in("ben", viewport={"width": 800, "height": 400})
+    page = sign_in("ben", "/?show=big", viewport={"width": 800, "height": 400})
     as_of = page.locator("#live").get_attribute("data-as-of")
     page.locator("#more-big").focus()
     page.mouse.wheel(0, 100)
@@ -196,7 +205,8 @@ def test_a_refresh_leaves_the_reader_where_they_are(sign_in: Callable[..., Page]
 
 def test_a_failed_refresh_is_shown_until_one_succeeds(sign_in: Callable[..., Page], complaints: list[str]) -> None:
     page = sign_in("ben")
-    status = page.get_by_role("status")
+    status = page.locator("#failure")
+    expect(status).to_have_role("status")
     expect(status).to_be_empty()
     shown = page.locator("#as-of").inner_text()
     page.route("**/", lambda route: route.abort())
@@ -255,7 +265,7 @@ def test_nothing_moves_away_under_a_pointer_or_a_marked_text(sign_in: Callable[.
     page.evaluate("0")
     assert asked == []
     page.mouse.move(0, 0)
-    page.evaluate("getSelection().selectAllChildren(document.querySelector('#live table'))")
+    page.evaluate("getSelection().selectAllChildren(document.querySelector('#live .rows'))")
     later(page)
     page.evaluate("0")
     assert asked == []
@@ -276,6 +286,98 @@ def test_a_button_returns_an_own_seat(sign_in: Callable[..., Page], caller: Call
     assert caller.held_by("ben") == []
     (kept,) = caller.held_by("cleo")
     caller.give_back(kept["id"])
+
+
+def test_a_return_of_a_running_program_asks_once(sign_in: Callable[..., Page], caller: Caller) -> None:
+    lease = caller.borrow("cad", "ben", host="node7")["id"]
+    caller.client.post("/licenses/renew", json={"id": lease}).raise_for_status()
+    page = sign_in("ben", "/tools/cad/")
+    page.locator(f"#return-{lease}").click()
+    expect(page.locator("h1")).to_have_text("Return a seat that is in use?")
+    page.get_by_role("link", name="Keep the lease").click()
+    expect(page.locator("h1")).to_have_text("cad")
+    assert [held["id"] for held in caller.held_by("ben")] == [lease]
+    page.locator(f"#return-{lease}").click()
+    page.get_by_role("button", name="Return it anyway").click()
+    expect(page.get_by_role("status").first).to_have_text("Returned: 1 seat of cad.")
+    assert caller.held_by("ben") == []
+
+
+def test_a_seat_is_got_with_the_keyboard(sign_in: Callable[..., Page], caller: Caller) -> None:
+    page = sign_in("ben")
+    page.locator("#get-cad").focus()
+    page.keyboard.press("Enter")
+    page.wait_for_url("**/tools/cad/#get")
+    page.get_by_label("For", exact=True).select_option("2 hours")
+    page.get_by_label("Computer").fill("ws9")
+    page.get_by_role("button", name="Get a seat").focus()
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("status").first).to_contain_text("You have 1 seat of cad until")
+    (lease,) = caller.held_by("ben")
+    assert lease["host"] == "ws9"
+    caller.give_back(lease["id"])
+
+
+def test_a_person_who_waits_is_told_of_the_seat(board: Server, sign_in: Callable[..., Page], caller: Caller) -> None:
+    leases = [caller.borrow("cad", "dora")["id"] for _ in range(3)]
+    page = sign_in("ben", "/tools/cad/")
+    page.get_by_role("button", name="Get a seat").click()
+    expect(page.get_by_role("status").first).to_contain_text("You wait at position 1.")
+    expect(page).to_have_title(re.compile("^cad"))
+    for lease in leases:
+        caller.give_back(lease)
+    board.manage("expire_leases")
+    later(page)
+    expect(page.locator("[data-offer]")).to_contain_text("1 seat of cad is kept for you until")
+    expect(page).to_have_title(re.compile("^Your seat is there"))
+    expect(page.locator("#news")).to_contain_text("1 seat of cad is kept for you")
+    page.get_by_role("button", name="Take the seat of cad").click()
+    expect(page.get_by_role("status").first).to_contain_text("You have 1 seat of cad until")
+    expect(page).to_have_title(re.compile("^cad"))
+    (held,) = caller.held_by("ben")
+    caller.give_back(held["id"])
+
+
+def test_details_are_shown_and_hidden_without_leaving_the_page(sign_in: Callable[..., Page]) -> None:
+    page = sign_in("ben")
+    page.evaluate("stayed = true")
+    toggle = page.get_by_role("link", name="Details of Big Tool")
+    expect(toggle).to_have_attribute("aria-expanded", "false")
+    toggle.focus()
+    page.keyboard.press("Enter")
+    expect(page.locator("#details-big")).to_contain_text("All 61 leases of Big Tool")
+    expect(toggle).to_be_focused()
+    expect(toggle).to_have_attribute("aria-expanded", "true")
+    assert page.url.endswith("/?show=big")
+    with page.expect_response("**/?show=big"):
+        later(page)
+    expect(page.locator("#details-big")).to_be_visible()
+    toggle.click()
+    expect(page.locator("#details-big")).to_have_count(0)
+    assert page.evaluate("stayed")
+
+
+def test_a_board_without_changes_is_not_sent_again(sign_in: Callable[..., Page]) -> None:
+    page = sign_in("ben")
+    statuses: list[int] = []
+    # Each minute it is sent once more, because it says how long ago something was.
+    while 304 not in statuses[1:]:
+        with page.expect_response("**/") as answer:
+            later(page)
+        statuses.append(answer.value.status)
+    assert statuses[0] == 200
+    expect(page.locator("#failure")).to_be_empty()
+
+
+def test_a_star_puts_a_tool_first(sign_in: Callable[..., Page]) -> None:
+    page = sign_in("cleo")
+    names = page.locator("#live .board th.tool a")
+    expect(names.first).not_to_have_text("thermal")
+    page.get_by_role("button", name="Star thermal").click()
+    expect(names.first).to_have_text("thermal")
+    expect(page.get_by_role("button", name="Star thermal")).to_have_attribute("aria-pressed", "true")
+    page.get_by_role("button", name="Star thermal").click()
+    expect(names.first).not_to_have_text("thermal")
 
 
 def test_a_reader_whose_session_ended_is_sent_to_sign_in(sign_in: Callable[..., Page]) -> None:
@@ -387,9 +489,9 @@ def test_the_admin_is_accessible(sign_in: Callable[..., Page], axe: str, complai
 
 def test_tables_stay_tables_for_screen_readers_on_a_phone(sign_in: Callable[..., Page]) -> None:
     page = sign_in("ana", "/tools/big/", viewport={"width": 320, "height": 700})
-    table = page.get_by_role("table", name=re.compile("Leases of big"))
+    table = page.get_by_role("table", name=re.compile("Leases of Big Tool"))
     expect(table.get_by_role("columnheader")).to_have_text(
-        ["User", "Host", "Seats", "Team", "Project", "Since", "Until"]
+        ["User", "Host", "Seats", "Team", "Project", "Since", "Heartbeat", "Until"]
     )
     expect(table.get_by_role("rowheader")).to_have_count(50)
 

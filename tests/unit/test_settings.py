@@ -92,6 +92,7 @@ def refused(load: Callable[..., Any], **variables: str) -> str:
         ("LICENSE_AUTH", "closed"),
         ("LICENSE_OPEN_TO_NETWORK", "perhaps"),
         ("LICENSE_METRICS_PUBLIC", "perhaps"),
+        ("LICENSE_SHOW_CONTACTS", "perhaps"),
         ("LICENSE_LOCAL_PASSWORDS", "false"),
         ("LICENSE_FAILURES_PER_ACCOUNT", "0"),
         ("LICENSE_RATE_PER_CREDENTIAL", "-1"),

@@ -5,12 +5,17 @@
 const freshness = document.getElementById("freshness");
 const failure = document.getElementById("failure");
 const pause = document.getElementById("pause");
+const news = document.getElementById("news");
 const period = Number(freshness.dataset.seconds) * 1000;
 
 let paused = false;
 let asking = false;
 let lastTried = Date.now();
 let asOf = new Date(living().dataset.asOf);
+// The page that the live part is of, and the tag of what is shown of it.
+let address = new URL(freshness.dataset.address, location.href).href;
+let tag = null;
+const title = document.title;
 
 function living() {
   return document.getElementById("live");
@@ -31,7 +36,7 @@ function makeLocal(part) {
 
 function showTime() {
   const element = document.getElementById("as-of");
-  element.dateTime = living().dataset.asOf;
+  element.dateTime = asOf.toISOString();
   element.textContent = `${hour(asOf)}:${two(asOf.getSeconds())}`;
 }
 
@@ -40,9 +45,10 @@ function showTime() {
 async function refresh() {
   asking = true;
   lastTried = Date.now();
+  const asked = address;
   try {
-    const answer = await fetch(location.href, {
-      headers: { "X-Refresh": "1" },
+    const answer = await fetch(asked, {
+      headers: tag ? { "X-Refresh": "1", "If-None-Match": tag } : { "X-Refresh": "1" },
       cache: "no-store",
       signal: AbortSignal.timeout(10000),
     });
@@ -51,8 +57,16 @@ async function refresh() {
       location.reload();
       return;
     }
-    if (!answer.ok) throw new Error(`The server answered ${answer.status}`);
-    replace(await answer.text());
+    if (answer.status === 304) {
+      asOf = new Date(answer.headers.get("Date") ?? Date.now());
+      showTime();
+    } else {
+      if (!answer.ok) throw new Error(`The server answered ${answer.status}`);
+      const html = await answer.text();
+      if (asked !== address) return;
+      replace(html);
+      tag = answer.headers.get("ETag");
+    }
     say("");
   } catch {
     say(`The board can't be refreshed. It shows the state of ${hour(asOf)}. It will try again.`);
@@ -74,7 +88,36 @@ function replace(html) {
   makeLocal(fresh);
   living().replaceWith(fresh);
   showTime();
+  tellOffers();
   if (focused) (document.getElementById(focused.id) ?? document.getElementById("title")).focus({ preventScroll: true });
+}
+
+// Tell in the title of the page, and to a screen reader, that a seat is there.
+function tellOffers() {
+  const offers = [...document.querySelectorAll("[data-offer] > p")].map((offer) => offer.textContent.trim());
+  const told = offers.join(" ");
+  document.title = offers.length ? `Your seat is there – ${title}` : title;
+  if (news.textContent !== told) news.textContent = told;
+}
+
+// Show or hide the details of a tool without leaving the page.
+document.addEventListener("click", (event) => {
+  const link = event.target.closest("a.toggle");
+  if (!link || event.ctrlKey || event.metaKey || event.shiftKey || event.altKey || asking) return;
+  event.preventDefault();
+  address = new URL(link.href.split("#")[0]).href;
+  history.replaceState(null, "", address);
+  tag = null;
+  refresh();
+});
+
+for (const button of document.querySelectorAll("button.copy")) {
+  button.hidden = !navigator.clipboard;
+  button.addEventListener("click", async () => {
+    await navigator.clipboard.writeText(document.getElementById(button.dataset.copies).textContent);
+    button.textContent = "Copied";
+    news.textContent = "Copied";
+  });
 }
 
 // Keep the page still under a button that the user is about to press or a text
@@ -108,5 +151,6 @@ document.addEventListener("visibilitychange", tick);
 document.getElementById("zone").textContent = Intl.DateTimeFormat().resolvedOptions().timeZone;
 makeLocal(document);
 showTime();
+tellOffers();
 showPeriod();
 setInterval(tick, 1000);
