@@ -146,7 +146,7 @@ def test_the_holder_hears_of_a_forced_return_whoever_does_it(
     if way == "api":
         assert admin_api.post(f"/api/v1/leases/{lease}/force-return/", {"reason": "maintenance"}).status_code == 200
     elif way == "admin":
-        form = {"action": "force_return", "_selected_action": [lease], "reason": "maintenance"}
+        form = {"action": "force_return", "_selected_action": [lease], "reason": "maintenance", "confirmed": "yes"}
         admin_client.post("/admin/licenses/lease/", form)
     else:
         services.end_all_of(user="ana", by=SOMEBODY, force_note="maintenance")
