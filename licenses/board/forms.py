@@ -68,7 +68,7 @@ class SeatForm(forms.Form):
 
     @property
     def new_key(self) -> str:
-        """Return a key for the form that is shown: what was refused or wrong can be sent again."""
+        """Return a new key for the form. A form that was refused or wrong can be sent again with it."""
         return str(uuid.uuid4())
 
     @property
