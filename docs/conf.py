@@ -22,7 +22,10 @@ suppress_warnings = ["misc.highlighting_failure"]
 # The order in the sidebar. Sphinx warns about a page that is missing here.
 CONTENTS = {
     "Start": ["quickstart"],
-    "How to": [f"howto/{page}" for page in ("tools", "ci", "sign-in", "teams", "manage", "board", "reports", "flexlm")],
+    "How to": [
+        *(f"howto/{page}" for page in ("tools", "ci", "sign-in", "teams", "manage", "site", "board")),
+        *(f"howto/{page}" for page in ("notifications", "reports", "flexlm")),
+    ],
     "Operate": [
         *(f"howto/{page}" for page in ("kubernetes", "monitoring", "operations", "backup", "upgrades", "scaling")),
         *("howto/limits", "performance", "runbooks/README"),

@@ -27,11 +27,13 @@ from tests.support.servers import Server, server_environment
 
 # Every command of the server with its arguments. Files for commands are in `folder`.
 COMMANDS: dict[str, tuple[str, ...]] = {
+    "apply": ("{folder}/site.toml",),
     "backup": ("{folder}/copy.db",),
     "changepassword": ("boss",),
     "createsuperuser": ("--noinput", "--username", "boss", "--email", ""),
     "ensure_admin": (),
     "expire_leases": (),
+    "export": (),
     "forget": ("--older-than", "30", "--delete"),
     "import_flexlm": ("--license", "{folder}/some.lic", "--apply"),
     "migrate": (),
@@ -68,6 +70,7 @@ def refused(environment: dict[str, str], *command: str) -> str:
 
 def environment_of(folder: Path, database: dict[str, str], **more: str) -> dict[str, str]:
     (folder / "some.lic").write_text("FEATURE cad acme 1.0 permanent 5 SIGN=0\n")
+    (folder / "site.toml").write_text("[tools.cad]\ncapacity = 5\n")
     admin = {"ADMIN_USERNAME": "boss", "ADMIN_PASSWORD": "correct horse battery"}
     return server_environment(folder, database, free_port()) | admin | more
 
