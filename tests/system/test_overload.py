@@ -44,26 +44,34 @@ def somebody_writes(server: Server) -> Iterator[None]:
 def test_a_request_that_waited_too_long_is_refused_and_a_heartbeat_is_not(small_server: Server) -> None:
     url = small_server.url
     lease = httpx.post(f"{url}/licenses/borrow", json={"tool": "cad_tool", "user": "ana"}).json()["id"]
+    sent: list[httpx.Request] = []
     answers: list[httpx.Response] = []
     heartbeats: list[httpx.Response] = []
 
+    limits = httpx.Limits(max_connections=WAITERS)
+    client = httpx.Client(timeout=60, limits=limits, event_hooks={"request": [sent.append]})
+
     def borrow() -> None:
-        answers.append(httpx.post(f"{url}/licenses/borrow", json={"tool": "cad_tool", "user": "ben"}, timeout=60))
+        answers.append(client.post(f"{url}/licenses/borrow", json={"tool": "cad_tool", "user": "ben"}))
 
     def renew() -> None:
         heartbeats.append(httpx.post(f"{url}/licenses/renew", json={"id": lease}, timeout=60))
 
     threads = [threading.Thread(target=borrow) for _ in range(WAITERS)]
+    pause = threading.Event()
     with somebody_writes(small_server):
         for thread in threads:
             thread.start()
+        while len(sent) < WAITERS:
+            pause.wait(0.01)
         # All threads are busy for longer than a request may wait.
-        threads[0].join(2)
+        pause.wait(2.5)
         threads.append(threading.Thread(target=renew))
         threads[-1].start()
-        threads[0].join(1.5)
+        pause.wait(1)
     for thread in threads:
         thread.join()
+    client.close()
 
     codes = Counter(answer.json().get("code", "granted") for answer in answers)
     assert codes["overloaded"] > WAITERS / 2, codes
