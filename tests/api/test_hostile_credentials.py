@@ -183,7 +183,7 @@ RIGHTS = [
     to_lease("return with a team's token", 404, "Bearer {noise}", "/licenses/return", id="{lease}"),
     Row("ask about another's ticket", 404, "Bearer {ben}", "/licenses/queue/{ticket}"),
     Row("end another's wait", 404, "Bearer {ben}", "/licenses/queue/{ticket}", "DELETE"),
-    Row("change a tool", 405, "Bearer {ben}", "/api/v1/tools/cad/", "PATCH", {"capacity": 99}),
+    Row("change a tool", 403, "Bearer {ben}", "/api/v1/tools/cad/", "PUT", {"capacity": 99}),
     Row("delete a lease", 405, "Bearer {ben}", "/api/v1/leases/{lease}/", "DELETE"),
     Row(
         "delete in disguise",

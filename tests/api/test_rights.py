@@ -25,12 +25,15 @@ from licenses.models import (
     Identity,
     JwtCaller,
     Lease,
+    NotificationPreference,
     RetiredName,
     Team,
     TeamMember,
     Tool,
     UserLimit,
+    Webhook,
 )
+from licenses.notifications import webhooks
 from licenses.tools import contracts
 from tests.support.admin_forms import page_of
 from tests.support.api import Api, make_token
@@ -69,6 +72,8 @@ def world(make_tool: Callable[..., Tool], api: Api) -> dict[str, User]:
     RetiredName.objects.create(name="gone", folded="gone", account_id=0, retired_at=timezone.now())
     JwtCaller.objects.create(issuer="https://idp.example", subject="ci", name="ci", folded="ci")
     make_token(user="root", scopes=["admin"], created_by=root)
+    NotificationPreference.objects.create(account=clerk, event="lease_forced")
+    webhooks.save(Webhook(name="ops"), url="https://hooks.example.com/0", by=SOMEBODY)
     return {"root": root, "boss": boss, "asleep": asleep, "ana": ana, "clerk": clerk}
 
 
@@ -226,13 +231,15 @@ def test_a_clerks_token_is_their_own(world: dict[str, User], client: Client) -> 
 
 def make_forms(world: dict[str, User]) -> dict[type[Model], dict[str, dict[str, Any]]]:
     """Return the actions of a superuser on each page of the admin, with a form for each."""
-    ana, role, team, tool = world["ana"], Group.objects.get(), Team.objects.get(), Tool.objects.get()
+    ana, role, team, tool = world["ana"], Group.objects.get(name="Operators"), Team.objects.get(), Tool.objects.get()
     idp = {"user": world["clerk"].pk, "issuer": "https://idp.example", "subject": "4711"}
     made = dict(attacks(world))
     permissions = [Permission.objects.get(codename="view_tool").pk]
     sim = Tool.objects.create(name="sim", capacity=5)
     allotment = {"team": team.pk, "quota": 3, "reservation": 1}
     rule = {"effect": "exclude", "kind": "user", "team": "", "name": "eve"}
+    choice = {"account": world["clerk"].pk, "webhook": ""}
+    hook = {"name": "site", "kind": "json", "address": "https://hooks.example.com/1", "enabled": "on"}
     tool_form: dict[str, Any] = {"name": "new", "capacity": 1, "overdraft": 0, "enabled": "on"}
     return {
         User: {
@@ -261,6 +268,12 @@ def make_forms(world: dict[str, User]) -> dict[type[Model], dict[str, dict[str, 
         ApiToken: {"add": made[address(ApiToken, "add")] | {"user": "eve", "team": ""}},
         JwtCaller: {"delete": {}},
         RetiredName: {"delete": {}},
+        Webhook: {"add": hook, "change": hook | {"name": "chat", "kind": "slack"}, "delete": {}},
+        NotificationPreference: {
+            "add": choice | {"event": "seat_offered", "wanted": "on"},
+            "change": choice | {"event": "lease_forced"},
+            "delete": {},
+        },
         # Its page changes nothing; its action is in test_audit.
         Lease: {"change": {}},
     }
@@ -278,7 +291,7 @@ def test_every_change_in_the_admin_is_on_record(world: dict[str, User], admin_cl
         api.give_back(lease["id"])
     rows: dict[type[Model], Any] = {
         User: world["ana"],
-        Group: Group.objects.get(),
+        Group: Group.objects.get(name="Operators"),
         Identity: Identity.objects.get(),
         TeamMember: TeamMember.objects.get(),
         Allotment: Allotment.objects.get(),
@@ -289,6 +302,8 @@ def test_every_change_in_the_admin_is_on_record(world: dict[str, User], admin_cl
         Tool: Tool.objects.get(name="cad"),
         JwtCaller: JwtCaller.objects.get(),
         RetiredName: RetiredName.objects.get(),
+        Webhook: Webhook.objects.get(),
+        NotificationPreference: NotificationPreference.objects.get(),
     }
     Lease.objects.all().delete()
     # Memberships are deleted with an account, and its form names a group.
@@ -302,7 +317,8 @@ def test_every_change_in_the_admin_is_on_record(world: dict[str, User], admin_cl
                 Allotment.objects.all().delete()
             before = AuditRecord.objects.count()
             answer = admin_client.post(path, form | {"post": "yes"})
-            done = 200 if model is ApiToken else 302
+            # The page with a new secret is the answer.
+            done = 200 if model is ApiToken or (model, action) == (Webhook, "add") else 302
             assert answer.status_code == done, (path, answer.content)
             assert AuditRecord.objects.count() > before, path
     assert "ana" not in User.objects.values_list("username", flat=True)
@@ -316,7 +332,7 @@ def last_record() -> tuple[Any, ...]:
 def test_a_groups_rights_are_on_record(admin_client: Client) -> None:
     looking, forcing = (Permission.objects.get(codename=name) for name in ("view_tool", "change_lease"))
     admin_client.post(address(Group, "add"), {"name": "Buyers", "permissions": [looking.pk]})
-    group = Group.objects.get()
+    group = Group.objects.get(name="Buyers")
     given = {"permissions": ["licenses.view_tool"]}
     assert last_record() == ("admin", "changed", "group", "Buyers", {"permissions": []}, given)
     admin_client.post(address(Group, group.pk, "change"), {"name": "Buyers", "permissions": [looking.pk, forcing.pk]})

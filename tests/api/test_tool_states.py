@@ -135,7 +135,7 @@ def test_the_board_calls_no_seat_of_a_closed_tool_free(
     make_tool("cad", capacity=4, **moments(values))
     page = " ".join(api.client.get("/").content.decode().split())
     assert "<b>0 free</b>" in page
-    assert "4 unused" in page
+    assert '<td role="cell" data-of="free" class="number free">\N{EN DASH}</td>' in page
     assert "No seat free" not in page
 
 
