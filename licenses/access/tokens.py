@@ -118,7 +118,8 @@ def revoke_token(*, key: int, by: Actor, check: Check = accept) -> bool:
 
 
 def revoke_secret(secret: str, *, address: str) -> None:
-    """Revoke the token with this secret, if there is one. A caller who has it can do worse than end it."""
+    """Revoke the token with this secret, if there is one. The secret is right enough: it allows
+    more than its own end."""
     token = ApiToken.objects.filter(hash=token_hash(secret)).first() if is_token(secret) else None
     if token is not None:
         revoke(token, by=Actor(ActorKind.TOKEN, f"token {token.pk}", address))

@@ -263,7 +263,7 @@ def make_old(*, ends: timedelta, life: timedelta = timedelta(days=90), used: boo
 
 
 @pytest.mark.parametrize(
-    ("life", "ends", "told"),
+    ("life", "ends", "warned"),
     [
         (timedelta(days=90), timedelta(days=8), False),
         (timedelta(days=90), timedelta(days=6), True),
@@ -272,7 +272,7 @@ def make_old(*, ends: timedelta, life: timedelta = timedelta(days=90), used: boo
     ],
 )
 def test_an_answer_says_that_the_token_ends_soon(
-    required: None, make_tool: Callable[..., Tool], life: timedelta, ends: timedelta, told: bool
+    required: None, make_tool: Callable[..., Tool], life: timedelta, ends: timedelta, warned: bool
 ) -> None:
     make_tool()
     program = api_with(f"Bearer {make_old(life=life, ends=ends, user='ana')}")
@@ -280,7 +280,7 @@ def test_an_answer_says_that_the_token_ends_soon(
     borrowed = program.borrow()
     answers = [borrowed, program.renew(borrowed.json()["id"]), program.client.get("/borrows"), program.borrow("nope")]
     for answer in answers:
-        assert answer.headers.get("License-Token-Expires") == (end if told else None)
+        assert answer.headers.get("License-Token-Expires") == (end if warned else None)
     assert "License-Token-Expires" not in Client().get("/licenses/status").headers
 
 

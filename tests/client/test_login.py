@@ -203,5 +203,5 @@ print(ApiToken.objects.issue(ApiToken(name="x", user="ana", **soon)))
     assert json.loads(shell("status", "--json").stderr)["event"] == "token_ends"
     # A program that can't note it warns each time, and works.
     for _ in range(2):
-        told = shell("status", XDG_CONFIG_HOME="/dev/null")
-        assert (told.returncode, "Your token ends" in told.stderr) == (0, True)
+        done = shell("status", XDG_CONFIG_HOME="/dev/null")
+        assert (done.returncode, "Your token ends" in done.stderr) == (0, True)

@@ -160,8 +160,8 @@ def test_the_pages_are_accessible(
     def check() -> None:
         page.evaluate(axe)
         found = page.evaluate("axe.run()")
-        told = [(rule["id"], [node["html"] for node in rule["nodes"]]) for rule in found["violations"]]
-        assert told == [], page.url
+        violations = [(rule["id"], [node["html"] for node in rule["nodes"]]) for rule in found["violations"]]
+        assert violations == [], page.url
         assert page.evaluate("document.documentElement.scrollWidth") <= width, page.url
 
     for path in ("/device/", "/device/?code=nonsense", f"/device/?code={code}", "/tokens/"):
