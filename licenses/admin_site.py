@@ -7,9 +7,8 @@ from typing import Any
 
 from django.conf import settings
 from django.contrib import admin
-from django.contrib.auth import logout
 from django.contrib.auth.models import User
-from django.http import HttpRequest, HttpResponseRedirect
+from django.http import HttpRequest
 from django.urls import path
 
 from licenses import auditing
@@ -17,10 +16,14 @@ from licenses.auditing import Actor
 from licenses.checks import OPEN
 from licenses.signin import oidc
 from licenses.signin.forms import AdminSignInForm
+from licenses.signin.views import sign_out
 
 
 class LicensesAdminSite(admin.AdminSite):
-    site_title = site_header = "License server"
+    site_title = site_header = "Floating-license server"
+    index_title = "Administration"
+    # The lists need the width of the page.
+    enable_nav_sidebar = False
     index_template = "licenses/admin_index.html"
     login_template = "licenses/signin.html"
     login_form = AdminSignInForm
@@ -67,7 +70,4 @@ class LicensesAdminSite(admin.AdminSite):
             return super().password_change(request, extra_context)
 
     def logout(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> Any:
-        if request.method == "POST" and (address := oidc.sign_out_address(request)):
-            logout(request)
-            return HttpResponseRedirect(address)
-        return super().logout(request, extra_context)
+        return sign_out(request)

@@ -5,8 +5,5 @@ from django.contrib import admin
 from . import account, audit, contract, denial, identity, lease, notification, rule, team, ticket, token, tool  # noqa: F401
 from .deletions import delete_selected
 
-admin.site.site_header = admin.site.site_title = "Floating-license server"
-# The lists need the width of the page.
-admin.site.enable_nav_sidebar = False
 admin.site.disable_action("delete_selected")
 admin.site.add_action(delete_selected, "delete_selected")

@@ -15,7 +15,6 @@ from django.core.handlers.exception import convert_exception_to_response
 from django.http import HttpRequest, HttpResponse, HttpResponseBase
 from django.http.request import split_domain_port, validate_host
 from django.middleware.common import CommonMiddleware
-from django.template.loader import render_to_string
 from django.utils.module_loading import import_string
 from gunicorn.http.errors import ParseException
 
@@ -26,7 +25,8 @@ from licenses.errors import Overloaded, RateLimited
 from licenseserver import logs, workers
 
 from . import probes, urls
-from .common.problems import from_refusal, is_api_path, problem
+from .common.pages import refused, write
+from .common.problems import is_api_path, problem
 from .rate_limits import KEEPING
 
 logger = logging.getLogger("licenses.request")
@@ -175,7 +175,7 @@ class OverloadMiddleware:
             logger.warning(
                 "Overloaded: a request waited %.1f s for a thread, and was refused, like those behind it.", waited
             )
-        return from_refusal(Overloaded())
+        return refused(request, Overloaded())
 
 
 def _is_vital(request: HttpRequest) -> bool:
@@ -345,7 +345,10 @@ def _limit_of(path: str) -> int:
 
 def _too_large(path: str, limit: int) -> HttpResponseBase:
     if not is_api_path(path):
-        return HttpResponse(render_to_string("413.html", {"limit": limit}), status=413)
+        response = HttpResponse(status=413)
+        most = f"{limit // 1024:,} KiB"
+        write(response, title="Too large", detail=f"Go back and send less: this page accepts at most {most}.")
+        return response
     detail = f"The body can have at most {limit} bytes."
     return problem(status=413, code="too_large", title="Body too large", detail=detail)
 

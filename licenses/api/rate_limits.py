@@ -26,7 +26,7 @@ from licenses.access.callers import Caller, Kind
 from licenses.client_addresses import client_address, network_of
 from licenses.errors import RateLimited
 
-from .common.problems import from_refusal, is_api_path
+from .common.pages import refused
 
 logger = logging.getLogger(__name__)
 
@@ -42,10 +42,6 @@ KEEPING = re.compile(
 )
 # Calls that wait for locks of other calls: only half of their time counts.
 LOCKING = re.compile(r"/licenses/(borrow|renew|return|queue/[^/]*)|/api/v1/leases/[^/]+/[^/]+/|/leases/[^/]+/return/")
-PAGE = (
-    "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width'>"
-    "<title>Too many calls</title><h1>Too many calls</h1><p>{detail}</p>"
-)
 
 # Buckets of credentials and of addresses, each for calls that keep seats and for others;
 # those of addresses for scrapes too.
@@ -144,11 +140,4 @@ def _refused(request: HttpRequest, limit: Limit, wait: float) -> HttpResponse:
     metrics.RATE_LIMITED.labels(limit.name).inc()
     if limit.buckets.worth_a_line(limit.caller, now=time.monotonic()):
         logger.warning("Too many calls from %s, by the limit per %s.", client_address(request.META), limit.name)
-    refusal = RateLimited(wait=math.ceil(wait))
-    response = from_refusal(refusal)
-    if not is_api_path(request.path_info) and "text/html" in request.META.get("HTTP_ACCEPT", ""):
-        response.content = PAGE.format(detail=refusal.detail).encode()
-        response.headers["Content-Type"] = "text/html; charset=utf-8"
-    response.headers["Content-Security-Policy"] = "default-src 'none'; frame-ancestors 'none'"
-    response.headers["Cache-Control"] = "no-store"
-    return response
+    return refused(request, RateLimited(wait=math.ceil(wait)))

@@ -1,15 +1,23 @@
 """Error pages look like the board and have its navigation."""
 
+import base64
+import hashlib
 import re
 from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from django.contrib.auth.models import User
 from django.contrib.sessions.models import Session
-from django.db import InterfaceError, OperationalError
+from django.db import InterfaceError, OperationalError, connection
 from django.test import Client
+from django.test.utils import CaptureQueriesContext
 
+import licenses
+from licenses.access.buckets import Buckets
+from licenses.api import rate_limits
 from licenses.errors import Busy
 from licenses.leases import snapshot
 from licenses.models import Tool
@@ -94,7 +102,8 @@ def test_a_page_about_a_lost_database_asks_it_for_nothing(
     monkeypatch.setattr("django.contrib.auth.get_user", lose_the_database)
     answer = staff.get("/")
     assert answer.status_code == 503
-    assert "Sign in" in answer.content.decode()
+    # Nobody knows whether Ana is signed in.
+    assert "Sign" not in answer.content.decode()
 
 
 @pytest.mark.parametrize("error", [OperationalError, InterfaceError])
@@ -139,8 +148,145 @@ def test_a_wrong_host_has_a_page_too(settings: Any) -> None:
     answer = Client().get("/", headers={"Host": "box.lan"})
     assert answer.status_code == 400
     page = answer.content.decode()
-    for text in ("License board", 'href="/signin/', ICON):
-        assert text in page
+    assert "License board" in page
+    assert ICON in page
+    # That has no page under this host either.
+    assert "/signin/" not in page
+
+
+# --- Each error that a browser can get ----------------------------------------
+
+BROWSER = {"Accept": "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"}
+FORM = "/leases/00000000-0000-4000-8000-000000000000/return/"
+Patch = pytest.MonkeyPatch
+
+
+def an_address_that_makes_no_sense(browser: Client, patch: Patch, settings: Any) -> Any:
+    return browser.get("/?page=x")
+
+
+def a_host_that_is_not_ours(browser: Client, patch: Patch, settings: Any) -> Any:
+    settings.ALLOWED_HOSTS = ["licenses.example.com"]
+    return browser.get("/", headers={"Host": "box.lan"})
+
+
+def a_form_of_another_site(browser: Client, patch: Patch, settings: Any) -> Any:
+    return browser.post(FORM)
+
+
+def a_page_of_others(browser: Client, patch: Patch, settings: Any) -> Any:
+    return browser.get("/admin/licenses/tool/")
+
+
+def an_address_without_a_page(browser: Client, patch: Patch, settings: Any) -> Any:
+    return browser.get("/nonsense")
+
+
+def the_address_of_a_form(browser: Client, patch: Patch, settings: Any) -> Any:
+    return browser.get(FORM)
+
+
+def the_address_of_the_sign_out(browser: Client, patch: Patch, settings: Any) -> Any:
+    return browser.get("/signout/")
+
+
+def the_address_of_the_admin_s_sign_out(browser: Client, patch: Patch, settings: Any) -> Any:
+    return browser.get("/admin/logout/")
+
+
+def a_form_that_is_too_large(browser: Client, patch: Patch, settings: Any) -> Any:
+    return browser.post(FORM, {"next": "n" * settings.PAGE_BODY_LIMIT})
+
+
+def too_many_calls(browser: Client, patch: Patch, settings: Any) -> Any:
+    patch.setattr(rate_limits, "credentials", Buckets())
+    # No time passes, so each call counts as one, and no other comes.
+    patch.setattr(rate_limits, "time", SimpleNamespace(monotonic=lambda: 0.0, perf_counter=lambda: 0.0))
+    settings.LICENSE_RATE_PER_CREDENTIAL = settings.LICENSE_RATE_BURST = 1
+    browser.get("/nonsense")
+    with CaptureQueriesContext(connection) as queries:
+        answer = browser.get("/")
+    assert len(queries) == 0
+    return answer
+
+
+def a_defect(browser: Client, patch: Patch, settings: Any) -> Any:
+    patch.setattr(snapshot, "with_levels", fail)
+    return browser.get("/")
+
+
+def a_database_that_is_away(browser: Client, patch: Patch, settings: Any) -> Any:
+    patch.setattr("django.contrib.auth.get_user", lose_the_database)
+    return browser.get("/")
+
+
+def more_requests_than_can_be_answered(browser: Client, patch: Patch, settings: Any) -> Any:
+    settings.LICENSE_LONGEST_WAIT = -1
+    return browser.get("/")
+
+
+FAILURES = [
+    (an_address_that_makes_no_sense, 400),
+    (a_host_that_is_not_ours, 400),
+    (a_form_of_another_site, 403),
+    (a_page_of_others, 403),
+    (an_address_without_a_page, 404),
+    (the_address_of_a_form, 405),
+    (the_address_of_the_sign_out, 405),
+    (the_address_of_the_admin_s_sign_out, 405),
+    (a_form_that_is_too_large, 413),
+    (too_many_calls, 429),
+    (a_defect, 500),
+    (a_database_that_is_away, 503),
+    (more_requests_than_can_be_answered, 503),
+]
+# What a reader can do.
+ADVICE = re.compile(r"Use |Go back|Check |Try again|can give|not in ALLOWED_HOSTS|must be", re.IGNORECASE)
+
+
+@pytest.mark.parametrize(("failure", "status"), FAILURES, ids=lambda value: getattr(value, "__name__", value))
+def test_every_error_is_a_page_in_the_style_of_the_board_that_says_what_to_do(
+    failure: Any, status: int, make_tool: Callable[..., Tool], monkeypatch: pytest.MonkeyPatch, settings: Any
+) -> None:
+    make_tool()
+    browser = Client(raise_request_exception=False, enforce_csrf_checks=True, headers=BROWSER)
+    browser.force_login(User.objects.create_user("ana", is_staff=True))
+    answer = failure(browser, monkeypatch, settings)
+    assert (answer.status_code, answer["Content-Type"]) == (status, "text/html; charset=utf-8")
+    page = answer.content.decode()
+    assert '<meta name="color-scheme" content="light dark">' in page
+    assert re.search(r"<h1>[A-Z].+</h1>", page)
+    text = re.search(r"</h1>\s*<p>(.+)</p>", page)
+    assert text
+    assert ADVICE.search(text[1]), text[1]
+    assert 'href="/">Back to the board' in page
+    assert "next=" not in page
+    # A page that comes before all else has its style in itself, and others name the files of the style.
+    style = re.search(r"<style>(.*)</style>", page, re.DOTALL)
+    if status in {413, 429} or failure is more_requests_than_can_be_answered:
+        assert style
+        assert "prefers-color-scheme: dark" in style[1]
+        digest = base64.b64encode(hashlib.sha256(style[1].encode()).digest()).decode()
+        assert f"style-src 'sha256-{digest}'" in answer["Content-Security-Policy"]
+        assert "stylesheet" not in page
+    else:
+        assert style is None
+        assert re.findall(r'<link rel="stylesheet" href="([^"]+)"', page) == [
+            "/static/licenses/page.css",
+            "/static/licenses/board.css",
+        ]
+
+
+def test_every_kind_of_error_page_is_tried() -> None:
+    templates = {path.stem[:3] for path in (Path(licenses.__file__).parent / "templates").glob("[0-9]*.html")}
+    assert {"403", "404", "500"} <= templates <= {str(status) for _, status in FAILURES}
+
+
+def test_a_program_gets_a_document_all_the_same(settings: Any) -> None:
+    settings.LICENSE_LONGEST_WAIT = -1
+    answer = Client().get("/licenses/status", headers=BROWSER)
+    assert (answer.status_code, answer["Content-Type"]) == (503, "application/problem+json")
+    assert answer["Content-Security-Policy"] == "default-src 'none'; frame-ancestors 'none'"
 
 
 # --- The icon ---------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import re
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -9,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Event, Thread
+from typing import Any
 
 import pytest
 
@@ -24,7 +26,7 @@ class Upstream(BaseHTTPRequestHandler):
     """A server that answers any method and records the requests."""
 
     seen: list[str]
-    # Calls of /held get no answer until it is set.
+    # Calls of /held get no answer until it is set, and those of /gone none at all.
     held = Event()
 
     def __getattr__(self, name: str) -> object:
@@ -36,6 +38,8 @@ class Upstream(BaseHTTPRequestHandler):
         self.seen.append(self.command)
         if self.path == "/held":
             self.held.wait(30)
+        if self.path == "/gone":
+            return
         self.send_response(204)
         self.end_headers()
 
@@ -90,10 +94,10 @@ def proxy(tmp_path: Path, seen: list[str], narrowed: dict[str, str]) -> Iterator
 
 
 def ask(
-    port: int, method: str, path: str = "/borrows", *, client: str = "127.0.0.1"
+    port: int, method: str, path: str = "/borrows", *, client: str = "127.0.0.1", **sent: Any
 ) -> tuple[http.client.HTTPResponse, bytes]:
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30, source_address=(client, 0))
-    connection.request(method, path)
+    connection.request(method, path, **sent)
     answer = connection.getresponse()
     return answer, answer.read()
 
@@ -126,6 +130,41 @@ def test_too_many_calls_of_one_address_stop_at_the_proxy(proxy: int, seen: list[
     assert len(seen) == 6
     assert ask(proxy, "GET", client="127.0.0.2")[0].status == 204
     assert [ask(proxy, "GET", path)[0].status for path in ("/livez", "/readyz") * 10] == [204] * 20
+
+
+BROWSER = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
+
+
+SMALL = {
+    "rate=300r/s": "rate=1r/m",
+    "burst=4000 delay=1000": "burst=20 delay=20",
+    "max_body_size 4m": "max_body_size 1k",
+}
+
+
+@pytest.mark.parametrize("narrowed", [SMALL])
+def test_a_browser_gets_a_page_of_the_proxy_s_errors_and_a_program_a_document(proxy: int) -> None:
+    def errors(headers: dict[str, str]) -> list[tuple[int, str | None, bytes]]:
+        too_large = ask(proxy, "POST", "/yours/", headers=headers, body=b"x" * 2000, client="127.0.0.2")
+        gone = ask(proxy, "GET", "/gone", headers=headers, client="127.0.0.2")
+        while (too_many := ask(proxy, "GET", "/yours/", headers=headers))[0].status != 429:
+            pass
+        return [(answer.status, answer.headers["Content-Type"], body) for answer, body in (too_large, gone, too_many)]
+
+    for status, form, body in errors(BROWSER):
+        assert form == "text/html", status
+        page = body.decode()
+        assert '<meta name="color-scheme" content="light dark">' in page
+        assert "prefers-color-scheme:dark" in page
+        assert re.search(r"<h1>[A-Z].+</h1><p>.*(reload this page|Go back)", page)
+    for headers in ({}, {"Accept": "application/json"}):
+        documents = errors(headers)
+        assert [status for status, _, _ in documents] == [413, 503, 429]
+        assert {form for _, form, _ in documents} == {"application/problem+json"}
+        assert [json.loads(body)["status"] for _, _, body in documents] == [413, 503, 429]
+    # The errors of the API are documents for everybody.
+    answer, _ = ask(proxy, "GET", "/api/v1/tools/", headers=BROWSER)
+    assert (answer.status, answer.headers["Content-Type"]) == (429, "application/problem+json")
 
 
 @pytest.mark.parametrize("narrowed", [{"rate=300r/s": "rate=5r/s", "burst=4000 delay=1000": "burst=20 delay=2"}])

@@ -169,7 +169,7 @@ def _unknown_host(request: HttpRequest) -> HttpResponse:
     logger.warning("Refused a request: %s", detail)
     if is_api_path(request.path_info):
         return problem(status=400, code="unknown_host", title=TITLES[400], detail=detail, host=host)
-    return render(request, "400.html", {"detail": detail}, status=400)
+    return render(request, "400.html", {"detail": detail, "asks_no_database": True}, status=400)
 
 
 def not_found(request: HttpRequest, exception: Exception) -> HttpResponse:
