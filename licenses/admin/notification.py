@@ -7,7 +7,6 @@ from django.contrib import admin, messages
 from django.core.exceptions import ValidationError
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
-from django.template.response import TemplateResponse
 from django.utils.html import format_html
 
 from licenses.models import Delivery, Event, NotificationPreference, Webhook
@@ -17,7 +16,12 @@ from licenses.notifications import outbox, webhooks
 from .audited import AuditedAdmin, actor_of
 from .read_only import ReadOnlyAdmin
 from .rights import SuperusersOnly
+from .secret import secret_page
 
+SIGNATURES = (
+    "The receiver checks the signature of each message with it, as described by Standard Webhooks. "
+    "Slack, Teams and Mattermost do not need it."
+)
 CHOSEN = [(event.value, event.label) for event in Event if event != Event.TEST]
 
 
@@ -80,13 +84,8 @@ class WebhookAdmin(SuperusersOnly, AuditedAdmin[Webhook]):
         request.secret_of_webhook = secret  # type: ignore[attr-defined]
 
     def response_add(self, request: HttpRequest, obj: Webhook, post_url_continue: str | None = None) -> HttpResponse:
-        # Show the page now: a redirect would have to store the secret.
-        return self._secret_page(request, obj, request.secret_of_webhook)  # type: ignore[attr-defined]
-
-    def _secret_page(self, request: HttpRequest, webhook: Webhook, secret: str) -> HttpResponse:
-        context = {"title": "Webhook", "opts": self.opts, "webhook": webhook, "secret": secret}
-        context |= self.admin_site.each_context(request)
-        return TemplateResponse(request, "licenses/admin_webhook_secret.html", context)
+        secret = request.secret_of_webhook  # type: ignore[attr-defined]
+        return secret_page(self, request, obj, secret=secret, use=SIGNATURES)
 
     @admin.action(description="Send a test", permissions=["action"])
     def send_a_test(self, request: HttpRequest, queryset: QuerySet[Webhook]) -> None:
@@ -104,7 +103,8 @@ class WebhookAdmin(SuperusersOnly, AuditedAdmin[Webhook]):
             self.message_user(request, "Select one webhook. No secret was changed.", messages.ERROR)
             return None
         webhook = queryset.get()
-        return self._secret_page(request, webhook, webhooks.renew_secret(webhook, by=actor_of(request)))
+        secret = webhooks.renew_secret(webhook, by=actor_of(request))
+        return secret_page(self, request, webhook, secret=secret, use=SIGNATURES)
 
 
 class ChannelFilter(admin.SimpleListFilter):

@@ -6,7 +6,7 @@ from django.contrib import admin, messages
 from django.db.models import QuerySet
 from django.forms import ModelForm
 from django.http import HttpRequest, HttpResponse
-from django.template.response import TemplateResponse
+from django.utils.html import format_html
 
 from licenses.access import tokens
 from licenses.models import ApiToken
@@ -14,6 +14,7 @@ from licenses.models import ApiToken
 from .audited import actor_of
 from .filters import EndsFilter
 from .lookups import ListedLookups
+from .secret import secret_page
 from .widgets import LabeledInputs
 
 
@@ -69,14 +70,11 @@ class ApiTokenAdmin(LabeledInputs, ListedLookups):
         request.secret_of_token = tokens.issue_as(maker, obj, by=actor_of(request))  # type: ignore[attr-defined]
 
     def response_add(self, request: HttpRequest, obj: ApiToken, post_url_continue: str | None = None) -> HttpResponse:
-        # Show the page now: a redirect would have to store the secret.
-        context = self.admin_site.each_context(request) | {
-            "title": "API token",
-            "opts": self.opts,
-            "token": obj,
-            "secret": request.secret_of_token,  # type: ignore[attr-defined]
-        }
-        return TemplateResponse(request, "licenses/admin_token_secret.html", context)
+        use = format_html(
+            "It is valid until {} UTC. Programs send it in a header: <code>Authorization: Bearer …</code>",
+            f"{obj.expires_at:%Y-%m-%d %H:%M}",
+        )
+        return secret_page(self, request, obj, secret=request.secret_of_token, use=use)  # type: ignore[attr-defined]
 
     @admin.action(description="Revoke", permissions=["revoke"])
     def revoke(self, request: HttpRequest, queryset: QuerySet[ApiToken]) -> None:

@@ -20,7 +20,7 @@ if (copy && navigator.clipboard) {
       await navigator.clipboard.writeText(document.getElementById("secret").textContent);
       copied.textContent = "Copied.";
     } catch {
-      copied.textContent = "Select the token and copy it.";
+      copied.textContent = "Select it and copy it.";
     }
   });
 }
