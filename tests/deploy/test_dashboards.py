@@ -163,6 +163,17 @@ def test_every_metric_asked_for_is_exported_or_recorded(dashboard: dict[str, Any
         assert metric[2] == variable["name"]
 
 
+def test_every_metric_of_the_server_is_in_a_panel_or_a_rule(exported: set[str]) -> None:
+    asked = [expression for path in DASHBOARDS for expression in expressions(read_dashboard(path))]
+    used = set().union(*map(metrics_in, asked), *(metrics_in(rule["expr"]) for rule in rules()))
+    # The client library of Prometheus adds when a counter was created.
+    own = {name for name in exported if name.startswith("license") and not name.endswith("_created")}
+    assert {"licenses_total", "licenseserver_notifications_failed"} <= own
+    # A histogram has three series; one of them says enough.
+    series = re.compile(r"_(bucket|sum|count)$")
+    assert {series.sub("", name) for name in own} - {series.sub("", name) for name in used} == set()
+
+
 def test_a_dashboard_is_of_one_installation(dashboard: dict[str, Any]) -> None:
     first, *others = variables(dashboard).values()
     assert (first["name"], first["definition"]) == (
@@ -287,6 +298,7 @@ def test_a_percentile_keeps_the_buckets_apart(dashboard: dict[str, Any]) -> None
         ("overview", "Longest wait", "QueueWaitTooLong"),
         ("tool", "Longest wait", "QueueWaitTooLong"),
         ("service", "Sweeper", "LicenseServerSweeperNotRunning"),
+        ("service", "Oldest notification", "LicenseServerNotificationsNotSent"),
     ],
     ids=lambda value: value,
 )
