@@ -150,7 +150,7 @@ def _holders(now: datetime) -> Card:
     lines = [
         Line(
             lease.user,
-            f"{lease.seats} of {lease.tool.name} for {duration(now - lease.borrowed_at)}",
+            f"{lease.seats} of {lease.tool.display_name or lease.tool.name} for {duration(now - lease.borrowed_at)}",
             _row("lease", lease.pk),
         )
         for lease in leases

@@ -9,6 +9,7 @@ from django.core.exceptions import ValidationError
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.utils.dateparse import parse_datetime
+from django.utils.text import capfirst
 
 from licenses.clock import is_in_calendar
 from licenses.names import is_clean
@@ -44,6 +45,11 @@ class ListedLookups(admin.ModelAdmin[Any]):
             # Django adds a year, so 9999 would fail.
             return value.isdecimal() and len(value) <= 4 and int(value) < 9999
         return False
+
+    def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> Any:
+        # Django's title asks to select a row to change, also where none can be changed.
+        title = {"title": capfirst(self.opts.verbose_name_plural)}
+        return super().changelist_view(request, title | (extra_context or {}))
 
     def response_action(
         self, request: HttpRequest, queryset: QuerySet[Any], *args: Any, **options: Any

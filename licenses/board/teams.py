@@ -31,11 +31,11 @@ KEYS = {"month": "By month", "tool": "By tool", "project": "By project"}
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """The use of a team by one key, with the hours in working hours of each row if they are known."""
+    """The use of a team by one key: of each row its name, its use, and its hours in working hours if they are known."""
 
     key: str
     title: str
-    rows: Sequence[tuple[Usage, float | None]]
+    rows: Sequence[tuple[str, Usage, float | None]]
 
 
 @page("GET")
@@ -55,6 +55,7 @@ def one_team(request: HttpRequest, caller: Caller, name: str) -> HttpResponse:
     tools = list(Tool.objects.filter(name__in=[row.key["tool"] for row in found["tool"]]))
     by_tool = reports.working_time(tools=tools, span=span, hours=hours, team=team, recent=recent)
     working = {tool.name: by_tool.get(tool.pk, timedelta(0)) / HOUR for tool in tools}
+    shown = {tool.name: tool.display_name for tool in tools}
     rows = found["month"]
     context = {
         "title": f"Team {team.display_name or team.name}",
@@ -66,7 +67,10 @@ def one_team(request: HttpRequest, caller: Caller, name: str) -> HttpResponse:
             Table(
                 key,
                 title,
-                [(row, working.get(row.key["tool"] or "", 0.0) if key == "tool" else None) for row in found[key]],
+                [
+                    (_name(row, key, shown), row, working.get(row.key["tool"] or "", 0.0) if key == "tool" else None)
+                    for row in found[key]
+                ],
             )
             for key, title in KEYS.items()
         ],
@@ -77,6 +81,12 @@ def one_team(request: HttpRequest, caller: Caller, name: str) -> HttpResponse:
         "without_price": sum(row.seat_hours for row in found["tool"] if row.cost is None),
     }
     return render(request, "licenses/board/team.html", context)
+
+
+def _name(row: Usage, key: str, shown: dict[str, str]) -> str:
+    """Return what a row is of: a month, the name of a tool for people, or a project; a dash for none."""
+    name = str(row.key[key] or "")
+    return name[:7] if key == "month" else shown.get(name) or name or "—"
 
 
 def _span(request: HttpRequest) -> Span:

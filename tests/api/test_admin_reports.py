@@ -59,7 +59,7 @@ def cells(html: str) -> list[list[str]]:
 def test_all_tools_at_a_glance(admin_client: Client, monday: Tool) -> None:
     html = page(admin_client, f"?{DAYS}")
     assert ["cad", "2", "2", "7.3%", "2 h 0 min", "3", "7.0", "0.0", "21.00", "1", "1", "1"] in cells(html)
-    assert ["sim", "1", "0", "0.0%", "0", "0", "0.0", "0.0", "", "0", "0", "0"] in cells(html)
+    assert ["sim", "1", "0", "0.0%", "0", "0", "0.0", "0.0", "—", "0", "0", "0"] in cells(html)
 
 
 def test_one_tool_in_depth(admin_client: Client, monday: Tool) -> None:
@@ -67,7 +67,7 @@ def test_one_tool_in_depth(admin_client: Client, monday: Tool) -> None:
     assert html.count('<rect class="peak"') == 48, "two days, hour by hour"
     assert "03-02 09:00: at most 2 of 2, 2.00 on average, none free for 1:00:00" in html
     rows = cells(html)
-    assert ["exhausted", "1", "1", "1", "1"] in rows
+    assert ["No seat left", "1", "1", "1", "1"] in rows
     assert ["1", "3", "3", "3 h 30 min", "4 h 20 min", "4 h 20 min", "3"] in rows
     assert ["3", "0", "0", "0", "0", "0", "0"] in rows
     assert ["&lt;b&gt;ana", "1", "4.0", "12.00"] in rows
@@ -82,7 +82,7 @@ def test_people_and_their_episodes_are_two_numbers(admin_client: Client, monday:
     (row,) = [row for row in cells(page(admin_client, f"?{DAYS}")) if row[0] == "cad"]
     assert row[-3:] == ["1", "3", "3"]
     rows = cells(page(admin_client, f"cad/?{DAYS}"))
-    assert ["quota", "1", "2", "2", "2"] in rows
+    assert ["Team quota reached", "1", "2", "2", "2"] in rows
     Denial.objects.update(user="")
     (row,) = [row for row in cells(page(admin_client, f"?{DAYS}")) if row[0] == "cad"]
     assert row[-3:] == ["unknown", "3", "3"]

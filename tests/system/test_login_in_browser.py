@@ -170,7 +170,7 @@ def test_the_pages_are_accessible(
     page.get_by_role("button", name="Create the token").click()
     # Without a name the browser sends nothing.
     expect(page.get_by_role("heading", level=1)).to_have_text("Your tokens")
-    page.locator("form.fields").evaluate("form => { form.noValidate = true; }")
+    page.locator("form.stacked").evaluate("form => { form.noValidate = true; }")
     page.get_by_label("Days").fill("1000")
     page.get_by_role("button", name="Create the token").click()
     expect(page.get_by_role("alert")).to_contain_text("No token was created.")

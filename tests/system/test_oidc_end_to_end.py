@@ -104,7 +104,7 @@ def test_people_sign_in_work_and_sign_out(configured: Server, page: Page, consol
     assert page.locator("input[type=password]").count() == 0
     sign_in_as(page, "ana")
     page.wait_for_url(f"{url}/admin/")
-    assert "Site administration" in page.content()
+    assert "Administration" in page.content()
     assert "ANA" in page.locator("#user-tools").inner_text().upper()
 
     # The groups are teams now.

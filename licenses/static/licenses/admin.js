@@ -10,5 +10,13 @@ const nameFields = () => {
         }
     }
 };
-new MutationObserver(nameFields).observe(document.body, {childList: true, subtree: true});
+// An icon with a label has a role.
+const nameIcons = () => {
+    for (const icon of document.querySelectorAll(".help-tooltip[aria-label]")) icon.setAttribute("role", "img");
+};
+new MutationObserver(() => {
+    nameFields();
+    nameIcons();
+}).observe(document.body, {childList: true, subtree: true});
 nameFields();
+nameIcons();
