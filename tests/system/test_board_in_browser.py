@@ -21,8 +21,6 @@ PASSWORD = "a long pass phrase"
 LONG_NAME = "an.exceptionally.long.name.of.somebody.who.works.here@example.co"
 LONG_HOST = "build-agent-0017.continuous-integration.frankfurt-am-main.datacentre.example.com"
 SCREENS = [(320, "light"), (320, "dark"), (768, "light"), (1280, "light"), (1280, "dark")]
-ADMIN_FORMS = ("tool", "team", "allotment", "userlimit", "accessrule", "teammember", "apitoken", "identity")
-ADMIN_LISTS = (*ADMIN_FORMS, "lease", "ticket", "denial", "auditrecord")
 PAGES = (
     "/",
     "/?show=sim&show=big&show=off&show=thermal",
@@ -446,45 +444,6 @@ def test_the_board_is_accessible(sign_in: Callable[..., Page], axe: str, width: 
         told = [(rule["id"], [node["html"] for node in rule["nodes"]]) for rule in found["violations"]]
         assert told == [], path
         assert found["passes"]
-
-
-OWN_ADMIN_PAGES = (
-    "/admin/",
-    "/admin/reports/",
-    "/admin/reports/sim/?capacity=1,2",
-    "/admin/reports/sim/?capacity=x",
-    "/admin/reports/money/",
-    "/admin/reports/tables/tool-costs/",
-    "/admin/flexlm/",
-    "/admin/person/",
-    "/admin/person/?user=ana",
-    "/admin/person/?user=an",
-    "/admin/person/left/?user=ana",
-    *(f"/admin/licenses/{rows}/" for rows in ADMIN_LISTS),
-    *(f"/admin/licenses/{rows}/?q=nobody" for rows in ADMIN_LISTS),
-    *(f"/admin/licenses/{rows}/lines/" for rows in ("accessrule", "userlimit", "teammember")),
-    *(f"/admin/licenses/{rows}/add/" for rows in ADMIN_FORMS),
-    *(f"/admin/licenses/{rows}/1/change/" for rows in ADMIN_FORMS if rows not in ("apitoken", "identity")),
-    "/admin/licenses/team/1/delete/",
-    "/admin/nope/",
-    "/signin/",
-)
-
-
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_the_admin_is_accessible(sign_in: Callable[..., Page], axe: str, complaints: list[str], scheme: str) -> None:
-    page = sign_in("root", viewport={"width": 1280, "height": 900}, color_scheme=scheme)
-    told = {}
-    for path in OWN_ADMIN_PAGES:
-        page.goto(path)
-        page.evaluate(axe)
-        found = page.evaluate("axe.run()")
-        if found["violations"]:
-            told[path] = [(rule["id"], [node["html"][:200] for node in rule["nodes"]]) for rule in found["violations"]]
-    assert told == {}
-    # Select2 requests styles that the policy refuses, and works without them; axe looks for
-    # style sheets that do not exist.
-    complaints.clear()
 
 
 def test_tables_stay_tables_for_screen_readers_on_a_phone(sign_in: Callable[..., Page]) -> None:
