@@ -1,4 +1,4 @@
-"""Create and revoke API tokens: any token for administrators, and tokens of one's own for everybody."""
+"""Create and revoke API tokens: any token for administrators, and their own tokens for everybody."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -125,7 +125,7 @@ def revoke_secret(secret: str, *, address: str) -> None:
         revoke(token, by=Actor(ActorKind.TOKEN, f"token {token.pk}", address))
 
 
-# --- Tokens of one's own ------------------------------------------------------
+# --- Own tokens of a user ------------------------------------------------------
 
 
 class NoOwnTokens(Exception):
