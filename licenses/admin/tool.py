@@ -20,7 +20,6 @@ from .audited import AuditedAdmin, actor_of
 from .filters import EndsFilter, NamedValues
 from .lines import link_to
 
-
 PRICES = ("seat_hour_price", "overdraft_hour_price")
 
 

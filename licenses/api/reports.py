@@ -149,7 +149,7 @@ def _answer(report: Report) -> type[serializers.Serializer[Any]]:
         report.row_name or f"{report.component}Row",
         (serializers.Serializer,),
         {column.name: _column(column, required=False) for column in report.keys}
-        | {column.name: _column(column, required=column.when is None and not column.money) for column in report.columns},
+        | {column.name: _column(column, required=not (column.when or column.money)) for column in report.columns},
     )
     span = {"since": serializers.DateField(), "until": serializers.DateField()}
     facts = {column.name: _column(column, required=not column.money) for column in report.facts}

@@ -45,7 +45,6 @@ from .common.writing import ETAG, IF_MATCH, IF_NONE_MATCH, NamePages, RowsViewSe
 from .contracts import ContractOfTool, ContractToPut
 from .permissions import HasScope
 
-
 # What needs the right to see prices.
 PRICES = ("seat_hour_price", "overdraft_hour_price")
 

@@ -51,9 +51,7 @@ def test_seat_hours_are_charged(api: Api, admin_api: Api, make_tool: MakeTool, p
     assert (record["seat_hours"], record["cost"]) == (4.0, "25.00")
 
 
-def test_without_a_price_nothing_is_charged(
-    api: Api, admin_api: Api, make_tool: MakeTool, pass_time: PassTime
-) -> None:
+def test_without_a_price_nothing_is_charged(api: Api, admin_api: Api, make_tool: MakeTool, pass_time: PassTime) -> None:
     make_tool("cad", capacity=2)
     make_tool("sim", capacity=2, seat_hour_price="1")
     lease = api.borrow().json()

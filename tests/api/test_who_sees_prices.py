@@ -26,7 +26,6 @@ TABLE = """
 /tools/cad/                                    -  -  -  x  x  -  -  -  -  x
 /licenses/status                               -  -  -  -  -  -  -  -  -  -
 /borrows                                       -  -  -  -  -  -  -  -  -  -
-/metrics                                       -  -  -  -  -  -  -  -  -  -
 /api/v1/tools/                                 -  -  -  -  -  -  +  +  +  +
 /api/v1/tools/cad/                             -  -  -  -  -  -  +  +  +  +
 /api/v1/leases/                                -  -  -  -  -  -  +  +  +  +
@@ -72,7 +71,8 @@ ROLES = [
     "viewer",
     "admin_token",
 ]
-MONEY = re.compile(r"4,?711|8,?888|9,?422|_price|cost|currency", re.IGNORECASE)
+# Whole words and amounts with their decimals, because ids and times have any digits and letters.
+MONEY = re.compile(r"4,?711\.25|8,?888\.50|9,?422\.50|_price\b|(?:\b|_)costs?\b|\bcurrency\b", re.IGNORECASE)
 
 
 @pytest.fixture
