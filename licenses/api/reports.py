@@ -8,11 +8,13 @@ from zoneinfo import ZoneInfo
 from drf_spectacular.drainage import set_override
 from drf_spectacular.utils import OpenApiResponse, extend_schema, extend_schema_field
 from rest_framework import serializers
+from rest_framework.exceptions import APIException, NotAuthenticated, PermissionDenied
 from rest_framework.renderers import BaseRenderer, BrowsableAPIRenderer, JSONRenderer
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
+from licenses.access.callers import Kind
 from licenses.access.rules import CHANGE_LEASES, VIEW_LEASES, may_see_costs_of, names_of_past
 from licenses.errors import UnknownTool
 from licenses.history.catalog import REPORTS
@@ -159,6 +161,11 @@ def _answer(report: Report) -> type[serializers.Serializer[Any]]:
 # --- Views ------------------------------------------------------------------
 
 
+def _refusal(request: Request, text: str) -> APIException:
+    """Return the refusal of a caller who lacks a right, or sends no credential."""
+    return NotAuthenticated(text) if caller_of(request).kind == Kind.ANONYMOUS else PermissionDenied(text)
+
+
 class ReportView(StrictQuery, APIView):
     """Answer a query with a table, as JSON or CSV."""
 
@@ -192,16 +199,12 @@ class ReportView(StrictQuery, APIView):
         money as a whole then, or if it shows what single people did and the caller may not see that."""
         sees_costs = may_see_costs_of(caller_of(request), question.get("team"))
         if self.report.about_money and not sees_costs:
-            self.permission_denied(
-                request, message="This report needs the permission to view reports, leases or contracts."
-            )
+            raise _refusal(request, "This report needs the permission to view reports, leases or contracts.")
         personal = [column.name for column in self.report.shown(question) if column.personal]
         if personal and not names_of_past(caller_of(request), VIEW_LEASES, CHANGE_LEASES).everybody:
             others = [column.name for column in self.report.keys if not column.personal]
             hint = f" Ask by={','.join(others)}." if others else ""
-            self.permission_denied(
-                request, message=f"A report by {personal[0]} needs the permission to view leases.{hint}"
-            )
+            raise _refusal(request, f"A report by {personal[0]} needs the permission to view leases.{hint}")
         return self.report if sees_costs else self.report.without_money()
 
 
