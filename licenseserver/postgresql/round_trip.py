@@ -18,7 +18,7 @@ from uuid import UUID
 import psycopg
 from django.db.utils import DataError
 from django_prometheus.db import errors_total, execute_total, query_duration_seconds
-from psycopg import pq
+from psycopg import abc, pq
 from psycopg.adapt import Transformer
 from psycopg.errors import error_from_result
 
@@ -197,7 +197,7 @@ class Prepared:
 
     def __init__(self, name: bytes) -> None:
         self.name = name
-        self.transformer: Transformer | None = None
+        self.transformer: abc.Transformer | None = None
 
 
 class _Statement:

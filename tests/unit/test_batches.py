@@ -404,3 +404,21 @@ def test_what_is_sent_in_an_array_arrives_unchanged(
     with connection.cursor() as cursor:
         cursor.execute("SELECT %s::text[], %s::bigint[], %s::uuid[], %s::timestamptz[], %s::interval[]", arrays)
         assert cursor.fetchone() == (texts, numbers, ids, moments, spans)
+
+
+def test_a_retry_of_a_call_before_an_upgrade_is_the_same_request() -> None:
+    """The hashes are those of the first version that kept them."""
+    request = BorrowRequest(
+        user="ana",
+        alternatives=((Item("cad", 2), Item("sim")), (Item("old"),)),
+        team="body",
+        project="p-1",
+        host="node1",
+        ttl=timedelta(seconds=300),
+        wait=timedelta(minutes=10),
+        asserted_teams=frozenset({"x"}),
+        kept=True,
+    )
+    assert request.fingerprint() == "4d43a2098f770e2c3b4e907491b5b6879648bfa838108d1810a95549ce3846b8"
+    plain = BorrowRequest(user="ana", alternatives=((Item("cad"),),))
+    assert plain.fingerprint() == "a3dd505c86fbab1170f8d43f22069d6efa5819a971a1d710d6bf2adad0a31371"
