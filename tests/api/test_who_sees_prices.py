@@ -140,9 +140,7 @@ def test_a_report_without_money_keeps_its_other_columns(priced: dict[str, Any], 
 
 
 @pytest.mark.parametrize(("role", "status"), [("plain", 403), ("anonymous", 401)])
-def test_a_report_about_money_says_what_it_needs(
-    priced: dict[str, Any], settings: Any, role: str, status: int
-) -> None:
+def test_a_report_about_money_says_what_it_needs(priced: dict[str, Any], settings: Any, role: str, status: int) -> None:
     refused = client_of(role, settings).get("/api/v1/reports/contracts")
     assert_problem(refused, status)
     assert "view reports, leases or contracts" in refused.json()["detail"]
