@@ -150,7 +150,7 @@ def test_a_token_of_license_login_is_renewed_by_license_login(
     token = token_of(strict.server, "--user", "ci", "--days", "60" if days == "revoked" else days)
     if days == "revoked":
         httpx.post(f"{strict.server.url}/api/v1/login/revoke", data={"token": token}).raise_for_status()
-    credentials.store(strict.server.url, Credential(token, "ci", ""), strict.environment)
+    credentials.store(strict.server.url, Credential(token, "ci", ""), {"XDG_CONFIG_HOME": str(tmp_path / ".config")})
     code, found = checks(strict)
     assert code == (77 if days == "revoked" else 0)
     assert [check["fix"] for check in found["token"] if check["fix"]] == ([fix] if fix else [])
