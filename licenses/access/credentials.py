@@ -12,6 +12,7 @@ from django.db import DatabaseError, InterfaceError
 from django.utils import timezone
 
 from licenses import database
+from licenses.lanes import Reading
 from licenses.leases import sql
 from licenses.models import ApiToken, Identity
 from licenses.models.token import TOKEN_PREFIX, is_token, token_hash
@@ -68,9 +69,13 @@ def caller_of_bearer(credential: str, *, address: str) -> Caller:
         raise
 
 
+# By the hash of the secret.
+TOKENS: Reading[str, ApiToken] = Reading(lambda hashes: {token.hash: token for token in sql.tokens_of_hashes(hashes)})
+
+
 def caller_of_token(secret: str) -> Caller:
     """Return the owner of an API token. Raises InvalidCredential."""
-    token = sql.token_of_hash(token_hash(secret)) if is_token(secret) else None
+    token = TOKENS.of(token_hash(secret)) if is_token(secret) else None
     if token is None:
         raise InvalidCredential
     # Explain only to a caller who holds the secret.

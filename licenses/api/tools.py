@@ -132,10 +132,10 @@ class ToolStatusForYou(ToolStatus):
 def find_tool(name: str) -> Tool:
     """Return the tool of this name. Raises UnknownTool, also for text that can't be a name."""
     logs.note(tool=name)
-    tools = sql.tools_with_current_counts(name) if re.fullmatch(TOOL_NAME_PATTERN, name) else []
-    if not tools:
+    tool = snapshot.tool_with_levels(name) if re.fullmatch(TOOL_NAME_PATTERN, name) else None
+    if tool is None:
         raise UnknownTool
-    return snapshot.with_levels(tools)[0]
+    return tool
 
 
 def status_answer(request: Request, name: str) -> HttpResponse:

@@ -70,10 +70,10 @@ class ApiTokenQuerySet(models.QuerySet["ApiToken"]):
         token.save(force_insert=True)
         return secret
 
-    def of_hash(self, hash: str) -> "ApiTokenQuerySet":
-        """Return the token of this hash with the rows it depends on, by a unique index."""
+    def with_rights(self) -> "ApiTokenQuerySet":
+        """Add what a token's rights depend on: its team and accounts, and whether it has expired."""
         named = User.objects.filter(username=OuterRef("user"))
-        return self.filter(hash=hash).annotate(  # type: ignore[no-redef]
+        return self.annotate(  # type: ignore[no-redef]
             team_name=F("team__name"),
             account_name=F("account__username"),
             account_is_active=F("account__is_active"),
@@ -169,7 +169,7 @@ class ApiToken(models.Model):
 
     objects = ApiTokenQuerySet.as_manager()
 
-    # of_hash() adds these.
+    # with_rights() adds these.
     team_name: str | None
     account_name: str | None
     account_is_active: bool | None
@@ -235,7 +235,7 @@ class ApiToken(models.Model):
 
     @property
     def effective_scopes(self) -> frozenset[Scope]:
-        """Return the scopes that are valid now, for a token from of_hash().
+        """Return the scopes that are valid now, for a token from with_rights().
 
         A token loses the scope admin when its user or creator is no administrator any more.
         """
@@ -245,7 +245,7 @@ class ApiToken(models.Model):
         return self.scopes if owner_may and maker_may else self.scopes - {Scope.ADMIN}
 
     def why_unusable(self) -> str | None:
-        """Return why a token from of_hash() is not valid, or None if it is. The text is for its holder."""
+        """Return why a token from with_rights() is not valid, or None if it is. The text is for its holder."""
         if self.revoked_at is not None:
             return "This token was revoked."
         if self.expired:
