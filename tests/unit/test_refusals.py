@@ -47,6 +47,7 @@ CONTRACT = {
     ("over_reserved", 409),
     ("queue_full", 409),
     ("too_many_tickets", 409),
+    ("too_many_tokens", 409),
     ("returned", 410),
     ("expired", 410),
     ("forced", 410),

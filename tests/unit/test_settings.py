@@ -118,6 +118,8 @@ def refused(load: Callable[..., Any], **variables: str) -> str:
         ("LICENSE_OIDC_CLIENT_ID", "licenses"),
         ("LICENSE_OIDC_CLIENT_AUTH", "none"),
         ("LICENSE_OIDC_LEEWAY", "3600"),
+        ("LICENSE_OIDC_STAFF_GROUPS", "finance="),
+        ("LICENSE_OIDC_STAFF_GROUPS", "license staff, =managers"),
         ("LICENSE_OIDC_TEAM_GROUPS", "crash"),
         ("LICENSE_OIDC_TEAM_GROUPS", "/eng/crash=No Team"),
         ("LICENSE_JWT_AUDIENCE", "https://licenses.example"),
