@@ -374,6 +374,19 @@ class MoreRights(Refusal):
     status = 403
 
 
+class TooManyTokens(Refusal):
+    """The person has reached the limit of valid API tokens (`LICENSE_OWN_TOKENS_PER_USER`)."""
+
+    code = "too_many_tokens"
+    title = "Too many tokens of one person"
+    status = 409
+
+    def __init__(self, *, limit: int) -> None:
+        super().__init__(
+            f"You have {limit} valid tokens, the most that one person can have. Revoke one first.", limit=limit
+        )
+
+
 class InvalidSite(Refusal):
     """The document of a site has mistakes. `errors` has the line, the place and the text of each. Nothing was
     changed."""

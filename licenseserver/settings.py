@@ -115,7 +115,11 @@ LICENSE_OIDC_LEEWAY = environment.integer("LICENSE_OIDC_LEEWAY", 60, minimum=0, 
 LICENSE_OIDC_USERNAME_CLAIM = environment.text("LICENSE_OIDC_USERNAME_CLAIM", "preferred_username")
 LICENSE_OIDC_GROUPS_CLAIM = environment.text("LICENSE_OIDC_GROUPS_CLAIM", "groups")
 LICENSE_OIDC_ADMIN_GROUPS = environment.words("LICENSE_OIDC_ADMIN_GROUPS")
+# A word is a group of operators, or group=role.
 LICENSE_OIDC_STAFF_GROUPS = environment.words("LICENSE_OIDC_STAFF_GROUPS")
+for word in LICENSE_OIDC_STAFF_GROUPS:
+    if not all(part.strip() for part in word.rsplit("=", 1)):
+        raise SettingError(f"LICENSE_OIDC_STAFF_GROUPS must be a list of groups and of group=role, not {word!r}.")
 # Groups that are teams: those with this prefix, and those listed as group=team.
 LICENSE_OIDC_TEAM_PREFIX = environment.text("LICENSE_OIDC_TEAM_PREFIX", "")
 LICENSE_OIDC_TEAM_GROUPS = environment.pairs("LICENSE_OIDC_TEAM_GROUPS")

@@ -7,14 +7,18 @@ from django.db.models import QuerySet
 from django.forms import ModelForm
 from django.http import HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
+from django.utils import timezone
 
 from licenses.access import tokens
 from licenses.models import ApiToken
 
-from .audited import actor_of
+from .audited import AuditedAdmin, actor_of
 from .filters import EndsFilter
-from .lookups import ListedLookups
-from .widgets import LabeledInputs
+
+
+def _maker(request: HttpRequest) -> tokens.Maker:
+    account: Any = request.user
+    return tokens.Maker(account.username, account.is_superuser, account)
 
 
 class ExpiryFilter(EndsFilter):
@@ -23,7 +27,7 @@ class ExpiryFilter(EndsFilter):
 
 
 @admin.register(ApiToken)
-class ApiTokenAdmin(LabeledInputs, ListedLookups):
+class ApiTokenAdmin(AuditedAdmin[ApiToken]):
     list_display = [
         "name",
         "hint",
@@ -61,12 +65,13 @@ class ApiTokenAdmin(LabeledInputs, ListedLookups):
         if field is not None and db_field.name == "user" and not request.user.is_superuser:
             field.initial, field.disabled, field.required = request.user.get_username(), True, True
             field.help_text = "A token of your own."
+        if field is not None and db_field.name == "expires_at":
+            field.initial = tokens.usual_end(_maker(request), timezone.now())
         return field
 
     def save_model(self, request: HttpRequest, obj: ApiToken, form: ModelForm[ApiToken], change: bool) -> None:
-        account: Any = request.user
-        maker = tokens.Maker(account.username, account.is_superuser, account)
-        request.secret_of_token = tokens.issue_as(maker, obj, by=actor_of(request))  # type: ignore[attr-defined]
+        secret = tokens.issue_as(_maker(request), obj, by=actor_of(request))
+        request.secret_of_token = secret  # type: ignore[attr-defined]
 
     def response_add(self, request: HttpRequest, obj: ApiToken, post_url_continue: str | None = None) -> HttpResponse:
         # Show the page now: a redirect would have to store the secret.

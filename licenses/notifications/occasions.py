@@ -18,7 +18,7 @@ from licenses.models import ApiToken, Contract, EndReason, Event, Lease, Notific
 from licenses.models.contract import Schedule
 from licenses.policy import State
 
-from . import outbox
+from . import month_costs, outbox
 from .outbox import Occasion
 
 # A lease whose heartbeats come gets a new end at a third of its ttl. So with a quarter left, none comes.
@@ -50,14 +50,16 @@ def look() -> int:
     now = database_now()
     if not outbox.is_in_use():
         return 0
+    last_look = Sweep.objects.last_look()
     found = [
         *_seats_offered(now),
         *_leases_ending(now),
-        *_leases_forced(now),
+        *_leases_forced(now, last_look),
         *_tokens_ending(now),
         *_licenses_ending(now),
         *_contracts_ending(now),
         *_crowded_tools(now),
+        *month_costs.occasions(now, last_look),
     ]
     recorded = outbox.record_all(_new(found))
     # Only now: if this process dies before, the next look finds the same.
@@ -100,8 +102,8 @@ def _leases_ending(now: datetime) -> Iterator[Occasion]:
         yield Occasion(Event.LEASE_ENDING, f"{lease.pk} {ends.isoformat()}", ends, lease.user, lease.tool.name, facts)
 
 
-def _leases_forced(now: datetime) -> Iterator[Occasion]:
-    since = (Sweep.objects.last_look() or now) - OVERLAP
+def _leases_forced(now: datetime, last_look: datetime | None) -> Iterator[Occasion]:
+    since = (last_look or now) - OVERLAP
     forced = Lease.objects.heads().filter(ended_at__gt=max(since, now - NEWS), end_reason=EndReason.FORCED)
     for lease in forced.with_items().order_by("ended_at", "pk"):
         ended = lease.ended_at or now
