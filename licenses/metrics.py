@@ -172,20 +172,32 @@ def worker_started(threads: int) -> None:
     THREADS.set(threads)
 
 
+class _OfTool(NamedTuple):
+    attempts: Counter
+    granted: Counter
+    seconds: Histogram
+
+
+@cache
+def _of_tool(label: str) -> _OfTool:
+    """Return the metrics of a tool. The library would look each up by its label at each event."""
+    return _OfTool(BORROW_ATTEMPTS.labels(label), BORROW_SUCCESS.labels(label), BORROW_DURATION.labels(label))
+
+
 def borrow_granted(name: str, seconds: float) -> None:
     """Count a committed borrow that took ``seconds``."""
-    tool = label(name)
-    BORROW_ATTEMPTS.labels(tool).inc()
-    BORROW_SUCCESS.labels(tool).inc()
-    BORROW_DURATION.labels(tool).observe(seconds)
+    tool = _of_tool(label(name))
+    tool.attempts.inc()
+    tool.granted.inc()
+    tool.seconds.observe(seconds)
 
 
 def borrow_failed(name: str, reason: str, seconds: float) -> None:
     """Count a borrow that wasn't granted, after ``seconds``."""
-    tool = label(name)
-    BORROW_ATTEMPTS.labels(tool).inc()
-    BORROW_FAILURE.labels(tool, reason).inc()
-    BORROW_DURATION.labels(tool).observe(seconds)
+    tool = _of_tool(label(name))
+    tool.attempts.inc()
+    BORROW_FAILURE.labels(label(name), reason).inc()
+    tool.seconds.observe(seconds)
 
 
 def borrow_replayed(name: str) -> None:

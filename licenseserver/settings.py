@@ -115,7 +115,11 @@ LICENSE_OIDC_LEEWAY = environment.integer("LICENSE_OIDC_LEEWAY", 60, minimum=0, 
 LICENSE_OIDC_USERNAME_CLAIM = environment.text("LICENSE_OIDC_USERNAME_CLAIM", "preferred_username")
 LICENSE_OIDC_GROUPS_CLAIM = environment.text("LICENSE_OIDC_GROUPS_CLAIM", "groups")
 LICENSE_OIDC_ADMIN_GROUPS = environment.words("LICENSE_OIDC_ADMIN_GROUPS")
+# A word is a group of operators, or group=role.
 LICENSE_OIDC_STAFF_GROUPS = environment.words("LICENSE_OIDC_STAFF_GROUPS")
+for word in LICENSE_OIDC_STAFF_GROUPS:
+    if not all(part.strip() for part in word.rsplit("=", 1)):
+        raise SettingError(f"LICENSE_OIDC_STAFF_GROUPS must be a list of groups and of group=role, not {word!r}.")
 # Groups that are teams: those with this prefix, and those listed as group=team.
 LICENSE_OIDC_TEAM_PREFIX = environment.text("LICENSE_OIDC_TEAM_PREFIX", "")
 LICENSE_OIDC_TEAM_GROUPS = environment.pairs("LICENSE_OIDC_TEAM_GROUPS")
@@ -285,12 +289,11 @@ def postgresql(url: str) -> dict[str, Any]:
         raise SettingError(f"DATABASE_URL must be {URL_FORM}.")
     if not all(port == "" or (port.isdecimal() and 0 < int(port) <= 65_535) for port in ports):
         raise SettingError("DATABASE_URL: a port must be a number from 1 to 65535.")
-    # RoundTrip prepares the statements of the calls that come most often. psycopg must not prepare others:
-    # after a rollback it deallocates all of them.
-    prepared = {"server_side_binding": True, "prepare_threshold": None} if LICENSE_DB_PREPARE else {}
+    # PostgreSQL would plan the statement that locks tools anew each time, which takes four times as long as
+    # to run it. The ORM's queries have their values in their text, so they are planned for these as always.
     limits = (
         f"-c statement_timeout={STATEMENT_TIMEOUT}s -c lock_timeout=3s -c idle_in_transaction_session_timeout=10s "
-        "-c default_transaction_isolation=read\\ committed"
+        "-c default_transaction_isolation=read\\ committed -c plan_cache_mode=force_generic_plan"
     )
     return {
         "ENGINE": "licenseserver.postgresql",
@@ -304,8 +307,9 @@ def postgresql(url: str) -> dict[str, Any]:
         "CONN_MAX_AGE": 60,
         # Server-side cursors do not work with PgBouncer's transaction pooling.
         "DISABLE_SERVER_SIDE_CURSORS": True,
-        "OPTIONS": prepared
-        | ({} if LICENSE_DB_POOLER else {"options": limits})
+        # RoundTrip prepares the statements of the calls that come most often.
+        "PREPARE": LICENSE_DB_PREPARE,
+        "OPTIONS": ({} if LICENSE_DB_POOLER else {"options": limits})
         # Set it with each BEGIN, whatever the default of the role or the pooler is: under
         # REPEATABLE READ a count after the lock would be stale.
         | {"connect_timeout": 5, "isolation_level": IsolationLevel.READ_COMMITTED}

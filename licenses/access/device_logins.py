@@ -20,6 +20,7 @@ from licenses import auditing
 from licenses.auditing import Actor
 from licenses.client_addresses import network_of
 from licenses.clock import database_now
+from licenses.errors import TooManyTokens
 from licenses.models import Action, ApiToken, DeviceLogin
 from licenses.models.device_login import (
     DEVICE_NAME_LENGTH,
@@ -264,7 +265,7 @@ def _issue(login: DeviceLogin, address: str) -> Signed | LoginError:
             by=by,
             note=f"license login from {login.address}",
         )
-    except (tokens.NoOwnTokens, tokens.TooManyTokens) as why:
+    except (tokens.NoOwnTokens, TooManyTokens) as why:
         return LoginError("access_denied", str(why))
     except ValidationError as error:
         return LoginError("access_denied", "; ".join(error.messages))

@@ -1,7 +1,7 @@
 """Find or create the account of a user whom the provider has authenticated."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from django.conf import settings
@@ -16,16 +16,12 @@ from licenses.models import ApiToken, Identity, TeamMember
 from licenses.names import ACCOUNT_NAME_LENGTH, is_name
 
 from . import accounts
-from .rights import GroupsMissing, Rights, claim, rights_of
+from .rights import OPERATORS, GroupsMissing, Rights, claim, rights_of, roles_by_group
 
 # The limit of Django's table.
 LONGEST_ADDRESS = 254
 
 logger = logging.getLogger(__name__)
-
-# The group of staff who are not administrators. They may view everything except the audit, and
-# force-return leases. The first sign-in creates the group; the admin can change it.
-OPERATORS = "Operators"
 
 
 class SignInRefused(Exception):
@@ -94,16 +90,29 @@ def _rights_of(user: User, claims: Mapping[str, Any]) -> Rights:
 
 
 def _follow_rights(user: User, rights: Rights) -> None:
-    """Give and remove rights and teams as the groups say, if groups are configured."""
+    """Give and remove rights and roles as the groups say, if groups are configured.
+
+    Roles that the settings do not name stay as an administrator gave them.
+    """
     if not (settings.LICENSE_OIDC_ADMIN_GROUPS or settings.LICENSE_OIDC_STAFF_GROUPS):
         return
     if (user.is_superuser, user.is_staff) != (rights.admin, rights.staff):
         user.is_superuser, user.is_staff = rights.admin, rights.staff
         user.save(update_fields=["is_superuser", "is_staff"])
-    if rights.staff:
-        user.groups.add(_operators())
-    else:
-        user.groups.remove(*user.groups.filter(name=OPERATORS))
+    of_provider = {OPERATORS, *(role for _, role in roles_by_group())}
+    user.groups.remove(*user.groups.filter(name__in=of_provider - rights.roles))
+    user.groups.add(*_groups(rights.roles))
+
+
+def _groups(roles: Collection[str]) -> list[Group]:
+    """Return the groups of these roles. Only operators are created, because another group may have been deleted."""
+    groups = list(Group.objects.filter(name__in=roles))
+    missing = set(roles) - {group.name for group in groups}
+    if OPERATORS in missing:
+        groups.append(_operators())
+    for role in sorted(missing - {OPERATORS}):
+        logger.warning("LICENSE_OIDC_STAFF_GROUPS names the role %r, and the admin has no group of this name", role)
+    return groups
 
 
 def _follow_mail_address(user: User, claims: Mapping[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""Translate the provider's groups to rights and teams, as configured."""
+"""Translate the provider's groups to rights, roles and teams, as configured."""
 
 import re
 from collections.abc import Mapping
@@ -10,15 +10,23 @@ from django.conf import settings
 from licenses.models.team import TEAM_NAME_PATTERN
 
 GROUPS_LIMIT = 1000
+# The role of administrators, and of staff whose group names no other. It may view everything except the audit, and
+# force-return leases. The first sign-in creates it; the admin can change it.
+OPERATORS = "Operators"
 
 
 @dataclass(frozen=True, slots=True)
 class Rights:
-    """The rights and teams of a user's groups."""
+    """The rights, roles and teams of a user's groups. A role is the name of a group of accounts in the admin."""
 
     admin: bool
-    staff: bool
+    roles: frozenset[str]
     teams: frozenset[str]
+
+    @property
+    def staff(self) -> bool:
+        """Return whether the user may enter the admin."""
+        return bool(self.roles)
 
 
 class GroupsMissing(Exception):
@@ -83,8 +91,17 @@ def rights_of(claims: Mapping[str, Any]) -> Rights:
     """Return the rights of the groups in these claims. Raises GroupsMissing."""
     groups = groups_of(claims)
     admin = bool(set(groups) & set(settings.LICENSE_OIDC_ADMIN_GROUPS))
-    staff = bool(set(groups) & set(settings.LICENSE_OIDC_STAFF_GROUPS))
-    return Rights(admin, admin or staff, frozenset(filter(None, map(_team, groups))))
+    roles = {role for group, role in roles_by_group() if group in groups} | ({OPERATORS} if admin else set())
+    return Rights(admin, frozenset(roles), frozenset(filter(None, map(_team, groups))))
+
+
+def roles_by_group() -> list[tuple[str, str]]:
+    """Return the groups of the provider whose members are staff, each with a role. The last ``=`` separates."""
+    found = []
+    for word in settings.LICENSE_OIDC_STAFF_GROUPS:
+        group, separator, role = word.rpartition("=")
+        found.append((group.strip(), role.strip()) if separator else (word, OPERATORS))
+    return found
 
 
 def _team(group: str) -> str | None:

@@ -1,4 +1,9 @@
-"""Create and revoke API tokens: any token for administrators, and tokens of one's own for everybody."""
+"""Create and revoke API tokens: any token for superusers, and their own tokens for everybody.
+
+The site's limits (``LICENSE_OWN_TOKEN*``) hold for every token that a person makes for themselves: on the page, by
+``license login``, and with the right to add tokens in the admin and the API. There a superuser has no limits, and the
+command ``token create`` has none.
+"""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -6,14 +11,15 @@ from datetime import datetime, timedelta
 
 from django.conf import settings
 from django.contrib.auth.models import User
+from django.core.exceptions import ValidationError
 from django.db import transaction
 from django.utils import timezone
 
 from licenses import auditing
 from licenses.auditing import Actor
-from licenses.errors import MoreRights, UnknownRow
+from licenses.errors import MoreRights, TooManyTokens, UnknownRow
 from licenses.models import Action, ActorKind, ApiToken
-from licenses.models.token import is_token, token_hash
+from licenses.models.token import DEFAULT_LIFETIME, is_token, token_hash
 from licenses.names import is_name
 from licenses.preconditions import Check, accept
 
@@ -56,14 +62,42 @@ def maker_of(caller: Caller) -> Maker:
 
 @transaction.atomic
 def issue_as(maker: Maker, token: ApiToken, *, by: Actor) -> str:
-    """Save a new token of a maker (``issue``). Raises MoreRights if it would give rights that the maker lacks."""
+    """Save a new token of a maker (``issue``).
+
+    Raises MoreRights if it would give rights that the maker lacks; for a maker who is no superuser also
+    TooManyTokens, and ValidationError for a longer life or other scopes than the site allows.
+    """
     is_own = token.user == maker.name and token.user != "" and not token.may_administer
     if not (is_own or maker.is_superuser):
         raise MoreRights("Only a superuser creates tokens of administrators, of teams and of other users.")
+    if not maker.is_superuser:
+        _limit_own(maker, token)
     if token.may_administer:
         _limit_administrator(maker, token)
     token.created_by = maker.account
     return issue(token, by=by)
+
+
+def usual_end(maker: Maker, created_at: datetime) -> datetime:
+    """Return the end of a maker's new token that names none."""
+    longest = timedelta(days=settings.LICENSE_OWN_TOKEN_DAYS)
+    return created_at + (DEFAULT_LIFETIME if maker.is_superuser else min(DEFAULT_LIFETIME, longest))
+
+
+def _limit_own(maker: Maker, token: ApiToken) -> None:
+    """Refuse a token beyond the site's limits. Part of the caller's transaction, under the lock of the account."""
+    if maker.account is None:
+        raise MoreRights("Only a caller with an account creates tokens of its own.")
+    try:
+        current = locked_for_own(maker.account)
+    except NoOwnTokens as why:
+        raise MoreRights(str(why)) from None
+    days = settings.LICENSE_OWN_TOKEN_DAYS
+    if token.expires_at - token.created_at > timedelta(days=days):
+        raise ValidationError({"expires_at": f"On this server a token of your own lives at most {days} days."})
+    allowed = own_scopes(current)
+    if not token.scopes <= set(allowed):
+        raise ValidationError({"scopes": f"On this server your own tokens have these scopes: {', '.join(allowed)}."})
 
 
 def _limit_administrator(maker: Maker, token: ApiToken) -> None:
@@ -125,19 +159,11 @@ def revoke_secret(secret: str, *, address: str) -> None:
         revoke(token, by=Actor(ActorKind.TOKEN, f"token {token.pk}", address))
 
 
-# --- Tokens of one's own ------------------------------------------------------
+# --- Own tokens of a user ------------------------------------------------------
 
 
 class NoOwnTokens(Exception):
     """The account can't make tokens of its own. The text is for the person."""
-
-
-class TooManyTokens(Exception):
-    """The account has ``LICENSE_OWN_TOKENS_PER_USER`` valid tokens. The text is for the person."""
-
-    def __init__(self) -> None:
-        most = settings.LICENSE_OWN_TOKENS_PER_USER
-        super().__init__(f"You have {most} valid tokens, the most that one person can have. Revoke one first.")
 
 
 def why_no_own(account: User) -> str | None:
@@ -176,8 +202,9 @@ def locked_for_own(account: User) -> User:
     if why := why_no_own(current):
         raise NoOwnTokens(why)
     valid = ApiToken.objects.acting_as(current).filter(revoked_at__isnull=True, expires_at__gt=timezone.now())
-    if valid.count() >= settings.LICENSE_OWN_TOKENS_PER_USER:
-        raise TooManyTokens
+    limit = settings.LICENSE_OWN_TOKENS_PER_USER
+    if valid.count() >= limit:
+        raise TooManyTokens(limit=limit)
     return current
 
 

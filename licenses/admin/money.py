@@ -3,18 +3,18 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from decimal import Decimal
 from typing import Any
 
 from django.conf import settings
 from django.http import HttpRequest, HttpResponse
 
-from licenses.history import contracts, reports
+from licenses.history import reports
 from licenses.history.days import DAY
-from licenses.history.money import FEWER, MORE, TODAY, ToolCost, by_month, by_tool
+from licenses.history.money import FEWER, MORE, TODAY, ToolCost, Total, of_site
 from licenses.history.reports import Period, Recent, Span, Usage, Utilization
 from licenses.history.working_hours import WorkingHours
 from licenses.models import Tool
+from licenses.notifications import outbox
 
 from . import plots
 from .reports import MAX_BARS, MAX_DEMANDS, SpanForm, page, query_of, require_reader
@@ -23,15 +23,6 @@ from .reports import MAX_BARS, MAX_DEMANDS, SpanForm, page, query_of, require_re
 MOST = 50
 # Tools with a row.
 MOST_TOOLS = 500
-
-
-@dataclass(frozen=True, slots=True)
-class Total:
-    """The sum of a table. ``without_price`` is the seat time of tools without a price."""
-
-    borrows: int
-    seat_hours: float
-    cost: Decimal
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,47 +51,27 @@ def money(request: HttpRequest) -> HttpResponse:
     form = SpanForm(request.GET)
     span = form.span()
     recent = Recent.read()
-    months = by_month(span=span, recent=recent)
-    tools = by_tool(span=span, at_most=MAX_DEMANDS, recent=recent)
-    costs = contracts.costs(span=span, recent=recent)
+    costs = of_site(span=span, at_most=MAX_DEMANDS, recent=recent)
     context = {
         "title": "Money",
         "is_inner": True,
         "currency": settings.LICENSE_CURRENCY,
+        "can_mail": outbox.can_mail(),
         "working_hours": WorkingHours.of_site(),
         "spans": list(_spans(span, recent.now)),
-        "months": months,
-        "total": _total([row.usage for row in months if row.usage]),
-        "contract_cost": sum((row.contract_cost for row in months), Decimal(0)),
-        "idle_cost": sum((row.idle_cost for row in months), Decimal(0)),
-        "without_price": sum(row.usage.seat_hours for row in tools if row.usage and row.usage.cost is None),
-        "tables": [
-            _table(key, title, span, recent)
-            for key, title in (("vendor", "By vendor"), ("team", "By team"), ("project", "By project"))
-        ],
-        "tools": _with_plots(tools[:MOST_TOOLS], span, recent),
-        "number_of_tools": len(tools),
-        "replayed": any(row.outcomes for row in tools) or not tools,
+        "months": costs.months,
+        "total": costs.total,
+        "contract_cost": costs.contract_cost,
+        "idle_cost": costs.idle_cost,
+        "without_price": costs.without_price,
+        "tables": [Table(key, f"By {key}", rows[:MOST], len(rows), Total.of(rows)) for key, rows in costs.by.items()],
+        "tools": _with_plots(costs.tools[:MOST_TOOLS], span, recent),
+        "number_of_tools": len(costs.tools),
+        "replayed": any(row.outcomes for row in costs.tools) or not costs.tools,
         "max_demands": MAX_DEMANDS,
-        "contracts": sorted(costs, key=lambda row: (-(row.idle_cost or Decimal(0)), row.contract.tool.name)),
+        "contracts": costs.contracts,
     }
     return page(request, "admin/licenses/money.html", form, span, context)
-
-
-def _table(key: str, title: str, span: Span, recent: Recent) -> Table:
-    rows = reports.usage(by=[key], span=span, recent=recent)
-    # By money, and then by use.
-    rows.sort(key=lambda row: (-(row.cost or Decimal(0)), -row.seat_time))
-    return Table(key, title, rows[:MOST], len(rows), _total(rows))
-
-
-def _total(rows: Iterable[Usage]) -> Total:
-    found = list(rows)
-    return Total(
-        borrows=sum(row.borrows for row in found),
-        seat_hours=sum(row.seat_hours for row in found),
-        cost=sum((row.cost for row in found if row.cost is not None), Decimal(0)),
-    )
 
 
 def _with_plots(costs: Sequence[ToolCost], span: Span, recent: Recent) -> list[ToolRow]:

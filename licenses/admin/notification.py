@@ -22,7 +22,7 @@ SIGNATURES = (
     "The receiver checks the signature of each message with it, as described by Standard Webhooks. "
     "Slack, Teams and Mattermost do not need it."
 )
-CHOSEN = [(event.value, event.label) for event in Event if event != Event.TEST]
+CHOSEN = [(event.value, event.label) for event in Event if event not in {Event.TEST, *outbox.BY_MAIL_ONLY}]
 
 
 class WebhookForm(forms.ModelForm[Webhook]):
@@ -189,6 +189,8 @@ class PreferenceForm(forms.ModelForm[NotificationPreference]):
         webhook = cleaned.get("webhook")
         if webhook is not None and not webhook.for_people:
             raise ValidationError({"webhook": "People cannot choose this webhook."})
+        if webhook is not None and cleaned.get("event") in outbox.BY_MAIL_ONLY:
+            raise ValidationError({"webhook": "This comes only by mail."})
         return cleaned
 
 

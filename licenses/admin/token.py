@@ -6,16 +6,20 @@ from django.contrib import admin, messages
 from django.db.models import QuerySet
 from django.forms import ModelForm
 from django.http import HttpRequest, HttpResponse
+from django.utils import timezone
 from django.utils.html import format_html
 
 from licenses.access import tokens
 from licenses.models import ApiToken
 
-from .audited import actor_of
+from .audited import AuditedAdmin, actor_of
 from .filters import EndsFilter
-from .lookups import ListedLookups
 from .secret import secret_page
-from .widgets import LabeledInputs
+
+
+def _maker(request: HttpRequest) -> tokens.Maker:
+    account: Any = request.user
+    return tokens.Maker(account.username, account.is_superuser, account)
 
 
 class ExpiryFilter(EndsFilter):
@@ -24,7 +28,7 @@ class ExpiryFilter(EndsFilter):
 
 
 @admin.register(ApiToken)
-class ApiTokenAdmin(LabeledInputs, ListedLookups):
+class ApiTokenAdmin(AuditedAdmin[ApiToken]):
     list_display = [
         "name",
         "hint",
@@ -62,12 +66,13 @@ class ApiTokenAdmin(LabeledInputs, ListedLookups):
         if field is not None and db_field.name == "user" and not request.user.is_superuser:
             field.initial, field.disabled, field.required = request.user.get_username(), True, True
             field.help_text = "A token of your own."
+        if field is not None and db_field.name == "expires_at":
+            field.initial = tokens.usual_end(_maker(request), timezone.now())
         return field
 
     def save_model(self, request: HttpRequest, obj: ApiToken, form: ModelForm[ApiToken], change: bool) -> None:
-        account: Any = request.user
-        maker = tokens.Maker(account.username, account.is_superuser, account)
-        request.secret_of_token = tokens.issue_as(maker, obj, by=actor_of(request))  # type: ignore[attr-defined]
+        secret = tokens.issue_as(_maker(request), obj, by=actor_of(request))
+        request.secret_of_token = secret  # type: ignore[attr-defined]
 
     def response_add(self, request: HttpRequest, obj: ApiToken, post_url_continue: str | None = None) -> HttpResponse:
         use = format_html(

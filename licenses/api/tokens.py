@@ -8,9 +8,8 @@ from rest_framework.response import Response
 
 from licenses.access import tokens
 from licenses.access.callers import Scope
-from licenses.errors import MoreRights, OutOfDate, UnknownRow, UnknownTeam
+from licenses.errors import MoreRights, OutOfDate, TooManyTokens, UnknownRow, UnknownTeam
 from licenses.models import ApiToken
-from licenses.models.token import default_expiry
 from licenses.names import NAME_LENGTH
 from licenses.tools.quotas import find_team
 
@@ -83,7 +82,11 @@ class NewToken(StrictSerializer):
         max_length=len(Scope),
         help_text="Without it: read, and borrow if the token has a team or a user.",
     )
-    expires_at = MomentField(required=False, help_text="At most 366 days from now; without it, 90 days.")
+    expires_at = MomentField(
+        required=False,
+        help_text="At most 366 days from now; without it, 90 days. `LICENSE_OWN_TOKEN_DAYS` limits both, except for "
+        "superusers.",
+    )
 
 
 class TokenViewSet(RowsViewSet):
@@ -114,16 +117,18 @@ class TokenViewSet(RowsViewSet):
         request=NewToken,
         examples=example("A token of a team", {"name": "nightly", "team": "crash", "scopes": ["read", "borrow"]}),
         responses={201: OpenApiResponse(IssuedToken, description="The only answer with the secret.")}
-        | refused_by(MoreRights, UnknownTeam, OutOfDate),
+        | refused_by(MoreRights, UnknownTeam, TooManyTokens, OutOfDate),
     )
     def create(self, request: Request) -> Response:
         """Create a token, and show its secret once.
 
-        Only a superuser creates tokens of administrators, of teams and of other users.
+        Only a superuser creates tokens of administrators, of teams and of other users. For others the site's limits of
+        own tokens hold.
         """
         values = self.body(NewToken)
         team, user = values.get("team"), values.get("user", "")
         scopes = values.get("scopes") or ([Scope.READ, Scope.BORROW] if team or user else [Scope.READ])
+        maker, now = tokens.maker_of(caller_of(request)), timezone.now()
         token = ApiToken(
             name=values["name"],
             team=find_team(team) if team else None,
@@ -131,11 +136,11 @@ class TokenViewSet(RowsViewSet):
             may_read=Scope.READ in scopes,
             may_borrow=Scope.BORROW in scopes,
             may_administer=Scope.ADMIN in scopes,
-            created_at=timezone.now(),
-            expires_at=values.get("expires_at") or default_expiry(),
+            created_at=now,
+            expires_at=values.get("expires_at") or tokens.usual_end(maker, now),
         )
         self.check()(None)
-        secret = tokens.issue_as(tokens.maker_of(caller_of(request)), token, by=self.actor)
+        secret = tokens.issue_as(maker, token, by=self.actor)
         row = self.get_queryset().get(pk=token.pk)
         return Response(self.get_serializer(row).data | {"secret": secret}, status=201, headers=etag_of(row))
 

@@ -1,6 +1,8 @@
 """The commands that get a seat in a terminal or in a job, to copy from a tool's page."""
 
+import json
 from dataclasses import dataclass
+from shlex import quote
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,14 +15,20 @@ class Command:
 
 
 def commands_for(tool: str, server: str) -> list[Command]:
-    """Return the ways to run a command with a seat of a tool of this server."""
+    """Return the ways to run a command with a seat of a tool of this server.
+
+    The address is quoted as each language wants. The name of a tool needs no quotes (``TOOL_NAME_PATTERN``).
+    """
     run = f"license run --tool {tool} --wait 30m"
+    yaml = json.dumps(server, ensure_ascii=False)
+    groovy = "'" + server.replace("\\", "\\\\").replace("'", "\\'") + "'"
+    powershell = "'" + server.replace("'", "''") + "'"
     return [
-        Command("Terminal", f"export LICENSE_SERVER={server}\n{run} -- ./your-command"),
+        Command("Terminal", f"export LICENSE_SERVER={quote(server)}\n{run} -- ./your-command"),
         Command(
             "GitHub Actions",
             f"""env:
-  LICENSE_SERVER: {server}
+  LICENSE_SERVER: {yaml}
   LICENSE_TOKEN: ${{{{ secrets.LICENSE_TOKEN }}}}
   LICENSE_USER: ${{{{ github.repository }}}}
 steps:
@@ -31,7 +39,7 @@ steps:
         Command(
             "GitLab CI",
             f"""variables:
-  LICENSE_SERVER: {server}
+  LICENSE_SERVER: {yaml.replace("$", "$$")}
   LICENSE_USER: $CI_PROJECT_PATH
 script:
   - {run} --ttl 5m -- ./your-command
@@ -41,7 +49,7 @@ script:
         Command(
             "Jenkins",
             f"""environment {{
-  LICENSE_SERVER = '{server}'
+  LICENSE_SERVER = {groovy}
   LICENSE_TOKEN = credentials('license-token')
   LICENSE_USER = "${{env.JOB_NAME}}"
 }}
@@ -51,5 +59,5 @@ steps {{
 """,
             "Needs the secret text license-token, with a team's token.",
         ),
-        Command("PowerShell", f'$env:LICENSE_SERVER = "{server}"\n{run} -- .\\your-command.exe'),
+        Command("PowerShell", f"$env:LICENSE_SERVER = {powershell}\n{run} -- .\\your-command.exe"),
     ]

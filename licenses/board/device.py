@@ -15,6 +15,7 @@ from licenses.access import device_logins, tokens
 from licenses.access.callers import Caller
 from licenses.auditing import Actor
 from licenses.client_addresses import client_address
+from licenses.errors import TooManyTokens
 from licenses.models import DeviceLogin
 from licenses.models.device_login import read_user_code, shown_user_code
 
@@ -77,7 +78,7 @@ def answer(request: HttpRequest, caller: Caller) -> HttpResponse:
     try:
         decide = device_logins.approve if given == "approve" else device_logins.deny
         done = decide(login, account, by=by)
-    except (tokens.NoOwnTokens, tokens.TooManyTokens) as why:
+    except (tokens.NoOwnTokens, TooManyTokens) as why:
         return error(request, 403, "The program was not signed in", str(why))
     if not done:
         return shown(request, account, status=404, why=NONE)

@@ -1,4 +1,4 @@
-"""The page on which people choose what they hear of, and how."""
+"""Show the page on which people choose which notifications they get, and how."""
 
 from django.contrib import messages
 from django.contrib.auth.views import redirect_to_login
@@ -18,10 +18,17 @@ def show(request: HttpRequest, caller: Caller) -> HttpResponse:
     if caller.user is None:
         return redirect_to_login(request.get_full_path())
     choices = preferences.choices_of(caller.user)
+    wanted = choices.wanted
     channels: list[tuple[str, str, int | None]] = [("mail", "Mail", None)] if choices.mail else []
     channels += [(str(webhook.pk), webhook.name, webhook.pk) for webhook in choices.webhooks]
     rows = [
-        (event, [(f"{event}.{key}", name, (event, channel) in choices.wanted) for key, name, channel in channels])
+        (
+            event,
+            [
+                (f"{event}.{key}" if channel in choices.channels_of(event) else "", name, (event, channel) in wanted)
+                for key, name, channel in channels
+            ],
+        )
         for event in choices.events
     ]
     context = {"title": "Your notifications", "account": caller.user, "channels": channels, "rows": rows}

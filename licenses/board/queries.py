@@ -133,8 +133,8 @@ def entries(now: datetime) -> list[Entry]:
 
 def entry(name: str, now: datetime) -> Entry | None:
     """Return the tool of this name, or None."""
-    found = snapshot.with_levels(sql.tools_with_current_counts(name))
-    return _entry(found[0], now) if found else None
+    found = snapshot.tool_with_levels(name)
+    return _entry(found, now) if found is not None else None
 
 
 def _entry(tool: Tool, now: datetime) -> Entry:

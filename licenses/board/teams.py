@@ -4,8 +4,7 @@ import io
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import date, timedelta
-from decimal import Decimal
+from datetime import date
 from zoneinfo import ZoneInfo
 
 from django.conf import settings
@@ -15,18 +14,18 @@ from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import render
 
 from licenses.access.callers import Caller
-from licenses.access.rules import teams_reported_to
-from licenses.history import reports
+from licenses.access.rules import may_see_reports, teams_reported_to
 from licenses.history.catalog import USAGE
-from licenses.history.reports import Recent, Span, Usage
-from licenses.history.timeline import HOUR
+from licenses.history.money import of_team
+from licenses.history.reports import Span, Usage
 from licenses.history.working_hours import WorkingHours
 from licenses.models import Team, Tool
 from licenses.models.team import TEAM_NAME_PATTERN
+from licenses.notifications import outbox
 
 from .views import page
 
-KEYS = {"month": "By month", "tool": "By tool", "project": "By project"}
+KEYS = ("month", "tool", "project")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,35 +49,33 @@ def one_team(request: HttpRequest, caller: Caller, name: str) -> HttpResponse:
     span = _span(request)
     if "csv" in request.GET:
         return _csv(request.GET["csv"], team, span)
-    recent, hours = Recent.read(), WorkingHours.of_site()
-    found = {key: reports.usage(by=[key], span=span, team=team, recent=recent) for key in KEYS}
-    tools = list(Tool.objects.filter(name__in=[row.key["tool"] for row in found["tool"]]))
-    by_tool = reports.working_time(tools=tools, span=span, hours=hours, team=team, recent=recent)
-    working = {tool.name: by_tool.get(tool.pk, timedelta(0)) / HOUR for tool in tools}
-    shown = {tool.name: tool.display_name for tool in tools}
-    rows = found["month"]
+    costs = of_team(team=team, span=span)
+    working = costs.working_hours
+    shown = dict(Tool.objects.filter(name__in=list(working)).values_list("name", "display_name"))
     context = {
         "title": f"Team {team.display_name or team.name}",
         "team": team,
         "span": span,
         "currency": settings.LICENSE_CURRENCY,
-        "working_hours": hours,
+        # Managers get the mail of the site.
+        "can_mail": outbox.can_mail() and not may_see_reports(caller),
+        "working_hours": WorkingHours.of_site(),
         "tables": [
             Table(
                 key,
-                title,
+                f"By {key}",
                 [
                     (_name(row, key, shown), row, working.get(row.key["tool"] or "", 0.0) if key == "tool" else None)
-                    for row in found[key]
+                    for row in rows
                 ],
             )
-            for key, title in KEYS.items()
+            for key, rows in costs.by.items()
         ],
-        "borrows": sum(row.borrows for row in rows),
-        "seat_hours": sum(row.seat_hours for row in rows),
+        "borrows": costs.total.borrows,
+        "seat_hours": costs.total.seat_hours,
         "working": sum(working.values()),
-        "cost": sum((row.cost for row in rows if row.cost is not None), Decimal(0)),
-        "without_price": sum(row.seat_hours for row in found["tool"] if row.cost is None),
+        "cost": costs.total.cost,
+        "without_price": costs.without_price,
     }
     return render(request, "licenses/board/team.html", context)
 

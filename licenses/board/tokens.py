@@ -16,6 +16,7 @@ from django.utils import timezone
 from licenses.access import tokens
 from licenses.access.callers import Caller, Scope
 from licenses.auditing import Actor
+from licenses.errors import TooManyTokens
 from licenses.models.team import validate_name
 
 from .views import error, page
@@ -96,7 +97,7 @@ def make(request: HttpRequest, caller: Caller) -> HttpResponse:
         )
     except tokens.NoOwnTokens as why:
         return error(request, 403, "No token was created", str(why))
-    except tokens.TooManyTokens as why:
+    except TooManyTokens as why:
         form.add_error(None, str(why))
         return shown(request, account, form, status=409)
     except ValidationError as wrong:

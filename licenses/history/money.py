@@ -1,5 +1,5 @@
-"""Report what each tool costs, how it is used in working hours and at all hours, and what other numbers of
-seats would have done."""
+"""Report what a site and a team cost, how each tool is used in working hours and at all hours, and what other
+numbers of seats would have done."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -8,11 +8,12 @@ from datetime import date, datetime, timedelta
 from decimal import Decimal
 
 from licenses.leases import capacity
-from licenses.models import Tool
+from licenses.models import Team, Tool
 
 from . import contracts, days, reports, whatif
-from .reports import Period, Recent, Span
-from .timeline import Steps
+from .contracts import ContractCost
+from .reports import Period, Recent, Span, Usage
+from .timeline import HOUR, Steps
 from .whatif import Outcome
 from .working_hours import WorkingHours
 
@@ -55,6 +56,91 @@ class MonthCost:
     usage: reports.Usage | None
     contract_cost: Decimal
     idle_cost: Decimal
+
+
+@dataclass(frozen=True, slots=True)
+class Total:
+    """The sum of some use. The cost is without that of tools that have no price."""
+
+    borrows: int
+    seat_hours: float
+    cost: Decimal
+
+    @classmethod
+    def of(cls, rows: Sequence[Usage]) -> "Total":
+        """Return the sum of these rows."""
+        return cls(
+            borrows=sum(row.borrows for row in rows),
+            seat_hours=sum(row.seat_hours for row in rows),
+            cost=sum((row.cost for row in rows if row.cost is not None), Decimal(0)),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class SiteCosts:
+    """The cost of everything in a span up to now.
+
+    ``by`` has the use by vendor, team and project, the most expensive first. ``without_price`` are the seat-hours
+    of tools without a price.
+    """
+
+    months: Sequence[MonthCost]
+    by: Mapping[str, Sequence[Usage]]
+    tools: Sequence[ToolCost]
+    contracts: Sequence[ContractCost]
+    total: Total
+    contract_cost: Decimal
+    idle_cost: Decimal
+    without_price: float
+
+
+@dataclass(frozen=True, slots=True)
+class TeamCosts:
+    """The use of a team in a span up to now, by month, tool and project.
+
+    ``working_hours`` are its seat-hours in working hours by tool. ``without_price`` are the seat-hours of tools
+    without a price.
+    """
+
+    by: Mapping[str, Sequence[Usage]]
+    working_hours: Mapping[str, float]
+    total: Total
+    without_price: float
+
+
+def of_site(*, span: Span, at_most: int | None, recent: Recent | None = None) -> SiteCosts:
+    """Return the cost of use, of contracts and of idle seats; ``at_most`` is that of ``by_tool``."""
+    recent = recent or Recent.read()
+    months = by_month(span=span, recent=recent)
+    tools = by_tool(span=span, at_most=at_most, recent=recent)
+    costs = contracts.costs(span=span, recent=recent)
+    by = {key: reports.usage(by=[key], span=span, recent=recent) for key in ("vendor", "team", "project")}
+    return SiteCosts(
+        months=months,
+        # By money, and then by use.
+        by={key: sorted(rows, key=lambda row: (-(row.cost or Decimal(0)), -row.seat_time)) for key, rows in by.items()},
+        tools=tools,
+        contracts=sorted(costs, key=lambda row: (-(row.idle_cost or Decimal(0)), row.contract.tool.name)),
+        total=Total.of([row.usage for row in months if row.usage]),
+        contract_cost=sum((row.contract_cost for row in months), Decimal(0)),
+        idle_cost=sum((row.idle_cost for row in months), Decimal(0)),
+        without_price=sum(row.usage.seat_hours for row in tools if row.usage and row.usage.cost is None),
+    )
+
+
+def of_team(*, team: Team, span: Span, recent: Recent | None = None) -> TeamCosts:
+    """Return the use and the cost of a team."""
+    recent = recent or Recent.read()
+    by = {key: reports.usage(by=[key], span=span, team=team, recent=recent) for key in ("month", "tool", "project")}
+    tools = list(Tool.objects.filter(name__in=[row.key["tool"] for row in by["tool"]]))
+    hours = WorkingHours.of_site()
+    working = reports.working_time(tools=tools, span=span, hours=hours, team=team, recent=recent)
+    return TeamCosts(
+        by=by,
+        working_hours={tool.name: working.get(tool.pk, timedelta(0)) / HOUR for tool in tools},
+        total=Total.of(by["month"]),
+        without_price=sum(row.seat_hours for row in by["tool"] if row.cost is None),
+    )
 
 
 def by_month(*, span: Span, recent: Recent | None = None) -> list[MonthCost]:

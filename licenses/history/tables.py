@@ -5,6 +5,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from decimal import Decimal
 from typing import Any, Protocol
 
 # The start of a formula in a spreadsheet: at the start of a cell, or inside a cell if the
@@ -49,6 +50,16 @@ def _cell(value: Any) -> str:
 
 def _text(value: Any) -> str:
     return "" if value is None else str(value)
+
+
+def amount(value: Decimal | None, currency: str = "") -> str:
+    """Write money with two decimals; a dash for an unknown amount."""
+    return "—" if value is None else f"{value:,.2f} {currency}".rstrip()
+
+
+def percent(share: float | None) -> str:
+    """Write a share as a percentage, or nothing for None."""
+    return "" if share is None else f"{share:.1%}"
 
 
 def since(moment: datetime, now: datetime) -> str:

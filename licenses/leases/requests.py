@@ -3,7 +3,7 @@
 import hashlib
 import json
 import uuid
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from licenses.auditing import Actor
@@ -40,9 +40,18 @@ class BorrowRequest:
 
     def fingerprint(self) -> str:
         """Return a text that is the same for equal requests, however they were written."""
-        asked = asdict(self)
-        # The caller's teams may change from one retry to the next, and how the caller waits is not what it asks for.
-        del asked["asserted_teams"], asked["kept"]
+        # Without the caller's teams, which may change from one retry to the next, and without how the caller waits.
+        asked = {
+            "user": self.user,
+            "alternatives": [
+                [{"tool": item.tool, "seats": item.seats} for item in items] for items in self.alternatives
+            ],
+            "team": self.team,
+            "project": self.project,
+            "host": self.host,
+            "ttl": self.ttl,
+            "wait": self.wait,
+        }
         return hashlib.sha256(json.dumps(asked, default=str, sort_keys=True).encode()).hexdigest()
 
 

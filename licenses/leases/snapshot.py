@@ -24,6 +24,7 @@ from django.utils import timezone
 
 from licenses import policy
 from licenses.clock import database_now
+from licenses.lanes import Reading
 from licenses.models import (
     Allotment,
     BorrowKey,
@@ -369,6 +370,16 @@ def with_levels(tools: Iterable[Tool]) -> list[Tool]:
         tool.levels = levels(pool, tool.read_at)
         tool.state = tool.levels.state
     return tools
+
+
+LEVELS: Reading[str, Tool] = Reading(
+    lambda names: {tool.name: tool for tool in with_levels(sql.tools_with_current_counts(names))}
+)
+
+
+def tool_with_levels(name: str) -> Tool | None:
+    """Return the tool of a name (``with_levels``), or None. Threads share it: do not change it."""
+    return LEVELS.of(name)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,14 +8,15 @@ the values go. Statements that are sent together share a round trip
 
 import json
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from datetime import datetime, timedelta
 from functools import cache
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from django.db import DEFAULT_DB_ALIAS, OperationalError, connection, connections, models
+from django.db.models.base import ModelState
 from django.db.models.expressions import RawSQL
 from django.db.models.query import QuerySet
 
@@ -36,15 +37,10 @@ def is_postgresql() -> bool:
     return connection.vendor == "postgresql"
 
 
-@contextmanager
-def one_round_trip() -> Iterator[None]:
-    """Send the statements within together, where the database is on the network; what
+def one_round_trip() -> AbstractContextManager[object]:
+    """Send the statements of the block together, where the database is on the network; what
     they return can be read after it. A transaction may begin in it."""
-    if not is_postgresql():
-        yield
-        return
-    with _postgresql().together():
-        yield
+    return _postgresql().together() if is_postgresql() else nullcontext()
 
 
 def _postgresql() -> "DatabaseWrapper":
@@ -179,14 +175,23 @@ class Query(Generic[M]):
         return [self._made(row) for row in found]
 
     def _made(self, row: Sequence[Any]) -> M:
-        made = self.model.from_db(connection.alias, self.names, row[: len(self.names)])
+        made = _instance(self.model, self.names, row)
         for name, model, names, begin in self.related:
             # An outer join gives NULLs where there is no row.
-            values = row[begin : begin + len(names)]
-            setattr(made, name, model.from_db(connection.alias, names, values) if values[0] is not None else None)
+            setattr(made, name, _instance(model, names, row[begin:]) if row[begin] is not None else None)
         for name, column in self.annotations.items():
             setattr(made, name, row[column])
         return made
+
+
+def _instance(model: type[M], names: Sequence[str], values: Sequence[Any]) -> M:
+    """Return the instance of a row. Like Django's own unpickling of models, and unlike
+    ``Model.from_db``, it sends no signals and looks at no field."""
+    made = model.__new__(model)
+    made._state = ModelState()
+    made._state.adding, made._state.db = False, DEFAULT_DB_ALIAS
+    made.__dict__.update(zip(names, values, strict=False))
+    return made
 
 
 def _parameter(value: Any) -> Any:
@@ -604,18 +609,18 @@ def parameters(*values: Any) -> list[Any]:
 @cache
 def _with_current_counts(named: bool) -> Query[Tool]:
     tools = Tool.objects.with_current_counts().order_by("name")
-    return Query(lambda name: tools.filter(name=name), slots=1) if named else Query(lambda: tools)
+    return Query(lambda: tools.filter(_where(f"licenses_tool.name {_in('text')}", 0)) if named else tools)
 
 
 @cache
-def _token_of_hash() -> Query[ApiToken]:
-    return Query(lambda value: ApiToken.objects.of_hash(value), slots=1)
+def _tokens() -> Query[ApiToken]:
+    mine = _where(f"licenses_apitoken.hash {_in('text')}", 0)
+    return Query(lambda: ApiToken.objects.filter(mine).with_rights().order_by())
 
 
-def token_of_hash(hash: str) -> ApiToken | None:
-    """Return the token with the secret of this hash (``ApiToken.objects.of_hash``)."""
-    tokens = _token_of_hash().rows(hash)
-    return tokens[0] if tokens else None
+def tokens_of_hashes(hashes: list[str]) -> list[ApiToken]:
+    """Return the tokens with the secrets of these hashes (``ApiToken.objects.with_rights``)."""
+    return _tokens().rows(hashes)
 
 
 def owner_of(model: type[Lease] | type[Ticket], row_id: uuid.UUID) -> tuple[str, str | None] | None:
@@ -635,6 +640,6 @@ def teams_of(user: str) -> list[Team]:
     return teams_of_users([user]).get(user, [])
 
 
-def tools_with_current_counts(name: str | None = None) -> list[Tool]:
-    """Return all tools (``Tool.objects.with_current_counts``) by name, or the one of a name."""
-    return _with_current_counts(named=False).rows() if name is None else _with_current_counts(named=True).rows(name)
+def tools_with_current_counts(names: list[str] | None = None) -> list[Tool]:
+    """Return all tools (``Tool.objects.with_current_counts``) by name, or those of some names."""
+    return _with_current_counts(named=False).rows() if names is None else _with_current_counts(named=True).rows(names)

@@ -17,17 +17,6 @@ KEPT = timedelta(days=1)
 
 
 class BorrowKeyQuerySet(models.QuerySet["BorrowKey"]):
-    def take(self, *, caller: str, key: str, fingerprint: str) -> tuple["BorrowKey", bool]:
-        """Return the row of this caller's key, and whether it is new.
-
-        If another transaction uses the same key, this waits for it. So the second of two
-        simultaneous calls finds the first one's answer.
-        """
-        mine = BorrowKey(caller=caller, key=key, fingerprint=fingerprint)
-        self.bulk_create([mine], ignore_conflicts=True)
-        kept = self.select_related("ticket").get(caller=caller, key=key)
-        return kept, kept.pk == mine.pk
-
     def forget(self, now: datetime, *, at_most: int) -> int:
         """Delete at most ``at_most`` outdated keys and return their number. Simultaneous calls delete
         different keys."""

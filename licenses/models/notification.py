@@ -30,6 +30,7 @@ class Event(models.TextChoices):
     CONTRACT_ENDS = "contract_ends", "A contract ends"
     TOOL_EXHAUSTED = "tool_exhausted", "A tool has no free seat, and people wait"
     QUEUE_LONG = "queue_long", "A queue is too long"
+    MONTH_COSTS = "month_costs", "A month has ended: its costs"
     TEST = "test", "A test"
 
 
@@ -152,13 +153,14 @@ class DeliveryState(models.TextChoices):
     WAITING = "waiting"
     SENT = "sent"
     FAILED = "failed"  # given up
+    WITHDRAWN = "withdrawn"  # the person may not see it or does not want it any more
 
 
 class DeliveryQuerySet(models.QuerySet["Delivery"]):
     # ``now`` is a time of the database, or Now().
 
     def waiting(self) -> "DeliveryQuerySet":
-        """Return the deliveries that are neither sent nor given up."""
+        """Return the deliveries that are not sent, given up or withdrawn."""
         return self.filter(state=DeliveryState.WAITING)
 
     def due(self, now: datetime | Now) -> "DeliveryQuerySet":

@@ -19,7 +19,7 @@ from licenses.auditing import Actor
 from licenses.clock import database_now
 from licenses.models import Delivery, DeliveryState, Webhook, WebhookKind
 
-from . import mail, webhooks
+from . import mail, outbox, webhooks
 from .attempts import Attempt
 
 logger = logging.getLogger(__name__)
@@ -86,7 +86,10 @@ def _claim() -> list[Delivery]:
     if first is None:
         return []
     claimed = [first]
-    if first.webhook is None or first.webhook.kind != WebhookKind.JSON:
+    is_alone = first.notification.event in outbox.BY_MAIL_ONLY or (
+        first.webhook is not None and first.webhook.kind == WebhookKind.JSON
+    )
+    if not is_alone:
         alike = free.filter(
             address=first.address, webhook=first.webhook, notification__event=first.notification.event
         ).exclude(pk=first.pk)
@@ -116,7 +119,8 @@ def _send(claimed: Sequence[Delivery]) -> Delivered:
         logger.exception("Notification %s failed", message_id)
         attempt = Attempt(False, "A defect of the server; its log has the details")
     if not attempt.succeeded:
-        logger.warning("Not delivered by %s: %s", first.webhook or "mail", attempt.answer)
+        level = logging.INFO if attempt.is_withdrawn else logging.WARNING
+        logger.log(level, "Not delivered by %s: %s", first.webhook or "mail", attempt.answer)
     return _mark(claimed, attempt)
 
 
@@ -128,6 +132,9 @@ def _mark(claimed: Sequence[Delivery], attempt: Attempt) -> Delivered:
     rows = Delivery.objects.waiting().filter(pk__in=[delivery.pk for delivery in claimed], due_at=first.due_at)
     if attempt.succeeded:
         return Delivered(sent=rows.update(state=DeliveryState.SENT, closed_at=now, answer=answer))
+    if attempt.is_withdrawn:
+        rows.update(state=DeliveryState.WITHDRAWN, closed_at=now, answer=answer)
+        return Delivered()
     if attempt.is_gone and first.webhook is not None:
         _disable(first.webhook)
     if attempt.is_final:

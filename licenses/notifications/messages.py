@@ -2,8 +2,9 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import date, datetime
 from typing import Any
+from urllib.parse import urlencode
 from zoneinfo import ZoneInfo
 
 from django.conf import settings
@@ -194,6 +195,14 @@ def _of_queue(notification: Notification, facts: Facts) -> dict[str, object]:
     }
 
 
+def _month_costs(notification: Notification, facts: Facts) -> Written:
+    team, first = facts["team"], date.fromisoformat(facts["first"])
+    page = reverse("board_team", args=[team]) if team else reverse("admin:licenses_money")
+    query = urlencode({"since": facts["first"], "until": facts["last"]})
+    title = f"Costs of team {team} in {first:%B %Y}" if team else f"Costs in {first:%B %Y}"
+    return title, "The figures are only in the mail.", f"{page}?{query}", {}
+
+
 def _test(notification: Notification, facts: Facts) -> Written:
     title = "A test of the license server"
     text = f"{facts.get('by') or 'Somebody'} asked for this test. Notifications arrive here."
@@ -209,5 +218,6 @@ WRITERS: dict[Event, Callable[[Notification, Facts], Written]] = {
     Event.CONTRACT_ENDS: _contract_ends,
     Event.TOOL_EXHAUSTED: _tool_exhausted,
     Event.QUEUE_LONG: _queue_long,
+    Event.MONTH_COSTS: _month_costs,
     Event.TEST: _test,
 }

@@ -1,4 +1,4 @@
-"""Find what somebody should hear of, by reading the rows. The sweeper calls ``look`` in each round.
+"""Find the occasions for notifications by reading the rows. The sweeper calls ``look`` in each round.
 
 No borrow, heartbeat or return writes anything for this. The next round finds an occasion again, and
 knows it by its key. A forced return is found by the end of its lease: after the last look, less
@@ -18,7 +18,7 @@ from licenses.models import ApiToken, Contract, EndReason, Event, Lease, Notific
 from licenses.models.contract import Schedule
 from licenses.policy import State
 
-from . import outbox
+from . import month_costs, outbox
 from .outbox import Occasion
 
 # A lease whose heartbeats come gets a new end at a third of its ttl. So with a quarter left, none comes.
@@ -26,7 +26,7 @@ from .outbox import Occasion
 SHORTEST_TTL = timedelta(hours=1)
 # A transaction ends within seconds, or the database ends it.
 OVERLAP = timedelta(minutes=2)
-# A forced return is no news after this time.
+# Do not report a force return after this time.
 NEWS = timedelta(days=1)
 # The days before an end at which people hear of it; 0 is the end.
 DAYS_BEFORE = (60, 30, 14, 7, 1)
@@ -50,14 +50,16 @@ def look() -> int:
     now = database_now()
     if not outbox.is_in_use():
         return 0
+    last_look = Sweep.objects.last_look()
     found = [
         *_seats_offered(now),
         *_leases_ending(now),
-        *_leases_forced(now),
+        *_leases_forced(now, last_look),
         *_tokens_ending(now),
         *_licenses_ending(now),
         *_contracts_ending(now),
         *_crowded_tools(now),
+        *month_costs.occasions(now, last_look),
     ]
     recorded = outbox.record_all(_new(found))
     # Only now: if this process dies before, the next look finds the same.
@@ -100,8 +102,8 @@ def _leases_ending(now: datetime) -> Iterator[Occasion]:
         yield Occasion(Event.LEASE_ENDING, f"{lease.pk} {ends.isoformat()}", ends, lease.user, lease.tool.name, facts)
 
 
-def _leases_forced(now: datetime) -> Iterator[Occasion]:
-    since = (Sweep.objects.last_look() or now) - OVERLAP
+def _leases_forced(now: datetime, last_look: datetime | None) -> Iterator[Occasion]:
+    since = (last_look or now) - OVERLAP
     forced = Lease.objects.heads().filter(ended_at__gt=max(since, now - NEWS), end_reason=EndReason.FORCED)
     for lease in forced.with_items().order_by("ended_at", "pk"):
         ended = lease.ended_at or now

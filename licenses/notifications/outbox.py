@@ -27,9 +27,11 @@ FOR_ADMINISTRATORS = (
     Event.TOOL_EXHAUSTED,
     Event.QUEUE_LONG,
 )
+# Confidential: each in a mail of its own, and in no channel that others read.
+BY_MAIL_ONLY = frozenset({Event.MONTH_COSTS})
 TEST_KEPT = timedelta(hours=1)
-# Mailed unless the person says otherwise. The others can come several times a day.
-MAILED_BY_DEFAULT = frozenset(Event) - {Event.TOOL_EXHAUSTED, Event.QUEUE_LONG}
+# Mailed unless the person says otherwise. Crowded tools can come several times a day.
+MAILED_BY_DEFAULT = frozenset(Event) - {Event.TOOL_EXHAUSTED, Event.QUEUE_LONG, Event.MONTH_COSTS}
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +167,7 @@ class Routes:
         addresses = [account.email for account in accounts if self._wants(account, occasion.event, None)]
         posted = [
             webhook
-            for webhook in self.webhooks
+            for webhook in (self.webhooks if occasion.event not in BY_MAIL_ONLY else ())
             if occasion.event in webhook.events
             or (webhook.for_people and any(self._wants(account, occasion.event, webhook) for account in accounts))
         ]

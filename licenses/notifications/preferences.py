@@ -1,4 +1,4 @@
-"""What a person hears of, and how."""
+"""Read and store which notifications a person gets, and how."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from django.db import transaction
 
 from licenses.models import Event, NotificationPreference, Webhook
 
-from . import outbox
+from . import month_costs, outbox
 
 # An event and a channel: the id of a webhook, or None for mail.
 Choice = tuple[str, int | None]
@@ -27,8 +27,12 @@ class Choices:
     @property
     def all(self) -> list[Choice]:
         """Return every choice that the person has."""
-        channels = [*([None] if self.mail else []), *(webhook.pk for webhook in self.webhooks)]
-        return [(event, channel) for event in self.events for channel in channels]
+        return [(event, channel) for event in self.events for channel in self.channels_of(event)]
+
+    def channels_of(self, event: Event) -> list[int | None]:
+        """Return the channels that an event can come by."""
+        webhooks = [] if event in outbox.BY_MAIL_ONLY else [webhook.pk for webhook in self.webhooks]
+        return [*([None] if self.mail else []), *webhooks]
 
 
 def choices_of(account: User) -> Choices:
@@ -36,6 +40,8 @@ def choices_of(account: User) -> Choices:
     events = [*outbox.PERSONAL]
     if account.is_superuser:
         events += [event for event in outbox.FOR_ADMINISTRATORS if event not in outbox.PERSONAL]
+    if outbox.can_mail() and month_costs.views_of(account):
+        events.append(Event.MONTH_COSTS)
     webhooks = list(Webhook.objects.enabled().filter(for_people=True))
     chosen = NotificationPreference.objects.filter(account=account).order_by()
     stored = {(row.event, row.webhook_id): row.wanted for row in chosen}

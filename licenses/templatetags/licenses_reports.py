@@ -5,28 +5,22 @@ from decimal import Decimal
 
 from django import template
 
+from licenses.history import tables
 from licenses.history.reports import Usage
-from licenses.history.tables import duration, since
+from licenses.history.tables import duration, percent, since
 
 register = template.Library()
 
 
-@register.filter
-def percent(share: float | None) -> str:
-    """Write a share as a percentage, or nothing for None."""
-    return "" if share is None else f"{share:.1%}"
-
-
+register.filter("percent", percent)
 register.filter("span", duration)
 register.filter("since", since)
 
 
 @register.filter
-def amount(value: Decimal | None, currency: str = "") -> str:
-    """Write money with two decimals; a dash for an unknown amount."""
-    if value is None or value == "":
-        return "—"
-    return f"{value:,.2f} {currency}".rstrip()
+def amount(value: Decimal | str | None, currency: str = "") -> str:
+    """Write money with two decimals; a dash for an unknown amount, or for a row that the template does not find."""
+    return tables.amount(None if isinstance(value, str) else value, currency)
 
 
 @register.filter

@@ -1,7 +1,5 @@
 """What Django imports for ``ENGINE = "licenseserver.postgresql"``."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 from django.db.backends.postgresql import base as django_base
@@ -9,7 +7,7 @@ from django_prometheus.db.backends.postgresql import base
 
 from licenseserver.counting import counted
 
-from .round_trip import RoundTrip
+from .round_trip import Prepared, RoundTrip
 
 
 class DatabaseWrapper(base.DatabaseWrapper):
@@ -17,9 +15,9 @@ class DatabaseWrapper(base.DatabaseWrapper):
         super().__init__(*args, **kwargs)
         # The statements that wait to be sent together.
         self.round_trip: RoundTrip | None = None
-        # The names of the statements that ``RoundTrip`` has prepared on this connection.
-        self.prepared: dict[Any, bytes] = {}
-        self.prepares = bool(self.settings_dict["OPTIONS"].get("server_side_binding"))
+        # The statements that ``RoundTrip`` has prepared on this connection, if it may.
+        self.prepared: dict[Any, Prepared] = {}
+        self.prepares: bool = self.settings_dict.get("PREPARE", False)
 
     def get_connection_params(self) -> dict[str, Any]:
         """Return Django's parameters, with cursors that count what they execute."""
@@ -32,17 +30,9 @@ class DatabaseWrapper(base.DatabaseWrapper):
         self.prepared.clear()
         return super().get_new_connection(conn_params)
 
-    @contextmanager
-    def together(self) -> Iterator[RoundTrip]:
-        """Collect statements, and send them at the end of the block. A transaction may begin in it."""
-        self.close_if_health_check_failed()
-        self.ensure_connection()
-        self.round_trip = round_trip = RoundTrip(self)
-        try:
-            yield round_trip
-        finally:
-            self.round_trip = None
-        round_trip.send()
+    def together(self) -> RoundTrip:
+        """Return a ``with`` block whose statements are sent together at its end."""
+        return RoundTrip(self)
 
     def _start_transaction_under_autocommit(self) -> None:
         """Begin a transaction, as Django asks for it. BEGIN goes with the statements that are sent together."""

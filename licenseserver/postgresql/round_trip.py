@@ -12,13 +12,13 @@ from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from functools import cache, partial
 from itertools import compress, count
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 from uuid import UUID
 
 import psycopg
 from django.db.utils import DataError
 from django_prometheus.db import errors_total, execute_total, query_duration_seconds
-from psycopg import pq
+from psycopg import abc, pq
 from psycopg.adapt import Transformer
 from psycopg.errors import error_from_result
 
@@ -60,12 +60,26 @@ _numbers = count(1)
 
 
 class RoundTrip:
-    """Statements that are sent together; ``send`` waits for their answers."""
+    """The statements of a ``with`` block, sent together at its end. A transaction may begin in it.
+
+    After it, ``rows`` and ``outcome`` have the answers.
+    """
 
     def __init__(self, wrapper: "DatabaseWrapper") -> None:
         self.wrapper = wrapper
         self._statements: list[_Statement] = []
         self._results: list[pq.abc.PGresult] = []
+
+    def __enter__(self) -> Self:
+        self.wrapper.close_if_health_check_failed()
+        self.wrapper.ensure_connection()
+        self.wrapper.round_trip = self
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self.wrapper.round_trip = None
+        if kind is None:
+            self._send()
 
     def add(self, sql: str, values: Sequence[Any] = (), *, prepare: bool = True) -> int:
         """Add a statement with a ``%s`` for each value. Return its number in this round trip.
@@ -75,7 +89,7 @@ class RoundTrip:
         self._statements.append(_Statement(sql, values, prepare=prepare and self.wrapper.prepares))
         return len(self._statements) - 1
 
-    def send(self) -> None:
+    def _send(self) -> None:
         """Send the statements and read the answers. PostgreSQL runs none after one that failed.
 
         Raises the error of the first that failed, as a cursor does.
@@ -97,9 +111,16 @@ class RoundTrip:
 
     def rows(self, number: int) -> list[tuple[Any, ...]]:
         """Return the rows that a statement has found."""
-        result = self._results[number]
-        transformer = Transformer(self.wrapper.connection)
-        transformer.set_pgresult(result)
+        result, prepared = self._results[number], self._statements[number].prepared
+        if prepared is not None and prepared.transformer is not None:
+            transformer = prepared.transformer
+            # The columns are those of the first time.
+            transformer.set_pgresult(result, set_loaders=False)
+        else:
+            transformer = Transformer(self.wrapper.connection)
+            transformer.set_pgresult(result)
+            if prepared is not None:
+                prepared.transformer = transformer
         return transformer.load_rows(0, result.ntuples, tuple)
 
     def outcome(self, number: int) -> str:
@@ -138,15 +159,17 @@ class RoundTrip:
         try:
             session.enter_pipeline_mode()
             for statement in self._statements:
-                if (name := prepared.get(statement.key)) is None and statement.prepare and len(prepared) < PREPARED:
-                    name = prepared[statement.key] = b"licenses_%d" % next(_numbers)
-                    session.send_prepare(name, statement.text, statement.types)
+                known = prepared.get(statement.key)
+                if known is None and statement.prepare and len(prepared) < PREPARED:
+                    known = prepared[statement.key] = Prepared(b"licenses_%d" % next(_numbers))
+                    session.send_prepare(known.name, statement.text, statement.types)
                     new.append(statement)
                     is_answer.append(False)
-                if name is None:
+                if known is None:
                     session.send_query_params(statement.text, statement.values, statement.types)
                 else:
-                    session.send_query_prepared(name, statement.values)
+                    session.send_query_prepared(known.name, statement.values)
+                statement.prepared = known
                 is_answer.append(True)
             session.pipeline_sync()
             results = _received(session)
@@ -167,18 +190,37 @@ class RoundTrip:
         raise error
 
 
-class _Statement:
-    """A statement as libpq takes it."""
+class Prepared:
+    """A statement that is prepared on a connection, and what reads its rows."""
 
-    __slots__ = ("given", "key", "prepare", "sql", "text", "types", "values")
+    __slots__ = ("name", "transformer")
+
+    def __init__(self, name: bytes) -> None:
+        self.name = name
+        self.transformer: abc.Transformer | None = None
+
+
+class _Statement:
+    """A statement as libpq takes it. Raises DataError for a text that PostgreSQL cannot keep."""
+
+    __slots__ = ("given", "key", "prepare", "prepared", "sql", "text", "types", "values")
 
     def __init__(self, sql: str, values: Sequence[Any], *, prepare: bool) -> None:
         self.sql = sql
         self.text = _numbered(sql)
-        self.given = list(values)
-        self.types = [TYPES[type(value)][0] for value in values]
-        self.values = [None if value is None else _encoded(value) for value in values]
+        self.given = values
+        self.types: list[int] = []
+        self.values: list[bytes | None] = []
+        for value in values:
+            number, text = TYPES[type(value)]
+            encoded = None if value is None else text(value).encode()
+            if encoded is not None and b"\0" in encoded:
+                # libpq would take it for the end.
+                raise DataError("PostgreSQL text fields cannot contain NUL (0x00) bytes")
+            self.types.append(number)
+            self.values.append(encoded)
         self.prepare = prepare
+        self.prepared: Prepared | None = None
         self.key = (sql, *self.types)
 
 
@@ -217,15 +259,6 @@ def _numbered(sql: str) -> bytes:
     """Return the text as libpq takes it: ``$1`` for the first ``%s``."""
     first, *rest = sql.split("%s")
     return "".join([first, *(f"${number}{text}" for number, text in enumerate(rest, 1))]).replace("%%", "%").encode()
-
-
-def _encoded(value: Any) -> bytes:
-    """Return PostgreSQL's text for a value. Raises DataError for one that it cannot keep."""
-    encoded = TYPES[type(value)][1](value).encode()
-    if b"\0" in encoded:
-        # libpq would take it for the end.
-        raise DataError("PostgreSQL text fields cannot contain NUL (0x00) bytes")
-    return encoded
 
 
 @cache

@@ -9,7 +9,8 @@ from django.db import connection
 from django.test.utils import CaptureQueriesContext
 
 from licenses import auditing
-from licenses.access.provider_accounts import OPERATORS, _operators
+from licenses.access.provider_accounts import _operators
+from licenses.access.rights import OPERATORS
 from licenses.models import ApiToken, AuditRecord, BorrowKey, Lease, Team, Ticket, Tool
 from tests.support.api import Api, api_of, api_with, basic
 

@@ -7,13 +7,13 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from django.contrib.auth.models import User
+from django.contrib.auth.models import Permission, User
 from django.db import connection
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
-from licenses.access import accounts
+from licenses.access import accounts, tokens
 from licenses.auditing import Actor
 from licenses.models import ActorKind, ApiToken, AuditRecord, Team, Tool
 from tests.support.api import api_with, make_token
@@ -250,6 +250,89 @@ def test_the_board_leads_to_the_page(browser: Client, client: Client) -> None:
     assert b'href="/tokens/"' in browser.get("/").content
     Team.objects.create(name="crash")
     assert b'href="/tokens/"' not in Client().get("/signin/").content
+
+
+# --- In the admin and the API -----------------------------------------------------
+
+
+@pytest.fixture
+def clerk(client: Client, required: None) -> Client:
+    """Provide the browser of staff with the right to add tokens."""
+    account = User.objects.create_user("clerk", is_staff=True)
+    account.user_permissions.add(Permission.objects.get(codename="add_apitoken"))
+    client.force_login(account)
+    return client
+
+
+def make_by_api(clerk: Client, *, days: float = 5, borrow: bool = True) -> str:
+    """Send a token of one's own to the API. Return '' if it was made, or why it was not."""
+    ends = timezone.now() + timedelta(days=days)
+    scopes = ["read", "borrow"] if borrow else ["read"]
+    body = {"name": "x", "user": "clerk", "scopes": scopes, "expires_at": ends.isoformat()}
+    answer = clerk.post("/api/v1/tokens/", body, content_type="application/json")
+    assert answer.status_code in {201, 400, 403, 409}
+    return "" if answer.status_code == 201 else str(answer.json()["detail"])
+
+
+def make_by_admin(clerk: Client, *, days: float = 5, borrow: bool = True) -> str:
+    """Send a token of one's own by the form of the admin. Return '' if it was made, or the page."""
+    ends = timezone.now() + timedelta(days=days)
+    form = {"name": "x", "user": "clerk", "may_read": "on"}
+    form |= {"expires_at_0": f"{ends:%Y-%m-%d}", "expires_at_1": f"{ends:%H:%M:%S}"}
+    answer = clerk.post("/admin/licenses/apitoken/add/", form | ({"may_borrow": "on"} if borrow else {}), follow=True)
+    return "" if b"is shown only once" in answer.content else text_of(answer)
+
+
+DOORS = pytest.mark.parametrize("make_one", [make_by_api, make_by_admin])
+
+
+@DOORS
+def test_the_limits_hold_in_the_admin_and_the_api(clerk: Client, settings: Any, make_one: Callable[..., str]) -> None:
+    settings.LICENSE_OWN_TOKENS_PER_USER, settings.LICENSE_OWN_TOKEN_DAYS = 2, 7
+    settings.LICENSE_OWN_TOKEN_SCOPES = ["read"]
+    assert "lives at most 7 days" in make_one(clerk, days=8, borrow=False)
+    assert "your own tokens have these scopes: read" in make_one(clerk)
+    assert [make_one(clerk, borrow=False), make_one(clerk, borrow=False)] == ["", ""]
+    assert "You have 2 valid tokens, the most that one person can have" in make_one(clerk, borrow=False)
+    assert ApiToken.objects.count() == 2
+    # The page counts the same tokens.
+    assert make(clerk, days="5", scopes=["read"]).status_code == 409
+    tokens.revoke_token(key=ApiToken.objects.latest("pk").pk, by=ROOT)
+    assert make_one(clerk, borrow=False) == ""
+
+
+@DOORS
+@pytest.mark.parametrize(("who", "may"), [("everyone", True), ("staff", True), ("nobody", False)])
+def test_the_site_says_who_may_in_the_admin_and_the_api(
+    clerk: Client, settings: Any, make_one: Callable[..., str], who: str, may: bool
+) -> None:
+    settings.LICENSE_OWN_TOKENS = who
+    assert make_one(clerk) == "" if may else "only administrators create tokens" in make_one(clerk)
+    assert ApiToken.objects.exists() is may
+
+
+@DOORS
+def test_superusers_have_no_limits_in_the_admin_and_the_api(
+    clerk: Client, settings: Any, make_one: Callable[..., str]
+) -> None:
+    settings.LICENSE_OWN_TOKENS, settings.LICENSE_OWN_TOKENS_PER_USER = "nobody", 1
+    settings.LICENSE_OWN_TOKEN_DAYS, settings.LICENSE_OWN_TOKEN_SCOPES = 7, ["read"]
+    User.objects.update(is_superuser=True)
+    assert [make_one(clerk, days=300), make_one(clerk, days=300)] == ["", ""]
+
+
+def test_a_token_without_an_end_ends_within_the_limit(clerk: Client, settings: Any) -> None:
+    settings.LICENSE_OWN_TOKEN_DAYS = 7
+    before = timezone.now()
+    page = clerk.get("/admin/licenses/apitoken/add/").content.decode()
+    ends = [f"{now + timedelta(days=7):%Y-%m-%d}" for now in (before, timezone.now())]
+    assert any(f'value="{day}"' in page for day in ends)
+    for superuser, days in ((False, 7), (True, 90)):
+        User.objects.update(is_superuser=superuser)
+        body = {"name": "x", "user": "clerk"}
+        assert clerk.post("/api/v1/tokens/", body, content_type="application/json").status_code == 201
+        token = ApiToken.objects.latest("pk")
+        assert token.expires_at - token.created_at == timedelta(days=days)
 
 
 # --- Warnings before the end ------------------------------------------------------

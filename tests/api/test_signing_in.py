@@ -7,12 +7,12 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
-from django.contrib.auth.models import Group, User
+from django.contrib.auth.models import Group, Permission, User
 from django.contrib.sessions.models import Session
 from django.core import signing
 from django.test import Client
 
-from licenses.access.provider_accounts import OPERATORS
+from licenses.access.rights import OPERATORS
 from licenses.models import AuditRecord, MemberSource, Team, TeamMember
 from licenses.signin.oidc import PendingSignIns
 from tests.support.issuer import CLIENT, OTHER_RSA_KEY, Issuer
@@ -162,6 +162,52 @@ def test_groups_give_rights_and_teams_and_take_them(provider: Issuer, browser: C
     assert (user.is_staff, user.is_superuser, user.has_perm("licenses.change_lease")) == (False, False, False)
     assert set(TeamMember.objects.values_list("team__name", flat=True)) == {"by-hand"}
     assert Group.objects.filter(name=OPERATORS).exists()
+
+
+ROLES = ["license staff", "finance=managers", "cn=audit = auditors", "cn=audit=managers"]
+
+
+def test_a_group_gives_its_role_until_the_sign_in_after_it_ends(
+    provider: Issuer, browser: Client, settings: Any
+) -> None:
+    settings.LICENSE_OIDC_STAFF_GROUPS = ROLES
+    Group.objects.create(name="auditors").permissions.add(Permission.objects.get(codename="view_auditrecord"))
+
+    def sign_in_with(*groups: str) -> list[int]:
+        """Return the answers of pages: for managers, for auditors, for operators."""
+        sign_in(browser, provider, groups=[*groups])
+        paths = ("/admin/reports/money/", "/admin/licenses/auditrecord/", "/admin/licenses/lease/")
+        return [browser.get(path).status_code for path in paths]
+
+    assert sign_in_with("finance") == [200, 403, 403]
+    user = User.objects.get()
+    assert (user.is_staff, user.is_superuser) == (True, False)
+    assert recorded("after")[-1][6:] == ({"is_staff": True, "groups": ["managers"]},)
+    assert sign_in_with("cn=audit") == [200, 200, 403]
+    assert sign_in_with("license staff") == [200, 403, 200]
+    assert sign_in_with("finance", "license staff") == [200, 403, 200]
+    assert sign_in_with("finance=managers", "managers", "Finance", "cn") == [302, 302, 302]
+    assert not user.groups.exists()
+
+
+def test_a_role_that_the_settings_do_not_name_stays(provider: Issuer, browser: Client, settings: Any) -> None:
+    settings.LICENSE_OIDC_STAFF_GROUPS = ["finance=managers"]
+    sign_in(browser, provider, groups=["finance"])
+    user = User.objects.get()
+    user.groups.add(Group.objects.create(name="by hand"))
+    sign_in(browser, provider, groups=[])
+    assert [group.name for group in user.groups.all()] == ["by hand"]
+
+
+def test_a_role_that_does_not_exist_gives_nothing_and_is_logged(
+    provider: Issuer, browser: Client, settings: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings.LICENSE_OIDC_STAFF_GROUPS = ["finance=manager"]
+    assert sign_in(browser, provider, groups=["finance"]).status_code == 302
+    assert not User.objects.get().groups.exists()
+    assert not Group.objects.filter(name="manager").exists()
+    assert "names the role 'manager', and the admin has no group of this name" in caplog.text
+    assert browser.get("/admin/reports/money/").status_code == 403
 
 
 def recorded(*names: str) -> list[tuple[Any, ...]]:

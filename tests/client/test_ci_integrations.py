@@ -44,6 +44,13 @@ def token(strict_server: Server) -> str:
     return strict_server.manage("token", "create", "CI", "--team", "ci").split()[-1]
 
 
+def shown(output: str) -> str:
+    """Return what the runner shows of an output: it hides the values that the output masks."""
+    for secret in re.findall(r"^::add-mask::(.*)\n", output, re.MULTILINE):
+        output = output.replace(f"::add-mask::{secret}\n", "").replace(secret, "***")
+    return output
+
+
 @dataclass
 class Runner:
     """Runs the steps of a job as GitHub's runner does: inputs as variables, results by files."""
@@ -90,7 +97,7 @@ class Runner:
     def run(self, stage: str) -> tuple[int, str]:
         process = self.start(stage)
         output, _ = process.communicate(timeout=PATIENCE)
-        return process.returncode, output
+        return process.returncode, shown(output)
 
     def values(self, file: str) -> dict[str, str]:
         """Read NAME<<END, the value and END, as the runner does."""
@@ -129,6 +136,24 @@ def test_the_action_runs_a_command_with_its_seats(runner: Runner) -> None:
     assert runner.run("post") == (0, "")
 
 
+def test_the_action_hides_the_token_and_quotes_its_inputs(runner: Runner) -> None:
+    project = """it's "x" $(touch pwned) `touch pwned` ${HOME} %PATH% ü; touch pwned"""
+    words = r"""printf '%s\n' "it's" '$(x)' "ü" "$LICENSE_PROJECT" """
+    command = f'echo "token=$LICENSE_TOKEN lease=$LICENSE_LEASE_ID"\n{words}'
+    runner.inputs = {"tools": "cad_tool", "project": project, "run": command}
+    code, output = runner.run("main")
+    assert code == 0
+    assert output.splitlines()[1:] == ["it's", "$(x)", "ü", project]
+    assert output.startswith("token=*** lease=")
+    assert runner.lease(output.splitlines()[0].partition("lease=")[2])["project"] == project
+    assert not (ROOT / "pwned").exists()
+    # A word of `tools` is a tool, and no command.
+    runner.inputs = {"tools": "cad_tool;touch $(touch${IFS}pwned)", "run": "true"}
+    assert runner.run("main")[0] != 0
+    assert not (ROOT / "pwned").exists()
+    assert runner.active() == []
+
+
 def test_the_action_holds_seats_until_the_end_of_the_job(runner: Runner) -> None:
     runner.inputs = {"tools": "simulation:9\nor\nsimulation:2 cad_tool", "ttl": "2s"}
     code, output = runner.run("main")
@@ -162,23 +187,27 @@ def test_the_action_fails_without_a_seat_and_with_a_wrong_token(runner: Runner) 
     code, output = runner.run("main")
     assert code == 75
     assert "::error::" in output
+    # There is nothing to return.
+    assert runner.run("post") == (0, "")
     runner.inputs = {"tools": "analysis", "token": ""}
     code, output = runner.run("main")
     assert (code, "::error::license: The server needs a token" in output) == (77, True)
     assert runner.active() == []
 
 
-def test_a_canceled_job_leaves_the_queue(runner: Runner) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL], ids=lambda number: number.name)
+def test_a_canceled_job_leaves_the_queue(runner: Runner, number: signal.Signals) -> None:
     runner.inputs = {"tools": "analysis:2"}
     assert runner.run("main")[0] == 0
     (runner.folder / "second").mkdir()
     waiting = Runner(runner.server, runner.token, runner.folder / "second", {"tools": "analysis"})
     process = waiting.start("main")
     assert process.stdout is not None
-    assert "waiting for analysis: position 1" in process.stdout.readline()
-    process.send_signal(signal.SIGINT)
+    assert "waiting for analysis: position 1" in "".join(process.stdout.readline() for _ in range(2))
+    process.send_signal(number)
     process.communicate(timeout=PATIENCE)
     assert process.returncode != 0
+    assert waiting.run("post") == (0, "")
     headers = {"Authorization": f"Bearer {runner.token}"}
     address = f"{runner.server.url}/licenses/analysis/status"
     until(lambda: bool(httpx.get(address, headers=headers).json()["queued"] == 0), "it gives up its place in the queue")
@@ -277,17 +306,10 @@ def component(**given: str) -> dict[str, Any]:
     return jobs
 
 
-def test_the_documented_use_of_the_component_runs_its_command_with_the_seats(
-    strict_server: Server, token: str, tmp_path: Path
-) -> None:
-    (text,) = [text for text in examples("yaml") if "deploy/gitlab" in text]
-    (include,) = yaml.safe_load(text)["include"]
-    assert (ROOT / include["file"]) == COMPONENT
-    jobs = component(**include["inputs"] | {"server": strict_server.url, "run": 'echo "$LICENSE_LEASE_ID"; exit 7'})
-    assert jobs.keys() == {"regression"}
-    job = jobs["regression"]
+def run_job(job: dict[str, Any], token: str, tmp_path: Path) -> "subprocess.CompletedProcess[str]":
+    """Run a job as a runner does: its variables, and its lines in one shell. ``pip`` only notes what it installs."""
     tools = tmp_path / "bin"
-    tools.mkdir()
+    tools.mkdir(exist_ok=True)
     for name, script in {
         "pip": f'echo "$@" > {tmp_path}/installed',
         "license": f'exec {CLIENT_PYTHON} -m license_client "$@"',
@@ -295,8 +317,9 @@ def test_the_documented_use_of_the_component_runs_its_command_with_the_seats(
         (tools / name).write_text(f"#!/bin/sh\n{script}\n")
         (tools / name).chmod(0o755)
     variables = {name: each["value"] if isinstance(each, dict) else each for name, each in job["variables"].items()}
-    done = subprocess.run(
+    return subprocess.run(
         ["sh", "-e", "-c", "\n".join([*job["before_script"], *job["script"]])],
+        cwd=tmp_path,
         env={
             "PATH": f"{tools}:{os.environ['PATH']}",
             "HOME": str(tmp_path),
@@ -309,14 +332,44 @@ def test_the_documented_use_of_the_component_runs_its_command_with_the_seats(
         text=True,
         timeout=PATIENCE,
     )
+
+
+def lease_of(server: Server, token: str, id: str) -> dict[str, Any]:
+    headers = {"Authorization": f"Bearer {token}"}
+    lease: dict[str, Any] = httpx.get(f"{server.url}/api/v1/leases/{id}/", headers=headers).raise_for_status().json()
+    return lease
+
+
+def test_the_documented_use_of_the_component_runs_its_command_with_the_seats(
+    strict_server: Server, token: str, tmp_path: Path
+) -> None:
+    (text,) = [text for text in examples("yaml") if "deploy/gitlab" in text]
+    (include,) = yaml.safe_load(text)["include"]
+    assert (ROOT / include["file"]) == COMPONENT
+    jobs = component(**include["inputs"] | {"server": strict_server.url, "run": 'echo "$LICENSE_LEASE_ID"; exit 7'})
+    assert jobs.keys() == {"regression"}
+    done = run_job(jobs["regression"], token, tmp_path)
     assert (done.returncode, done.stderr) == (7, "")
-    answer = httpx.get(
-        f"{strict_server.url}/api/v1/leases/{done.stdout.strip()}/", headers={"Authorization": f"Bearer {token}"}
-    )
-    lease = answer.json()
+    lease = lease_of(strict_server, token, done.stdout.strip())
     assert (lease["user"], lease["team"], lease["end_reason"]) == ("acme/regression", "ci", "returned")
     assert {item["tool"]: item["seats"] for item in lease["items"]} == {"simulation": 2, "cad_tool": 1}
     assert "subdirectory=client" in (tmp_path / "installed").read_text()
+
+
+def test_the_component_quotes_its_inputs(strict_server: Server, token: str, tmp_path: Path) -> None:
+    project = """it's "x" `touch pwned` * ü; touch pwned"""
+    words = r"""printf '%s\n' "it's" '$(x)' "ü" "$LICENSE_PROJECT" """
+    given = {"server": strict_server.url, "tools": "cad_tool", "project": project}
+    (job,) = component(**given, run=f"echo $LICENSE_LEASE_ID\n{words}").values()
+    done = run_job(job, token, tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    lease, *words_shown = done.stdout.splitlines()
+    assert words_shown == ["it's", "$(x)", "ü", project]
+    assert lease_of(strict_server, token, lease)["project"] == project
+    # A word of `tools` is a tool, and no command.
+    (job,) = component(**given | {"tools": "cad_tool;touch $(touch${IFS}pwned)"}, run="true").values()
+    assert run_job(job, token, tmp_path).returncode != 0
+    assert not (tmp_path / "pwned").exists()
 
 
 def test_the_component_is_a_job_that_gitlab_knows(tmp_path: Path) -> None:

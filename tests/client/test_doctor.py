@@ -9,13 +9,17 @@ from email.utils import format_datetime
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
+from license_client import credentials
+from license_client.credentials import Credential
 
 from tests.support.gateway import Call, Gateway, Reply
 from tests.support.servers import Server, running_server
 from tests.support.shell import Shell
 
-LOGIN = "run `license login`, or set LICENSE_TOKEN"
+RENEW = "run `license login`"
+LOGIN = f"{RENEW}, or set LICENSE_TOKEN"
 
 
 @pytest.fixture(scope="module")
@@ -134,6 +138,22 @@ def test_a_missing_and_a_wrong_token_are_failures(strict: Shell) -> None:
     assert (code, found["token"][0]["state"], found["token"][0]["fix"]) == (77, "FAIL", LOGIN)
     code, found = checks(strict, LICENSE_TOKEN="lic_" + "x" * 43)
     assert (code, found["token"][0]["state"]) == (77, "FAIL")
+    assert found["token"][0]["fix"] == f"{RENEW} and remove the token from LICENSE_TOKEN, or set another one there"
+
+
+@pytest.mark.parametrize(
+    ("days", "fix"), [("3", RENEW), ("60", ""), ("revoked", RENEW)], ids=["ends soon", "ends late", "is revoked"]
+)
+def test_a_token_of_license_login_is_renewed_by_license_login(
+    strict: Shell, tmp_path: Path, days: str, fix: str
+) -> None:
+    token = token_of(strict.server, "--user", "ci", "--days", "60" if days == "revoked" else days)
+    if days == "revoked":
+        httpx.post(f"{strict.server.url}/api/v1/login/revoke", data={"token": token}).raise_for_status()
+    credentials.store(strict.server.url, Credential(token, "ci", ""), {"XDG_CONFIG_HOME": str(tmp_path / ".config")})
+    code, found = checks(strict)
+    assert code == (77 if days == "revoked" else 0)
+    assert [check["fix"] for check in found["token"] if check["fix"]] == ([fix] if fix else [])
 
 
 def test_a_server_that_is_away_is_a_failure(shell: Shell) -> None:

@@ -77,6 +77,20 @@ webhooks.save(webhook, url="ADDRESS", by=Actor.of_command("test"))
 """
 
 
+# A month has ended since the last look, and root wants its costs.
+MONTH = """
+from datetime import timedelta
+from django.contrib.auth.models import User
+from django.utils import timezone
+from licenses.models import Sweep
+from licenses.notifications import preferences
+root = User.objects.get(username="root")
+preferences.choose(root, wanted={*preferences.choices_of(root).wanted, ("month_costs", None)})
+now = timezone.now()
+Sweep.objects.update_or_create(pk=1, defaults={"finished_at": now, "looked_at": now - timedelta(days=40)})
+"""
+
+
 @pytest.fixture
 def site(tmp_path: Path) -> Iterator[Site]:
     with migrated_database(tmp_path) as database, running_receiver() as receiver, running_mail_server() as mail_server:
@@ -94,6 +108,7 @@ def site(tmp_path: Path) -> Iterator[Site]:
 
 
 def test_several_sweepers_send_each_message_once(site: Site) -> None:
+    site.run(MONTH)
     with ExitStack() as sweepers:
         running = [sweepers.enter_context(site.sweeping()) for _ in range(3)]
         site.receiver.wait_for(TOOLS)
@@ -106,9 +121,11 @@ def test_several_sweepers_send_each_message_once(site: Site) -> None:
         f"tool{number}" for number in range(TOOLS)
     )
     assert len({post.id for post in site.receiver.posts}) == TOOLS
-    # A mail for those that one sweeper found due together.
-    assert site.deliveries() == [["sent", 1]] * (2 * TOOLS)
+    # A mail for those that one sweeper found due together, and one with the costs of the month.
+    assert site.deliveries() == [["sent", 1]] * (2 * TOOLS + 1)
     assert {mail["To"] for mail in site.mail_server.mails} == {"root@example.com"}
+    (costs,) = [mail for mail in site.mail_server.mails if mail["Subject"].startswith("Costs in ")]
+    assert len(list(costs.iter_attachments())) == 3
 
 
 def test_another_sweeper_sends_what_a_killed_one_had_begun_to_send(site: Site) -> None:

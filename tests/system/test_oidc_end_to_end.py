@@ -4,18 +4,21 @@ Needs node with npm, and Chromium: without them it is skipped and says why.
 """
 
 import os
+import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import pytest
-from playwright.sync_api import Page
+from playwright.sync_api import Page, expect
 
 from tests.support.browser import install_from_npm, keep_on_this_machine, running_browser
 from tests.support.issuer import AUDIENCE
 from tests.support.paths import ROOT
 from tests.support.servers import Server, collect_static_files
+from tests.support.shell import Shell
+from tests.support.waiting import PATIENCE
 
 pytestmark = pytest.mark.any_database
 
@@ -62,6 +65,7 @@ def configured(provider: str, monkeypatch: pytest.MonkeyPatch, request: pytest.F
         "LICENSE_OIDC_CLIENT_SECRET": "the secret of the license server",
         "LICENSE_OIDC_SCOPES": "openid profile groups",
         "LICENSE_OIDC_ADMIN_GROUPS": "license admins",
+        "LICENSE_OIDC_STAFF_GROUPS": "finance=managers",
         "LICENSE_OIDC_TEAM_PREFIX": "team-",
         "LICENSE_JWT_AUDIENCE": AUDIENCE,
         "LICENSE_JWT_USERNAME_CLAIMS": "preferred_username,client_id",
@@ -149,6 +153,41 @@ def test_people_sign_in_work_and_sign_out(configured: Server, page: Page, consol
     assert page.evaluate(borrow, ["", True])[1]["user"] == "ben"
     page.goto(f"{url}/admin/")
     assert "not authorized" in page.content()
+
+
+def test_a_manager_of_the_provider_sees_the_money_and_no_people(configured: Server, page: Page) -> None:
+    page.goto(f"{configured.url}/admin/reports/money/")
+    sign_in_as(page, "mia")
+    page.wait_for_url(f"{configured.url}/admin/reports/money/")
+    expect(page.get_by_role("heading", name="Tools by cost")).to_be_visible()
+    assert page.request.get(f"{configured.url}/admin/licenses/lease/").status == 403
+
+
+def test_a_person_of_the_provider_approves_license_login(configured: Server, page: Page, tmp_path: Path) -> None:
+    shell = Shell(configured, tmp_path)
+    del shell.environment["LICENSE_USER"]
+    process = shell.start("login")
+    assert process.stderr is not None
+    found = re.search(r"Open (\S+) and approve the code (\S+),", process.stderr.readline())
+    assert found
+    address, code = found.groups()
+    page.goto(address)
+    sign_in_as(page, "ben")
+    page.wait_for_url(lambda url: url == address)
+    expect(page.get_by_role("heading", level=1)).to_have_text("Sign a program in")
+    expect(page.locator(".code")).to_have_text(code)
+    page.get_by_role("button", name="Approve").click()
+    expect(page.get_by_role("heading", level=1)).to_have_text("The program is signed in")
+    out, err = process.communicate(timeout=PATIENCE)
+    assert (process.returncode, err) == (0, "")
+    assert out.startswith(f"Signed in as ben at {configured.url} until ")
+    # The token acts as ben, in the teams of the provider's groups.
+    done = shell("run", "--tool", "cad_tool", "--team", "noise", "--", "sh", "-c", "echo $LICENSE_LEASE_ID")
+    assert (done.returncode, done.stderr) == (0, "")
+    lease = page.request.get(f"{configured.url}/api/v1/leases/{done.stdout.strip()}/").json()
+    assert (lease["user"], lease["team"], lease["end_reason"]) == ("ben", "noise", "returned")
+    assert shell("logout").returncode == 0
+    assert shell("status").returncode == 77
 
 
 def test_a_machine_comes_with_the_providers_jwt(configured: Server, provider: str) -> None:

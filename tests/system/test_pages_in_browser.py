@@ -97,7 +97,8 @@ def test_a_page_is_accessible_and_within_the_screen(readers: dict[str, BrowserCo
     assert not shown.view or view_of(page.url) == shown.view
     page.evaluate(axe)
     wrong = []
-    for width, scheme in SCREENS:
+    # Django's pages in the admin look alike: two of the screens show each width and each theme.
+    for width, scheme in SCREENS[:: 2 if shown.reader == ADMINISTRATOR else 1]:
         page.emulate_media(color_scheme=scheme)
         page.set_viewport_size({"width": width, "height": 800})
         wrong += [(width, scheme, *violation) for violation in violations(page)]

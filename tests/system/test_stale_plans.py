@@ -94,8 +94,22 @@ def test_no_statement_is_prepared_twice_on_a_connection(api: Api, make_tool: Cal
     assert prepared() == before
 
 
+def test_no_call_of_a_connection_makes_the_database_plan_again(api: Api, make_tool: Callable[..., Tool]) -> None:
+    make_tool("cad", capacity=2)
+    for _ in range(ENOUGH):
+        lease = api.borrow().json()["id"]
+        api.client.get("/licenses/cad/status")
+        api.renew(lease)
+        api.give_back(lease)
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT sum(generic_plans), sum(custom_plans) FROM pg_prepared_statements")
+        once, again = cursor.fetchone()
+    assert once
+    assert not again
+
+
 def test_a_text_that_the_database_cannot_keep_is_not_cut_short(make_tool: Callable[..., Tool]) -> None:
     make_tool("cad", capacity=2)
     with pytest.raises(DataError):
-        sql.tools_with_current_counts("cad\0")
-    assert [tool.name for tool in sql.tools_with_current_counts("cad")] == ["cad"]
+        sql.tools_with_current_counts(["cad\0"])
+    assert [tool.name for tool in sql.tools_with_current_counts(["cad"])] == ["cad"]

@@ -16,8 +16,10 @@ from django.test.utils import CaptureQueriesContext
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from licenses import lanes
 from licenses.clock import database_now
 from licenses.errors import Busy, LeaseEnded, Refusal
+from licenses.lanes import Entry
 from licenses.leases import batch, decisions, services, sql
 from licenses.leases.requests import Borrow, BorrowRequest, IdempotencyKey, Renew, Request, Return
 from licenses.models import EndReason, Lease, Tool
@@ -36,10 +38,10 @@ def borrow(user: str, tool: str = "cad", *, seats: int = 1, key: str = "") -> Bo
     return Borrow(request, IdempotencyKey(user, key) if key else None)
 
 
-def decided(*requests: Request) -> list[batch.Entry]:
+def decided(*requests: Request) -> list[Entry]:
     """Decide requests as one batch."""
-    entries = [batch.Entry(request) for request in requests]
-    batch.Lane()._decide(entries)
+    entries = [Entry(request) for request in requests]
+    batch.GroupCommit().decide(entries)
     return entries
 
 
@@ -86,7 +88,7 @@ def changing(change: Callable[[], Any]) -> Iterator[None]:
 class People:
     """Threads that ask one lane."""
 
-    def __init__(self, lane: batch.Lane) -> None:
+    def __init__(self, lane: batch.GroupCommit) -> None:
         self.lane = lane
         self.pool = ThreadPoolExecutor(32)
 
@@ -108,7 +110,7 @@ class People:
 
 @pytest.fixture
 def people() -> Iterator[People]:
-    people = People(batch.Lane())
+    people = People(batch.GroupCommit())
     yield people
     people.pool.shutdown()
 
@@ -135,7 +137,7 @@ def watch(monkeypatch: pytest.MonkeyPatch) -> Watch:
         decide(entries, **options)
 
     monkeypatch.setattr(batch, "_decide_together", decide_later)
-    monkeypatch.setattr(batch, "PATIENCE", PATIENCE)
+    monkeypatch.setattr(lanes, "PATIENCE", PATIENCE)
     return watch
 
 
@@ -158,15 +160,15 @@ def test_those_who_come_while_a_batch_is_under_way_are_the_next_batch(
 
 def test_no_transaction_decides_more_than_its_share(make_tool: MakeTool, people: People, watch: Watch) -> None:
     make_tool(capacity=200)
-    people.pool = ThreadPoolExecutor(batch.AT_ONCE + 10)
+    people.pool = ThreadPoolExecutor(lanes.AT_ONCE + 10)
     first = people.ask(borrow("first"))
     assert watch.began.wait(PATIENCE)
-    others = [people.ask(borrow(f"user{number}")) for number in range(batch.AT_ONCE + 5)]
-    people.wait_until(lambda: len(people.lane._waiting) == batch.AT_ONCE + 5)
+    others = [people.ask(borrow(f"user{number}")) for number in range(lanes.AT_ONCE + 5)]
+    people.wait_until(lambda: len(people.lane._waiting) == lanes.AT_ONCE + 5)
     watch.go.set()
     for answer in [first, *others]:
         answer.result(PATIENCE)
-    assert watch.sizes == [1, batch.AT_ONCE, 5]
+    assert watch.sizes == [1, lanes.AT_ONCE, 5]
 
 
 def test_each_decision_sees_the_ones_before_it(make_tool: MakeTool) -> None:
@@ -288,7 +290,7 @@ def test_of_a_batch_whose_leader_ends_all_are_told_to_try_again(
         raise SystemExit
 
     monkeypatch.setattr(batch, "decide", end)
-    lane, leader, other = batch.Lane(), batch.Entry(borrow("ana")), batch.Entry(borrow("ben"))
+    lane, leader, other = batch.GroupCommit(), Entry(borrow("ana")), Entry(borrow("ben"))
     lane._waiting.extend([leader, other])
     with pytest.raises(SystemExit):
         lane._lead(leader)
@@ -402,3 +404,21 @@ def test_what_is_sent_in_an_array_arrives_unchanged(
     with connection.cursor() as cursor:
         cursor.execute("SELECT %s::text[], %s::bigint[], %s::uuid[], %s::timestamptz[], %s::interval[]", arrays)
         assert cursor.fetchone() == (texts, numbers, ids, moments, spans)
+
+
+def test_a_retry_of_a_call_before_an_upgrade_is_the_same_request() -> None:
+    """The hashes are those of the first version that kept them."""
+    request = BorrowRequest(
+        user="ana",
+        alternatives=((Item("cad", 2), Item("sim")), (Item("old"),)),
+        team="body",
+        project="p-1",
+        host="node1",
+        ttl=timedelta(seconds=300),
+        wait=timedelta(minutes=10),
+        asserted_teams=frozenset({"x"}),
+        kept=True,
+    )
+    assert request.fingerprint() == "4d43a2098f770e2c3b4e907491b5b6879648bfa838108d1810a95549ce3846b8"
+    plain = BorrowRequest(user="ana", alternatives=((Item("cad"),),))
+    assert plain.fingerprint() == "a3dd505c86fbab1170f8d43f22069d6efa5819a971a1d710d6bf2adad0a31371"

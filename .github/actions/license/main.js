@@ -72,6 +72,8 @@ function settings() {
 
 function main() {
   if (!input("server")) fail("Set the input server to the address of the license server.", 64);
+  // GitHub masks its own secrets; the token may come from elsewhere.
+  if (input("token")) console.log(`::add-mask::${input("token")}`);
   const folder = fs.mkdtempSync(path.join(process.env.RUNNER_TEMP || os.tmpdir(), "license-"));
   const [python, starter] = install(folder);
   const variables = settings();
@@ -112,6 +114,7 @@ function hold(folder, python, command, environment) {
     detached: true,
   });
   append("GITHUB_STATE", "folder", folder);
+  append("GITHUB_STATE", "keeper", keeper.pid);
   let shown = 0;
   let over = null;
   keeper.on("exit", (code) => (over = code ?? 1));
@@ -124,6 +127,7 @@ function hold(folder, python, command, environment) {
     const held = path.join(folder, "held.json");
     if (fs.existsSync(held)) {
       clearInterval(timer);
+      append("GITHUB_STATE", "shown", shown);
       const lease = JSON.parse(fs.readFileSync(held, "utf8"));
       for (const [name, value] of Object.entries(lease)) append("GITHUB_ENV", name, value);
       append("GITHUB_OUTPUT", "lease", lease.LICENSE_LEASE_ID);

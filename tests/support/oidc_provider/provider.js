@@ -13,6 +13,7 @@ const audience = process.env.TEST_AUDIENCE;
 const groups = {
   ana: ["license admins", "team-crash"],
   ben: ["team-crash", "team-noise"],
+  mia: ["finance"],
 };
 
 const { privateKey } = generateKeyPairSync("rsa", { modulusLength: 2048 });

@@ -204,8 +204,7 @@ def _token(config: Config, client: Client) -> Iterator[Check]:
         if refused.status == 404:
             yield Check("token", "warn", "the server is older than this client", "update the server")
         elif config.token:
-            fix = f"{SIGN_IN}, or set another one where this one is"
-            yield Check("token", "FAIL", f"the server refuses it: {refused.detail}", fix, EX_NOT_ALLOWED)
+            yield Check("token", "FAIL", f"the server refuses it: {refused.detail}", _renew(config), EX_NOT_ALLOWED)
         else:
             fix = f"{SIGN_IN}, or set LICENSE_TOKEN"
             yield Check("token", "FAIL", "the server needs a token", fix, EX_NOT_ALLOWED)
@@ -224,12 +223,19 @@ def _token(config: Config, client: Client) -> Iterator[Check]:
             soon = caller.left_seconds < SOON_DAYS * DAY
             end = f"ends {clock_time(caller.expires_at)}, in {_days(caller.left_seconds)}"
             # Users get a token by themselves; that of a team comes from an administrator.
-            fix = SIGN_IN if caller.name else "ask an administrator for a new one"
+            fix = _renew(config) if caller.name else "ask an administrator for a new one"
             yield Check("token", "warn" if soon else "ok", end, fix if soon else "")
         if caller.name and caller.name != config.user and "admin" not in caller.scopes:
             fix = f"set LICENSE_USER={caller.name}"
             yield Check("token", "warn", f"it is for {caller.name}, but you borrow as {config.user}", fix)
     yield from _version(client)
+
+
+def _renew(config: Config) -> str:
+    """Return how to get another token. One that is set hides the one of `license login`."""
+    if config.token_is_stored:
+        return SIGN_IN
+    return f"{SIGN_IN} and remove the token from {config.sources['token']}, or set another one there"
 
 
 def _days(seconds: float) -> str:
