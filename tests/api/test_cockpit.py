@@ -64,7 +64,7 @@ def test_the_front_page_shows_what_needs_attention(admin_client: Client, busy: N
     assert found["Queues"][0] == 1
     assert found["Queues"][2].startswith("The CAD 1 waiting, the first for ")
     assert found["Refusals today"][::2] == (1, "The CAD 1 refusal of 1 person, 1 without a seat")
-    assert found["Longest holders"][::2] == (1, "ana 2 of cad for 2 d 2 h")
+    assert found["Longest holders"][::2] == (1, "ana 2 of The CAD for 2 d 2 h")
     assert found["Licenses that end within 60 days"][0] == 1
     assert found["Contracts that end within 60 days"][0] == 2
     assert found["API tokens that end within 60 days"][2].startswith("nightly team crash, until ")

@@ -177,7 +177,7 @@ def html_of(client: Client, query: str = "", status: int = 200) -> str:
 def table(html: str, name: str) -> dict[str, list[str]]:
     """Return the cells of each row of a section's table, by the row's head."""
     section = html.partition(f'aria-labelledby="{name}">')[2].partition("</section>")[0]
-    rows = re.findall(r"<tr>(.*?)</tr>", section.partition("</thead>")[2])
+    rows = re.findall(r"<tr[^>]*>(.*?)</tr>", section.partition("</thead>")[2])
     cells = [re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row) for row in rows]
     texts = [[unescape(re.sub(r"<[^>]*>", "", cell)).strip() for cell in row] for row in cells]
     return {row[0]: row[1:] for row in texts}
