@@ -46,7 +46,7 @@ def busy(api: Api, make_tool: MakeTool, make_team: Callable[..., Any]) -> None:
     make_tool("sim", capacity=5)
     make_tool("empty", capacity=0)
     api.borrow("cad", "ana", seats=2)
-    Lease.objects.update(borrowed_at=now - timedelta(hours=50))
+    Lease.objects.update(borrowed_at=now - timedelta(hours=40))
     api.borrow("cad", "ben")
     api.borrow("cad", "ben")
     api.borrow("cad", "cleo", wait_seconds=600)
@@ -64,7 +64,7 @@ def test_the_front_page_shows_what_needs_attention(admin_client: Client, busy: N
     assert found["Queues"][0] == 1
     assert found["Queues"][2].startswith("The CAD 1 waiting, the first for ")
     assert found["Refusals today"][::2] == (1, "The CAD 1 refusal of 1 person, 1 without a seat")
-    assert found["Longest holders"][::2] == (1, "ana 2 of The CAD for 2 d 2 h")
+    assert found["Longest holders"][::2] == (1, "ana 2 of The CAD for 1 d 16 h")
     assert found["Licenses that end within 60 days"][0] == 1
     assert found["Contracts that end within 60 days"][0] == 2
     assert found["API tokens that end within 60 days"][2].startswith("nightly team crash, until ")
