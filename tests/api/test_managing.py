@@ -27,7 +27,7 @@ from licenses.models import (
     UserLimit,
 )
 from licenses.site.description import TOOL_FIELDS
-from licenses.site.document import READERS
+from licenses.site.parser import READERS
 from tests.support.api import Api, api_of, api_with, assert_problem, basic, make_token
 
 pytestmark = pytest.mark.django_db

@@ -100,7 +100,7 @@ GET    /api/v1/reports/usage               401 403 403 403 403 403 200
 GET    /api/v1/reports/denials             401 200 403 200 200 200 200
 GET    /api/v1/reports/tool-costs          401 403 403 403 403 403 200
 GET    /api/v1/reports/month-costs         401 403 403 403 403 403 200
-GET    /api/v1/reports/contracts           401 200 403 200 200 200 200
+GET    /api/v1/reports/contracts           401 403 403 403 403 403 200
 GET    /api/v1/reports/what-if             401 200 403 200 200 200 200
 GET    /api/schema/                        401 200 403 200 200 200 200
 GET    /api/docs/                          401 200 403 200 200 200 200
