@@ -289,7 +289,7 @@ def postgresql(url: str) -> dict[str, Any]:
         raise SettingError(f"DATABASE_URL must be {URL_FORM}.")
     if not all(port == "" or (port.isdecimal() and 0 < int(port) <= 65_535) for port in ports):
         raise SettingError("DATABASE_URL: a port must be a number from 1 to 65535.")
-    # PostgreSQL would plan the statement that locks tools anew each time, which takes four times as long as
+    # PostgreSQL would plan the statement that locks tools again each time, which takes four times as long as
     # to run it. The ORM's queries have their values in their text, so they are planned for these as always.
     limits = (
         f"-c statement_timeout={STATEMENT_TIMEOUT}s -c lock_timeout=3s -c idle_in_transaction_session_timeout=10s "
