@@ -223,7 +223,11 @@ class NotAMember(BorrowRefusal):
     status = 403
 
     def __init__(self, *, user: str, team: str) -> None:
-        super().__init__(f"{user} is not a member of team {team}.", user=user, team=team)
+        super().__init__(
+            f"{user} is not a member of team {team}. Name another team, or ask the administrators to add the user.",
+            user=user,
+            team=team,
+        )
 
 
 class QueueEnded(Refusal):
@@ -242,7 +246,7 @@ class QueueTimeout(QueueEnded, BorrowRefusal):
     title = "Wait timed out"
     status = 410
     denial = True
-    why = "No seat of {tool} came free within the longest wait of this request."
+    why = "No seat of {tool} came free within the longest wait of this request. Wait longer, or try again later."
 
 
 class QueueDropped(QueueEnded):
@@ -251,7 +255,7 @@ class QueueDropped(QueueEnded):
     code = "queue_dropped"
     title = "Dropped from the queue"
     status = 410
-    why = "The client did not poll this ticket in time, so it lost its place."
+    why = "The client did not poll this ticket in time, so it lost its place. Join the queue again."
 
     def __init__(self, *, tool: str, offered: bool = False) -> None:
         super().__init__(tool=tool)
@@ -312,7 +316,10 @@ class NotForOthers(Refusal):
     status = 403
 
     def __init__(self) -> None:
-        super().__init__("This credential acts only for its owner: you, or the members of its team.")
+        super().__init__(
+            "This credential acts only for its owner: you, or the members of its team. "
+            "For another user, use a credential of that user or of a team that the user is in."
+        )
 
 
 class AlreadyGranted(Refusal):
@@ -335,7 +342,8 @@ class OverReserved(Refusal):
 
     def __init__(self, *, tool: str, capacity: int, reserved: int) -> None:
         super().__init__(
-            f"The reservations of {tool} would add up to {reserved} seats, but its capacity is {capacity}.",
+            f"The reservations of {tool} would add up to {reserved} seats, but its capacity is {capacity}. "
+            f"Lower one of them first.",
             tool=tool,
             capacity=capacity,
             reserved=reserved,

@@ -83,7 +83,7 @@ class Lane(ABC):
     @abstractmethod
     def decide(self, batch: Sequence[Entry]) -> None:
         """Finish each entry. One whose turn stays WAIT is decided again with the next batch. One
-        whose turn is ALONE is decided by its own thread."""
+        that must be decided without others gets that turn, and its thread calls ``decide_alone``."""
 
     @abstractmethod
     def decide_alone(self, entry: Entry) -> None:

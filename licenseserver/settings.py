@@ -289,7 +289,7 @@ def postgresql(url: str) -> dict[str, Any]:
         raise SettingError(f"DATABASE_URL must be {URL_FORM}.")
     if not all(port == "" or (port.isdecimal() and 0 < int(port) <= 65_535) for port in ports):
         raise SettingError("DATABASE_URL: a port must be a number from 1 to 65535.")
-    # PostgreSQL would plan the statement that locks tools anew each time, which takes four times as long as
+    # PostgreSQL would plan the statement that locks tools again each time, which takes four times as long as
     # to run it. The ORM's queries have their values in their text, so they are planned for these as always.
     limits = (
         f"-c statement_timeout={STATEMENT_TIMEOUT}s -c lock_timeout=3s -c idle_in_transaction_session_timeout=10s "
@@ -335,11 +335,12 @@ PROMETHEUS_EXPORT_MIGRATIONS = False
 # --- Server ------------------------------------------------------------------
 
 BIND = environment.address("BIND", "0.0.0.0:8000")
-# gunicorn's worker processes, of 16 threads. SQLite has one writer at a time: several
-# processes would poll for its lock, while threads take turns. On PostgreSQL three fit its
+# gunicorn's worker processes, of 16 threads. SQLite has one writer at a time: two processes share
+# the other work, and more would wait too long for its lock. On PostgreSQL three fit its
 # default of 100 connections, also during a reload, when old and new ones run.
+CORES = multiprocessing.cpu_count()
 WEB_CONCURRENCY = environment.integer(
-    "WEB_CONCURRENCY", min(max(multiprocessing.cpu_count(), 2), 3) if DATABASE_URL else 1, minimum=1, maximum=512
+    "WEB_CONCURRENCY", min(max(CORES, 2), 3) if DATABASE_URL else min(CORES, 2), minimum=1, maximum=512
 )
 
 # --- The product ------------------------------------------------------------

@@ -11,11 +11,12 @@ from typing import Any
 import hypothesis
 import pytest
 from django.apps import apps
-from django.db import connection
+from django.db import connection, transaction
 from django.db.backends.base.operations import BaseDatabaseOperations
 from django.db.backends.signals import connection_created
 from django.db.models import DateTimeField, F
 from django.test import Client, override_settings
+from pytest_django import DjangoDbBlocker
 
 from benchmarks.ports import free_port
 from licenses.access.provider import _provider
@@ -41,14 +42,26 @@ hypothesis.settings.load_profile("suite")
 FOLDERS = ("system", "client", "deploy", "api", "unit", "faults")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests of some folders, and sort all by file. pytest-django would first run all that use a database."""
+def uses_database(item: pytest.Function) -> bool:
+    """Return whether a test may use a database of the suite's kind, itself or by a server."""
+    if item.get_closest_marker("django_db") or {"db", "transactional_db", "server"} & set(item.fixturenames):
+        return True
+    # Server, running_server, migrated_database and others.
+    return any(
+        getattr(value, "__module__", "") in ("tests.support.servers", "tests.support.databases")
+        for value in vars(item.module).values()
+    )
+
+
+def pytest_collection_modifyitems(items: list[pytest.Function]) -> None:
+    """Mark tests to which the database makes no difference, and sort all by file. pytest-django would first run all
+    that use a database."""
 
     def folder_of(item: pytest.Item) -> str:
         return item.path.relative_to(ROOT / "tests").parts[0]
 
     for item in items:
-        if folder_of(item) in {"client", "deploy", "faults"}:
+        if folder_of(item) in {"client", "deploy", "faults"} or not uses_database(item):
             item.add_marker("any_database")
     items.sort(key=lambda item: (FOLDERS.index(folder_of(item)), item.path))
 
@@ -142,12 +155,18 @@ def make_team(db: None) -> Callable[..., Team]:
     return make
 
 
-@pytest.fixture
-def exported(client: Client, db: None) -> set[str]:
+@pytest.fixture(scope="session")
+def exported(django_db_setup: None, django_db_blocker: DjangoDbBlocker) -> set[str]:
     """Provide the names of all series in Prometheus: the server's and Prometheus' own."""
-    expiry.tidy()
+    undone = transaction.atomic()
+    # Like a test's transaction, it allows services to begin durable ones inside.
+    vars(undone)["_from_testcase"] = True
+    with django_db_blocker.unblock(), undone:
+        expiry.tidy()
+        page = Client().get("/metrics").content.decode()
+        transaction.set_rollback(True)
     names = {"up"}
-    for line in client.get("/metrics").content.decode().splitlines():
+    for line in page.splitlines():
         if line.startswith("# TYPE "):
             name, kind = line.split()[2:]
             names |= {f"{name}_{part}" for part in ("bucket", "sum", "count")} if kind == "histogram" else {name}

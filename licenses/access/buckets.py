@@ -21,7 +21,7 @@ class _Bucket:
     tokens: float
     filled_at: float
     logged_at: float = -math.inf
-    # The calls under way, and what one costs: an average that forgets.
+    # The calls under way, and what one costs: a moving average.
     running: int = 0
     cost: float = 1
 

@@ -38,13 +38,12 @@ ANONYMOUS = {"open": Caller(Kind.ANONYMOUS, scopes=EVERYONE), "required": Caller
 
 
 def anonymous() -> Caller:
-    """Somebody without a credential; may do what ``LICENSE_AUTH`` leaves open."""
+    """Return the caller without a credential, who may do what ``LICENSE_AUTH`` leaves open."""
     return ANONYMOUS[settings.LICENSE_AUTH]
 
 
 def caller_of_account(user: User, kind: Kind) -> Caller:
-    """Somebody who signed in. Administrators are staff, as far as their
-    permissions go."""
+    """Return the caller who signed in to an account. Staff are administrators, as far as their permissions go."""
     return Caller(
         kind,
         # An account may have a name that no lease can be held under.
@@ -145,8 +144,8 @@ def _bind(claims: dict[str, Any], name: str) -> None:
 
 
 def scopes_of(claims: dict[str, Any], *, admin: bool) -> frozenset[Scope]:
-    """Return what a JWT is good for: all that its holder may, or those of these
-    rights that its own scopes name. Raises InvalidCredential.
+    """Return the scopes of a JWT: those of its holder, or the ones among them that the JWT names. Raises
+    InvalidCredential.
 
     Providers send scopes as ``scope`` (RFC 8693, 4.2) or ``scp`` (Entra ID, Okta),
     as text or as a list.
@@ -179,7 +178,7 @@ def _remember_use(token: ApiToken) -> None:
 
 
 def note_use(**signal: Any) -> None:
-    """Write down that the token of the request that is done was used; the receiver of a signal."""
+    """Record that the token of a finished request was used. Receives a signal."""
     token, _ = _to_note.get(), _to_note.set(None)
     if token is not None:
         # If it can't be written, the next use will be.

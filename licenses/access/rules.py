@@ -24,8 +24,8 @@ VIEW_DENIALS = "licenses.view_denial"
 VIEW_MEMBERS = "licenses.view_teammember"
 # The permission to view reports of use and cost, without what single people did.
 VIEW_REPORTS = "licenses.view_reports"
-# Contracts have prices and notes. To replace all of a tool needs each of the others.
-SEE_CONTRACTS = ("licenses.view_contract", "licenses.change_contract")
+# Each of these shows prices: of tools and contracts, and the costs that follow from them.
+SEE_PRICES = (VIEW_REPORTS, VIEW_LEASES, "licenses.view_contract", "licenses.change_contract")
 REPLACE_CONTRACTS = ("licenses.add_contract", "licenses.change_contract", "licenses.delete_contract")
 
 
@@ -116,6 +116,16 @@ def may_see_reports(caller: Caller) -> bool:
     return caller.is_admin(VIEW_REPORTS) or caller.is_admin(VIEW_LEASES)
 
 
+def may_see_prices(caller: Caller) -> bool:
+    """Return whether a caller sees prices and costs, and the references and notes of contracts."""
+    return any(caller.is_admin(permission) for permission in SEE_PRICES)
+
+
+def may_see_costs_of(caller: Caller, team: str | None) -> bool:
+    """Return whether a caller sees the costs of a team, or of all with None. Leads see those of their team."""
+    return may_see_prices(caller) or (team is not None and teams_led_by(caller).filter(name=team).exists())
+
+
 def teams_reported_to(caller: Caller) -> QuerySet[Team]:
     """Return the teams whose use and cost a caller sees: those that the caller leads; all with the permission
     to view reports."""
@@ -190,15 +200,16 @@ def lacking(caller: Caller, permissions: Iterable[str]) -> list[str]:
     return sorted(permission for permission in permissions if not caller.is_admin(permission))
 
 
-def may_see_contracts(caller: Caller) -> bool:
-    """Return whether a caller sees the prices, references and notes of contracts."""
-    return may_see_reports(caller) or any(caller.is_admin(permission) for permission in SEE_CONTRACTS)
-
-
 def require_may_replace_contracts(caller: Caller) -> None:
     """Raise MoreRights unless a caller may add, change and delete contracts."""
     if not all(caller.is_admin(permission) for permission in REPLACE_CONTRACTS):
         raise MoreRights("To replace the contracts of a tool, you need the rights to add, change and delete contracts.")
+
+
+def require_may_set_prices(caller: Caller) -> None:
+    """Raise MoreRights unless a caller sees prices."""
+    if not may_see_prices(caller):
+        raise MoreRights("To set prices, you need a right to see them: to view reports, leases or contracts.")
 
 
 def require_rights_of(caller: Caller, account: User) -> None:

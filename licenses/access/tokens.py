@@ -1,4 +1,4 @@
-"""Create and revoke API tokens: any token for superusers, and tokens of one's own for everybody.
+"""Create and revoke API tokens: any token for superusers, and their own tokens for everybody.
 
 The site's limits (``LICENSE_OWN_TOKEN*``) hold for every token that a person makes for themselves: on the page, by
 ``license login``, and with the right to add tokens in the admin and the API. There a superuser has no limits, and the
@@ -159,7 +159,7 @@ def revoke_secret(secret: str, *, address: str) -> None:
         revoke(token, by=Actor(ActorKind.TOKEN, f"token {token.pk}", address))
 
 
-# --- Tokens of one's own ------------------------------------------------------
+# --- Own tokens of a user ------------------------------------------------------
 
 
 class NoOwnTokens(Exception):

@@ -10,6 +10,7 @@ from django.forms import ModelForm
 from django.http import HttpRequest
 from django.utils.html import format_html
 
+from licenses.access.rules import SEE_PRICES
 from licenses.leases import snapshot
 from licenses.models import AccessRule, Allotment, Contract, TicketClaim, Tool, UserLimit
 from licenses.policy import Levels
@@ -18,6 +19,8 @@ from licenses.tools import services as tools
 from .audited import AuditedAdmin, actor_of
 from .filters import EndsFilter, NamedValues
 from .lines import link_to
+
+PRICES = ("seat_hour_price", "overdraft_hour_price")
 
 
 def _levels(tool: Tool) -> Levels:
@@ -114,7 +117,9 @@ class ToolAdmin(AuditedAdmin[Tool]):
     def get_fields(self, request: HttpRequest, obj: Tool | None = None) -> list[Any]:
         # Django would put these last where they are read-only.
         first = ["name", "capacity"]
-        return [*first, *(field for field in super().get_fields(request, obj) if field not in first)]
+        hidden = () if any(map(request.user.has_perm, SEE_PRICES)) else PRICES
+        left = [field for field in super().get_fields(request, obj) if field not in (*first, *hidden)]
+        return [*first, *left]
 
     def get_changelist_form(self, request: HttpRequest, **options: Any) -> Any:
         return super().get_changelist_form(request, form=CapacityForm, **options)

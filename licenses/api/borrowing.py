@@ -28,7 +28,7 @@ from licenses.errors import (
 )
 from licenses.leases import requests, services
 from licenses.leases.requests import Granted, Waiting
-from licenses.models.tool import MAX_CAPACITY, MAX_TTL, MIN_TTL
+from licenses.models.tool import MAX_TTL, MIN_TTL
 from licenses.names import NAME_LENGTH
 from licenses.policy import BORROW_REFUSALS, Item
 from licenseserver import logs
@@ -38,6 +38,7 @@ from .common import formats
 from .common.calls import CallViewSet, answer, body_of
 from .common.fields import (
     CleanTextField,
+    SeatsField,
     StrictBody,
     StrictIntegerField,
     StrictUUIDField,
@@ -57,7 +58,7 @@ class ItemRequest(StrictBody):
     """Seats of one tool."""
 
     tool = ToolNameField(max_length=64)
-    seats = StrictIntegerField(default=1, min_value=1, max_value=MAX_CAPACITY)
+    seats = SeatsField(default=1)
 
 
 class ItemsField(serializers.ListField):
@@ -86,9 +87,7 @@ class BorrowBody(StrictBody):
     project = CleanTextField(default="", max_length=NAME_LENGTH, allow_blank=True, help_text="The project.")
     host = CleanTextField(default="", max_length=NAME_LENGTH, allow_blank=True)
     tool = ToolNameField(required=False, max_length=64)
-    seats = StrictIntegerField(
-        required=False, min_value=1, max_value=MAX_CAPACITY, help_text="Seats of `tool`. Default: 1."
-    )
+    seats = SeatsField(required=False, help_text="Seats of `tool`. Default: 1.")
     items = ItemsField(
         required=False,
         allow_empty=False,

@@ -34,7 +34,7 @@ class CallerViewSet(CallViewSet):
 
     @extend_schema(responses={200: CallerSerializer})
     def retrieve(self, request: Request) -> Response:
-        """Tell callers who they are: the user, the scopes and the end of the credential."""
+        """Show who calls: the user, the scopes and the end of the credential."""
         caller = caller_of(request)
         return Response(
             {

@@ -10,17 +10,24 @@ from rest_framework.response import Response
 
 from licenses.errors import OutOfDate, UnknownRow, UnknownTool
 from licenses.models import Contract
-from licenses.models.tool import MAX_CAPACITY
 from licenses.tools import contracts
 
-from .common.fields import CleanTextField, DayField, MoneyField, StrictIntegerField, StrictSerializer, ToolNameField
+from .common.fields import (
+    CleanTextField,
+    DayField,
+    MoneyField,
+    SeatsField,
+    StrictIntegerField,
+    StrictSerializer,
+    ToolNameField,
+)
 from .common.filters import TextFilter
 from .common.openapi import refused_by
 from .common.writing import ETAG, IF_MATCH, RowsViewSet, deleted_by, example
 
 FIRST_DAY = "UTC. The first valid day; null: valid already."
 LAST_DAY = "UTC. The last valid day; null: no end."
-# What only those see who may see contracts in the admin.
+# What needs the right to see prices.
 PRIVATE = ("price", "reference", "note")
 
 
@@ -43,7 +50,7 @@ class ContractOfTool(serializers.ModelSerializer[Contract]):
         decimal_places=2,
         required=False,
         allow_null=True,
-        help_text="Of the whole contract. Absent unless the caller may view contracts, as the reference and the note.",
+        help_text="Of the whole contract. Absent without the right to see prices, as the reference and the note.",
     )
     reference = serializers.CharField(required=False, help_text="The vendor's reference.")
     note = serializers.CharField(required=False)
@@ -61,7 +68,7 @@ class ContractOfTool(serializers.ModelSerializer[Contract]):
 class ContractFields(StrictSerializer):
     """The fields of a contract to change. Those that are left out stay."""
 
-    seats = StrictIntegerField(required=False, min_value=1, max_value=MAX_CAPACITY)
+    seats = SeatsField(required=False)
     first_day = DayField(required=False, allow_null=True, help_text=FIRST_DAY)
     last_day = DayField(required=False, allow_null=True, help_text=LAST_DAY)
     price = MoneyField(
@@ -75,14 +82,14 @@ class NewContract(ContractFields):
     """A new contract of a tool."""
 
     tool = ToolNameField(max_length=64)
-    seats = StrictIntegerField(min_value=1, max_value=MAX_CAPACITY)
+    seats = SeatsField()
 
 
 class ContractToPut(ContractFields):
     """A contract in the list of a tool."""
 
     id = StrictIntegerField(required=False, min_value=0, max_value=2**63 - 1, help_text="Ignored.")
-    seats = StrictIntegerField(min_value=1, max_value=MAX_CAPACITY)
+    seats = SeatsField()
 
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
         return {name: value for name, value in attrs.items() if name != "id"}

@@ -63,8 +63,7 @@ class DenialPagination(StablePagination):
 
 
 class DenialViewSet(StrictQuery, viewsets.ReadOnlyModelViewSet[Denial]):
-    """Who was refused a seat: one row an episode, the latest first. Others than
-    administrators see their own."""
+    """Refused borrows: one row for each episode, the latest first. Administrators see all, others their own."""
 
     queryset = Denial.objects.select_related("tool").order_by("-last_at", "-id")
     serializer_class = DenialSerializer

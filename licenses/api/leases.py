@@ -16,7 +16,7 @@ from rest_framework.renderers import JSONRenderer
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from licenses.access.rules import names_on_board, names_on_leases, rows_for
+from licenses.access.rules import may_see_prices, names_on_board, names_on_leases, rows_for
 from licenses.access.visibility import LeaseNames
 from licenses.auditing import Actor
 from licenses.clock import database_now
@@ -137,7 +137,7 @@ class LeaseSerializer(serializers.ModelSerializer[Lease]):
     def to_representation(self, lease: Lease) -> dict[str, Any]:
         now: datetime = self.context["now"]
         names: LeaseNames | None = self.context.get("names")
-        # Over or not, before it is asked whose names are shown on it.
+        # End it first: the names on ended leases have their own rule.
         lease.end_when_over(now)
         shown = names is None or names.shown_on(lease, now)
         return lease_data(lease, self.leases(lease), now=now, shown=shown)
@@ -148,14 +148,16 @@ class LeaseSerializer(serializers.ModelSerializer[Lease]):
 
 
 class LeaseRecordSerializer(LeaseSerializer):
-    """A lease in the history, with its seat-hours and cost until now."""
+    """A lease in the history, with its seat-hours until now, and its cost for callers who see prices."""
 
     seat_hours = serializers.FloatField(help_text="The sum of its items.")
     cost = serializers.DecimalField(
         max_digits=None,
         decimal_places=2,
+        required=False,
         allow_null=True,
-        help_text="The sum of the items with a price, at today's prices; null if no tool has one.",
+        help_text="The sum of the items with a price, at today's prices; null if no tool has one. Absent without the "
+        "right to see prices.",
     )
 
     class Meta(LeaseSerializer.Meta):
@@ -165,11 +167,12 @@ class LeaseRecordSerializer(LeaseSerializer):
     def to_representation(self, lease: Lease) -> dict[str, Any]:
         now: datetime = self.context["now"]
         items = self.leases(lease)
-        costs = [cost for item in items if (cost := item.cost(now)) is not None]
-        return super().to_representation(lease) | {
-            "seat_hours": round(sum(item.seat_hours(now) for item in items), 3),
-            "cost": str(sum(costs, Decimal(0)).quantize(Decimal("0.01"))) if costs else None,
-        }
+        data = super().to_representation(lease)
+        data["seat_hours"] = round(sum(item.seat_hours(now) for item in items), 3)
+        if self.context["may_see_prices"]:
+            costs = [cost for item in items if (cost := item.cost(now)) is not None]
+            data["cost"] = str(sum(costs, Decimal(0)).quantize(Decimal("0.01"))) if costs else None
+        return data
 
 
 def note_leases(leases: list[Lease]) -> None:
@@ -232,7 +235,7 @@ class BorrowsViewSet(StrictQuery, viewsets.ViewSet):
             active = active.with_seats_of(tool)
         leases = rows_for(caller, active)
         if query:
-            # Nobody finds by a name what it is hidden on.
+            # A filter must not find a hidden name.
             leases = leases.filter(names.rows(), **query)
         return Response(
             ActiveLeaseSerializer(leases, many=True, context={"now": now, "names": LeaseNames(names, names)}).data
@@ -268,7 +271,7 @@ class LeaseFilter(django_filters.FilterSet):
         return leases.of_tool(value)
 
     def filter_user(self, leases: Any, name: str, value: str) -> Any:
-        # Nobody finds by a name what it is hidden on.
+        # A filter must not find a hidden name.
         return leases.held_by(value).filter(names_on_leases(caller_of(self.request)).rows())
 
     def filter_state(self, leases: Any, name: str, value: str) -> Any:
@@ -289,8 +292,9 @@ class LeaseViewSet(StrictQuery, mixins.ListModelMixin, mixins.RetrieveModelMixin
     lookup_value_converter = "uuid"
 
     def get_serializer_context(self) -> dict[str, Any]:
-        names = names_on_leases(caller_of(self.request))
-        return {**super().get_serializer_context(), "now": database_now(), "names": names}
+        caller = caller_of(self.request)
+        facts = {"names": names_on_leases(caller), "may_see_prices": may_see_prices(caller)}
+        return {**super().get_serializer_context(), "now": database_now(), **facts}
 
     def filter_queryset(self, queryset: Any) -> Any:
         return super().filter_queryset(rows_for(caller_of(self.request), queryset))

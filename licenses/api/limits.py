@@ -17,7 +17,7 @@ from licenses.models import AccessRule, Allotment, Effect, SubjectKind, Tool, Us
 from licenses.names import TOOL_NAME_PATTERN, is_name
 from licenses.tools import quotas
 
-from .common.fields import MAX_INTEGER, StrictIntegerField, StrictSerializer
+from .common.fields import LimitField, StrictSerializer
 from .common.writing import ETAG, IF_MATCH, IF_NONE_MATCH, RowsViewSet, UserPages, deleted_by, example, put_by
 
 TOOL = OpenApiParameter("tool", OpenApiTypes.STR, OpenApiParameter.PATH)
@@ -70,16 +70,8 @@ class QuotaSerializer(serializers.ModelSerializer[Allotment]):
 class QuotaFields(StrictSerializer):
     """The quota and the reservation of a team. Fields that are left out stay."""
 
-    quota = StrictIntegerField(
-        required=False,
-        allow_null=True,
-        min_value=0,
-        max_value=MAX_INTEGER,
-        help_text="The most seats of the team; null: no limit.",
-    )
-    reservation = StrictIntegerField(
-        required=False, min_value=0, max_value=MAX_INTEGER, help_text="Seats that only this team can borrow."
-    )
+    quota = LimitField(required=False, allow_null=True, help_text="The most seats of the team; null: no limit.")
+    reservation = LimitField(required=False, help_text="Seats that only this team can borrow.")
 
 
 class QuotaViewSet(RowsOfTool):
@@ -140,7 +132,7 @@ class UserLimitSerializer(serializers.ModelSerializer[UserLimit]):
 class UserLimitFields(StrictSerializer):
     """The most seats of a tool that a user can have."""
 
-    seats = StrictIntegerField(min_value=0, max_value=MAX_INTEGER)
+    seats = LimitField()
 
 
 class UserLimitViewSet(RowsOfTool):

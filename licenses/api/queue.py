@@ -39,7 +39,7 @@ def find_own_ticket(request: Request, value: str) -> tuple[uuid.UUID, Acting]:
 class QueueViewSet(CallViewSet):
     """Waiting for a seat."""
 
-    # To ask about a ticket is to borrow, once there are seats.
+    # A poll borrows the seats once they are there.
     scopes = {"retrieve": Scope.BORROW}
     ticket = OpenApiParameter("ticket", OpenApiTypes.UUID, OpenApiParameter.PATH)
 

@@ -8,12 +8,14 @@ from zoneinfo import ZoneInfo
 from drf_spectacular.drainage import set_override
 from drf_spectacular.utils import OpenApiResponse, extend_schema, extend_schema_field
 from rest_framework import serializers
+from rest_framework.exceptions import APIException, NotAuthenticated, PermissionDenied
 from rest_framework.renderers import BaseRenderer, BrowsableAPIRenderer, JSONRenderer
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from licenses.access.rules import CHANGE_LEASES, VIEW_LEASES, may_see_reports, names_of_past
+from licenses.access.callers import Kind
+from licenses.access.rules import CHANGE_LEASES, VIEW_LEASES, may_see_costs_of, names_of_past
 from licenses.errors import UnknownTool
 from licenses.history.catalog import REPORTS
 from licenses.history.declarations import (
@@ -149,14 +151,19 @@ def _answer(report: Report) -> type[serializers.Serializer[Any]]:
         report.row_name or f"{report.component}Row",
         (serializers.Serializer,),
         {column.name: _column(column, required=False) for column in report.keys}
-        | {column.name: _column(column, required=column.when is None) for column in report.columns},
+        | {column.name: _column(column, required=not (column.when or column.money)) for column in report.columns},
     )
     span = {"since": serializers.DateField(), "until": serializers.DateField()}
-    facts = {column.name: _column(column, required=True) for column in report.facts}
+    facts = {column.name: _column(column, required=not column.money) for column in report.facts}
     return type(f"{report.component}Answer", (serializers.Serializer,), span | facts | {"rows": row(many=True)})
 
 
 # --- Views ------------------------------------------------------------------
+
+
+def _refusal(request: Request, text: str) -> APIException:
+    """Return the refusal of a caller who lacks a right, or sends no credential."""
+    return NotAuthenticated(text) if caller_of(request).kind == Kind.ANONYMOUS else PermissionDenied(text)
 
 
 class ReportView(StrictQuery, APIView):
@@ -173,9 +180,9 @@ class ReportView(StrictQuery, APIView):
         values = self.query.validated(request.query_params.dict())
         span: Span = values["span"]
         question = self.report.question(values)
-        self.check_rights(request, question)
+        report = self.permitted(request, question)
         try:
-            answer = self.report.answer(span, question, LIMITS)
+            answer = report.answer(span, question, LIMITS)
         except Missing as missing:
             if isinstance(missing.asked, ToolParameter):
                 raise UnknownTool from None
@@ -187,18 +194,18 @@ class ReportView(StrictQuery, APIView):
             return Response({"table": answer.table}, headers={"Content-Disposition": f'attachment; filename="{name}"'})
         return Response({"since": span.first, "until": span.last, **answer.facts, "rows": answer.table.rows})
 
-    def check_rights(self, request: Request, question: Mapping[str, Any]) -> None:
-        """Raise PermissionDenied if the report shows what single people did or what contracts cost, and the caller
-        may not see that."""
-        if self.report.confidential and not may_see_reports(caller_of(request)):
-            self.permission_denied(request, message="This report needs the permission to view reports.")
+    def permitted(self, request: Request, question: Mapping[str, Any]) -> Report:
+        """Return the report, without money if the caller may not see costs. Raise PermissionDenied if it is about
+        money as a whole then, or if it shows what single people did and the caller may not see that."""
+        sees_costs = may_see_costs_of(caller_of(request), question.get("team"))
+        if self.report.about_money and not sees_costs:
+            raise _refusal(request, "This report needs the permission to view reports, leases or contracts.")
         personal = [column.name for column in self.report.shown(question) if column.personal]
         if personal and not names_of_past(caller_of(request), VIEW_LEASES, CHANGE_LEASES).everybody:
             others = [column.name for column in self.report.keys if not column.personal]
             hint = f" Ask by={','.join(others)}." if others else ""
-            self.permission_denied(
-                request, message=f"A report by {personal[0]} needs the permission to view leases.{hint}"
-            )
+            raise _refusal(request, f"A report by {personal[0]} needs the permission to view leases.{hint}")
+        return self.report if sees_costs else self.report.without_money()
 
 
 def _view(report: Report) -> type[ReportView]:

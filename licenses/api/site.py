@@ -16,11 +16,11 @@ from rest_framework.views import APIView
 from licenses.access.rules import lacking
 from licenses.auditing import Actor
 from licenses.errors import InUse, InvalidSite, OutOfDate
-from licenses.site import document
+from licenses.site import parser
 from licenses.site.applying import apply, version_of
 from licenses.site.plan import Act, Plan
-from licenses.site.reading import one_moment, present
-from licenses.site.writing import exported
+from licenses.site.rows import one_moment, present
+from licenses.site.writer import exported
 
 from .authentication import caller_of
 from .common import formats
@@ -159,7 +159,7 @@ class ApplyView(StrictQuery, APIView):
         query = ApplyQuery.validated(request.query_params.dict())
         text = SiteDocument.validated(request.data)["document"]
         done = apply(
-            document.read(text),
+            parser.read(text),
             by=Actor.of_call(caller_of(request), request.META),
             prune=query["prune"],
             dry_run=query["dry_run"],

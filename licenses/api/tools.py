@@ -20,7 +20,7 @@ from licenses.access.rules import require_may_ask_about, team_for
 from licenses.errors import InUse, MoreRights, NotAMember, NotForOthers, UnknownTool
 from licenses.leases import services, snapshot, sql
 from licenses.models import Tool
-from licenses.models.tool import MAX_CAPACITY, MAX_TTL, MIN_TTL
+from licenses.models.tool import MAX_TTL, MIN_TTL
 from licenses.names import NAME_LENGTH, TOOL_NAME_PATTERN
 from licenses.policy import State
 from licenses.tools import services as tools
@@ -29,13 +29,13 @@ from licenseserver import logs
 from .authentication import caller_of
 from .common.calls import CallViewSet, answer
 from .common.fields import (
-    MAX_INTEGER,
     CleanTextField,
+    LimitField,
     MomentField,
     MoneyField,
+    SeatsField,
     SecondsField,
     StrictBooleanField,
-    StrictIntegerField,
     StrictSerializer,
     TeamNameField,
 )
@@ -44,6 +44,9 @@ from .common.pagination import Pages
 from .common.writing import ETAG, IF_MATCH, IF_NONE_MATCH, NamePages, RowsViewSet, deleted_by, example, put_by
 from .contracts import ContractOfTool, ContractToPut
 from .permissions import HasScope
+
+# What needs the right to see prices.
+PRICES = ("seat_hour_price", "overdraft_hour_price")
 
 
 def tool_status_data(tool: Tool, *, now: datetime) -> dict[str, Any]:
@@ -179,6 +182,20 @@ class ToolSerializer(SeatsSerializer, serializers.ModelSerializer[Tool]):
     capacity_changes_at = serializers.DateTimeField(
         read_only=True, allow_null=True, help_text="The next moment at which a contract changes the capacity."
     )
+    seat_hour_price = serializers.DecimalField(
+        max_digits=12,
+        decimal_places=4,
+        required=False,
+        allow_null=True,
+        help_text="The cost of one seat for one hour. Absent without the right to see prices.",
+    )
+    overdraft_hour_price = serializers.DecimalField(
+        max_digits=12,
+        decimal_places=4,
+        required=False,
+        allow_null=True,
+        help_text="The same above the capacity; null: the same price. Absent without the right to see prices.",
+    )
     contracts = serializers.SerializerMethodField(help_text="The contracts that are valid now or later.")
     default_ttl_seconds = serializers.SerializerMethodField(help_text="Null: leases last until they are returned.")
     max_ttl_seconds = serializers.SerializerMethodField(help_text="Null: no limit.")
@@ -211,6 +228,10 @@ class ToolSerializer(SeatsSerializer, serializers.ModelSerializer[Tool]):
         ]
         read_only_fields = fields
 
+    def to_representation(self, tool: Tool) -> dict[str, Any]:
+        data = super().to_representation(tool)
+        return data if self.context.get("may_see_prices") else {k: v for k, v in data.items() if k not in PRICES}
+
     @extend_schema_field(ContractOfTool(many=True))
     def get_contracts(self, tool: Tool) -> list[dict[str, Any]]:
         today = tool.read_at.astimezone(UTC).date()
@@ -229,21 +250,10 @@ class ToolFields(StrictSerializer):
 
     display_name = CleanTextField(required=False, allow_blank=True, max_length=128)
     vendor = CleanTextField(required=False, allow_blank=True, max_length=128)
-    capacity = StrictIntegerField(
-        required=False,
-        min_value=0,
-        max_value=MAX_CAPACITY,
-        help_text="Seats bought. Contracts set it, if there are any.",
-    )
-    overdraft = StrictIntegerField(
-        required=False, min_value=0, max_value=MAX_CAPACITY, help_text="Seats that can be borrowed above the capacity."
-    )
-    user_limit = StrictIntegerField(
-        required=False,
-        allow_null=True,
-        min_value=0,
-        max_value=MAX_INTEGER,
-        help_text="The most seats that one user can have; null: no limit.",
+    capacity = SeatsField(least=0, required=False, help_text="Seats bought. Contracts set it, if there are any.")
+    overdraft = SeatsField(least=0, required=False, help_text="Seats that can be borrowed above the capacity.")
+    user_limit = LimitField(
+        required=False, allow_null=True, help_text="The most seats that one user can have; null: no limit."
     )
     ignores_case = StrictBooleanField(
         required=False, help_text="Ignore the case of user and host names in access rules and limits."
@@ -309,7 +319,7 @@ class ToolViewSet(RowsViewSet):
         return [HasScope()] if self.request.method in SAFE_METHODS else [*super().get_permissions()]
 
     def get_serializer_context(self) -> dict[str, Any]:
-        may_see = rules.may_see_contracts(caller_of(self.request))
+        may_see = rules.may_see_prices(caller_of(self.request))
         return {**super().get_serializer_context(), "may_see_prices": may_see}
 
     def list(self, request: Request) -> Response:
@@ -336,6 +346,8 @@ class ToolViewSet(RowsViewSet):
         values = self.body(ToolFields, same={"name": name})
         if "contracts" in values:
             rules.require_may_replace_contracts(caller_of(request))
+        if any(name in values for name in PRICES):
+            rules.require_may_set_prices(caller_of(request))
         for field, column in SECONDS.items():
             if field in values:
                 seconds = values.pop(field)

@@ -1,4 +1,4 @@
-"""The page on which people choose what they hear of, and how."""
+"""Show the page on which people choose which notifications they get, and how."""
 
 from django.contrib import messages
 from django.contrib.auth.views import redirect_to_login

@@ -1,4 +1,4 @@
-"""Which tools the board shows, and in which order: the parameters of its address."""
+"""Read from the address which tools the board shows, and in which order."""
 
 import math
 from collections.abc import Callable, Collection, Iterable

@@ -60,8 +60,6 @@ ADVICE = {
     "lease_limit": "Return one of your seats, or leave a queue: they are listed under Your seats.",
     "too_many_tickets": "Leave the queue with one of your tickets: they are listed under Yours.",
     "ttl_too_long": "Choose a shorter time.",
-    "excluded": "Ask the administrators if you need this tool.",
-    "not_included": "Ask the administrators if you need this tool.",
     "key_reused": "This form was sent before, with other values. Send it again now.",
 }
 

@@ -70,6 +70,7 @@ CURRENCY = Column(
     "Of all amounts (LICENSE_CURRENCY); null if it is not set.",
     lambda _: settings.LICENSE_CURRENCY or None,
     nullable=True,
+    money=True,
 )
 
 
@@ -172,9 +173,10 @@ USAGE = Report(
         Column(
             "cost",
             str,
-            "At today's prices; null if the tool has no price.",
+            "At today's prices; null if the tool has no price. Absent without the right to see prices.",
             lambda row: _money(row.cost),
             nullable=True,
+            money=True,
         ),
     ],
     facts=[CURRENCY],
@@ -279,7 +281,7 @@ TOOL_COSTS = Report(
         ),
     ],
     facts=[CURRENCY],
-    confidential=True,
+    about_money=True,
 )
 
 
@@ -313,7 +315,7 @@ MONTH_COSTS = Report(
         ),
     ],
     facts=[CURRENCY],
-    confidential=True,
+    about_money=True,
 )
 
 
@@ -369,6 +371,7 @@ CONTRACTS = Report(
         ),
     ],
     facts=[CURRENCY],
+    about_money=True,
 )
 
 

@@ -127,7 +127,7 @@ class Column:
     this name.
 
     ``when`` gets the question, and says whether the column is shown. A ``personal`` column shows what single
-    people did: it needs the permission to view leases.
+    people did, and a column of ``money`` a price or a cost: each needs a right.
     """
 
     name: str
@@ -136,6 +136,7 @@ class Column:
     value: Callable[[Any], Value] | None = None
     nullable: bool = False
     personal: bool = False
+    money: bool = False
     when: Callable[[Mapping[str, Any]], bool] | None = None
 
     def of(self, row: Any) -> Value:
@@ -195,8 +196,8 @@ class Report:
     columns: Sequence[Column]
     facts: Sequence[Column] = ()
     row_name: str = ""
-    # Whether it shows prices of contracts, so that the API needs the permission to view reports.
-    confidential: bool = False
+    # Whether it is about money as a whole, so that the API refuses it without the right to see prices.
+    about_money: bool = False
     template: str = "admin/licenses/report_table.html"
 
     @property
@@ -212,6 +213,11 @@ class Report:
         names = [column.name for column in keys]
         by = [name for name in self.by if name in names] or names[:1]
         return replace(self, keys=keys, by=by, columns=[column for column in self.columns if not column.personal])
+
+    def without_money(self) -> "Report":
+        """Return the report without the columns and facts that show prices or costs."""
+        columns = [column for column in self.columns if not column.money]
+        return replace(self, columns=columns, facts=[fact for fact in self.facts if not fact.money])
 
     @property
     def component(self) -> str:

@@ -5,12 +5,13 @@ import secrets
 import string
 from datetime import datetime, timedelta
 
-from django.conf import settings
 from django.contrib.auth.models import User
 from django.db import connection, models
 from django.utils.crypto import salted_hmac
 
 from licenses.names import NAME_LENGTH
+
+from .fields import optional_account
 
 # Without vowels, so that no code is a word, and without characters that look like others
 # (RFC 8628, 6.1). 20^8 codes are 34 bits.
@@ -110,15 +111,7 @@ class DeviceLogin(models.Model):
     # In seconds; it grows when the program polls too often.
     interval = models.PositiveSmallIntegerField(editable=False)
     polled_at = models.DateTimeField(null=True, editable=False)
-    # No constraint, because the previous version of the server deletes accounts without this table.
-    account = models.ForeignKey(
-        settings.AUTH_USER_MODEL,
-        null=True,
-        on_delete=models.CASCADE,
-        related_name="+",
-        db_constraint=False,
-        editable=False,
-    )
+    account = optional_account(models.CASCADE)
 
     objects = DeviceLoginQuerySet.as_manager()
 

@@ -11,13 +11,12 @@ from django.db.models.functions import Now
 
 from licenses.names import NAME_LENGTH
 
+from .fields import actor_field
 from .team import Team
 from .tool import Tool
 
 # Longest reason for a force return.
 NOTE_LENGTH = 200
-# Longest name of an actor for another user, with its kind.
-ACTOR_LENGTH = 300
 
 
 class EndReason(models.TextChoices):
@@ -121,22 +120,8 @@ class Lease(models.Model):
     end_note = models.CharField(
         max_length=NOTE_LENGTH, blank=True, help_text="The administrator's reason for a force return."
     )
-    borrowed_by = models.CharField(
-        max_length=ACTOR_LENGTH,
-        blank=True,
-        db_default="",
-        default="",
-        editable=False,
-        help_text="The account or token that borrowed it for the user; empty = the user.",
-    )
-    ended_by = models.CharField(
-        max_length=ACTOR_LENGTH,
-        blank=True,
-        db_default="",
-        default="",
-        editable=False,
-        help_text="The account or token that ended it, if not the user.",
-    )
+    borrowed_by = actor_field("The account or token that borrowed it for the user; empty = the user.")
+    ended_by = actor_field("The account or token that ended it, if not the user.")
 
     objects = LeaseQuerySet.as_manager()
 

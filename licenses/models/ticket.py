@@ -12,7 +12,8 @@ from django.db.models.functions import Now
 
 from licenses.names import NAME_LENGTH
 
-from .lease import ACTOR_LENGTH, Lease
+from .fields import actor_field
+from .lease import Lease
 from .team import Team
 from .tool import Tool
 
@@ -78,14 +79,7 @@ class Ticket(models.Model):
     offered_at = models.DateTimeField(
         null=True, editable=False, help_text="When its seats were offered; empty = they are not."
     )
-    borrowed_by = models.CharField(
-        max_length=ACTOR_LENGTH,
-        blank=True,
-        db_default="",
-        default="",
-        editable=False,
-        help_text="The account or token that joined the queue for the user; empty = the user.",
-    )
+    borrowed_by = actor_field("The account or token that joined the queue for the user; empty = the user.")
 
     objects = TicketQuerySet.as_manager()
 

@@ -6,7 +6,6 @@ import secrets
 import string
 from datetime import datetime, timedelta
 
-from django.conf import settings
 from django.contrib.auth.models import User
 from django.core.exceptions import ValidationError
 from django.db import models
@@ -17,6 +16,7 @@ from django.utils import timezone
 from licenses.access.callers import Scope
 from licenses.names import NAME_LENGTH, is_name
 
+from .fields import optional_account
 from .retired_name import RetiredName
 from .team import Team, validate_name
 
@@ -105,9 +105,8 @@ class ApiTokenQuerySet(models.QuerySet["ApiToken"]):
         return self.filter(Q(account=account) | Q(account__isnull=True, user=account.username))
 
     def in_use_and_ending(self, now: datetime) -> "ApiTokenQuerySet":
-        """Return the tokens of programs that ended soon would stop something: used within a month, ending within a
-        month, the soonest first. Not those that people made for themselves, who are warned, and not those that
-        lived shortly from the start."""
+        """Return the tokens of programs that are used and end soon: used within a month, ending within a month, the
+        soonest first. Without those that people made for themselves, who are warned, and those with a short life."""
         in_use = self.filter(revoked_at__isnull=True, last_used_at__gt=now - MONTH)
         ending = in_use.filter(expires_at__gt=now, expires_at__lte=now + MONTH)
         long = ending.filter(expires_at__gt=F("created_at") + SHORT_LIFE)
@@ -140,14 +139,7 @@ class ApiToken(models.Model):
     )
     # The account of the user; empty while there is none. The value stays when the account
     # is deleted, and then the token is not valid.
-    account = models.ForeignKey(
-        settings.AUTH_USER_MODEL,
-        null=True,
-        on_delete=models.DO_NOTHING,
-        related_name="+",
-        editable=False,
-        db_constraint=False,
-    )
+    account = optional_account(models.DO_NOTHING)
     may_read = models.BooleanField("read", default=True)
     may_borrow = models.BooleanField("borrow", default=True, help_text="Borrow, renew, wait and return.")
     may_administer = models.BooleanField("admin", default=False, help_text="Do everything, for all users.")
@@ -155,14 +147,7 @@ class ApiToken(models.Model):
     hint = models.CharField(max_length=16, editable=False, help_text="The first characters of the secret.")
     created_at = models.DateTimeField(default=timezone.now, editable=False)
     # This value stays too. A token without it was created by a command.
-    created_by = models.ForeignKey(
-        settings.AUTH_USER_MODEL,
-        null=True,
-        on_delete=models.DO_NOTHING,
-        related_name="+",
-        editable=False,
-        db_constraint=False,
-    )
+    created_by = optional_account(models.DO_NOTHING)
     expires_at = models.DateTimeField(default=default_expiry, help_text="In UTC, at most a year from now.")
     last_used_at = models.DateTimeField(null=True, editable=False, help_text="Precise to a minute.")
     revoked_at = models.DateTimeField(null=True, editable=False)

@@ -1,4 +1,4 @@
-"""Find what somebody should hear of, by reading the rows. The sweeper calls ``look`` in each round.
+"""Find the occasions for notifications by reading the rows. The sweeper calls ``look`` in each round.
 
 No borrow, heartbeat or return writes anything for this. The next round finds an occasion again, and
 knows it by its key. A forced return is found by the end of its lease: after the last look, less
@@ -26,7 +26,7 @@ from .outbox import Occasion
 SHORTEST_TTL = timedelta(hours=1)
 # A transaction ends within seconds, or the database ends it.
 OVERLAP = timedelta(minutes=2)
-# A forced return is no news after this time.
+# Do not report a force return after this time.
 NEWS = timedelta(days=1)
 # The days before an end at which people hear of it; 0 is the end.
 DAYS_BEFORE = (60, 30, 14, 7, 1)

@@ -1,4 +1,4 @@
-"""What a person hears of, and how."""
+"""Read and store which notifications a person gets, and how."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass

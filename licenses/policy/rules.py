@@ -165,7 +165,8 @@ class Excluded(SubjectRule):
             return None
         tool = attempt.pool.tool
         kind, name = min(excluded & attempt.names)
-        return cls(f"An access rule excludes the {kind} {name} from {tool}.", tool=tool, excluded={kind: name})
+        text = f"An access rule excludes the {kind} {name} from {tool}. Ask the administrators."
+        return cls(text, tool=tool, excluded={kind: name})
 
 
 class NotIncluded(SubjectRule):
@@ -338,7 +339,9 @@ class Reserved(Shortage):
         pool = attempt.pool
         reserved = pool.reserved_idle - pool.allotment(attempt.subject.team).reserved_idle
         text = f"{_too_few(attempt, available)}: {pool.borrowed} of {pool.capacity} are borrowed, and {reserved} are "
-        return cls(f"{text}reserved for other teams.", **_of_shortage(attempt, available), reserved=reserved)
+        facts = _of_shortage(attempt, available)
+        advice = " Try again later, or wait in the queue." if facts["ever"] else ""
+        return cls(f"{text}reserved for other teams.{advice}", **facts, reserved=reserved)
 
 
 # The rules in their order.

@@ -23,10 +23,10 @@ from licenses.tools.locking import lock_known
 from licenses.tools.quotas import AllotmentTerms
 
 from .description import Rule, Site, SiteTool
-from .document import TEAMS, Document, Mistake, invalid, place_of
+from .parser import TEAMS, Document, Mistake, invalid, place_of
 from .plan import Act, History, Plan, plan
-from .reading import present
-from .writing import data_of, json_ready
+from .rows import present
+from .writer import data_of, json_ready
 
 # The number of the advisory lock under which one document at a time is applied. Any unused number works.
 ONE_AT_A_TIME = 0x6C69_6365_6E63_66

@@ -15,9 +15,9 @@ from licenses.names import visible
 from licenses.tools import contracts
 
 from .description import ALLOWANCE_FIELDS, CONTRACT_FIELDS, TEAM_FIELDS, TOOL_FIELDS, Rule, Site, SiteTeam, SiteTool
-from .document import KEYS, TEAMS, Document, Mistake, invalid, place_of
-from .places import Path
-from .writing import json_ready, written
+from .parser import KEYS, TEAMS, Document, Mistake, invalid, place_of
+from .toml_lines import Path
+from .writer import json_ready, written
 
 
 class Act(StrEnum):

@@ -153,7 +153,9 @@ def opened(client: Client, addresses: Iterable[str], *, but: Iterable[int] = ())
     return {address: status for address, status in statuses.items() if status not in {200, 302, *but}}
 
 
-@pytest.mark.parametrize("full", [False, True], ids=["empty", "full"])
+@pytest.mark.parametrize(
+    "full", [pytest.param(False, id="empty", marks=pytest.mark.any_database), pytest.param(True, id="full")]
+)
 @each_model
 def test_every_page_opens_for_a_superuser(
     admin_client: Client, populate: Callable[..., None], model: type[Model], full: bool
@@ -173,6 +175,7 @@ def test_every_general_page_opens(admin_client: Client, populate: Callable[..., 
     assert opened(admin_client, GENERAL, but=[404, 403]) == {}
 
 
+@pytest.mark.any_database
 @each_model
 def test_every_page_answers_staff_with_each_permission(
     client: Client, populate: Callable[..., None], model: type[Model]
@@ -217,6 +220,7 @@ def statements(client: Client, address: str) -> int:
     return len(captured)
 
 
+@pytest.mark.any_database
 @each_model
 def test_no_page_asks_more_of_the_database_for_more_rows(
     admin_client: Client, populate: Callable[..., None], model: type[Model]
@@ -469,6 +473,7 @@ def test_lines_are_pasted_by_those_who_may_add_rows(client: Client, make_team: M
 # --- Names ------------------------------------------------------------------
 
 
+@pytest.mark.any_database
 @each_model
 def test_rows_are_called_by_names_and_not_by_numbers(populate: Callable[..., None], model: type[Model]) -> None:
     populate(7, rows=1)

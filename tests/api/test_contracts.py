@@ -511,7 +511,7 @@ def report(api: Api, since: int, until: int, **query: str) -> list[dict[str, Any
 
 
 def test_the_cost_of_a_contract_is_spread_over_its_days_and_idle_seats_have_their_part(
-    api: Api, make_tool: MakeTool
+    admin_api: Api, make_tool: MakeTool
 ) -> None:
     tool = make_tool("cad", capacity=4)
     contract(tool, 3, -10, 9, price=Decimal(2000), reference="PO-1")
@@ -521,27 +521,27 @@ def test_the_cost_of_a_contract_is_spread_over_its_days_and_idle_seats_have_thei
     Lease.objects.create(
         tool=tool, user="ana", seats=2, borrowed_at=midnight(-2) + DAY / 2, ended_at=midnight(0), end_reason="returned"
     )
-    rows = report(api, -2, -1)
+    rows = report(admin_api, -2, -1)
     assert [(row["reference"], row["seats"], row["price"]) for row in rows] == [
         ("", 1, "500.00"),
         ("PO-1", 3, "2000.00"),
     ]
     assert [(row["cost"], row["idle_cost"]) for row in rows] == [(None, None), ("200.00", "125.00")]
     assert (rows[1]["first_day"], rows[1]["last_day"]) == (str(today() - 10 * DAY), str(today() + 9 * DAY))
-    assert [row["cost"] for row in report(api, -20, -1)] == [None, "1000.00"]
+    assert [row["cost"] for row in report(admin_api, -20, -1)] == [None, "1000.00"]
     # Future days have no cost yet.
-    assert Decimal(1000) < Decimal(report(api, -20, 20)[1]["cost"]) <= Decimal(1100)
-    assert report(api, -2, -1, tool="cad") == rows
-    assert report(api, -30, -21) == rows[:1]
+    assert Decimal(1000) < Decimal(report(admin_api, -20, 20)[1]["cost"]) <= Decimal(1100)
+    assert report(admin_api, -2, -1, tool="cad") == rows
+    assert report(admin_api, -30, -21) == rows[:1]
 
 
-def test_more_seats_out_than_the_capacity_are_never_idle_below_zero(api: Api, make_tool: MakeTool) -> None:
+def test_more_seats_out_than_the_capacity_are_never_idle_below_zero(admin_api: Api, make_tool: MakeTool) -> None:
     tool = make_tool("cad", capacity=2)
     contract(tool, 2, -10, 9, price=Decimal(2000))
     Lease.objects.create(
         tool=tool, user="ana", seats=5, borrowed_at=midnight(-2), ended_at=midnight(0), end_reason="returned"
     )
-    (row,) = report(api, -2, -1)
+    (row,) = report(admin_api, -2, -1)
     assert (row["cost"], row["idle_cost"]) == ("200.00", "0.00")
 
 

@@ -21,6 +21,8 @@ from tests.support.api import Api
 from tests.support.paths import ROOT
 from tests.support.servers import Server, running_server
 
+pytestmark = pytest.mark.any_database
+
 Series = set[tuple[str, frozenset[tuple[str, str]]]]
 METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 

@@ -26,6 +26,8 @@ from licenses.models import (
     Tool,
     UserLimit,
 )
+from licenses.site.description import TOOL_FIELDS
+from licenses.site.parser import READERS
 from tests.support.api import Api, api_of, api_with, assert_problem, basic, make_token
 
 pytestmark = pytest.mark.django_db
@@ -280,10 +282,11 @@ def test_contracts_and_another_capacity_are_refused(site: None, admin_api: Api) 
     assert_problem(put(admin_api, "/api/v1/tools/cad/", {"capacity": 5}), 400)
 
 
-def test_every_field_of_a_tool_can_be_put(site: None) -> None:
+def test_every_field_of_a_tool_can_be_put_and_is_in_a_document(site: None) -> None:
     shown = {SECONDS.get(str(name), str(name)) for name in ToolFields().fields}
     stored = {name.removesuffix("_seconds") for name in auditing.state(Tool.objects.get())}
-    assert shown - {"contracts"} == stored - {"name"}
+    assert shown - {"contracts"} == stored - {"name"} == TOOL_FIELDS.keys()
+    assert TOOL_FIELDS.keys() <= READERS.keys()
 
 
 def test_a_contract_is_added_changed_and_deleted(site: None, admin_api: Api) -> None:

@@ -42,22 +42,22 @@ def test_an_overdraft_is_counted(api: Api, make_tool: MakeTool) -> None:
     assert 'licenses_available{tool="cad"} 0.0' in page
 
 
-def test_seat_hours_are_charged(api: Api, make_tool: MakeTool, pass_time: PassTime) -> None:
+def test_seat_hours_are_charged(api: Api, admin_api: Api, make_tool: MakeTool, pass_time: PassTime) -> None:
     make_tool(capacity=1, overdraft=1, seat_hour_price="2.5", overdraft_hour_price="10")
     lease = api.borrow(seats=2).json()
     pass_time(hours=2)
     api.give_back(lease["id"])
-    record = api.client.get(f"/api/v1/leases/{lease['id']}/").json()
+    record = admin_api.client.get(f"/api/v1/leases/{lease['id']}/").json()
     assert (record["seat_hours"], record["cost"]) == (4.0, "25.00")
 
 
-def test_without_a_price_nothing_is_charged(api: Api, make_tool: MakeTool, pass_time: PassTime) -> None:
+def test_without_a_price_nothing_is_charged(api: Api, admin_api: Api, make_tool: MakeTool, pass_time: PassTime) -> None:
     make_tool("cad", capacity=2)
     make_tool("sim", capacity=2, seat_hour_price="1")
     lease = api.borrow().json()
     both = api.borrow_set(("cad", 1), ("sim", 2)).json()
     pass_time(hours=1)
-    assert api.client.get(f"/api/v1/leases/{lease['id']}/").json()["cost"] is None
+    assert admin_api.client.get(f"/api/v1/leases/{lease['id']}/").json()["cost"] is None
     # Of a set, only the tools with a price.
-    record = api.client.get(f"/api/v1/leases/{both['id']}/").json()
+    record = admin_api.client.get(f"/api/v1/leases/{both['id']}/").json()
     assert (record["seat_hours"], record["cost"]) == (3.0, "2.00")

@@ -18,7 +18,7 @@ from licenses.api import rate_limits, urls
 from licenses.models import ApiToken, Tool
 from tests.support.api import Api, api_with, assert_problem, make_token
 
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.django_db, pytest.mark.any_database]
 MakeTool = Callable[..., Tool]
 
 

@@ -27,9 +27,9 @@ from licenses.models import (
     Tool,
     UserLimit,
 )
-from licenses.site import applying, document
+from licenses.site import applying, parser
 from licenses.site.description import Rule, Site, SiteTeam, SiteTool
-from licenses.site.writing import data_of, toml
+from licenses.site.writer import data_of, toml
 from licenses.tools import contracts, quotas
 from tests.support.api import Api
 from tests.support.quotas import SOMEBODY, allot
@@ -425,7 +425,7 @@ def wipe() -> None:
 
 
 def bring(text: str) -> list[str]:
-    done = applying.apply(document.read(text), by=SOMEBODY, prune=True)
+    done = applying.apply(parser.read(text), by=SOMEBODY, prune=True)
     return [str(change) for change in done.plan.changes]
 
 
@@ -435,7 +435,7 @@ def test_an_exported_site_is_the_same_after_it_was_lost_and_applied(first: Site,
     wipe()
     bring(toml(data_of(first)))
     text = export()
-    assert document.read(text).site == document.read(toml(data_of(first))).site
+    assert parser.read(text).site == parser.read(toml(data_of(first))).site
     assert bring(text) == []
     wipe()
     bring(text)

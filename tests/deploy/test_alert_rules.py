@@ -1,6 +1,7 @@
 """The alert rules: that they fire when they should is told by promtool, whose
 tests are in ``monitoring/prometheus/tests``; here is what promtool can't know."""
 
+import itertools
 import re
 import subprocess
 from collections.abc import Callable, Iterator
@@ -22,7 +23,7 @@ from tests.support.paths import ROOT
 
 PROMETHEUS = ROOT / "monitoring" / "prometheus"
 RUNBOOKS = ROOT / "docs" / "runbooks"
-RULE_TESTS = sorted((PROMETHEUS / "tests").glob("*.yml"))
+RULE_TESTS = {path: read_yaml(path)["tests"] for path in sorted((PROMETHEUS / "tests").glob("*.yml"))}
 ALERTS = [rule for rule in rules() if "alert" in rule]
 RECORDINGS = [rule for rule in rules() if "record" in rule]
 ALERT_NAMES = {rule["alert"] for rule in ALERTS}
@@ -76,21 +77,20 @@ def test_prometheus_takes_its_configuration_with_all_rules() -> None:
 @each_alert
 def test_every_alert_is_tested_to_fire_and_not_to_fire(alert: dict[str, Any]) -> None:
     silent, firing = False, False
-    for path in RULE_TESTS:
-        for test in read_yaml(path)["tests"]:
-            for case in test.get("alert_rule_test", ()):
-                if case["alertname"] == alert["alert"]:
-                    silent |= not case["exp_alerts"]
-                    firing |= any(
-                        expected["exp_labels"].items() >= alert["labels"].items() for expected in case["exp_alerts"]
-                    )
-            for case in test.get("promql_expr_test", ()):
-                if f'alertname="{alert["alert"]}"' in case["expr"]:
-                    labels = {"days", "long", "severity"} & alert["labels"].keys()
-                    firing |= any(
-                        all(f'{label}="{alert["labels"][label]}"' in sample["labels"] for label in labels)
-                        for sample in case["exp_samples"]
-                    )
+    for test in itertools.chain.from_iterable(RULE_TESTS.values()):
+        for case in test.get("alert_rule_test", ()):
+            if case["alertname"] == alert["alert"]:
+                silent |= not case["exp_alerts"]
+                firing |= any(
+                    expected["exp_labels"].items() >= alert["labels"].items() for expected in case["exp_alerts"]
+                )
+        for case in test.get("promql_expr_test", ()):
+            if f'alertname="{alert["alert"]}"' in case["expr"]:
+                labels = {"days", "long", "severity"} & alert["labels"].keys()
+                firing |= any(
+                    all(f'{label}="{alert["labels"][label]}"' in sample["labels"] for label in labels)
+                    for sample in case["exp_samples"]
+                )
     assert silent or alert["alert"] == "Watchdog"
     assert firing
 
@@ -117,7 +117,7 @@ def test_every_alert_is_tried_with_a_second_installation_that_is_well(alert: dic
     wanted = {"alertname": alert["alert"], "installation": "production"}
     wanted |= {name: alert["labels"][name] for name in ("days", "long") if name in alert["labels"]}
     tried: list[dict[str, str]] = []
-    for test in read_yaml(PROMETHEUS / "tests/installations.yml")["tests"]:
+    for test in RULE_TESTS[PROMETHEUS / "tests/installations.yml"]:
         installations = {
             name for series in test["input_series"] for name in re.findall(r'installation="(\w+)"', series["series"])
         }

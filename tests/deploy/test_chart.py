@@ -4,6 +4,7 @@ Helm renders the packed chart with the values of ``deploy/chart/ci``; nothing is
 installed. ``make`` installs Helm next to Python.
 """
 
+import functools
 import json
 import os
 import re
@@ -20,11 +21,12 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from benchmarks.ports import free_port
 from licenses.management.commands import expire_leases, seed
 from licenses.names import TOOL_NAME_PATTERN
 from licenseserver import __version__
 from tests.support.paths import ROOT
-from tests.support.servers import Server
+from tests.support.servers import Server, running_server
 
 CHART = ROOT / "deploy" / "chart"
 MONITORING = ROOT / "monitoring"
@@ -105,8 +107,12 @@ Render = Callable[..., Release]
 
 @pytest.fixture(scope="session")
 def render(chart: Path) -> Render:
-    """Renders a set of values, and further ones by ``--set``: ``render("default", "api.workers=3")``."""
+    """Renders a set of values, and further ones by ``--set``: ``render("default", "api.workers=3")``.
 
+    All tests share what is rendered; none changes it.
+    """
+
+    @functools.cache
     def render(values: str = "default", *more: str, kubernetes: str = KUBERNETES[-1]) -> Release:
         text = helm(
             "template",
@@ -116,7 +122,7 @@ def render(chart: Path) -> Render:
             *("--api-versions", "monitoring.coreos.com/v1"),
             *(argument for pair in more for argument in ("--set", pair)),
         )
-        return Release([manifest for manifest in yaml.safe_load_all(text) if manifest])
+        return Release([manifest for manifest in yaml.load_all(text, Loader=yaml.CSafeLoader) if manifest])
 
     return render
 
@@ -975,42 +981,37 @@ def test_the_notes_say_how_to_get_there_and_what_is_open() -> None:
     assert "The proxy is off" in notes("proxy.enabled=false")
 
 
-def smoke(render: Render, server: Server, *more: str, **variables: str) -> "subprocess.CompletedProcess[str]":
-    """Runs what the pod of ``helm test`` runs, against a real server."""
+def smoke(render: Render, url: str, *more: str, **variables: str) -> "subprocess.CompletedProcess[str]":
+    """Run what the pod of ``helm test`` runs, against a real server."""
     container = render("default", *more).container("test")
     assert container["command"][:2] == ["python", "-c"]
     return subprocess.run(
         [sys.executable, *container["command"][1:]],
-        env={"PATH": os.environ["PATH"], "SMOKE_URL": server.url} | variables,
+        env={"PATH": os.environ["PATH"], "SMOKE_URL": url} | variables,
         capture_output=True,
         text=True,
     )
 
 
-def test_helm_test_borrows_a_seat_and_returns_it(render: Render, server: Server) -> None:
-    done = smoke(render, server, SMOKE_TOOL="cad_tool")
+def test_helm_test_borrows_a_seat_and_returns_it_or_fails(render: Render, server: Server) -> None:
+    missing = smoke(render, server.url, SMOKE_TOOL="mesher")
+    assert missing.returncode == 1
+    assert "expected 200, got 404" in missing.stderr
+    done = smoke(render, server.url, SMOKE_TOOL="cad_tool")
     assert done.returncode == 0, done.stderr
     assert "a seat of cad_tool is borrowed" in done.stdout
     report = server.manage("shell", "-c", "from licenses.models import Lease; print(Lease.objects.get().end_reason)")
     assert report.split()[-1] == "returned"
 
 
-def test_helm_test_fails_where_no_seat_is_lent(render: Render, server: Server) -> None:
-    done = smoke(render, server, SMOKE_TOOL="mesher")
-    assert done.returncode == 1
-    assert "expected 200, got 404" in done.stderr
-
-
-def test_helm_test_shows_a_token_where_one_is_needed(render: Render, server: Server) -> None:
-    server.stop()
-    server.environment |= {"LICENSE_AUTH": "required"}
-    server.start()
-    without = smoke(render, server, SMOKE_TOOL="cad_tool")
-    assert without.returncode == 0, without.stderr
-    assert "a call without a credential is refused" in without.stdout
-    assert "borrowed" not in without.stdout
-    token = server.manage("token", "create", "helm test", "--user", "smoke").split()[-1]
-    done = smoke(render, server, SMOKE_TOOL="cad_tool", SMOKE_TOKEN=token)
+def test_helm_test_shows_a_token_where_one_is_needed(render: Render, tmp_path: Path) -> None:
+    with running_server(tmp_path, LICENSE_AUTH="required") as server:
+        without = smoke(render, server.url, SMOKE_TOOL="cad_tool")
+        assert without.returncode == 0, without.stderr
+        assert "a call without a credential is refused" in without.stdout
+        assert "borrowed" not in without.stdout
+        token = server.manage("token", "create", "helm test", "--user", "smoke").split()[-1]
+        done = smoke(render, server.url, SMOKE_TOOL="cad_tool", SMOKE_TOKEN=token)
     assert done.returncode == 0, done.stderr
     assert "the seat is returned" in done.stdout
 
@@ -1019,14 +1020,13 @@ def test_helm_test_says_what_to_do_if_its_pod_is_not_trusted(render: Render, ser
     server.stop()
     server.environment |= {"SECURE_SSL": "true"}
     server.start()
-    refused = smoke(render, server)
+    refused = smoke(render, server.url)
     assert refused.returncode == 1
     assert "set test.url" in refused.stderr
 
 
-def test_helm_test_fails_where_nobody_answers(render: Render, server: Server) -> None:
-    server.stop()
-    assert smoke(render, server).returncode == 1
+def test_helm_test_fails_where_nobody_answers(render: Render) -> None:
+    assert smoke(render, f"http://127.0.0.1:{free_port()}").returncode == 1
 
 
 @pytest.mark.parametrize(

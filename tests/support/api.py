@@ -63,6 +63,11 @@ class Api:
     def status(self, tool: str = "cad", **subject: str) -> Any:
         return self.client.get(f"/licenses/{tool}/status", subject).json()
 
+    def schema(self) -> dict[str, Any]:
+        """Return the OpenAPI schema, read as JSON: YAML takes seconds."""
+        schema: dict[str, Any] = self.client.get("/api/schema/", headers={"Accept": "application/json"}).json()
+        return schema
+
 
 SCOPE_FIELDS = {"read": "read", "borrow": "borrow", "admin": "administer"}
 

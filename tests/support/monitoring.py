@@ -23,7 +23,8 @@ PROMQL_WORDS = {"and", "or", "unless", "by", "without", "on", "ignoring", "group
 
 
 def read_yaml(path: str | Path) -> Any:
-    return yaml.safe_load((ROOT / path).read_text())
+    # In C: Python's own loader takes ten times as long.
+    return yaml.load((ROOT / path).read_text(), Loader=yaml.CSafeLoader)
 
 
 def rules() -> list[dict[str, Any]]:

@@ -68,16 +68,18 @@ def pytest_load_initial_conftests() -> None:
 
 @pytest.hookimpl(optionalhook=True, tryfirst=True)
 def pytest_xdist_auto_num_workers() -> int:
-    """Return the number of processes: one for each processor, and for 100 connections of PostgreSQL.
+    """Return the number of processes: one more than processors, because tests often wait for other processes,
+    and at most one for 100 connections of PostgreSQL.
 
     The servers of one test use up to a hundred.
     """
     processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    processes = processors + 1
     if url := os.environ.get("DATABASE_URL"):
         with psycopg.connect(url) as connection:
             found = connection.execute("SHOW max_connections").fetchone()
-        return max(1, min(processors, int(found[0]) // 100)) if found else 1
-    return processors
+        return max(1, min(processes, int(found[0]) // 100)) if found else 1
+    return processes
 
 
 def pytest_report_header() -> str:

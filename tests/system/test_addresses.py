@@ -90,11 +90,12 @@ def test_make_run_listens_on_this_machine_only() -> None:
 # --- Headers that only a proxy may send ------------------------------------------
 
 
-@pytest.fixture
-def closed_server(tmp_path: Path) -> Iterator[Server]:
+@pytest.fixture(scope="module")
+def closed_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """Provide a server without TLS that trusts no proxy."""
+    folder = tmp_path_factory.mktemp("closed")
     with running_server(
-        tmp_path, SECURE_SSL="true", TRUST_PROXY="false", WEB_CONCURRENCY="1", FORWARDED_ALLOW_IPS="*"
+        folder, SECURE_SSL="true", TRUST_PROXY="false", WEB_CONCURRENCY="1", FORWARDED_ALLOW_IPS="*"
     ) as server:
         yield server
 

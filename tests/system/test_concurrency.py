@@ -10,7 +10,7 @@ from tests.support.contention import CAPACITY, History, borrow_and_return, ledge
 from tests.support.servers import Server
 
 CLIENTS = 64
-OPERATIONS = 5_000
+OPERATIONS = 2_000
 
 
 def test_64_clients_never_hold_more_than_the_capacity(server: Server) -> None:

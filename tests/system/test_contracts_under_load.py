@@ -10,9 +10,12 @@ import pytest
 
 from tests.support.contention import ledger
 from tests.support.servers import Server
+from tests.support.waiting import PATIENCE
 
 CLIENTS = 16
 FEW, MANY = 2, 7
+# The borrows of each client before the moment, and those of all after it.
+BEFORE, AFTER = 20, 400
 
 # The dates of the contracts allow ``after`` seats; the row says that they change in five seconds.
 PREPARE = """
@@ -35,15 +38,37 @@ for record in AuditRecord.objects.filter(actor_kind="calendar", subject="cad_too
 """
 
 
-def work(server: Server, number: int, until: float, trouble: list[str]) -> None:
-    """Borrow and return until a time of ``time.time``."""
-    with httpx.Client(base_url=server.url, timeout=60) as client:
-        while time.time() < until:
-            answer = client.post("/licenses/borrow", json={"tool": "cad_tool", "user": f"user{number}"})
-            if answer.status_code == 200:
-                client.post("/licenses/return", json={"id": answer.json()["id"]}).raise_for_status()
-            elif answer.json()["code"] != "exhausted":
-                trouble.append(answer.text)
+class Work:
+    """Clients that borrow and return before the moment of a change, during it and after it."""
+
+    def __init__(self, server: Server, moment: float) -> None:
+        self.server = server
+        self.moment = moment
+        self.trouble: list[str] = []
+        self.granted_late = 0
+        threads = [threading.Thread(target=self._run, args=(number,)) for number in range(CLIENTS)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+    def _run(self, number: int) -> None:
+        with httpx.Client(base_url=self.server.url, timeout=60) as client:
+            for _ in range(BEFORE):
+                self._borrow_and_return(client, number)
+            # Threads that have no work leave the processor to other tests.
+            time.sleep(max(self.moment - 0.5 - time.time(), 0))
+            while self.granted_late < AFTER and time.time() < self.moment + PATIENCE:
+                self._borrow_and_return(client, number)
+
+    def _borrow_and_return(self, client: httpx.Client, number: int) -> None:
+        answer = client.post("/licenses/borrow", json={"tool": "cad_tool", "user": f"user{number}"})
+        if answer.status_code == 200:
+            lease = answer.json()
+            self.granted_late += datetime.fromisoformat(lease["borrowed_at"]).timestamp() >= self.moment
+            client.post("/licenses/return", json={"id": lease["id"]}).raise_for_status()
+        elif answer.json()["code"] != "exhausted":
+            self.trouble.append(answer.text)
 
 
 def most_at_once(rows: list[tuple[str, float, float | None]]) -> int:
@@ -59,13 +84,7 @@ def test_a_capacity_that_changes_while_16_clients_borrow_is_never_exceeded(
 ) -> None:
     printed = server.manage("shell", "--verbosity", "0", "-c", PREPARE.format(before=before, after=after))
     moment = datetime.fromisoformat(printed.strip().splitlines()[-1]).timestamp()
-    trouble: list[str] = []
-    threads = [threading.Thread(target=work, args=(server, number, moment + 3, trouble)) for number in range(CLIENTS)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert not trouble
+    assert not Work(server, moment).trouble
     rows = ledger(server)
     early, late = [row for row in rows if row[1] < moment], [row for row in rows if row[1] >= moment]
     # Without contention the run would show nothing.

@@ -9,6 +9,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from licenseserver import private
 from tests.support.paths import ROOT
 from tests.support.servers import running_server
 
@@ -55,10 +56,16 @@ def test_a_given_folder_is_made_private(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("rights", [0o777, 0o770, 0o1777, 0o2777, 0o722])
-def test_a_folder_that_others_can_write_to_stops_the_start(tmp_path: Path, rights: int) -> None:
+def test_a_folder_that_others_can_write_to_is_refused(tmp_path: Path, rights: int) -> None:
+    tmp_path.chmod(rights)
+    with pytest.raises(private.NotPrivate, match="Others can write to"):
+        private.metrics_folder(str(tmp_path))
+
+
+def test_a_folder_that_others_can_write_to_stops_the_start(tmp_path: Path) -> None:
     folder = tmp_path / "metrics"
     folder.mkdir()
-    folder.chmod(rights)
+    folder.chmod(0o777)
     (folder / "counter_1.db").write_bytes(b"planted")
     result = check_config(folder)
     assert result.returncode != 0
@@ -85,8 +92,9 @@ def test_a_folder_of_another_account_stops_the_start(tmp_path: Path) -> None:
 
 
 def migrate(database: Path, umask: int = 0o022) -> None:
+    """Make the tables of accounts, which is quick."""
     subprocess.run(
-        [sys.executable, "manage.py", "migrate", "--verbosity", "0"],
+        [sys.executable, "manage.py", "migrate", "auth", "--verbosity", "0"],
         cwd=ROOT,
         env={name: value for name, value in os.environ.items() if name != "DATABASE_URL"}
         | {"LICENSE_DB_PATH": str(database)},
@@ -221,20 +229,22 @@ def test_the_key_of_make_run_is_private_whatever_the_umask(tmp_path: Path) -> No
 # --- Uploads -----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("path", "limit"), [("/signin/", 65_536), ("/", 65_536), ("/x", 65_536), ("/admin/login/", 2_621_440)]
-)
-def test_no_page_accepts_a_body_larger_than_its_forms(tmp_path: Path, path: str, limit: int) -> None:
+LIMITS = {"/signin/": 65_536, "/": 65_536, "/x": 65_536, "/admin/login/": 2_621_440}
+
+
+def test_no_page_accepts_a_body_larger_than_its_forms(tmp_path: Path) -> None:
     temporary = tmp_path / "tmp"
     temporary.mkdir()
     part = b'--x\r\nContent-Disposition: form-data; name="f"; filename="f"\r\n\r\n'
+    headers = {"Content-Type": "multipart/form-data; boundary=x"}
     with running_server(tmp_path, TMPDIR=str(temporary), WEB_CONCURRENCY="1") as server:
-        for size in (limit + 1, 8 * 1024 * 1024):
-            body = part + b"0" * (size - len(part))
-            headers = {"Content-Type": "multipart/form-data; boundary=x"}
-            answer = httpx.post(f"{server.url}{path}", content=body, headers=headers)
-            assert answer.status_code == 413
-            assert "at most" in answer.text
-        small = part + b"0" * (limit - len(part) - 10) + b"\r\n--x--\r\n"
-        assert httpx.post(f"{server.url}{path}", content=small[:limit], headers=headers).status_code in {403, 404, 405}
-        assert [path for path in temporary.iterdir() if "upload" in path.name] == []
+        for path, limit in LIMITS.items():
+            for size in (limit + 1, 8 * 1024 * 1024):
+                body = part + b"0" * (size - len(part))
+                answer = httpx.post(f"{server.url}{path}", content=body, headers=headers)
+                assert answer.status_code == 413, path
+                assert "at most" in answer.text
+            small = part + b"0" * (limit - len(part) - 10) + b"\r\n--x--\r\n"
+            answer = httpx.post(f"{server.url}{path}", content=small[:limit], headers=headers)
+            assert answer.status_code in {403, 404, 405}, path
+            assert [path for path in temporary.iterdir() if "upload" in path.name] == []

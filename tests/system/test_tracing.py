@@ -161,6 +161,7 @@ def test_no_secret_is_in_a_span(tmp_path: Path, collector: Collector) -> None:
         assert not any(secret.encode() in body for body in collector.bodies)
 
 
+@pytest.mark.any_database
 def test_remaining_traces_are_sent_when_the_server_stops(tmp_path: Path, collector: Collector) -> None:
     an_hour = "3600000"
     with running_server(
@@ -172,6 +173,7 @@ def test_remaining_traces_are_sent_when_the_server_stops(tmp_path: Path, collect
         assert collector.request_span(TRACE).name == "GET /licenses/status"
 
 
+@pytest.mark.any_database
 def test_a_collector_that_is_away_stops_nobody(tmp_path: Path) -> None:
     variables = {"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{free_port()}", "OTEL_BSP_SCHEDULE_DELAY": "50"}
     with running_server(tmp_path, **variables) as server:
@@ -183,6 +185,7 @@ def test_a_collector_that_is_away_stops_nobody(tmp_path: Path) -> None:
     assert any(line["logger"].startswith("opentelemetry.") for line in lines)
 
 
+@pytest.mark.any_database
 def test_probes_are_no_traces(tmp_path: Path, collector: Collector) -> None:
     with running_server(tmp_path, OTEL_EXPORTER_OTLP_ENDPOINT=collector.url) as server:
         for path in ("/livez", "/readyz", "/metrics"):
@@ -210,6 +213,7 @@ def python(code: str, **variables: str) -> "subprocess.CompletedProcess[str]":
 ON = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:4318"}
 
 
+@pytest.mark.any_database
 @pytest.mark.parametrize(
     "variables",
     [{}, ON | {"OTEL_SDK_DISABLED": "true"}, ON | {"OTEL_TRACES_EXPORTER": "none"}, {"OTEL_SERVICE_NAME": "x"}],
@@ -219,6 +223,7 @@ def test_without_traces_nothing_of_them_is_loaded(variables: dict[str, str]) -> 
     assert done.stdout.startswith("0 of "), done.stdout + done.stderr
 
 
+@pytest.mark.any_database
 def test_with_traces_it_is() -> None:
     loaded, _, _ = python(LOADED, **ON).stdout.partition(" of ")
     assert int(loaded) > 10
@@ -227,6 +232,7 @@ def test_with_traces_it_is() -> None:
 START = "from licenseserver.environment import settings_or_exit; settings_or_exit()"
 
 
+@pytest.mark.any_database
 def test_a_protocol_that_is_not_spoken_stops_the_start() -> None:
     for name in ("OTEL_EXPORTER_OTLP_PROTOCOL", "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL"):
         done = python(START, **ON, **{name: "grpc"})
@@ -234,6 +240,7 @@ def test_a_protocol_that_is_not_spoken_stops_the_start() -> None:
         assert done.stderr == f"licenseserver: {name} must be one of http/protobuf, not 'grpc'.\n"
 
 
+@pytest.mark.any_database
 def test_traces_without_their_packages_stop_the_start() -> None:
     done = python(f"import sys; sys.modules['opentelemetry'] = None; {START}", **ON)
     assert done.returncode == 2

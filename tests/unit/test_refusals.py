@@ -9,7 +9,6 @@ from collections.abc import Callable
 from types import ModuleType
 
 import pytest
-import yaml
 
 from licenses import errors
 from licenses.api.common.problems import from_refusal
@@ -124,7 +123,7 @@ def test_every_denial_is_a_refusal_of_a_borrow() -> None:
 
 
 def test_the_schema_has_every_refusal_with_its_status(api: Api) -> None:
-    schema = yaml.safe_load(api.client.get("/api/schema/").content)
+    schema = api.schema()
     described = {
         (code, int(status))
         for operations in schema["paths"].values()
@@ -136,7 +135,7 @@ def test_the_schema_has_every_refusal_with_its_status(api: Api) -> None:
 
 
 def test_the_schema_of_a_borrow_has_every_refusal_of_a_borrow(api: Api) -> None:
-    schema = yaml.safe_load(api.client.get("/api/schema/").content)
+    schema = api.schema()
     responses = schema["paths"]["/licenses/borrow"]["post"]["responses"]
     for kind in kinds(BorrowRefusal):
         assert f"- `{kind.code}`: {kind.meaning()}" in responses[str(kind.status)]["description"].splitlines()

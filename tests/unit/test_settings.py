@@ -80,6 +80,8 @@ def refused(load: Callable[..., Any], **variables: str) -> str:
         ("DATABASE_STATEMENT_TIMEOUT", "-1"),
         ("WEB_CONCURRENCY", "many"),
         ("WEB_CONCURRENCY", "-1"),
+        ("WEB_CONCURRENCY", "0"),
+        ("WEB_CONCURRENCY", "1000"),
         ("BIND", "localhost"),
         ("BIND", "127.0.0.1:99999"),
         ("BIND", "127.0.0.1:http"),
@@ -149,6 +151,33 @@ def refused(load: Callable[..., Any], **variables: str) -> str:
 )
 def test_a_wrong_value_is_named_in_one_line(load: Callable[..., Any], variable: str, value: str) -> None:
     assert variable in refused(load, **{variable: value})
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("LOG_FORMAT", "TEXT"),
+        ("LOG_LEVEL", "warning"),
+        ("DEBUG", "yes"),
+        ("ALLOWED_HOSTS", ""),
+        ("ALLOWED_HOSTS", "licenses.example.com, .example.org,10.1.2.3,[::1],license_server"),
+        ("ALLOWED_HOSTS", "*"),
+        ("CSRF_TRUSTED_ORIGINS", "https://licenses.example.com,https://*.example.org:8443"),
+        ("SECRET_KEY_FALLBACKS", KEY + "," + KEY[::-1]),
+        ("BIND", "[::]:8000"),
+        ("BIND", ":8000"),
+        ("BIND", "unix:/run/licenses.sock"),
+        ("LICENSE_DB_PATH", "licenses.db"),
+        ("DATABASE_URL", "postgresql://u:p%40ss@db.example.com:5432/licenses?sslmode=require"),
+        ("DATABASE_URL", "postgresql://u@/licenses?host=/run/postgresql"),
+        ("DATABASE_URL", "postgresql://u@db1:5432,db2:5433/licenses?target_session_attrs=read-write"),
+        ("DATABASE_STATEMENT_TIMEOUT", "0"),
+        ("LICENSE_RATE_PER_CREDENTIAL", "off"),
+        ("LICENSE_RATE_HEARTBEATS", "0"),
+    ],
+)
+def test_a_good_value_is_taken(load: Callable[..., dict[str, Any]], variable: str, value: str) -> None:
+    assert load(**{variable: value})
 
 
 @pytest.mark.parametrize("sign", ["/", "@", "%", "#/", " ", "?@"])

@@ -13,9 +13,9 @@ from hypothesis import strategies as some
 
 from licenses.errors import InvalidSite
 from licenses.site.description import Rule
-from licenses.site.document import read
-from licenses.site.places import Path, lines_of
-from licenses.site.writing import data_of, json_ready, toml
+from licenses.site.parser import read
+from licenses.site.toml_lines import Path, lines_of
+from licenses.site.writer import data_of, json_ready, toml
 
 pytestmark = [pytest.mark.any_database]
 

@@ -14,6 +14,7 @@ from rest_framework import serializers
 
 from licenses.clock import is_in_calendar
 from licenses.errors import Refusal
+from licenses.models.tool import MAX_CAPACITY
 from licenses.names import is_clean
 
 from . import formats
@@ -62,6 +63,20 @@ class StrictIntegerField(serializers.IntegerField):
         if not isinstance(data, int) or isinstance(data, bool):
             self.fail("invalid")
         return super().to_internal_value(data)
+
+
+class SeatsField(StrictIntegerField):
+    """A number of seats: from ``least`` to the largest capacity."""
+
+    def __init__(self, *, least: int = 1, **options: Any) -> None:
+        super().__init__(min_value=least, max_value=MAX_CAPACITY, **options)
+
+
+class LimitField(StrictIntegerField):
+    """A limit or reservation of seats, 0 or more. It can be above the capacity."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(min_value=0, max_value=MAX_INTEGER, **options)
 
 
 class StrictBooleanField(serializers.BooleanField):

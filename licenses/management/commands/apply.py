@@ -14,7 +14,7 @@ from django.db import IntegrityError, OperationalError
 from licenses.auditing import Actor
 from licenses.errors import InvalidSite, Refusal
 from licenses.names import visible
-from licenses.site import document
+from licenses.site import parser
 from licenses.site.applying import Applied, apply
 
 # The exit code of --exit-code; 1 is an error and 2 a wrong option.
@@ -46,10 +46,10 @@ class Command(BaseCommand):
     ) -> None:
         try:
             text = read(file)
-            wanted = document.read(text, is_json=file.suffix == ".json")
+            wanted = parser.read(text, is_json=file.suffix == ".json")
             done = patiently(partial(apply, wanted, by=Actor.of_command("apply"), prune=prune, dry_run=dry_run))
         except InvalidSite as refusal:
-            lines = [visible(document.Mistake(**error).in_file(str(file))) for error in refusal.facts["errors"]]
+            lines = [visible(parser.Mistake(**error).in_file(str(file))) for error in refusal.facts["errors"]]
             raise CommandError("\n".join([f"{file} has mistakes. Nothing was changed.", *lines])) from None
         except Refusal as refusal:
             raise CommandError(visible(refusal.detail)) from None

@@ -4,7 +4,7 @@ from typing import Any
 
 from django.core.management.base import BaseCommand
 
-from licenses.site.writing import exported
+from licenses.site.writer import exported
 
 
 class Command(BaseCommand):

@@ -11,7 +11,7 @@ from django.db import transaction
 from licenses.auditing import Actor
 from licenses.errors import InvalidSite
 from licenses.models import ContractSource
-from licenses.site import document
+from licenses.site import parser
 from licenses.site.description import SiteTool
 from licenses.tools import services as tools
 from licenses.tools.locking import lock_known
@@ -60,9 +60,9 @@ class Command(BaseCommand):
 
 
 def read_file(path: Path) -> dict[str, dict[str, Any]]:
-    """Return the values of the tools of a file (``licenses.site.document``). Raises CommandError if it is invalid."""
+    """Return the values of the tools of a file (``licenses.site.parser``). Raises CommandError if it is invalid."""
     try:
-        found = document.read(path.read_text(encoding="utf-8-sig")).site
+        found = parser.read(path.read_text(encoding="utf-8-sig")).site
     except (OSError, UnicodeDecodeError) as error:
         raise CommandError(f"{path}: {error}") from None
     except InvalidSite as refusal:

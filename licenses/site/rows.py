@@ -1,4 +1,4 @@
-"""Read the site from the database."""
+"""Read the present site from its rows in the database."""
 
 from collections import Counter
 from collections.abc import Collection, Iterator

@@ -1,4 +1,4 @@
-"""Read the document of a site, and name the place of each mistake.
+"""Parse the document of a site, and name the place of each mistake.
 
 A document is TOML or JSON. ``[tools.NAME]`` is a tool and ``[teams.NAME]`` a team; ``[NAME]`` is a
 tool too, as in the files of ``manage.py seed``. A date is a whole day in UTC, as in a FlexNet file:
@@ -24,7 +24,7 @@ from licenses.errors import InvalidSite
 from licenses.models import AccessRule, Allotment, Contract, Effect, SubjectKind, Team, TeamMember, Tool, UserLimit
 
 from .description import ALLOWANCE_FIELDS, CONTRACT_FIELDS, TEAM_FIELDS, TOOL_FIELDS, Rule, Site, SiteTeam, SiteTool
-from .places import Path, lines_of
+from .toml_lines import Path, lines_of
 
 TOOLS, TEAMS = "tools", "teams"
 # The most mistakes that are shown.

@@ -14,8 +14,8 @@ from typing import Any
 from licenses.models import Effect, MemberSource
 
 from .description import ALLOWANCE_FIELDS, CONTRACT_FIELDS, TEAM_FIELDS, TOOL_FIELDS, Site, SiteTeam, SiteTool
-from .document import KEYS, LISTS, TEAMS, TOOLS
-from .reading import members_elsewhere, one_moment, present
+from .parser import KEYS, LISTS, TEAMS, TOOLS
+from .rows import members_elsewhere, one_moment, present
 
 # Lists of names with at most this number of characters are on one line.
 SHORT = 80
@@ -102,7 +102,7 @@ def written(field: str, value: Any) -> Any:
 
 
 def _moment(value: datetime, *, is_end: bool) -> datetime | date:
-    """Return a day if it means the same as a time (``document.moment``)."""
+    """Return a day if it means the same as a time (``parser.moment``)."""
     if value.time() != time.min or (is_end and value.date() == date.min):
         return value
     return value.date() - timedelta(days=is_end)
