@@ -13,6 +13,7 @@ from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
+from licenses.history import rollups
 from licenses.leases import expiry
 from licenses.models import ApiToken, Contract, Denial, Lease, Tool
 from tests.support.api import Api, make_token
@@ -56,6 +57,7 @@ def busy(api: Api, make_tool: MakeTool, make_team: Callable[..., Any]) -> None:
     make_token(team="crash")
     ApiToken.objects.update(name="nightly", expires_at=now + timedelta(days=5))
     expiry.tidy()
+    rollups.roll_up()
 
 
 def test_the_front_page_shows_what_needs_attention(admin_client: Client, busy: None) -> None:
