@@ -14,12 +14,13 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
-from django.contrib.auth.models import Group, Permission, User
+from django.contrib.auth.models import User
 from django.test import Client
 
 from licenses.history import rollups
 from licenses.history.days import DAY
 from licenses.models import AuditRecord, Contract, Denial, EndReason, HistoryMark, Lease, Team, TeamMember, Tool
+from tests.support.groups import managers
 
 pytestmark = pytest.mark.django_db
 
@@ -357,17 +358,13 @@ def test_a_site_without_anything_has_a_page(admin_client: Client) -> None:
 def manager(client: Client) -> Client:
     """Provide the pages to a manager: staff, in the group."""
     user = User.objects.create_user("mia", is_staff=True)
-    group, _ = Group.objects.get_or_create(name="managers")
-    codes = ["view_reports", "view_tool", "view_contract", "view_team"]
-    assert Permission.objects.filter(codename__in=codes, content_type__app_label="licenses").count() == 4
-    group.permissions.set(Permission.objects.filter(codename__in=codes, content_type__app_label="licenses"))
-    user.groups.add(group)
+    user.groups.add(managers())
     client.force_login(user)
     return client
 
 
 def test_a_migration_makes_the_group_of_managers() -> None:
-    codes = set(Group.objects.get(name="managers").permissions.values_list("codename", flat=True))
+    codes = set(managers().permissions.values_list("codename", flat=True))
     assert codes == {"view_reports", "view_tool", "view_contract", "view_team"}
 
 

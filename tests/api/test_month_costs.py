@@ -8,7 +8,7 @@ from html import unescape
 from typing import Any
 
 import pytest
-from django.contrib.auth.models import Group, User
+from django.contrib.auth.models import User
 from django.test import Client
 from django.utils import timezone
 
@@ -28,6 +28,7 @@ from licenses.models import (
 )
 from licenses.notifications import delivery, month_costs, occasions, preferences
 from licenses.notifications.delivery import Delivered
+from tests.support.groups import managers
 from tests.support.receivers import HOST, MailServer, running_mail_server
 
 pytestmark = pytest.mark.django_db
@@ -85,7 +86,7 @@ def leases(db: None) -> list[Lease]:
 
 def make_manager(name: str = "mia", *, wants: bool = True) -> User:
     account = User.objects.create_user(name, f"{name}@example.com", is_staff=True)
-    account.groups.add(Group.objects.get(name="managers"))
+    account.groups.add(managers())
     if wants:
         preferences.choose(account, wanted=WANTED)
     return account
@@ -135,7 +136,10 @@ def rows(text: str, title: str) -> dict[str, list[str]]:
 def cells_of(html: str, title: str) -> dict[str, list[str]]:
     """Return the cells of a table of a page or of the mail, by the first."""
     section = html[html.index(f">{title}</h2>") :].partition("</table>")[0]
-    cells = [re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row, re.DOTALL) for row in re.findall(r"<tr>(.*?)</tr>", section)]
+    cells = [
+        re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row, re.DOTALL)
+        for row in re.findall(r"<tr[^>]*>(.*?)</tr>", section, re.DOTALL)
+    ]
     texts = [[unescape(re.sub(r"<[^>]*>", "", cell)).strip() for cell in row] for row in cells]
     return {row[0]: row[1:] for row in texts if row and row[0] not in {"Total", "Vendor", "Team", "Project", "Tool"}}
 

@@ -15,6 +15,7 @@ from django.test import Client
 from licenses.access.rights import OPERATORS
 from licenses.models import AuditRecord, MemberSource, Team, TeamMember
 from licenses.signin.oidc import PendingSignIns
+from tests.support.groups import managers
 from tests.support.issuer import CLIENT, OTHER_RSA_KEY, Issuer
 
 pytestmark = pytest.mark.django_db
@@ -171,6 +172,7 @@ def test_a_group_gives_its_role_until_the_sign_in_after_it_ends(
     provider: Issuer, browser: Client, settings: Any
 ) -> None:
     settings.LICENSE_OIDC_STAFF_GROUPS = ROLES
+    managers()
     Group.objects.create(name="auditors").permissions.add(Permission.objects.get(codename="view_auditrecord"))
 
     def sign_in_with(*groups: str) -> list[int]:
@@ -192,6 +194,7 @@ def test_a_group_gives_its_role_until_the_sign_in_after_it_ends(
 
 def test_a_role_that_the_settings_do_not_name_stays(provider: Issuer, browser: Client, settings: Any) -> None:
     settings.LICENSE_OIDC_STAFF_GROUPS = ["finance=managers"]
+    managers()
     sign_in(browser, provider, groups=["finance"])
     user = User.objects.get()
     user.groups.add(Group.objects.create(name="by hand"))

@@ -7,12 +7,13 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from django.contrib.auth.models import Group, Permission, User
+from django.contrib.auth.models import Permission, User
 from django.test import Client
 
 from licenses.models import Contract, EndReason, Lease, Team, TeamMember, Tool
 from tests.support.admin_forms import save
 from tests.support.api import api_of, assert_problem
+from tests.support.groups import managers
 
 MakeTool = Callable[..., Tool]
 MakeTeam = Callable[..., Team]
@@ -108,7 +109,7 @@ def client_of(role: str, settings: Any) -> Client:
         user = User.objects.create_user(role, is_staff=role not in ("plain", "lead"))
         user.user_permissions.set(Permission.objects.filter(codename__in=PERMISSIONS.get(role, [])))
         if role == "manager":
-            user.groups.add(Group.objects.get(name="managers"))
+            user.groups.add(managers())
         client.force_login(user)
     return client
 
