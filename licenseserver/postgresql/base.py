@@ -1,8 +1,10 @@
 """What Django imports for ``ENGINE = "licenseserver.postgresql"``."""
 
+from datetime import UTC, datetime
 from typing import Any
 
 from django.db.backends.postgresql import base as django_base
+from django.db.backends.postgresql import operations
 from django_prometheus.db.backends.postgresql import base
 
 from licenseserver.counting import counted
@@ -10,7 +12,15 @@ from licenseserver.counting import counted
 from .round_trip import Prepared, RoundTrip
 
 
+class DatabaseOperations(operations.DatabaseOperations):
+    def adapt_datetimefield_value(self, value: Any) -> Any:
+        """Return a time in UTC: PostgreSQL reads offsets of less than 16 hours, and RFC 3339 has up to 23:59."""
+        return value.astimezone(UTC) if isinstance(value, datetime) and value.tzinfo is not None else value
+
+
 class DatabaseWrapper(base.DatabaseWrapper):
+    ops_class = DatabaseOperations
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         # The statements that wait to be sent together.

@@ -40,6 +40,19 @@ def test_a_longer_pause_begins_a_new_episode(api: Api, make_tool: MakeTool, pass
     assert [episode["attempts"] for episode in denials()] == [1, 1]
 
 
+def test_a_time_in_a_query_or_a_body_may_have_any_offset(api: Api, make_tool: MakeTool) -> None:
+    make_tool()
+    api.borrow("cad", "ana")
+    api.borrow("cad", "ben")
+    for offset in ("%2B23:59", "-23:59"):
+        assert len(denials(f"?after=2001-01-01T00:00:00{offset}")) == 1
+        assert denials(f"?before=2001-01-01T00:00:00{offset}") == []
+    body = {"capacity": 1, "valid_until": "2199-01-01T00:00:00+23:59"}
+    answer = api_of(scopes=["admin"]).client.put("/api/v1/tools/cad/", body, content_type="application/json")
+    assert answer.status_code == 200, answer.content
+    assert answer.json()["valid_until"] == "2198-12-31T00:01:00Z"
+
+
 def test_users_tools_and_reasons_have_separate_episodes(api: Api, make_tool: MakeTool) -> None:
     make_tool("cad")
     make_tool("sim", enabled=False)
