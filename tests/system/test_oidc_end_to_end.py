@@ -152,7 +152,8 @@ def test_people_sign_in_work_and_sign_out(configured: Server, page: Page, consol
     assert page.evaluate(borrow, ["ana", True])[0] == 403
     assert page.evaluate(borrow, ["", True])[1]["user"] == "ben"
     page.goto(f"{url}/admin/")
-    assert "not authorized" in page.content()
+    assert "This account has no permission for the page." in page.content()
+    assert page.locator("input[type=password]").count() == 0
 
 
 def test_a_manager_of_the_provider_sees_the_money_and_no_people(configured: Server, page: Page) -> None:
