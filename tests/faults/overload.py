@@ -11,6 +11,7 @@ import argparse
 import asyncio
 import contextlib
 import json
+import resource
 import shutil
 import socket
 import subprocess
@@ -34,8 +35,11 @@ from .stack import ROOT, Api, environment
 MEASURED_SECONDS = 4.0
 OVERLOAD_SECONDS = 10.0
 FACTOR = 5
-# Open connections of the overload; each has one call under way.
-CONNECTIONS = 1500
+# Seconds that a request may wait for a thread.
+LONGEST_WAIT = 1
+# Open connections of the overload, for each call a second that the server can answer. Each has one call under
+# way, so calls wait about this many seconds: longer than they may, however fast the machine is.
+CONNECTIONS = 2.5
 RECOVERY_SECONDS = 5.0
 STALLED = 100
 
@@ -194,6 +198,9 @@ def main() -> None:
     parser.add_argument("--database", choices=["postgres", "sqlite"], default="postgres")
     options = parser.parse_args()
     bad: list[str] = []
+    # Each connection takes a file of both sides.
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     with ExitStack() as closing:
         folder = Path(
             closing.enter_context(tempfile.TemporaryDirectory(prefix="overload-", ignore_cleanup_errors=True))
@@ -202,7 +209,11 @@ def main() -> None:
         made = template.make(options.database, folder / "template")
         database = closing.enter_context(made.copied(folder))
         site, port = made.site, free_port()
-        variables = environment(database, port) | {"LICENSE_LONGEST_WAIT": "2"}
+        variables = environment(database, port) | {
+            "LICENSE_LONGEST_WAIT": str(LONGEST_WAIT),
+            # gunicorn would leave connections above 1,000 to the kernel, where nobody sees them wait.
+            "GUNICORN_CMD_ARGS": "--worker-connections 10000",
+        }
         api = Api(ROOT, folder, variables, port)
         closing.callback(api.stop)
         api.start()
@@ -216,7 +227,8 @@ def main() -> None:
         lease = http.post("/licenses/borrow", json={"tool": "spare", "user": "user1", "ttl_seconds": 60}).json()["id"]
         thread = threading.Thread(target=beat, args=(http, lease, beats, stopping))
         thread.start()
-        load = asyncio.run(press(port, token, OVERLOAD_SECONDS, rate=FACTOR * capacity, connections=CONNECTIONS))
+        connections = int(CONNECTIONS * capacity)
+        load = asyncio.run(press(port, token, OVERLOAD_SECONDS, rate=FACTOR * capacity, connections=connections))
         seconds = recovery(port, token)
         stopping.set()
         thread.join()
