@@ -1,6 +1,7 @@
 """Run the command-line client as a user's shell does."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -53,6 +54,17 @@ class Shell:
             text=True,
             timeout=PATIENCE,
         )
+
+    def log_in(self) -> tuple["subprocess.Popen[str]", str, str]:
+        """Begin ``license login``, from now on without a user in the environment. Return its process, and the
+        address and the code that it shows."""
+        del self.environment["LICENSE_USER"]
+        process = self.start("login")
+        assert process.stderr is not None
+        found = re.search(r"Open (\S+) and approve the code (\S+),", process.stderr.readline())
+        assert found
+        address, code = found.groups()
+        return process, address, code
 
     def start(self, *arguments: str, **more: Any) -> "subprocess.Popen[str]":
         return subprocess.Popen(

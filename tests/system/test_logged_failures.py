@@ -54,7 +54,7 @@ def test_a_problem_that_is_the_server_s_names_the_request(server: Server) -> Non
 
 @pytest.mark.parametrize("written", ["json", "text"])
 def test_no_secret_is_ever_written(tmp_path: Path, issuer: Issuer, written: str) -> None:
-    """At the level where most is told, on the ways by which secrets come."""
+    """At the level with the most lines, on the ways by which secrets come."""
     variables = {
         "LICENSE_AUTH": "required",
         "LOG_FORMAT": written,
@@ -119,7 +119,7 @@ def test_no_secret_is_ever_written(tmp_path: Path, issuer: Issuer, written: str)
             b"POST /borrows HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nmalformed-secret-6e21\r\n\r\n",
         ):
             send_raw(server, line)
-        # And a defect, whose traceback is told.
+        # And a defect, whose traceback is logged.
         bring_a_defect(server)
         with httpx.Client(base_url=server.url) as client:
             headers = {"Authorization": f"Bearer {token}", "Idempotency-Key": key, "Cookie": f"sessionid={cookie}"}

@@ -1,7 +1,6 @@
 """``license login`` with a real client, a real browser and a server as deployed. Needs Chromium, and npm for the
 accessibility rules."""
 
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -71,12 +70,7 @@ def begin(server: Server, device: str = "ws-17") -> str:
 
 def test_a_person_approves_license_login_with_the_keyboard(server: Server, browser: Browser, tmp_path: Path) -> None:
     shell = Shell(server, tmp_path)
-    del shell.environment["LICENSE_USER"]
-    process = shell.start("login")
-    assert process.stderr is not None
-    found = re.search(r"Open (\S+) and approve the code (\S+),", process.stderr.readline())
-    assert found
-    address, code = found.groups()
+    process, address, code = shell.log_in()
     context = browser.new_context()
     page = context.new_page()
     keep_on_this_machine(page)

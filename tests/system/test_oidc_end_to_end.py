@@ -4,7 +4,6 @@ Needs node with npm, and Chromium: without them it is skipped and says why.
 """
 
 import os
-import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -166,12 +165,7 @@ def test_a_manager_of_the_provider_sees_the_money_and_no_people(configured: Serv
 
 def test_a_person_of_the_provider_approves_license_login(configured: Server, page: Page, tmp_path: Path) -> None:
     shell = Shell(configured, tmp_path)
-    del shell.environment["LICENSE_USER"]
-    process = shell.start("login")
-    assert process.stderr is not None
-    found = re.search(r"Open (\S+) and approve the code (\S+),", process.stderr.readline())
-    assert found
-    address, code = found.groups()
+    process, address, code = shell.log_in()
     page.goto(address)
     sign_in_as(page, "ben")
     page.wait_for_url(lambda url: url == address)
