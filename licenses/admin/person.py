@@ -20,7 +20,7 @@ from django.utils.http import urlencode
 from licenses.access import accounts
 from licenses.access.rules import CHANGE_LEASES, VIEW_AUDIT, VIEW_DENIALS, VIEW_LEASES, VIEW_MEMBERS, is_within_own
 from licenses.clock import database_now
-from licenses.models import AccountSession, ApiToken, Denial, Lease, TeamMember, Ticket
+from licenses.models import AccountSession, ApiToken, Denial, Lease, TeamMember, Ticket, Tool
 from licenses.models.lease import NOTE_LENGTH
 from licenses.names import NAME_LENGTH, is_clean, is_name
 
@@ -65,7 +65,8 @@ class Person:
     account: User | None = None
     leases: list[Lease] = field(default_factory=list)
     past: list[Lease] = field(default_factory=list)
-    tickets: list[Ticket] = field(default_factory=list)
+    # Each ticket with what it waits for.
+    waits: list[tuple[Ticket, str]] = field(default_factory=list)
     teams: list[TeamMember] = field(default_factory=list)
     tokens: list[ApiToken] = field(default_factory=list)
     sessions: list[datetime] = field(default_factory=list)
@@ -74,7 +75,7 @@ class Person:
     @property
     def is_known(self) -> bool:
         """Return whether the reader sees anything about the person."""
-        rows = (self.leases, self.past, self.tickets, self.teams, self.tokens, self.sessions)
+        rows = (self.leases, self.past, self.waits, self.teams, self.tokens, self.sessions)
         return self.account is not None or any(rows) or self.denials > 0
 
 
@@ -174,7 +175,7 @@ def _read(request: HttpRequest, name: str, *permissions: str) -> Person:
         person.leases = list(held.active(now).newest_first()[:MOST])
         person.past = list(held.ended(now).newest_first()[:LAST_LEASES])
     if may(VIEW_TICKETS):
-        person.tickets = list(Ticket.objects.waiting().filter(user=name, alive_until__gt=now).order_by("number")[:MOST])
+        person.waits = _waits(Ticket.objects.live(now).filter(user=name).order_by("number")[:MOST])
     if may(VIEW_MEMBERS):
         members = TeamMember.objects.of_users([name]).select_related("team")
         person.teams = list(members.order_by("team__name")[:MOST])
@@ -184,6 +185,17 @@ def _read(request: HttpRequest, name: str, *permissions: str) -> Person:
     if may(VIEW_DENIALS):
         person.denials = Denial.objects.filter(user=name, last_at__gt=now - DENIALS).count()
     return person
+
+
+def _waits(tickets: Iterable[Ticket]) -> list[tuple[Ticket, str]]:
+    """Return each ticket with the seats that it prefers, as a text."""
+    preferred = [(ticket, ticket.alternatives[0]["items"]) for ticket in tickets]
+    tools = Tool.objects.filter(name__in={item["tool"] for _, items in preferred for item in items})
+    names = {tool.name: tool.display_name or tool.name for tool in tools}
+    return [
+        (ticket, ", ".join(f"{item['seats']} of {names.get(item['tool'], item['tool'])}" for item in items))
+        for ticket, items in preferred
+    ]
 
 
 def _similar(request: HttpRequest, name: str) -> list[str]:
