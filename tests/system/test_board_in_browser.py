@@ -8,7 +8,6 @@ import httpx
 import pytest
 from playwright.sync_api import Browser, ConsoleMessage, Page, expect
 
-from tests.support.browser import keep_on_this_machine, running_browser
 from tests.support.servers import Server, collect_static_files, running_server
 
 pytestmark = pytest.mark.any_database
@@ -96,12 +95,6 @@ def caller(board: Server) -> Caller:
     return Caller(board)
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with running_browser() as browser:
-        yield browser
-
-
 @pytest.fixture
 def complaints() -> Iterator[list[str]]:
     """Collect the browser's errors. The list must be empty at the end."""
@@ -149,7 +142,6 @@ def sign_in(
         page = context.new_page()
         page.on("console", note)
         page.on("pageerror", lambda error: complaints.append(str(error)))
-        keep_on_this_machine(page)
         page.clock.install()
         page.goto(path)
         return page

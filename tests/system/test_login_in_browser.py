@@ -8,7 +8,6 @@ import httpx
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from tests.support.browser import keep_on_this_machine, running_browser
 from tests.support.person import PASSWORD
 from tests.support.servers import Server, collect_static_files, running_server
 from tests.support.shell import Shell
@@ -24,12 +23,6 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         account = f"User.objects.create_user('ana', password={PASSWORD!r})"
         running.manage("shell", "-c", f"from django.contrib.auth.models import User; {account}")
         yield running
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with running_browser() as browser:
-        yield browser
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +54,6 @@ def test_a_person_approves_license_login_with_the_keyboard(server: Server, brows
     process, address, code = shell.log_in()
     context = browser.new_context()
     page = context.new_page()
-    keep_on_this_machine(page)
     complaints: list[str] = []
     page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
     page.goto(address)
