@@ -362,7 +362,7 @@ def test_contracts_come_from_a_file(tmp_path: Path) -> None:
         "mesher: capacity 3 -> 4, contract 3 seats, until 2099-12-31, PO-1 -> 4 seats, until 2099-12-31, PO-1\n"
     )
     assert tool.contracts.count() == 2
-    assert "no end: changed" in seed(tmp_path, SEEDED + 'note = "spare"\n', "--force")
+    assert "from 2090-01-01: changed" in seed(tmp_path, SEEDED + 'note = "spare"\n', "--force")
 
 
 def test_a_contract_with_another_last_day_is_the_same_contract(tmp_path: Path) -> None:
