@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,12 +30,13 @@ class Server:
     log: Path
     process: "subprocess.Popen[bytes] | None" = None
     code: Path = ROOT
+    command: Sequence[str] = ("-m", "licenseserver")
 
     def start(self) -> None:
         """Start it, and wait until it is ready."""
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "licenseserver"],
+                [sys.executable, *self.command],
                 cwd=self.code,
                 env=self.environment,
                 stdout=log,
