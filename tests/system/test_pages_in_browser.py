@@ -104,6 +104,10 @@ def test_a_page_is_accessible_and_within_the_screen(readers: dict[str, BrowserCo
         wrong += [(width, scheme, *violation) for violation in violations(page)]
         if (wide := page.evaluate("document.documentElement.scrollWidth")) > width:
             wrong.append((width, scheme, f"is {wide} wide"))
+    page.set_viewport_size({"width": 1440, "height": 900})
+    for table in page.locator("#changelist .results").all():
+        if hidden := table.evaluate("table => table.scrollWidth - table.clientWidth"):
+            wrong.append((1440, f"hides {hidden} px of the list"))
     page.close()
     assert not wrong, "\n".join(map(str, wrong))
 
