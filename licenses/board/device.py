@@ -24,7 +24,7 @@ from .views import error, page
 
 NONE = (
     "No sign-in waits with this code. It may have expired, or somebody has answered it. "
-    "Check the code, or run `license login` again."
+    "Check the code, or run license login again."
 )
 
 
@@ -51,7 +51,7 @@ def shown(
     **more: Any,
 ) -> HttpResponse:
     """Return the page, with the program if there is one."""
-    context = {"title": "Sign a program in", "now": timezone.now(), "why_not": tokens.why_no_own(account), **more}
+    context = {"title": "Sign in a program", "now": timezone.now(), "why_not": tokens.why_no_own(account), **more}
     if login is not None:
         scopes = device_logins.scopes_to_give(login, account)
         context |= {
@@ -62,7 +62,7 @@ def shown(
     return render(request, "licenses/board/device.html", context, status=status)
 
 
-@page("POST", instead="Open the address that `license login` shows.")
+@page("POST", instead="Open the address that license login shows.")
 def answer(request: HttpRequest, caller: Caller) -> HttpResponse:
     """Approve or deny the program."""
     if caller.user is None:
