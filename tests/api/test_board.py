@@ -368,7 +368,7 @@ def test_teams_have_their_names_for_people(api: Api, make_tool: MakeTool, make_t
 
 
 def test_a_column_without_a_value_is_left_out(
-    api: Api, make_tool: MakeTool, make_team: MakeTeam, settings: Any
+    api: Api, make_tool: MakeTool, make_team: MakeTeam, pass_time: PassTime, settings: Any
 ) -> None:
     make_tool("cad", capacity=3)
 
@@ -379,7 +379,10 @@ def test_a_column_without_a_value_is_left_out(
     api.borrow(user="ana", ttl_seconds=3600)
     assert columns() == ["User", "Seats", "Since", "Until"]
     make_team("crash", "ben")
-    api.borrow(user="ben", team="crash", host="ws1", project="door", heartbeat_seconds=60)
+    lease = api.borrow(user="ben", team="crash", host="ws1", project="door", ttl_seconds=3600).json()["id"]
+    assert columns() == ["User", "Host", "Seats", "Team", "Project", "Since", "Until"]
+    pass_time(minutes=1)
+    api.renew(lease)
     assert columns() == ["User", "Host", "Seats", "Team", "Project", "Since", "Heartbeat", "Until"]
     assert {len(row) for row in rows(api.client, "/tools/cad/") if row} == {8}
     # No host is shown without the name of its user.
