@@ -155,6 +155,14 @@ def soft(name: str) -> SafeString:
     return format_html_join(SOFT_BREAK, "{}", ((part,) for part in parts))
 
 
+@register.filter
+def unbroken(command: str) -> SafeString:
+    """Keep words such as ``--wait`` on one line. Browsers end a line after a hyphen."""
+    *parts, end = re.split(r"(\S*-\S*)", command)
+    words = format_html_join("", '{}<span class="word">{}</span>', zip(parts[::2], parts[1::2], strict=True))
+    return format_html("{}{}", words, end)
+
+
 @register.simple_tag(takes_context=True)
 def toggled(context: Any, name: str, value: str) -> str:
     """Return the query of this page with a value added to a parameter, or without it if it is there."""

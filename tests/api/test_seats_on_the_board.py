@@ -208,7 +208,7 @@ def test_the_page_has_the_command_for_each_place(make_tool: MakeTool) -> None:
     shown = page(Client())
     for place in ("Terminal", "GitHub Actions", "GitLab CI", "Jenkins", "PowerShell"):
         assert f"<summary>{place}</summary>" in shown
-    assert shown.count("license run --tool cad --wait 30m") == 5
+    assert text(shown).count("license run --tool cad --wait 30m") == 5
     assert "LICENSE_SERVER=http://testserver\n" in shown
     assert "${{ secrets.LICENSE_TOKEN }}" in shown
 
