@@ -22,6 +22,7 @@ from licenses.models.device_login import read_user_code, shown_user_code
 from .tokens import WHAT
 from .views import error, page
 
+
 @page("GET")
 def overview(request: HttpRequest, caller: Caller) -> HttpResponse:
     """Ask for the code, or show the program that has the code."""
