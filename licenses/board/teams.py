@@ -81,9 +81,9 @@ def one_team(request: HttpRequest, caller: Caller, name: str) -> HttpResponse:
 
 
 def _name(row: Usage, key: str, shown: dict[str, str]) -> str:
-    """Return what a row is of: a month, the name of a tool for people, or a project."""
+    """Return what a row is of: a month, the name of a tool for people, or a project; a dash for none."""
     name = str(row.key[key] or "")
-    return name[:7] if key == "month" else shown.get(name) or name or f"no {key}"
+    return name[:7] if key == "month" else shown.get(name) or name or "—"
 
 
 def _span(request: HttpRequest) -> Span:
