@@ -366,6 +366,7 @@ def page(
     days = {"since": span.first.isoformat(), "until": span.last.isoformat(), "tz": span.zone.key}
     shown = type(form)({**request.GET.dict(), **asked, **days}) if form.is_valid() else form
     more = {"form": shown, "span": span, "query": query_of(span, tz=span.zone.key)}
+    more["currency"] = settings.LICENSE_CURRENCY
     return render(
         request, template, admin.site.each_context(request) | more | context, status=200 if form.is_valid() else 400
     )

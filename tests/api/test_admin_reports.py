@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
 from html import unescape
+from typing import Any
 
 import pytest
 from django.contrib.auth.models import Permission, User
@@ -109,6 +110,16 @@ def test_a_report_is_written_for_people(admin_client: Client, monday: Tool) -> N
     row = dict(zip(head, next(row for row in rows if row[0] == "CAD Suite"), strict=True))
     assert row | {"Vendor": "Acme", "Capacity": "12,000", "Cost": "21.00", "Idle cost": "—"} == row
     assert row["Utilization"].endswith("%")
+
+
+@pytest.mark.parametrize("path", ["", "money/", "cad/", "tables/usage/"])
+def test_a_report_names_its_days_and_currency(admin_client: Client, monday: Tool, settings: Any, path: str) -> None:
+    settings.LICENSE_CURRENCY = "EUR"
+    # Without the form, which is not on paper.
+    shown = page(admin_client, f"{path}?{DAYS}").rpartition("</form>")[2]
+    assert "2026-03-02 to 2026-03-03" in shown
+    assert "Time zone: UTC." in shown
+    assert "Amounts are in EUR." in shown
 
 
 @pytest.mark.parametrize("path", ["", "money/", "cad/"])
