@@ -25,7 +25,7 @@ OF_HIERARCHY = {"year", "month", "day"}
 
 
 class NarrowedList(ChangeList):
-    """A list that shows the number of its rows beside the search only if it is narrowed."""
+    """A list that shows the number of its rows next to the search only if it is narrowed."""
 
     def get_results(self, request: HttpRequest) -> None:
         super().get_results(request)
