@@ -84,7 +84,6 @@ class TicketAdmin(ReadOnlyAdmin):
         *("number", "user", "team", "project", "host", "wants_one_of", "state"),
         *("created_at", "alive_until", "deadline", "closed_at", "lease"),
     ]
-    readonly_fields = ["number", "wants_one_of"]
 
     def get_changelist(self, request: HttpRequest, **options: Any) -> type[ChangeList]:
         return TicketList
