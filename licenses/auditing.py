@@ -141,7 +141,10 @@ SUBJECTS: dict[type[models.Model], tuple[AuditedKind, Callable[[Any], str]]] = {
     Group: (AuditedKind.GROUP, lambda group: group.name),
     RetiredName: (AuditedKind.RETIRED_NAME, lambda retired: retired.name),
     Webhook: (AuditedKind.WEBHOOK, lambda webhook: webhook.name),
-    NotificationPreference: (AuditedKind.PREFERENCE, str),
+    NotificationPreference: (
+        AuditedKind.PREFERENCE,
+        lambda wish: f"{wish.account}: {wish.event} by {wish.webhook or 'mail'}",
+    ),
 }
 
 

@@ -19,12 +19,24 @@ class AuditAdmin(ReadOnlyAdmin):
     list_display = [
         "recorded_at",
         "actor",
+        "action",
+        "subject_kind",
+        "subject",
+        "changes",
+        "note",
+        "origin",
+        "actor_kind",
+    ]
+    fields = [
+        "recorded_at",
+        "actor",
         "actor_kind",
         "origin",
         "action",
         "subject_kind",
         "subject",
-        "changes",
+        "before",
+        "after",
         "note",
     ]
     list_filter = ["subject_kind", "action", "actor_kind", ActorFilter, "recorded_at"]

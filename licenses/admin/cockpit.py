@@ -192,7 +192,7 @@ def _tokens(now: datetime) -> Card:
         Line(token.name, f"{_owner(token)}, until {token.expires_at:%Y-%m-%d}", _row("apitoken", token.pk))
         for token in tokens
     ]
-    link = _list("apitoken", ends=SOON, revoked_at__isempty="1", o="8")
+    link = _list("apitoken", ends=SOON, revoked_at__isempty="1", o="4")
     return Card(f"API tokens that end within {SOON} days", total, lines, link, "None.")
 
 

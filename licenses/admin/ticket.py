@@ -18,6 +18,7 @@ class ToolFilter(TypedFilter):
 @admin.register(Ticket)
 class TicketAdmin(ReadOnlyAdmin):
     list_display = ["number", "user", "wants", "host", "state", "created_at", "deadline", "lease"]
+    readonly_fields = ["number"]
     list_filter = ["state", ToolFilter, "created_at"]
     list_select_related = ["lease__tool"]
     search_fields = ["user", "host"]
