@@ -315,6 +315,33 @@ def test_a_slow_receiver_keeps_no_other_from_its_messages(receiver: Receiver, mo
     assert delivery.deliver() == Delivered(sent=1, postponed=1)
 
 
+def test_a_message_that_a_receiver_fails_on_keeps_back_no_other(receiver: Receiver) -> None:
+    make_webhook(receiver.url())
+    offer("bad")
+    receiver.answers[:] = [500]
+    assert delivery.deliver() == POSTPONED
+    # The pause of the first message is over when another one comes.
+    offer("good")
+    Delivery.objects.update(due_at=timezone.now())
+    receiver.answers[:] = [200, 500]
+    assert delivery.deliver() == Delivered(sent=1, postponed=1)
+    bad, good, again = (post.id for post in receiver.posts)
+    assert bad == again != good
+
+
+def test_messages_wait_for_a_receiver_that_fails_no_longer_than_after_a_first_attempt(receiver: Receiver) -> None:
+    make_webhook(receiver.url())
+    offer("1", minutes=24 * 60)
+    offer("2", minutes=24 * 60)
+    Delivery.objects.update(attempts=20)
+    receiver.answers[:] = [500]
+    assert delivery.deliver() == POSTPONED
+    waiting, failed = Delivery.objects.order_by("attempts")
+    assert (waiting.attempts, failed.attempts) == (20, 21)
+    assert waiting.due_at <= timezone.now() + timedelta(seconds=30)
+    assert failed.due_at > timezone.now() + timedelta(minutes=25)
+
+
 def test_little_of_an_answer_is_read_and_kept(receiver: Receiver) -> None:
     make_webhook(receiver.url())
     offer()

@@ -105,6 +105,17 @@ def test_a_lease_that_was_renewed_and_ends_again_is_news_again(api: Api, make_to
     expect(Event.LEASE_ENDING)
 
 
+def test_every_holder_hears_of_the_end_however_many_leases_end_at_once(
+    api: Api, make_tool: MakeTool, later: PassTime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(occasions, "AT_ONCE", 2)
+    make_tool(capacity=5)
+    leases = [api.borrow(ttl_seconds=4 * 3600).json()["id"] for _ in range(5)]
+    later(hours=3, minutes=50)
+    assert sorted(notification.facts["lease"] for notification in found()) == sorted(leases)
+    assert found() == []
+
+
 def test_a_lease_with_heartbeats_is_no_news(api: Api, make_tool: MakeTool, pass_time: PassTime) -> None:
     make_tool(capacity=3)
     short, long = (api.borrow(user="ana", ttl_seconds=seconds).json()["id"] for seconds in (300, 3600))
