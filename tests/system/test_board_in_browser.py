@@ -432,7 +432,7 @@ def test_a_file_is_imported_after_a_look_at_its_changes(sign_in: Callable[..., P
     expect(page.get_by_role("row", name="mesher")).to_contain_text("new, capacity 4")
     expect(page.get_by_role("listitem").filter(has_text="acme.lic:3")).to_be_visible()
     page.get_by_role("button", name="Skip 1 line and make 2 changes").click()
-    expect(page.get_by_text("2 change(s) made.")).to_be_visible()
+    expect(page.get_by_text("2 changes made.")).to_be_visible()
     expect(page.get_by_role("row", name=re.compile("mesher"))).to_be_visible()
 
 
