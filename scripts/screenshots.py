@@ -156,7 +156,9 @@ def photograph_all(url: str, password: str, folder: Path) -> None:
                     page.emulate_media(color_scheme=scheme)
                     for width, height in SCREENS:
                         page.set_viewport_size({"width": width, "height": height})
-                        page.screenshot(path=folder / f"{shown.name}.{scheme}.{width}.png", full_page=True)
+                        picture = folder / f"{shown.name}.{scheme}.{width}.png"
+                        # The admin changes its colors slowly.
+                        page.screenshot(path=picture, full_page=True, animations="disabled")
             context.close()
     print(f"{len(list(folder.glob('*.png')))} pictures in {folder}")
 

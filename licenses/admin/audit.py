@@ -14,9 +14,24 @@ class ActorFilter(TypedFilter):
     title = parameter_name = "actor"
 
 
+class SubjectFilter(TypedFilter):
+    title = parameter_name = "subject"
+
+
 @admin.register(AuditRecord)
 class AuditAdmin(ReadOnlyAdmin):
     list_display = [
+        "recorded_at",
+        "actor",
+        "action",
+        "subject_kind",
+        "subject",
+        "changes",
+        "note",
+        "origin",
+        "actor_kind",
+    ]
+    fields = [
         "recorded_at",
         "actor",
         "actor_kind",
@@ -24,10 +39,11 @@ class AuditAdmin(ReadOnlyAdmin):
         "action",
         "subject_kind",
         "subject",
-        "changes",
+        "before",
+        "after",
         "note",
     ]
-    list_filter = ["subject_kind", "action", "actor_kind", ActorFilter, "recorded_at"]
+    list_filter = ["subject_kind", SubjectFilter, "action", "actor_kind", ActorFilter, "recorded_at"]
     search_fields = ["actor", "origin", "subject", "before", "after", "note"]
     date_hierarchy = "recorded_at"
 

@@ -31,6 +31,14 @@ class AuditedAdmin(LabeledInputs, ShortDeletions, ListedLookups, admin.ModelAdmi
     A subclass that saves rows in another way must record them itself.
     """
 
+    def get_fields(self, request: HttpRequest, obj: M | None = None) -> Any:
+        fields = super().get_fields(request, obj)
+        if obj is not None:
+            return fields
+        # A row that does not exist yet has nothing to show.
+        shown = self.get_readonly_fields(request)
+        return [name for name in fields if name not in shown]
+
     def formfield_for_foreignkey(self, db_field: Any, request: HttpRequest, **options: Any) -> Any:
         if db_field.name in self.get_autocomplete_fields(request):
             options["widget"] = SearchedSelect(db_field, self.admin_site)

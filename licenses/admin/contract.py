@@ -3,10 +3,12 @@
 from collections.abc import Iterable
 from typing import Any
 
+from django.conf import settings
 from django.contrib import admin
 from django.db.models import QuerySet
 from django.http import HttpRequest
 
+from licenses.history.tables import amount
 from licenses.models import Contract
 from licenses.tools import contracts
 
@@ -21,12 +23,17 @@ class LastDayFilter(EndsFilter):
 @admin.register(Contract)
 class ContractAdmin(AuditedAdmin[Contract]):
     fields = ["tool", "seats", "first_day", "last_day", "price", "reference", "note", "source"]
-    list_display = ["tool", "seats", "first_day", "last_day", "price", "reference", "source"]
+    list_display = ["tool", "seats", "first_day", "last_day", "cost", "reference", "source"]
     list_display_links = ["tool", "seats"]
     list_filter = [("tool", admin.RelatedOnlyFieldListFilter), LastDayFilter, "source"]
     list_select_related = ["tool"]
     search_fields = ["tool__name", "reference", "note"]
     autocomplete_fields = ["tool"]
+
+    @admin.display(description="price", ordering="price")
+    def cost(self, contract: Contract) -> str | None:
+        """Return the price with its currency."""
+        return None if contract.price is None else amount(contract.price, settings.LICENSE_CURRENCY)
 
     def get_readonly_fields(self, request: HttpRequest, obj: Contract | None = None) -> list[str]:
         # A contract cannot move to another tool.

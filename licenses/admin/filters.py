@@ -11,6 +11,7 @@ from django.contrib.admin.views.main import ChangeList
 from django.core.exceptions import ValidationError
 from django.db.models import DateTimeField, QuerySet
 from django.http import HttpRequest
+from django.utils.safestring import mark_safe
 
 from licenses.clock import database_now
 
@@ -49,6 +50,17 @@ class NamedValues(admin.AllValuesFieldListFilter):
         """Yield the choices of the filter."""
         for choice in super().choices(changelist):
             yield choice | {"display": choice["display"] if str(choice["display"]) else "(none)"}
+
+
+class NamedRelations(admin.RelatedFieldListFilter):
+    """Filter by a related row. No row has a name too."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.empty_value_display = mark_safe("(none)")
+
+
+admin.FieldListFilter.register(lambda field: bool(field.remote_field), NamedRelations, take_priority=True)
 
 
 class EndsFilter(admin.SimpleListFilter):

@@ -96,10 +96,40 @@ class UserFilter(TypedFilter):
     title = parameter_name = "user"
 
 
+class LeaseForm(forms.ModelForm[Lease]):
+    class Meta:
+        model = Lease
+        fields: list[str] = []
+        help_texts = {"project": ""}
+
+
 @admin.register(Lease)
 class LeaseAdmin(ListedLookups):
+    form = LeaseForm
     list_display = ["person", "tool", "seats", "team", "project", "host", "held", "heartbeat", "end"]
     list_display_links = ["tool"]
+    fields = [
+        "person",
+        "tool",
+        "seats",
+        "overdraft_seats",
+        "team",
+        "project",
+        "host",
+        "borrowed_at",
+        "held",
+        "heartbeat",
+        "lifetime",
+        "expires_at",
+        "ended_at",
+        "end_reason",
+        "end_note",
+        "borrowed_by",
+        "ended_by",
+        "part_of",
+        "fence",
+        "id",
+    ]
     list_filter = [StateFilter, UserFilter, "end_reason", "borrowed_at", "team", "tool"]
     list_select_related = ["tool", "team"]
     search_fields = ["user", "host", "project", "tool__name"]
@@ -129,8 +159,17 @@ class LeaseAdmin(ListedLookups):
         moment = lease.ended_at or lease.expires_at
         if moment is None:
             return "does not expire"
-        how = lease.get_end_reason_display().lower() if lease.ended_at else "expires"
+        now = timezone.now()
+        if lease.ended_at is None and moment > now:
+            left = duration(moment - now)
+            return format_html('<span class="moment" title="{} UTC">in {}</span>', f"{moment:%Y-%m-%d %H:%M:%S}", left)
+        how = lease.get_end_reason_display().lower() or "expired"
         return format_html('{} <span class="moment">{}</span>', how, f"{moment:%Y-%m-%d %H:%M}")
+
+    @admin.display(description="lifetime")
+    def lifetime(self, lease: Lease) -> str:
+        """Return the time by which a heartbeat extends the lease."""
+        return "-" if lease.ttl is None else f"{duration(lease.ttl)} from each heartbeat"
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Lease]:
         # The last heartbeat depends on all tools of a borrow.
@@ -142,8 +181,23 @@ class LeaseAdmin(ListedLookups):
     def has_delete_permission(self, request: HttpRequest, obj: Lease | None = None) -> bool:
         return False
 
-    def get_readonly_fields(self, request: HttpRequest, obj: Lease | None = None) -> list[str]:
-        return [field.name for field in Lease._meta.fields]
+    def get_readonly_fields(self, request: HttpRequest, obj: Lease | None = None) -> Any:
+        return self.fields
+
+    def render_change_form(
+        self,
+        request: HttpRequest,
+        context: dict[str, Any],
+        add: bool = False,
+        change: bool = False,
+        form_url: str = "",
+        obj: Lease | None = None,
+    ) -> HttpResponse:
+        context["title"] = "Lease"
+        if obj is not None and obj.ended_at is None and self.has_change_permission(request):
+            # The list would leave out a lease that has expired and is not closed.
+            context["row_action"] = {"name": "force_return", "label": "Force return", "query": "state=all"}
+        return super().render_change_form(request, context, add, change, form_url, obj)
 
     def changeform_view(
         self,

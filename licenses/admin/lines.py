@@ -27,6 +27,7 @@ MAX_LISTED = 20
 class LinesForm(forms.Form):
     """Ask for the parent and the lines."""
 
+    required_css_class = "required"
     lines = forms.CharField(widget=forms.Textarea(attrs={"rows": 20, "cols": 80}), strip=True)
 
     def __init__(self, data: Any, *, rows: "LinesAdmin", **options: Any) -> None:

@@ -7,6 +7,7 @@ from django.contrib import admin, messages
 from django.core.exceptions import ValidationError
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
+from django.utils.formats import localize
 from django.utils.html import format_html
 
 from licenses.models import Delivery, Event, NotificationPreference, Webhook
@@ -77,7 +78,7 @@ class WebhookAdmin(SuperusersOnly, AuditedAdmin[Webhook]):
 
     @admin.display(description="events")
     def event_names(self, webhook: Webhook) -> str:
-        return ", ".join(webhook.events) or "-"
+        return "; ".join(Event(event).label for event in webhook.events) or "-"
 
     def save_model(self, request: HttpRequest, obj: Webhook, form: Any, change: bool) -> None:
         secret = webhooks.save(obj, url=form.cleaned_data["address"], by=actor_of(request))
@@ -122,27 +123,39 @@ class ChannelFilter(admin.SimpleListFilter):
 @admin.register(Delivery)
 class DeliveryAdmin(ReadOnlyAdmin):
     goes_with_parent = True
-    list_display = [
-        "created",
+    fields = [
         "event",
         "user",
         "tool",
+        "message",
+        "to",
+        "state",
+        "attempts",
+        "answer",
+        "created",
+        "next_attempt",
+        "closed_at",
+    ]
+    list_display = [
+        "created",
+        "event",
         "to",
         "state",
         "attempts",
         "answer",
         "next_attempt",
         "closed_at",
+        "user",
+        "tool",
     ]
     list_filter = ["state", ChannelFilter, "notification__event", "webhook"]
     list_select_related = ["notification", "webhook"]
     search_fields = ["address", "webhook__name", "notification__user", "notification__tool"]
-    readonly_fields = ["created", "event", "user", "tool", "message"]
     actions = ["send_again"]
 
     @admin.display(description="created", ordering="notification__created_at")
-    def created(self, delivery: Delivery) -> Any:
-        return delivery.notification.created_at
+    def created(self, delivery: Delivery) -> str:
+        return localize(delivery.notification.created_at)
 
     @admin.display(ordering="notification__event")
     def event(self, delivery: Delivery) -> str:
@@ -161,8 +174,8 @@ class DeliveryAdmin(ReadOnlyAdmin):
         return delivery.address or f"{delivery.webhook} (webhook)"
 
     @admin.display(description="next attempt", ordering="due_at")
-    def next_attempt(self, delivery: Delivery) -> Any:
-        return delivery.due_at if delivery.closed_at is None else None
+    def next_attempt(self, delivery: Delivery) -> str:
+        return localize(delivery.due_at) if delivery.closed_at is None else "-"
 
     @admin.display
     def message(self, delivery: Delivery) -> str:
@@ -198,11 +211,12 @@ class PreferenceForm(forms.ModelForm[NotificationPreference]):
 class NotificationPreferenceAdmin(AuditedAdmin[NotificationPreference]):
     goes_with_parent = True
     form = PreferenceForm
+    fields = ["account", "event", "webhook", "wanted"]
     list_display = ["account", "event", "channel", "wanted"]
     list_filter = ["event", "wanted", "webhook"]
     list_select_related = ["account", "webhook"]
     search_fields = ["account__username"]
-    autocomplete_fields = ["account"]
+    autocomplete_fields = ["account", "webhook"]
 
     @admin.display(ordering="webhook")
     def channel(self, preference: NotificationPreference) -> str:

@@ -119,7 +119,8 @@ class UserLimitAdmin(RuleAdmin):
 @admin.register(AccessRule)
 class AccessRuleAdmin(RuleAdmin):
     fields = ["tool", "effect", "kind", "team", "name"]
-    list_display = ["subject", "effect", "kind", "tool"]
+    list_display = ["tool", "subject", "kind", "short_effect"]
+    list_display_links = ["tool", "subject"]
     list_filter = ["effect", "kind", ("tool", admin.RelatedOnlyFieldListFilter)]
     list_select_related = ["tool", "team"]
     search_fields = ["name", "team__name", "tool__name"]
@@ -128,6 +129,11 @@ class AccessRuleAdmin(RuleAdmin):
         "Write an effect, a kind and a name on each line, for example: include user ana. "
         "Effects are include and exclude. Kinds are user, team, host and project."
     )
+
+    @admin.display(description="effect", ordering="effect")
+    def short_effect(self, rule: AccessRule) -> str:
+        """Return the effect without its explanation."""
+        return Effect(rule.effect).label.partition(":")[0]
 
     def parser(self, parent: Tool) -> Callable[[str], AccessRule]:
         teams = {team.name: team for team in Team.objects.all()}

@@ -1,8 +1,10 @@
 """Create and revoke API tokens in the admin."""
 
+from collections.abc import Iterator
 from typing import Any
 
 from django.contrib import admin, messages
+from django.contrib.admin.views.main import ChangeList
 from django.db.models import QuerySet
 from django.forms import ModelForm
 from django.http import HttpRequest, HttpResponse
@@ -27,22 +29,41 @@ class ExpiryFilter(EndsFilter):
     field = "expires_at"
 
 
+class RevokedFilter(admin.EmptyFieldListFilter):
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.title = "state"
+
+    def choices(self, changelist: ChangeList) -> Iterator[Any]:
+        """Yield the choices: Django calls a time empty or not empty."""
+        names = ("All", "Not revoked", "Revoked")
+        for name, choice in zip(names, super().choices(changelist), strict=True):
+            yield choice | {"display": name}
+
+
+# What became of a token. A new one has none of it.
+OF_USE = ["last_used_at", "revoked_at", "hint", "created_at", "created_by"]
+
+
 @admin.register(ApiToken)
 class ApiTokenAdmin(AuditedAdmin[ApiToken]):
+    fields = ["name", "team", "user", "may_read", "may_borrow", "may_administer", "expires_at", *OF_USE]
+    readonly_fields = OF_USE
     list_display = [
         "name",
-        "hint",
-        "team",
         "user",
-        "may_read",
-        "may_borrow",
-        "may_administer",
+        "team",
         "expires_at",
         "last_used_at",
         "revoked_at",
+        "may_read",
+        "may_borrow",
+        "may_administer",
+        "hint",
         "created_by",
     ]
-    list_filter = [ExpiryFilter, ("revoked_at", admin.EmptyFieldListFilter), "may_administer", "team"]
+    list_filter = [ExpiryFilter, ("revoked_at", RevokedFilter), "may_administer", "team"]
+    autocomplete_fields = ["team"]
     list_select_related = ["team", "created_by"]
     search_fields = ["name", "hint", "user", "team__name"]
     actions = ["revoke"]
@@ -57,9 +78,23 @@ class ApiTokenAdmin(AuditedAdmin[ApiToken]):
     def has_revoke_permission(self, request: HttpRequest) -> bool:
         return request.user.has_perm("licenses.change_apitoken")
 
-    def get_exclude(self, request: HttpRequest, obj: ApiToken | None = None) -> list[str]:
+    def get_fields(self, request: HttpRequest, obj: ApiToken | None = None) -> Any:
         # Nobody can give rights that they lack, and a team's token acts for other users.
-        return [] if request.user.is_superuser or obj else ["may_administer", "team"]
+        hidden: set[str] = set() if request.user.is_superuser or obj else {"may_administer", "team"}
+        return [name for name in super().get_fields(request, obj) if name not in hidden]
+
+    def render_change_form(
+        self,
+        request: HttpRequest,
+        context: dict[str, Any],
+        add: bool = False,
+        change: bool = False,
+        form_url: str = "",
+        obj: ApiToken | None = None,
+    ) -> HttpResponse:
+        if obj is not None and obj.revoked_at is None and self.has_revoke_permission(request):
+            context["row_action"] = {"name": "revoke", "label": "Revoke"}
+        return super().render_change_form(request, context, add, change, form_url, obj)
 
     def formfield_for_dbfield(self, db_field: Any, request: HttpRequest, **kwargs: Any) -> Any:
         field = super().formfield_for_dbfield(db_field, request, **kwargs)

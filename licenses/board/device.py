@@ -22,11 +22,6 @@ from licenses.models.device_login import read_user_code, shown_user_code
 from .tokens import WHAT
 from .views import error, page
 
-NONE = (
-    "No sign-in waits with this code. It may have expired, or somebody has answered it. "
-    "Check the code, or run `license login` again."
-)
-
 
 @page("GET")
 def overview(request: HttpRequest, caller: Caller) -> HttpResponse:
@@ -38,7 +33,7 @@ def overview(request: HttpRequest, caller: Caller) -> HttpResponse:
         return shown(request, caller.user)
     login = device_logins.find(typed, account=caller.user, address=client_address(request.META))
     if login is None:
-        return shown(request, caller.user, status=404, typed=typed[:32], why=NONE)
+        return shown(request, caller.user, status=404, typed=typed[:32], is_unknown=True)
     return shown(request, caller.user, login=login, code=shown_user_code(read_user_code(typed) or ""))
 
 
@@ -51,7 +46,7 @@ def shown(
     **more: Any,
 ) -> HttpResponse:
     """Return the page, with the program if there is one."""
-    context = {"title": "Sign a program in", "now": timezone.now(), "why_not": tokens.why_no_own(account), **more}
+    context = {"title": "Sign in a program", "now": timezone.now(), "why_not": tokens.why_no_own(account), **more}
     if login is not None:
         scopes = device_logins.scopes_to_give(login, account)
         context |= {
@@ -62,7 +57,7 @@ def shown(
     return render(request, "licenses/board/device.html", context, status=status)
 
 
-@page("POST", instead="Open the address that `license login` shows.")
+@page("POST", instead="Open the address that license login shows.")
 def answer(request: HttpRequest, caller: Caller) -> HttpResponse:
     """Approve or deny the program."""
     if caller.user is None:
@@ -73,7 +68,7 @@ def answer(request: HttpRequest, caller: Caller) -> HttpResponse:
     typed = request.POST.get("code", "")
     login = device_logins.find(typed, account=account, address=client_address(request.META))
     if login is None:
-        return shown(request, account, status=404, why=NONE)
+        return shown(request, account, status=404, is_unknown=True)
     by = Actor.of_account(account.get_username(), request.META)
     try:
         decide = device_logins.approve if given == "approve" else device_logins.deny
@@ -81,6 +76,6 @@ def answer(request: HttpRequest, caller: Caller) -> HttpResponse:
     except (tokens.NoOwnTokens, TooManyTokens) as why:
         return error(request, 403, "The program was not signed in", str(why))
     if not done:
-        return shown(request, account, status=404, why=NONE)
+        return shown(request, account, status=404, is_unknown=True)
     title = "The program is signed in" if given == "approve" else "You denied the program"
     return render(request, "licenses/board/device_done.html", {"title": title, "approved": given == "approve"})

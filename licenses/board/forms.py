@@ -36,6 +36,10 @@ WAITS = {
 USUAL_TIME, USUAL_WAIT = HOUR, 8 * HOUR
 
 
+# The same words for every number that is too small or too large.
+BOUNDS = {"min_value": "At least %(limit_value)s.", "max_value": "At most %(limit_value)s."}
+
+
 def is_a_name(text: str) -> None:
     """Raise ValidationError unless a host or a project can have this name."""
     if not is_name(text):
@@ -45,17 +49,17 @@ def is_a_name(text: str) -> None:
 class SeatForm(forms.Form):
     """Seats of a tool for a person, for a time. Each form has a key, so that a form that is sent twice borrows once."""
 
-    seats = forms.IntegerField(min_value=1, max_value=MAX_CAPACITY, initial=1)
+    seats = forms.IntegerField(min_value=1, max_value=MAX_CAPACITY, initial=1, error_messages=BOUNDS)
     seconds = forms.TypedChoiceField(coerce=int, label="For", initial=USUAL_TIME)
     wait_seconds = forms.TypedChoiceField(
         coerce=int, choices=list(WAITS.items()), label="If none is free, wait", initial=USUAL_WAIT
     )
     team = forms.ChoiceField(required=False)
     project = forms.CharField(required=False, max_length=NAME_LENGTH, validators=[is_a_name])
-    host = forms.CharField(required=False, max_length=NAME_LENGTH, validators=[is_a_name], label="Computer")
+    host = forms.CharField(required=False, max_length=NAME_LENGTH, validators=[is_a_name])
     key = forms.UUIDField()
 
-    def __init__(self, *args: Any, tool: Tool, teams: Iterable[str], **kwargs: Any) -> None:
+    def __init__(self, *args: Any, tool: Tool, teams: Iterable[tuple[str, str]], **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.tool = tool
         longest = tool.max_ttl.total_seconds() if tool.max_ttl is not None else max(TIMES)
@@ -64,7 +68,7 @@ class SeatForm(forms.Form):
         # Shorter than all of them: the longest that there is.
         fields["seconds"].choices = list(times.items()) or [(int(longest), f"{int(longest)} seconds")]
         fields["seconds"].initial = min(USUAL_TIME, max(dict(fields["seconds"].choices)))
-        fields["team"].choices = [("", "the server chooses"), *((team, team) for team in teams)]
+        fields["team"].choices = [("", "the server chooses"), *teams]
 
     @property
     def new_key(self) -> str:

@@ -66,11 +66,12 @@ class Entry:
     conditions: Sequence[Condition]
     leases: Listed[Lease] = Listed()
     waiting: Listed[TicketClaim] = Listed()
-    # Of the reader: whether the tool is starred, the seats that the reader has, and the
-    # seats that the reader waits for.
+    # Of the reader: whether the tool is starred, the seats that the reader has, the seats that
+    # the reader waits for, and whether a seat is kept for the reader.
     starred: bool = False
     held: int = 0
     waits: int = 0
+    offered: bool = False
     is_shown: bool = False
 
     @property
@@ -184,32 +185,40 @@ def for_reader(entries: Iterable[Entry], user: str, account: int | None, shown: 
     """Return these tools with what the reader has of them; with details of those that are ``shown``."""
     starred = set(Star.objects.filter(user=account).values_list("tool", flat=True)) if account is not None else set()
     held: dict[int, int] = {}
-    waits: dict[int, int] = {}
+    waits: dict[int, tuple[int, int]] = {}
     if user:
         mine = Lease.objects.active(Now()).held_by(user).order_by()
         held = dict(mine.values_list("tool").annotate(Sum("seats")))
         claims = TicketClaim.objects.live(Now()).filter(ticket__user=user).order_by()
-        waits = dict(claims.values_list("tool").annotate(Sum("seats")))
+        waiting = claims.values_list("tool").annotate(Sum("seats"), Count("ticket__offered_at"))
+        waits = {tool: (seats, offers) for tool, seats, offers in waiting}
     return [
         replace(
             entry,
             starred=entry.tool.pk in starred,
             held=held.get(entry.tool.pk, 0),
-            waits=waits.get(entry.tool.pk, 0),
+            waits=waits.get(entry.tool.pk, (0, 0))[0],
+            offered=waits.get(entry.tool.pk, (0, 0))[1] > 0,
             is_shown=entry.tool.name in shown,
         )
         for entry in entries
     ]
 
 
-def teams_of(caller: Caller) -> list[str]:
-    """Return the names of the teams that the reader is in."""
-    return sorted(caller.teams.union(Team.objects.of_user(caller.name).values_list("name", flat=True)))
+def teams_of(caller: Caller) -> list[tuple[str, str]]:
+    """Return the teams that the reader is in, for a choice."""
+    known = Team.objects.of_user(caller.name) | Team.objects.filter(name__in=caller.teams)
+    return _choices(dict.fromkeys(caller.teams, "") | dict(known.values_list("name", "display_name")))
 
 
-def team_names() -> list[str]:
-    """Return the first names of teams, for a choice."""
-    return list(Team.objects.order_by("name").values_list("name", flat=True)[:TEAMS_TO_CHOOSE])
+def teams_to_choose() -> list[tuple[str, str]]:
+    """Return the first teams, for a choice."""
+    return _choices(dict(Team.objects.order_by("name").values_list("name", "display_name")[:TEAMS_TO_CHOOSE]))
+
+
+def _choices(shown: dict[str, str]) -> list[tuple[str, str]]:
+    """Return each name with its name for people, sorted by the latter."""
+    return sorted(((name, text or name) for name, text in shown.items()), key=lambda choice: choice[1].casefold())
 
 
 def tools_of_team(team: str) -> set[int]:

@@ -19,7 +19,7 @@ SHOWN_AT_MOST = 20
 # What the tools can be sorted by. Free tools come first, then those whose seat is expected soonest.
 SORTS = {
     "name": "Name",
-    "free": "Most free seats",
+    "free": "Free seats",
     "queue": "Longest queue",
     "expected": "Next seat",
     "use": "Use",

@@ -19,10 +19,11 @@ from licenses.auditing import Actor
 from licenses.errors import TooManyTokens
 from licenses.models.team import validate_name
 
+from .forms import BOUNDS
 from .views import error, page
 
 WHAT = {
-    Scope.READ: "Look: seats, queues, leases and reports.",
+    Scope.READ: "See seats, queues, leases and reports.",
     Scope.BORROW: "Borrow, renew, wait and return as you.",
     Scope.ADMIN: "Administer, with all your rights.",
 }
@@ -37,7 +38,7 @@ class TokenForm(forms.Form):
     def __init__(self, account: User, data: Any = None) -> None:
         longest = settings.LICENSE_OWN_TOKEN_DAYS
         super().__init__(data, initial={"days": longest, "scopes": [Scope.READ, Scope.BORROW]})
-        self.fields["days"] = forms.IntegerField(min_value=1, max_value=longest)
+        self.fields["days"] = forms.IntegerField(min_value=1, max_value=longest, error_messages=BOUNDS)
         self.fields["scopes"] = forms.MultipleChoiceField(
             choices=[(scope.value, WHAT[scope]) for scope in tokens.own_scopes(account)],
             error_messages={"required": "Choose at least one."},

@@ -6,7 +6,7 @@ The session identifies the user. ``licenses.access`` decides.
 import logging
 import re
 from collections.abc import Callable
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import wraps
 from typing import Any, Concatenate, ParamSpec
 
@@ -207,7 +207,7 @@ def overview(request: HttpRequest, caller: Caller) -> HttpResponse:
         "selection": selection,
         "sorts": SORTS,
         "vendors": sorted({entry.tool.vendor for entry in entries if entry.tool.vendor}, key=str.casefold),
-        "teams": queries.team_names(),
+        "teams": queries.teams_to_choose(),
         "page": tools,
         "entries": listed,
         "refusals": queries.refusals(now, REFUSALS_OF_ALL),
@@ -257,7 +257,7 @@ def tool_page(
         "refused": refusal,
         "advice": ADVICE.get(refusal.code, "") if refusal is not None else "",
         "commands": commands_for(tool.name, request.build_absolute_uri(reverse("board")).rstrip("/")),
-        "offer_minutes": settings.LICENSE_OFFER_MINUTES,
+        "offer_window": timedelta(minutes=settings.LICENSE_OFFER_MINUTES),
     }
     return shown(request, "tool.html", caller, context | own(caller, now, tool), status=status, tag=tag)
 

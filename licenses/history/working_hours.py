@@ -49,9 +49,17 @@ class WorkingHours:
 
     def __str__(self) -> str:
         names = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
-        days = ", ".join(names[day] for day in sorted(self.weekdays))
+        days = ", ".join(
+            names[first] if first == last else f"{names[first]} to {names[last]}" for first, last in self._runs()
+        )
         first, last = (f"{minutes // 60:02}:{minutes % 60:02}" for minutes in (self.start, self.end))
         return f"{days} {first} to {last}, {self.zone.key}"
+
+    def _runs(self) -> Iterator[tuple[int, int]]:
+        """Yield the first and the last of the days of the week that follow each other."""
+        for first in sorted(self.weekdays):
+            if first - 1 not in self.weekdays:
+                yield first, next(day for day in range(first, 7) if day + 1 not in self.weekdays)
 
 
 class Windows:

@@ -79,6 +79,8 @@ def end_with_license(tool: Tool, now: datetime) -> None:
     ``now``.
     """
     live = Lease.objects.filter(tool=tool).active(now)
+    # A heartbeat that knows the old end must not extend one of them after this.
+    list(live.under_lock().values_list("pk", flat=True))
     end = max(tool.valid_until, now) if tool.valid_until is not None else None
     live.filter(ttl__isnull=True).update(expires_at=end)
     if end is not None:
@@ -165,7 +167,7 @@ class Ledger:
         setattr(tool, total, getattr(tool, total) + 1)
         self._count_for(tool, lease, -lease.seats)
         self._ended.append(lease)
-        if lease.part_of_id is None:
+        if lease.part_of_id is None and self.snapshot.has_counted(lease.expires_at):
             self.snapshot.change_borrows(lease.user, borrowed=-1)
 
     def extend(self, leases: Iterable[Lease], expires_at: datetime | None) -> None:

@@ -250,6 +250,14 @@ def _array(sql: str) -> str:
 # --- What a batch reads, in this order: names, lease ids, ticket ids -----------------
 
 
+def _lent_by() -> str:
+    ids = _in("uuid")
+    return (
+        f"licenses_tool.id {_array(f'SELECT tool_id FROM licenses_lease WHERE id {ids}')} "
+        f"OR licenses_tool.id {_array(f'SELECT tool_id FROM licenses_lease WHERE part_of_id {ids}')}"
+    )
+
+
 def _waited_for() -> str:
     return (
         "SELECT claim.tool_id FROM licenses_ticketclaim claim "
@@ -268,13 +276,7 @@ TEAMS = """(
 
 @cache
 def _tools() -> Query[Tool]:
-    ids = _in("uuid")
-    wanted = (
-        f"licenses_tool.name {_in('text')} "
-        f"OR licenses_tool.id {_array(f'SELECT tool_id FROM licenses_lease WHERE id {ids}')} "
-        f"OR licenses_tool.id {_array(f'SELECT tool_id FROM licenses_lease WHERE part_of_id {ids}')} "
-        f"OR licenses_tool.id {_array(_waited_for())}"
-    )
+    wanted = f"licenses_tool.name {_in('text')} OR {_lent_by()} OR licenses_tool.id {_array(_waited_for())}"
     return Query(lambda: Tool.objects.filter(_where(wanted, 0, 1, 1, 2)).under_lock(), more=[(TEAMS, 3), (CLOCK, None)])
 
 
@@ -319,17 +321,13 @@ def overdue(tool: Tool, now: datetime) -> list[Lease]:
 
 
 @cache
-def _held() -> Query[Lease]:
-    return Query(
-        lambda: Lease.objects.filter(_of_borrows()).select_related("tool").under_lock(),
-        related=["tool", "team"],
-        more=[(CLOCK, None)],
-    )
+def _tools_of() -> Query[Tool]:
+    return Query(lambda: Tool.objects.filter(_where(_lent_by(), 0, 0)).order_by())
 
 
-def send_held(lease_ids: list[uuid.UUID]) -> Sent[Lease]:
-    """Lock all leases of these borrows, and read their tools, which are not locked."""
-    return _held().send(lease_ids)
+def send_tools_of(lease_ids: list[uuid.UUID]) -> Sent[Tool]:
+    """Ask for the tools of these borrows, without a lock."""
+    return _tools_of().send(lease_ids)
 
 
 def grouped(teams: Iterable[tuple[str, int, str]] | None) -> dict[str, list[Team]]:

@@ -71,8 +71,22 @@ class Contract(models.Model):
         ]
 
     def __str__(self) -> str:
-        days = f"{self.first_day or 'always'} to {self.last_day or 'no end'}"
-        return f"{self.seats} seats, {days}{f', {self.reference}' if self.reference else ''}"
+        return f"{self.tool}: {self.terms}"
+
+    @property
+    def terms(self) -> str:
+        """Return the seats, the days and the reference."""
+        match self.first_day, self.last_day:
+            case None, None:
+                days = "without end"
+            case None, last:
+                days = f"until {last}"
+            case first, None:
+                days = f"from {first}"
+            case first, last:
+                days = f"{first} to {last}"
+        seats = f"{self.seats} seat{'' if self.seats == 1 else 's'}"
+        return ", ".join(filter(None, (seats, days, self.reference)))
 
     @property
     def starts_at(self) -> datetime | None:

@@ -87,4 +87,4 @@ class Denial(models.Model):
         ]
 
     def __str__(self) -> str:
-        return f"{self.user}: {self.code} of {self.tool}"
+        return f"{self.tool} refused to {self.user}: {self.code}"

@@ -66,7 +66,7 @@ class Identity(models.Model):
         constraints = [models.UniqueConstraint(fields=["issuer", "subject"], name="identity_is_one_account")]
 
     def __str__(self) -> str:
-        return f"{self.subject} at {self.issuer}"
+        return f"{self.user}: {self.subject} at {self.issuer}"
 
 
 class JwtCaller(models.Model):

@@ -107,7 +107,7 @@ class NotificationPreference(models.Model):
         ]
 
     def __str__(self) -> str:
-        return f"{self.account}: {self.event} by {self.webhook or 'mail'}"
+        return f"{self.account}: {self.get_event_display()}, by {self.webhook or 'mail'}"
 
 
 class Notification(models.Model):
@@ -237,4 +237,4 @@ class Delivery(models.Model):
         ]
 
     def __str__(self) -> str:
-        return f"{self.notification} to {self.address or self.webhook}"
+        return f"{self.notification.get_event_display()}, to {self.address or self.webhook}"

@@ -79,10 +79,13 @@ def _give_up() -> int:
 
 @transaction.atomic
 def _claim() -> list[Delivery]:
-    """Claim the delivery that has been due for longest, with others of its kind that go into the same message."""
+    """Claim a delivery that is due, with others of its kind that go into the same message.
+
+    The one with the fewest attempts comes first: a message on which a receiver fails keeps back no other.
+    """
     now = database_now()
     free = Delivery.objects.due(now).select_for_update(no_key=True, skip_locked=True, of=("self",))
-    first = free.select_related("notification", "webhook").order_by("due_at", "pk").first()
+    first = free.select_related("notification", "webhook").order_by("attempts", "due_at", "pk").first()
     if first is None:
         return []
     claimed = [first]
@@ -139,15 +142,19 @@ def _mark(claimed: Sequence[Delivery], attempt: Attempt) -> Delivered:
         _disable(first.webhook)
     if attempt.is_final:
         return Delivered(given_up=rows.update(state=DeliveryState.FAILED, closed_at=now, answer=answer))
-    pause = max(pause_after(max(delivery.attempts for delivery in claimed)), attempt.retry_after or timedelta(0))
+    asked = attempt.retry_after or timedelta(0)
+    pause = max(pause_after(max(delivery.attempts for delivery in claimed)), asked)
     postponed = rows.update(due_at=now + pause, answer=answer)
     if attempt.is_of_channel:
-        _hold_back(first, now, now + pause)
+        _hold_back(first, now, now + max(pause_after(1), asked))
     return Delivered(postponed=postponed)
 
 
 def _hold_back(failed: Delivery, now: datetime, until: datetime) -> None:
-    """Postpone the other messages for a receiver that does not answer, so that each does not wait for it too."""
+    """Postpone the other messages for a receiver that does not answer, so that each does not wait for it too.
+
+    Only by a first pause: the receiver may fail on this one message.
+    """
     others = Delivery.objects.due(now).filter(webhook=failed.webhook)
     others.update(due_at=until)
 

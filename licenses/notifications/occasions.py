@@ -7,6 +7,7 @@ knows it by its key. A forced return is found by the end of its lease: after the
 
 from collections.abc import Iterable, Iterator
 from datetime import datetime, timedelta
+from itertools import chain, islice
 
 from django.conf import settings
 from django.db.models import Max, Q
@@ -37,7 +38,7 @@ AFTER_THE_END = timedelta(days=7)
 PATIENCE = timedelta(minutes=5)
 # The same tool is not reported again within this time.
 PAUSE = timedelta(hours=4)
-# Rows of a kind in one round.
+# Occasions that are compared with the recorded ones, and recorded, at once.
 AT_ONCE = 500
 
 
@@ -51,17 +52,19 @@ def look() -> int:
     if not outbox.is_in_use():
         return 0
     last_look = Sweep.objects.last_look()
-    found = [
-        *_seats_offered(now),
-        *_leases_ending(now),
-        *_leases_forced(now, last_look),
-        *_tokens_ending(now),
-        *_licenses_ending(now),
-        *_contracts_ending(now),
-        *_crowded_tools(now),
-        *month_costs.occasions(now, last_look),
-    ]
-    recorded = outbox.record_all(_new(found))
+    found = chain(
+        _seats_offered(now),
+        _leases_ending(now),
+        _leases_forced(now, last_look),
+        _tokens_ending(now),
+        _licenses_ending(now),
+        _contracts_ending(now),
+        _crowded_tools(now),
+        month_costs.occasions(now, last_look),
+    )
+    recorded = 0
+    while some := list(islice(found, AT_ONCE)):
+        recorded += outbox.record_all(_new(some))
     # Only now: if this process dies before, the next look finds the same.
     Sweep.objects.looked_at(now)
     return recorded
@@ -78,7 +81,7 @@ def _new(found: Iterable[Occasion]) -> list[Occasion]:
 
 
 def _seats_offered(now: datetime) -> Iterator[Occasion]:
-    for ticket in Ticket.objects.live(now).filter(kept=True, offered_at__isnull=False).order_by("number")[:AT_ONCE]:
+    for ticket in Ticket.objects.live(now).filter(kept=True, offered_at__isnull=False).order_by("number"):
         items = next(iter(alternatives_of(ticket).values()))
         facts = {
             "ticket": str(ticket.id),
@@ -93,7 +96,7 @@ def _leases_ending(now: datetime) -> Iterator[Occasion]:
     lead = timedelta(minutes=settings.LICENSE_NOTICE_MINUTES)
     leases = Lease.objects.active(now).heads().filter(expires_at__lte=now + lead)
     leases = leases.filter(Q(ttl__isnull=True) | Q(ttl__gte=SHORTEST_TTL)).with_items()
-    for lease in leases.order_by("expires_at", "pk")[:AT_ONCE]:
+    for lease in leases.order_by("expires_at", "pk"):
         ends = lease.expires_at
         if ends is None or (lease.ttl is not None and ends - now > lease.ttl / 4):
             continue
@@ -133,7 +136,7 @@ def _stage(ends: datetime, now: datetime, days: Iterable[int]) -> tuple[int, dat
 def _tokens_ending(now: datetime) -> Iterator[Occasion]:
     longest = timedelta(days=max(DAYS_BEFORE_OF_TOKENS))
     ending = ApiToken.objects.filter(revoked_at__isnull=True, expires_at__gt=now, expires_at__lte=now + longest)
-    for token in ending.select_related("team").order_by("expires_at", "pk")[:AT_ONCE]:
+    for token in ending.select_related("team").order_by("expires_at", "pk"):
         # A token for a week needs no warning two weeks before.
         lifetime = token.expires_at - token.created_at
         days = [days for days in DAYS_BEFORE_OF_TOKENS if lifetime > 2 * timedelta(days=days)]

@@ -264,7 +264,7 @@ class _Planner:
             text = "The tool has contracts, which set its capacity. List its contracts, or remove them with prune."
             self._wrong(name, ("capacity",), text)
         for contract in known:
-            self.changes.append(Change(Act.REMOVED, AuditedKind.CONTRACT, f"{name}: {contract}"))
+            self.changes.append(Change(Act.REMOVED, AuditedKind.CONTRACT, f"{name}: {contract.terms}"))
 
     def _rules(self, name: str, wanted: SiteTool, present: SiteTool, target: SiteTool) -> None:
         """Compare the quotas and reservations, the user limits and the access rules of a tool."""
@@ -345,7 +345,7 @@ def _keyed(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _of_contract(tool: str, done: contracts.ContractChange) -> Change:
-    subject = f"{tool}: {done.before or done.contract}"
+    subject = f"{tool}: {done.before or done.contract.terms}"
     if done.change == contracts.Change.CHANGED:
         after = {name: getattr(done.contract, name) for name in done.old}
         return Change(Act.CHANGED, AuditedKind.CONTRACT, subject, _keyed(done.old), _keyed(after))

@@ -1,7 +1,7 @@
 """Draw seats and write times on the board."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import datetime, timedelta
 from typing import Any
 from urllib.parse import quote
@@ -12,7 +12,7 @@ from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString, mark_safe
 
 from licenses.access.visibility import Names
-from licenses.models import Denial, Lease, Ticket, Tool
+from licenses.models import Denial, Lease, Team, Ticket, TicketClaim, Tool
 from licenses.models.denial import EPISODE_WINDOW
 from licenses.policy import BORROW_REFUSALS
 
@@ -129,9 +129,23 @@ def seconds_span(seconds: int) -> str:
 
 
 @register.filter
-def display(tool: Tool) -> str:
-    """Return the name of a tool for people."""
-    return tool.display_name or tool.name
+def display(named: Tool | Team) -> str:
+    """Return the name of a tool or a team for people."""
+    return named.display_name or named.name
+
+
+@register.simple_tag(takes_context=True)
+def filled(context: Any, rows: Iterable[Any]) -> set[str]:
+    """Return the columns that have a value in one of these leases, claims or refusals; the page shows only those."""
+    names: Names | None = context.get("names")
+    columns = set()
+    for row in (row.ticket if isinstance(row, TicketClaim) else row for row in rows):
+        values = {name: getattr(row, name, None) for name in ("team", "project", "host")}
+        values["heartbeat"] = getattr(row, "has_program", False)
+        if names is not None and not names.shown_on(row):
+            values["host"] = None
+        columns |= {name for name, value in values.items() if value}
+    return columns
 
 
 @register.filter
@@ -139,6 +153,14 @@ def soft(name: str) -> SafeString:
     """Allow a line to end within a long name, but only after a separator."""
     parts = re.split(r"(?<=[._@/-])(?=.)", name)
     return format_html_join(SOFT_BREAK, "{}", ((part,) for part in parts))
+
+
+@register.filter
+def unbroken(command: str) -> SafeString:
+    """Keep words such as ``--wait`` on one line. Browsers end a line after a hyphen."""
+    *parts, end = re.split(r"(\S*-\S*)", command)
+    words = format_html_join("", '{}<span class="word">{}</span>', zip(parts[::2], parts[1::2], strict=True))
+    return format_html("{}{}", words, end)
 
 
 @register.simple_tag(takes_context=True)
@@ -164,9 +186,9 @@ def named_among(row: Lease | Ticket | Denial, names: Names) -> bool:
 
 @register.simple_tag(takes_context=True)
 def contact(context: Any, row: Lease | Ticket) -> SafeString | str:
-    """Write a link that mails the user of the row, where the site allows it and has the address."""
+    """Write a link that mails another user, where the site allows it and has the address."""
     address = context.get("contacts", {}).get(row.user)
-    if not address:
+    if not address or row.user == context["reader"].name:
         return ""
     text = ' <a class="contact" href="mailto:{}" aria-label="Mail to {}">mail</a>'
     return format_html(text, quote(address, safe="@"), row.user)

@@ -59,9 +59,9 @@ class ContractChange:
 
     def __str__(self) -> str:
         """Return a line that describes it."""
-        if self.change == Change.CHANGED and self.before != str(self.contract):
-            return f"{self.before} -> {self.contract}"
-        return f"{self.before or self.contract}: {self.change}"
+        if self.change == Change.CHANGED and self.before != self.contract.terms:
+            return f"{self.before} -> {self.contract.terms}"
+        return f"{self.before or self.contract.terms}: {self.change}"
 
 
 @transaction.atomic
@@ -195,7 +195,7 @@ def compare(
         if row is None:
             changes.append(ContractChange(Change.NEW, contract))
             continue
-        before = str(row)
+        before = row.terms
         fields = [name for name in wanted[number] if getattr(row, name) != getattr(contract, name)]
         if fields:
             old = {name: getattr(row, name) for name in fields}
@@ -203,7 +203,7 @@ def compare(
                 setattr(row, name, getattr(contract, name))
             changes.append(ContractChange(Change.CHANGED, row, before, old))
     for row in left:
-        before = str(row)
+        before = row.terms
         if row.last_day is not None and row.last_day < today:
             continue
         if row.first_day is None or row.first_day < today:

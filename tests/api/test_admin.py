@@ -110,6 +110,23 @@ def test_a_seat_is_not_taken_back_without_a_reason(
     assert Lease.objects.get(pk=lease["id"]).ended_at is None
 
 
+def test_the_page_of_an_open_lease_leads_to_its_force_return(
+    api: Api, admin_client: Client, make_tool: Callable[..., Tool]
+) -> None:
+    make_tool("cad")
+    lease = api.borrow().json()["id"]
+    address = f"/admin/licenses/lease/{lease}/change/"
+    page = admin_client.get(address).content.decode()
+    target = re.search(r'value="Force return" formaction="([^"]+)"', page)
+    assert target is not None
+    sent = dict(re.findall(r'<input type="hidden" name="(action|_selected_action)" value="([^"]+)">', page))
+    asked = admin_client.post(target[1], sent).content.decode()
+    assert "<b>1 seat</b> back from <b>1 person</b>" in asked
+    assert api.status()["borrowed"] == 1
+    api.give_back(lease)
+    assert "Force return" not in admin_client.get(address).content.decode()
+
+
 def test_a_force_return_first_shows_whose_seats_it_takes(
     api: Api, admin_client: Client, make_tool: Callable[..., Tool]
 ) -> None:

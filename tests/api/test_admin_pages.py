@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from django.contrib import admin
+from django.contrib.admin.utils import flatten_fieldsets
 from django.contrib.auth.models import Group, Permission, User
 from django.db import connection
 from django.db.models import Model
@@ -483,3 +484,25 @@ def test_rows_are_called_by_names_and_not_by_numbers(populate: Callable[..., Non
             if field.is_relation and getattr(row, field.attname) is not None:
                 key = re.escape(str(getattr(row, field.attname)))
                 assert not re.search(rf"(?:\bin|\bof|\bfor|\bx|^) {key}(?:$|:| )", str(row)), str(row)
+
+
+@each_model
+def test_pages_are_written_for_people(admin_client: Client, populate: Callable[..., None], model: type[Model]) -> None:
+    populate(0, rows=1)
+    model_admin: Any = admin.site._registry[model]
+    answer = admin_client.get(base(model))
+    shown = answer.context["cl"]
+    for spec in shown.filter_specs:
+        choices = [str(choice["display"]) for choice in spec.choices(shown) if "display" in choice]
+        assert {"-", "", "Empty", "Not empty"}.isdisjoint(choices), spec.title
+    row = model._default_manager.order_by("pk").first()
+    assert row is not None
+    page = admin_client.get(f"{base(model)}{row.pk}/change/")
+    assert not re.search(r"\d\.\d{6}|\+00:00", page.content.decode()), "a time is written by Python"
+    # The page of a row has what the list has of it.
+    of_row = flatten_fieldsets(model_admin.get_fieldsets(page.wsgi_request, row))
+    columns = {field.name for field in model._meta.fields} & set(shown.list_display)
+    assert columns <= {"id", *of_row}
+    if model_admin.has_add_permission(page.wsgi_request):
+        new = admin_client.get(f"{base(model)}add/").content.decode()
+        assert '<div class="readonly">' not in new, "a row that does not exist has nothing to show"

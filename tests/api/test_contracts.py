@@ -359,10 +359,10 @@ def test_contracts_come_from_a_file(tmp_path: Path) -> None:
     assert AuditRecord.objects.count() == records
     more = seed(tmp_path, SEEDED.replace("seats = 3", "seats = 4"), "--force")
     assert more == (
-        "mesher: capacity 3 -> 4, contract 3 seats, always to 2099-12-31, PO-1 -> 4 seats, always to 2099-12-31, PO-1\n"
+        "mesher: capacity 3 -> 4, contract 3 seats, until 2099-12-31, PO-1 -> 4 seats, until 2099-12-31, PO-1\n"
     )
     assert tool.contracts.count() == 2
-    assert "no end: changed" in seed(tmp_path, SEEDED + 'note = "spare"\n', "--force")
+    assert "from 2090-01-01: changed" in seed(tmp_path, SEEDED + 'note = "spare"\n', "--force")
 
 
 def test_a_contract_with_another_last_day_is_the_same_contract(tmp_path: Path) -> None:
@@ -390,7 +390,7 @@ def test_contracts_of_an_import_belong_to_the_file_that_names_them(tmp_path: Pat
 def test_a_contract_that_a_file_no_longer_has_ends_or_goes(tmp_path: Path) -> None:
     seed(tmp_path, SEEDED)
     said = seed(tmp_path, "[mesher]\n[[mesher.contracts]]\nseats = 1\n", "--force")
-    assert "contract 2 seats, 2090-01-01 to no end: removed" in said
+    assert "contract 2 seats, from 2090-01-01: removed" in said
     rows = [(row.seats, row.last_day) for row in Contract.objects.order_by("pk")]
     assert rows == [(3, today() - DAY), (1, None)]
     assert Tool.objects.get().capacity == 1

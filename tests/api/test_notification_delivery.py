@@ -101,12 +101,12 @@ def test_a_mail_says_what_happened_and_what_to_do(mail_server: MailServer) -> No
     (mail,) = mail_server.mails
     assert mail_server.recipients == ["ana@example.com"]
     assert str(mail["From"]) == "Licenses <licenses@example.com>"
-    assert str(mail["Subject"]).startswith("2 seats of cad are kept for you until ")
+    assert str(mail["Subject"]).startswith("Take 2 seats of cad before ")
     assert mail["Auto-Submitted"] == "auto-generated"
     assert str(Notification.objects.get().pk) in mail["Message-ID"]
     text = text_of(mail)
     assert "Take the seats on the page before" in text
-    assert "Ticket:     t-1" in text
+    assert "Ticket: t-1" in text
     assert "https://licenses.example.com/tools/cad/" in text
     assert "https://licenses.example.com/notifications/" in text
     assert delivery.deliver() == Delivered()
@@ -119,8 +119,10 @@ def test_many_occasions_of_a_kind_are_one_mail(mail_server: MailServer) -> None:
     assert delivery.deliver() == Delivered(sent=61)
     many, one = sorted(mail_server.mails, key=lambda mail: len(text_of(mail)), reverse=True)
     assert many["Subject"] == "60 times: A seat is offered"
-    assert "2 seats of tool7 are kept for you" in text_of(many)
+    assert "Take 2 seats of tool7 before " in text_of(many)
     assert "And 10 more." in text_of(many)
+    # They are about several tools.
+    assert "\nhttps://licenses.example.com/\n" in text_of(many).replace("\r\n", "\n")
     assert one["Subject"] == "A test of the license server"
 
 
@@ -313,6 +315,33 @@ def test_a_slow_receiver_keeps_no_other_from_its_messages(receiver: Receiver, mo
     assert delivery.deliver() == Delivered(sent=1, postponed=1)
 
 
+def test_a_message_that_a_receiver_fails_on_keeps_back_no_other(receiver: Receiver) -> None:
+    make_webhook(receiver.url())
+    offer("bad")
+    receiver.answers[:] = [500]
+    assert delivery.deliver() == POSTPONED
+    # The pause of the first message is over when another one comes.
+    offer("good")
+    Delivery.objects.update(due_at=timezone.now())
+    receiver.answers[:] = [200, 500]
+    assert delivery.deliver() == Delivered(sent=1, postponed=1)
+    bad, good, again = (post.id for post in receiver.posts)
+    assert bad == again != good
+
+
+def test_messages_wait_for_a_receiver_that_fails_no_longer_than_after_a_first_attempt(receiver: Receiver) -> None:
+    make_webhook(receiver.url())
+    offer("1", minutes=24 * 60)
+    offer("2", minutes=24 * 60)
+    Delivery.objects.update(attempts=20)
+    receiver.answers[:] = [500]
+    assert delivery.deliver() == POSTPONED
+    waiting, failed = Delivery.objects.order_by("attempts")
+    assert (waiting.attempts, failed.attempts) == (20, 21)
+    assert waiting.due_at <= timezone.now() + timedelta(seconds=30)
+    assert failed.due_at > timezone.now() + timedelta(minutes=25)
+
+
 def test_little_of_an_answer_is_read_and_kept(receiver: Receiver) -> None:
     make_webhook(receiver.url())
     offer()
@@ -478,7 +507,7 @@ def posted(receiver: Receiver, kind: WebhookKind, settings: Any) -> Any:
 
 def test_slack_gets_a_text_without_mentions(receiver: Receiver, settings: Any) -> None:
     text = posted(receiver, WebhookKind.SLACK, settings)["text"]
-    assert text.startswith("*Your lease of 1 seat of cad was ended by account root*\nFor ana\n")
+    assert text.startswith("*Save your work: your lease of 1 seat of cad was ended by account root*\nFor ana\n")
     assert "&lt;!channel&gt;" in text
     assert "<!" not in text
     assert "<https://licenses.example.com/yours/|Open the page>" in text
@@ -486,7 +515,7 @@ def test_slack_gets_a_text_without_mentions(receiver: Receiver, settings: Any) -
 
 def test_mattermost_gets_markdown_without_mentions_and_links_of_users(receiver: Receiver, settings: Any) -> None:
     text = posted(receiver, WebhookKind.MATTERMOST, settings)["text"]
-    assert text.startswith("**Your lease of 1 seat of cad was ended by account root**\nFor ana\n")
+    assert text.startswith("**Save your work: your lease of 1 seat of cad was ended by account root**\nFor ana\n")
     assert "@all" not in text
     assert "[x](" not in text
     assert "[Open the page](https://licenses.example.com/yours/)" in text
@@ -498,7 +527,7 @@ def test_teams_gets_an_adaptive_card(receiver: Receiver, settings: Any) -> None:
     assert (message["type"], attachment["contentType"]) == ("message", "application/vnd.microsoft.card.adaptive")
     card = attachment["content"]
     assert (card["type"], card["version"]) == ("AdaptiveCard", "1.4")
-    assert card["body"][0]["text"] == "Your lease of 1 seat of cad was ended by account root"
+    assert card["body"][0]["text"] == "Save your work: your lease of 1 seat of cad was ended by account root"
     assert {"title": "For", "value": "ana"} in card["body"][2]["facts"]
     assert card["actions"][0]["url"] == "https://licenses.example.com/yours/"
     assert "[x](" not in json.dumps(card)

@@ -133,6 +133,7 @@ def test_a_form_that_makes_no_sense_is_shown_again_and_changes_nothing(
     assert answer.status_code == 400
     assert b'id="get-button"' in answer.content
     assert b'class="wrong"' in answer.content or b'role="alert"' in answer.content
+    assert wrong.get("seats") != 0 or "At least 1." in text(answer.content.decode())
     assert not Lease.objects.exists()
     assert not Ticket.objects.exists()
 
@@ -207,7 +208,7 @@ def test_the_page_has_the_command_for_each_place(make_tool: MakeTool) -> None:
     shown = page(Client())
     for place in ("Terminal", "GitHub Actions", "GitLab CI", "Jenkins", "PowerShell"):
         assert f"<summary>{place}</summary>" in shown
-    assert shown.count("license run --tool cad --wait 30m") == 5
+    assert text(shown).count("license run --tool cad --wait 30m") == 5
     assert "LICENSE_SERVER=http://testserver\n" in shown
     assert "${{ secrets.LICENSE_TOKEN }}" in shown
 
@@ -236,6 +237,8 @@ def test_a_person_waits_without_polls_and_takes_the_offered_seat(
         shown = page(ben, path)
         assert "1 seat of Body Designer is kept for you until" in text(shown)
         assert f'action="/tickets/{ticket.id}/take/"' in shown
+    assert "a seat is kept for you" in text(page(ben, "/"))
+    assert 'aria-label="Take the seat of Body Designer"' in page(ben, "/").partition('id="get-cad"')[2]
     # Nobody else gets it meanwhile.
     assert get(ana).status_code == 409
     pass_time(minutes=9)

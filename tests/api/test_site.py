@@ -137,7 +137,7 @@ def test_an_empty_site_gets_everything_and_a_second_time_changes_nothing(apply: 
         "+ user limit cad for ana: seats 2",
         "+ access rule cad: include team crash",
         "+ tool mesh",
-        "+ contract mesh: 3 seats, always to no end, PO-1",
+        "+ contract mesh: 3 seats, without end, PO-1",
         "8 change(s) made.",
     ]
     assert Tool.objects.get(name="mesh").capacity == 3
@@ -159,7 +159,7 @@ def test_the_diff_has_each_field_with_its_old_and_new_value(apply: Apply) -> Non
         "~ tool cad: capacity 5 -> 4, vendor acme -> none, enabled yes -> no",
         "~ quota or reservation cad for crash: quota 3 -> 2",
         "~ user limit cad for ana: seats 2 -> 1",
-        "~ contract mesh: 3 seats, always to no end, PO-1: seats 3 -> 4",
+        "~ contract mesh: 3 seats, without end, PO-1: seats 3 -> 4",
         "4 change(s) made.",
     ]
     assert Tool.objects.get(name="mesh").capacity == 4
@@ -276,9 +276,9 @@ def test_contracts_end_or_go_when_they_are_pruned(apply: Apply) -> None:
     rest = three.replace('note = "n"\n', "")
     assert "Nothing to change." in apply(rest)
     assert apply(rest, "--prune").splitlines() == [
-        "~ contract mesh: 4 seats, always to no end, C: note n -> none",
-        "- contract mesh: 1 seats, always to no end, A: ended",
-        f"- contract mesh: 2 seats, {tomorrow} to no end, B",
+        "~ contract mesh: 4 seats, without end, C: note n -> none",
+        "- contract mesh: 1 seat, without end, A: ended",
+        f"- contract mesh: 2 seats, from {tomorrow}, B",
         "3 change(s) made.",
     ]
     assert Tool.objects.get().capacity == 4
@@ -291,11 +291,9 @@ def test_a_plain_capacity_in_place_of_contracts_needs_prune_and_the_other_way_no
     plain = "[tools.mesh]\ncapacity = 7\n"
     with pytest.raises(CommandError, match=r":2: tools.mesh.capacity: The tool has contracts"):
         apply(plain)
-    assert "- contract mesh: 3 seats, always to no end, PO-1" in apply(plain, "--prune")
+    assert "- contract mesh: 3 seats, without end, PO-1" in apply(plain, "--prune")
     assert (Tool.objects.get().capacity, Contract.objects.count()) == (7, 0)
-    assert (
-        apply("[[tools.mesh.contracts]]\nseats = 2\n").splitlines()[0] == "+ contract mesh: 2 seats, always to no end"
-    )
+    assert apply("[[tools.mesh.contracts]]\nseats = 2\n").splitlines()[0] == "+ contract mesh: 2 seats, without end"
     assert (Tool.objects.get().capacity, Contract.objects.count()) == (2, 1)
 
 

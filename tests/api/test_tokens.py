@@ -211,8 +211,11 @@ def test_the_admin_shows_the_secret_once(required: None, admin_client: Client, a
 def test_the_admin_revokes(required: None, admin_client: Client) -> None:
     secret = make_token(user="ana")
     token = ApiToken.objects.get()
+    address = f"/admin/licenses/apitoken/{token.pk}/change/"
+    assert b'value="Revoke" formaction="/admin/licenses/apitoken/"' in admin_client.get(address).content
     admin_client.post("/admin/licenses/apitoken/", {"action": "revoke", "_selected_action": [str(token.pk)]})
     assert status_with(secret) == 401
+    assert b'value="Revoke"' not in admin_client.get(address).content
 
 
 def test_a_token_is_neither_changed_nor_deleted(admin_client: Client) -> None:

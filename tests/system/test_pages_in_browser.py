@@ -79,6 +79,15 @@ def violations(page: Page) -> list[Any]:
     return [(rule["id"], [node["html"][:150] for node in rule["nodes"][:3]]) for rule in found["violations"]]
 
 
+# What runs out of its box, and times that are broken across lines. What is only for screen readers has no size.
+RUNS_OUT = """[...document.querySelectorAll("main#main *")].filter((element) => {
+  const style = getComputedStyle(element);
+  if (style.overflowX !== "visible" || element.closest("thead, .unseen, select")) return false;
+  if (element.matches("time")) return element.getClientRects().length > 1;
+  return style.display !== "inline" && element.clientWidth && element.scrollWidth > element.clientWidth + 1;
+}).map((element) => element.outerHTML.slice(0, 150))"""
+
+
 def view_of(url: str) -> str:
     try:
         return str(resolve(urlsplit(url).path).view_name or "")
@@ -104,6 +113,14 @@ def test_a_page_is_accessible_and_within_the_screen(readers: dict[str, BrowserCo
         wrong += [(width, scheme, *violation) for violation in violations(page)]
         if (wide := page.evaluate("document.documentElement.scrollWidth")) > width:
             wrong.append((width, scheme, f"is {wide} wide"))
+        wrong += [(width, scheme, "runs out", html) for html in page.evaluate(RUNS_OUT)]
+    # Marks of Markdown are for the terminal.
+    if (main := page.locator("main#main")).count() and "`" in main.inner_text():
+        wrong.append(("has a backtick", main.inner_text()))
+    page.set_viewport_size({"width": 1440, "height": 900})
+    for table in page.locator("#changelist .results").all():
+        if hidden := table.evaluate("table => table.scrollWidth - table.clientWidth"):
+            wrong.append((1440, f"hides {hidden} px of the list"))
     page.close()
     assert not wrong, "\n".join(map(str, wrong))
 

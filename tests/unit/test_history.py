@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from licenses.history import days, reports, retention, rollups
 from licenses.history.reports import Period, Span
 from licenses.history.timeline import HOUR, Hour, Steps, Use, by_hour, percentile
+from licenses.history.working_hours import WorkingHours
 from licenses.models import (
     Action,
     AuditRecord,
@@ -352,3 +353,18 @@ def test_people_are_unknown_where_their_names_are_gone(make_tool: MakeTool) -> N
     retention.delete(before=WEEK.first + DAY)
     assert people("day") == [("2026-03-02", None, 1), ("2026-03-03", 1, 1)]
     assert people("tool") == [("cad", None, 2)]
+
+
+@pytest.mark.parametrize(
+    ("weekdays", "text"),
+    [
+        ({0, 1, 2, 3, 4}, "Mon to Fri"),
+        ({0, 1, 2, 3, 4, 5, 6}, "Mon to Sun"),
+        ({6, 0, 1, 2, 3}, "Mon to Thu, Sun"),
+        ({2}, "Wed"),
+        ({0, 2, 3}, "Mon, Wed to Thu"),
+    ],
+)
+def test_working_days_in_a_row_are_written_as_a_span(weekdays: set[int], text: str) -> None:
+    hours = WorkingHours(frozenset(weekdays), 8 * 60, 18 * 60, ZoneInfo("UTC"))
+    assert str(hours) == f"{text} 08:00 to 18:00, UTC"
