@@ -46,6 +46,17 @@ def test_no_variable_is_read_that_may_be_unset() -> None:
             assert default, f"Compose warns that {name} is not set"
 
 
+def test_the_settings_of_notifications_reach_the_server_and_the_sweeper(services: dict[str, Any]) -> None:
+    page = (ROOT / "docs" / "reference" / "settings.md").read_text()
+    rows = re.findall(r"^\| (`LICENSE_[^|]+) \|", page.partition("## Mail and webhooks")[2], re.MULTILINE)
+    names = set(re.findall(r"LICENSE_\w+", " ".join(rows)))
+    assert len(names) > 10
+    # A file would have to be mounted first.
+    names.remove("LICENSE_EMAIL_PASSWORD_FILE")
+    for service in ("api", "sweeper"):
+        assert {name for name in names if f"${{{name}:-" not in services[service]["environment"].get(name, "")} == set()
+
+
 def reloaded() -> dict[str, str]:
     """Return the services that reload changed files, and the folder of these files."""
     return {"proxy": "/etc/nginx", "prometheus": "/etc/prometheus", "alertmanager": "/etc/alertmanager"}
