@@ -582,7 +582,9 @@ def test_pages_of_the_audit_go_on_however_many_records_have_the_same_time(admin_
     """Everything that one transaction ends has the same time, such as the leases of a person who left."""
     now = timezone.now()
     words = {"actor_kind": "command", "actor": "leave", "action": "ended", "subject_kind": "lease"}
-    AuditRecord.objects.bulk_create(AuditRecord(recorded_at=now, subject=str(number), **words) for number in range(1300))
+    AuditRecord.objects.bulk_create(
+        AuditRecord(recorded_at=now, subject=str(number), **words) for number in range(1300)
+    )
     seen: list[str] = []
     url: str | None = "/api/v1/audit/?page_size=200"
     while url and len(seen) < 1400:
