@@ -148,6 +148,12 @@ SUBJECTS: dict[type[models.Model], tuple[AuditedKind, Callable[[Any], str]]] = {
 }
 
 
+def subject_of(row: models.Model) -> tuple[AuditedKind, str]:
+    """Return the kind and the name of a row, as its records have them."""
+    kind, name = SUBJECTS[type(row)]
+    return kind, name(row)
+
+
 # Record only that there is a new password.
 NEW_PASSWORD = {"password": "changed"}
 
@@ -221,7 +227,7 @@ def made(
 ) -> AuditRecord:
     """Return a record that is not written yet. ``before`` and ``after`` are JSON without
     secrets; ``at`` is the database's time."""
-    kind, name = SUBJECTS[type(subject)]
+    kind, name = subject_of(subject)
     return AuditRecord(
         recorded_at=at,
         actor_kind=by.kind,
@@ -229,7 +235,7 @@ def made(
         origin=by.origin,
         action=action,
         subject_kind=kind,
-        subject=name(subject),
+        subject=name,
         before=before or {},
         after=after or {},
         note=note,
@@ -238,8 +244,8 @@ def made(
 
 def is_recorded(by: Actor, action: Action, subject: models.Model) -> bool:
     """Return whether the audit has this action of this actor."""
-    kind, name = SUBJECTS[type(subject)]
-    acts = AuditRecord.objects.filter(subject_kind=kind, subject=name(subject), action=action)
+    kind, name = subject_of(subject)
+    acts = AuditRecord.objects.filter(subject_kind=kind, subject=name, action=action)
     return acts.filter(actor_kind=by.kind, actor=by.name).exists()
 
 

@@ -36,6 +36,9 @@ BY_SQLSTATE = {
     "25006": Fault.READ_ONLY,
     "53100": Fault.FULL,
     "42501": Fault.FORBIDDEN,
+    # PostgreSQL has ended a session that idled in its transaction, or a transaction that took too long.
+    "25P03": Fault.AWAY,
+    "25P04": Fault.AWAY,
 }
 # https://www.sqlite.org/rescode.html, without the extension of a code.
 BY_SQLITE_NAME = {"SQLITE_READONLY": Fault.READ_ONLY, "SQLITE_FULL": Fault.FULL, "SQLITE_NOTADB": Fault.AWAY}

@@ -44,10 +44,12 @@ class Entry:
     """A request in a lane, and its answer. Only the thread that leads its batch changes it, until
     it wakes the thread of the request."""
 
-    __slots__ = ("answer", "error", "request", "tries", "turn", "woken")
+    __slots__ = ("answer", "apart", "error", "request", "tries", "turn", "woken")
 
-    def __init__(self, request: Any) -> None:
+    def __init__(self, request: Any, apart: Hashable = None) -> None:
         self.request = request
+        # What no two requests of a batch may have in common.
+        self.apart = apart
         self.answer: Any = None
         self.error: BaseException | None = None
         self.turn = Turn.WAIT
@@ -96,19 +98,23 @@ class Lane(ABC):
     def submit(self, request: Any) -> Any:
         """Return the answer to a request, or raise its error. Raises Busy if the thread that led
         its batch has ended."""
-        entry = Entry(request)
-        with self._lock:
-            self._waiting.append(entry)
-            turn = Turn.WAIT if self._is_led else Turn.LEAD
-            self._is_led = True
-        while turn is not Turn.DONE:
-            if turn is Turn.WAIT:
-                turn = self._wait(entry)
-            elif turn is Turn.LEAD:
-                turn = self._lead(entry)
-            else:
-                self.decide_alone(entry)
-                turn = entry.turn
+        entry = Entry(request, self.apart(request))
+        try:
+            with self._lock:
+                self._waiting.append(entry)
+                turn = entry.turn = Turn.WAIT if self._is_led else Turn.LEAD
+                self._is_led = True
+            while turn is not Turn.DONE:
+                if turn is Turn.WAIT:
+                    turn = self._wait(entry)
+                elif turn is Turn.LEAD:
+                    turn = self._lead(entry)
+                else:
+                    self.decide_alone(entry)
+                    turn = entry.turn
+        except BaseException:
+            self._abandon(entry)
+            raise
         return entry.result()
 
     def _wait(self, entry: Entry) -> Turn:
@@ -126,11 +132,10 @@ class Lane(ABC):
 
     def _lead(self, leader: Entry) -> Turn:
         """Decide one batch, and hand the lead on; return what ``leader`` does next."""
-        leader.turn = Turn.WAIT
         # Let threads that are about to submit a request do so: a larger batch costs each less.
         for _ in range(YIELDS):
             time.sleep(0)
-        batch = self._next_batch()
+        batch = self._next_batch(leader)
         try:
             self.decide(batch)
         except BaseException:
@@ -141,34 +146,32 @@ class Lane(ABC):
             turn = self._hand_on(batch, leader)
         return turn
 
-    def _next_batch(self) -> list[Entry]:
-        """Return the requests to decide, in order of arrival; the leader's is the first."""
+    def _next_batch(self, leader: Entry) -> list[Entry]:
+        """Return the requests to decide, in order of arrival; ``leader`` is the first."""
         batch: list[Entry] = []
         left: list[Entry] = []
         taken: set[Hashable] = set()
         with self._lock:
             while self._waiting and len(batch) < AT_ONCE:
                 entry = self._waiting.popleft()
-                if (own := self.apart(entry.request)) is not None:
-                    if own in taken:
+                if entry.apart is not None:
+                    if entry.apart in taken:
                         left.append(entry)
                         continue
-                    taken.add(own)
+                    taken.add(entry.apart)
                 batch.append(entry)
             self._waiting.extendleft(reversed(left))
+            leader.turn = Turn.WAIT
         return batch
 
     def _hand_on(self, batch: Sequence[Entry], leader: Entry) -> Turn:
         """Wake the next leader, and all threads with an answer; return ``leader``'s turn."""
-        again = [entry for entry in batch if entry.turn is Turn.WAIT]
-        # From its release on an entry is its own thread's.
-        woken = [entry for entry in batch if entry is not leader and entry.turn is not Turn.WAIT]
         with self._lock:
+            again = [entry for entry in batch if entry.turn is Turn.WAIT]
+            # From its release on an entry is its own thread's.
+            woken = [entry for entry in batch if entry is not leader and entry.turn is not Turn.WAIT]
             self._waiting.extendleft(reversed(again))
-            following = self._waiting[0] if self._waiting else None
-            self._is_led = following is not None
-            if following is not None:
-                following.turn = Turn.LEAD
+            following = self._next_leader()
         turn = leader.turn
         # The next batch first: it need not wait until all are woken.
         if following is not None and following is not leader:
@@ -176,6 +179,28 @@ class Lane(ABC):
         for entry in woken:
             entry.woken.release()
         return turn
+
+    def _next_leader(self) -> Entry | None:
+        """Return who leads the next batch, under the lock; its thread must be woken."""
+        following = self._waiting[0] if self._waiting else None
+        self._is_led = following is not None
+        if following is not None:
+            following.turn = Turn.LEAD
+        return following
+
+    def _abandon(self, entry: Entry) -> None:
+        """Take the entry of a thread that ends out of the lane. If it is to lead, the next one does."""
+        following = None
+        with self._lock:
+            if entry in self._waiting:
+                self._waiting.remove(entry)
+            if entry.turn is Turn.LEAD:
+                following = self._next_leader()
+            if not entry.is_done:
+                # Its batch may be under way. It is not decided again with the next one.
+                entry.turn = Turn.ALONE
+        if following is not None:
+            following.woken.release()
 
 
 def refuse(entries: Sequence[Entry], error: DatabaseError | InterfaceError) -> None:

@@ -2,7 +2,6 @@
 
 from typing import Any
 
-from django import forms
 from django.contrib import admin, messages
 from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
 from django.contrib.auth.admin import GroupAdmin, UserAdmin
@@ -20,12 +19,12 @@ from licenses import auditing
 from licenses.access import accounts
 from licenses.access.rules import CHANGE_LEASES, is_within_own
 from licenses.clock import database_now
+from licenses.history.tables import counted
 from licenses.models import ApiToken, Lease, Ticket
 from licenses.models.lease import NOTE_LENGTH
-from licenses.names import is_clean
 
 from .audited import AuditedAdmin, actor_of
-from .person import person_link
+from .person import REASON_HELP, EndForm, ended_in_words, person_link
 from .rights import SuperusersOnly
 
 admin.site.unregister([User, Group])
@@ -34,23 +33,6 @@ WHAT_ENDS = (
     "Deactivating, renaming or deleting an account revokes its tokens, ends its sessions and removes its tickets from "
     "the queues. This can't be undone."
 )
-
-
-class EndForm(forms.Form):
-    """Ask for the open leases of an account that ends."""
-
-    force_note = forms.CharField(
-        required=False,
-        max_length=NOTE_LENGTH,
-        label="Force return of its open leases",
-        help_text="The reason, for the holder. Leave it empty to let the leases expire.",
-    )
-
-    def clean_force_note(self) -> str:
-        note: str = self.cleaned_data["force_note"].strip()
-        if not is_clean(note):
-            raise ValidationError("One line, without control characters.")
-        return note
 
 
 class AccountForm(UserChangeForm[User], EndForm):
@@ -87,6 +69,7 @@ class AccountAdmin(AuditedAdmin[User], UserAdmin[User]):
 
     form = AccountForm
     add_form = NewAccountForm
+    list_display = ["username", "email", "is_active", "is_staff", "last_login"]
     actions = ["deactivate"]
     rights = ["username", "is_staff", "is_superuser", "groups", "user_permissions", "last_login", "date_joined"]
 
@@ -124,14 +107,14 @@ class AccountAdmin(AuditedAdmin[User], UserAdmin[User]):
         waiting = Ticket.objects.waiting().filter(user=account.username)
         valid = ApiToken.objects.acting_as(account).filter(revoked_at__isnull=True)
         return format_html(
-            '<a href="{}?{}">{} open lease(s)</a>, {} open ticket(s), <a href="{}?{}">{} token(s)</a>; {}',
+            '<a href="{}?{}">{}</a>, {}, <a href="{}?{}">{}</a>; {}',
             reverse("admin:licenses_lease_changelist"),
             urlencode({"user": account.username, "state": "active"}),
-            held.count(),
-            waiting.count(),
+            counted(held.count(), "open lease"),
+            counted(waiting.count(), "open ticket"),
             reverse("admin:licenses_apitoken_changelist"),
             urlencode({"q": account.username}),
-            valid.count(),
+            counted(valid.count(), "token"),
             person_link(account.username, "everything about this person"),
         )
 
@@ -178,7 +161,7 @@ class AccountAdmin(AuditedAdmin[User], UserAdmin[User]):
                 ended = accounts.deactivate(account, by=actor_of(request), force_note=self._note(request))
                 self._tell(request, account, ended)
                 self.log_change(request, account, "Deactivated")
-            self.message_user(request, f"{len(chosen)} account(s) deactivated.", messages.SUCCESS)
+            self.message_user(request, f"{counted(len(chosen), 'account')} deactivated.", messages.SUCCESS)
             return None
         context = self.admin_site.each_context(request) | self._ending(request, chosen)
         context |= {"title": "Deactivate accounts", "opts": self.opts, "form": form, "checkbox": ACTION_CHECKBOX_NAME}
@@ -195,6 +178,7 @@ class AccountAdmin(AuditedAdmin[User], UserAdmin[User]):
         leases = Lease.objects.active(database_now()).heads().filter(user__in=names).select_related("tool")
         return {
             "what_ends": WHAT_ENDS,
+            "reason_help": REASON_HELP,
             "accounts": chosen,
             "leases": leases.order_by("user", "-borrowed_at"),
             "may_force": self._may_force(request),
@@ -205,7 +189,6 @@ class AccountAdmin(AuditedAdmin[User], UserAdmin[User]):
         if ended != accounts.Ended():
             self.message_user(
                 request,
-                f"Ended with {account.username}: {len(ended.tokens)} token(s), {ended.sessions} session(s), "
-                f"{len(ended.tickets)} ticket(s), {len(ended.leases)} lease(s).",
+                f"Ended with {account.username}: {', '.join(ended_in_words(ended))}.",
                 messages.WARNING,
             )

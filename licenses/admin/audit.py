@@ -14,6 +14,10 @@ class ActorFilter(TypedFilter):
     title = parameter_name = "actor"
 
 
+class SubjectFilter(TypedFilter):
+    title = parameter_name = "subject"
+
+
 @admin.register(AuditRecord)
 class AuditAdmin(ReadOnlyAdmin):
     list_display = [
@@ -39,7 +43,7 @@ class AuditAdmin(ReadOnlyAdmin):
         "after",
         "note",
     ]
-    list_filter = ["subject_kind", "action", "actor_kind", ActorFilter, "recorded_at"]
+    list_filter = ["subject_kind", SubjectFilter, "action", "actor_kind", ActorFilter, "recorded_at"]
     search_fields = ["actor", "origin", "subject", "before", "after", "note"]
     date_hierarchy = "recorded_at"
 

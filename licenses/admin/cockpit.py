@@ -20,7 +20,7 @@ from licenses.access.rules import VIEW_DENIALS, VIEW_LEASES
 from licenses.clock import database_now
 from licenses.history import rollups
 from licenses.history.reports import Span
-from licenses.history.tables import duration
+from licenses.history.tables import counted, duration
 from licenses.models import ApiToken, Contract, Denial, Lease, Sweep, TicketClaim, Tool
 
 # Lines of a card. Its link shows all.
@@ -92,7 +92,8 @@ def _full(now: datetime) -> Card:
     lines = [
         Line(
             tool.display_name or tool.name,
-            f"{tool.borrowed} of {tool.capacity} seats" + (f", {tool.waiting} waiting" if tool.waiting else ""),
+            f"{tool.borrowed:,} of {counted(tool.capacity, 'seat')}"
+            + (f", {tool.waiting} waiting" if tool.waiting else ""),
             _row("tool", tool.pk),
         )
         for tool in tools
@@ -139,8 +140,8 @@ def _refusals(now: datetime) -> Card:
 
 
 def _refused(episodes: int, people: int, without: int) -> str:
-    who = _number(people, "person", "people")
-    return f"{_number(episodes, 'refusal', 'refusals')} of {who}, {without} without a seat"
+    often = f" {episodes:,} times" if episodes > people else ""
+    return f"{counted(people, 'person', 'people')} refused{often}, {without:,} got no seat"
 
 
 def _holders(now: datetime) -> Card:
@@ -175,7 +176,7 @@ def _contracts(now: datetime) -> Card:
     lines = [
         Line(
             row.tool.display_name or row.tool.name,
-            f"{_number(row.seats, 'seat', 'seats')} until {row.last_day}",
+            f"{counted(row.seats, 'seat')} until {row.last_day}",
             _row("contract", row.pk),
         )
         for row in contracts
@@ -222,7 +223,3 @@ def _health(now: datetime) -> Card:
     ]
     wrong = [late, behind, trouble is not None].count(True)
     return Card("Health: problems", wrong, lines, probe, is_urgent=wrong > 0)
-
-
-def _number(count: int, one: str, more: str) -> str:
-    return f"{count:,} {one if count == 1 else more}"

@@ -19,6 +19,7 @@ from licenses.errors import Refusal
 from licenses.flexlm.applying import PlanChanged, bring_in
 from licenses.flexlm.files import UNSIGNED, Pairs, WrongRename, listed, parse, planned, renaming
 from licenses.flexlm.plan import Plan
+from licenses.history.tables import counted
 from licenses.names import visible
 
 from .audited import actor_of
@@ -165,7 +166,7 @@ def _confirm(request: HttpRequest) -> HttpResponse:
     except ValidationError as error:
         messages.error(request, f"{' '.join(error.messages)} Nothing was imported.")
         return HttpResponseRedirect(request.path)
-    messages.success(request, f"{len(changes)} change(s) made.")
+    messages.success(request, f"{counted(len(changes), 'change')} made.")
     return HttpResponseRedirect(reverse("admin:licenses_tool_changelist"))
 
 

@@ -1,16 +1,21 @@
-"""Limit the lookups that an address or a form can ask of a list."""
+"""The base of every list of the admin: it limits the lookups that an address or a form can ask of it."""
 
 from typing import Any
 
 from django.contrib import admin, messages
 from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
-from django.contrib.admin.utils import get_fields_from_path
+from django.contrib.admin.utils import get_fields_from_path, unquote
+from django.contrib.admin.views.main import ChangeList
 from django.core.exceptions import ValidationError
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.urls import reverse
 from django.utils.dateparse import parse_datetime
+from django.utils.http import urlencode
 from django.utils.text import capfirst
 
+from licenses import auditing
+from licenses.access.rules import VIEW_AUDIT
 from licenses.clock import is_in_calendar
 from licenses.names import is_clean
 
@@ -19,12 +24,36 @@ OF_FILTERS = {"", "exact", "in", "isnull", "isempty", "gte", "lt"}
 OF_HIERARCHY = {"year", "month", "day"}
 
 
+class NarrowedList(ChangeList):
+    """A list that shows the number of its rows next to the search only if it is narrowed."""
+
+    def get_results(self, request: HttpRequest) -> None:
+        super().get_results(request)
+        if not self.query and not self.get_filters_params():
+            self.full_result_count = self.result_count
+
+
 class ListedLookups(admin.ModelAdmin[Any]):
     """Accept only the lookups of ``list_filter`` and ``date_hierarchy``.
 
     Django accepts any lookup of the model's own fields, such as a regular expression
     that keeps a worker busy for minutes, or a hash compared letter by letter.
     """
+
+    def get_changelist(self, request: HttpRequest, **options: Any) -> type[ChangeList]:
+        return NarrowedList
+
+    def history_view(
+        self, request: HttpRequest, object_id: str, extra_context: dict[str, Any] | None = None
+    ) -> HttpResponse:
+        """Show what the audit has about a row. Django's own history has only what was changed on pages."""
+        shown: HttpResponse = super().history_view(request, object_id, extra_context)
+        row = self.get_object(request, unquote(object_id))
+        if row is None or type(row) not in auditing.SUBJECTS or not request.user.has_perm(VIEW_AUDIT):
+            return shown
+        kind, subject = auditing.subject_of(row)
+        query = urlencode({"subject_kind__exact": kind, "subject": subject})
+        return HttpResponseRedirect(f"{reverse('admin:licenses_auditrecord_changelist')}?{query}")
 
     def lookup_allowed(self, lookup: str, value: str, request: HttpRequest) -> bool:
         """Return whether a filter of this list sends this lookup."""

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from django.conf import settings
 from django.http import HttpRequest, HttpResponse
 
 from licenses.history import reports
@@ -55,7 +54,6 @@ def money(request: HttpRequest) -> HttpResponse:
     context = {
         "title": "Money",
         "is_inner": True,
-        "currency": settings.LICENSE_CURRENCY,
         "can_mail": outbox.can_mail(),
         "working_hours": WorkingHours.of_site(),
         "spans": list(_spans(span, recent.now)),

@@ -78,7 +78,7 @@ class WebhookAdmin(SuperusersOnly, AuditedAdmin[Webhook]):
 
     @admin.display(description="events")
     def event_names(self, webhook: Webhook) -> str:
-        return ", ".join(webhook.events) or "-"
+        return "; ".join(Event(event).label for event in webhook.events) or "-"
 
     def save_model(self, request: HttpRequest, obj: Webhook, form: Any, change: bool) -> None:
         secret = webhooks.save(obj, url=form.cleaned_data["address"], by=actor_of(request))

@@ -20,11 +20,13 @@ from django.utils.http import urlencode
 from licenses.access import accounts
 from licenses.access.rules import CHANGE_LEASES, VIEW_AUDIT, VIEW_DENIALS, VIEW_LEASES, VIEW_MEMBERS, is_within_own
 from licenses.clock import database_now
+from licenses.history.tables import counted
 from licenses.models import AccountSession, ApiToken, Denial, Lease, TeamMember, Ticket
 from licenses.models.lease import NOTE_LENGTH
 from licenses.names import NAME_LENGTH, is_clean, is_name
 
 from .audited import actor_of
+from .ticket import tool_names, wishes
 
 VIEW_ACCOUNTS, CHANGE_ACCOUNTS = "auth.view_user", "auth.change_user"
 VIEW_TICKETS, VIEW_TOKENS = "licenses.view_ticket", "licenses.view_apitoken"
@@ -36,16 +38,17 @@ MOST = 50
 LAST_LEASES = 10
 MOST_NAMES = 20
 DENIALS = timedelta(days=30)
+REASON_HELP = "With a reason, the open leases end now, and the holder sees it. Without one, they expire."
 
 
-class LeftForm(forms.Form):
-    """Ask for the reason of the force return."""
+class EndForm(forms.Form):
+    """Ask for the open leases of an account or a person that ends."""
 
     force_note = forms.CharField(
         required=False,
         max_length=NOTE_LENGTH,
-        label="Force return of the open leases",
-        help_text="The reason. Leave it empty to let the leases expire.",
+        label="Reason for a force return",
+        help_text=REASON_HELP,
         widget=forms.TextInput(attrs={"class": "vTextField"}),
     )
 
@@ -54,6 +57,16 @@ class LeftForm(forms.Form):
         if not is_clean(note):
             raise ValidationError("One line, without control characters.")
         return note
+
+
+def ended_in_words(ended: accounts.Ended) -> list[str]:
+    """Return what ended with an account, as texts such as ``1 token``."""
+    return [
+        counted(len(ended.tokens), "token"),
+        counted(ended.sessions, "session"),
+        counted(len(ended.tickets), "ticket"),
+        counted(len(ended.leases), "lease"),
+    ]
 
 
 @dataclass(slots=True)
@@ -65,7 +78,8 @@ class Person:
     account: User | None = None
     leases: list[Lease] = field(default_factory=list)
     past: list[Lease] = field(default_factory=list)
-    tickets: list[Ticket] = field(default_factory=list)
+    # Each ticket with what it waits for.
+    waits: list[tuple[Ticket, str]] = field(default_factory=list)
     teams: list[TeamMember] = field(default_factory=list)
     tokens: list[ApiToken] = field(default_factory=list)
     sessions: list[datetime] = field(default_factory=list)
@@ -74,7 +88,7 @@ class Person:
     @property
     def is_known(self) -> bool:
         """Return whether the reader sees anything about the person."""
-        rows = (self.leases, self.past, self.tickets, self.teams, self.tokens, self.sessions)
+        rows = (self.leases, self.past, self.waits, self.teams, self.tokens, self.sessions)
         return self.account is not None or any(rows) or self.denials > 0
 
 
@@ -115,7 +129,7 @@ def left(request: HttpRequest) -> HttpResponse:
     account = User.objects.filter(username=name).first() if _is_possible(name) else None
     if not _is_possible(name) or not _may_end(request, account):
         raise PermissionDenied
-    form = LeftForm(request.POST or None)
+    form = EndForm(request.POST or None)
     if request.method == "POST" and form.is_valid():
         note = form.cleaned_data["force_note"] if _may(request, CHANGE_LEASES) else ""
         keep_teams = not _may(request, REMOVE_MEMBERS)
@@ -123,8 +137,7 @@ def left(request: HttpRequest) -> HttpResponse:
         ended = done.ended
         messages.success(
             request,
-            f"Ended with {name}: {len(ended.tokens)} token(s), {ended.sessions} session(s), {len(ended.tickets)} "
-            f"ticket(s), {len(ended.leases)} lease(s), {len(done.teams)} membership(s).",
+            f"Ended with {name}: {', '.join([*ended_in_words(ended), counted(len(done.teams), 'membership')])}.",
         )
         return HttpResponseRedirect(f"{reverse('admin:licenses_person')}?{urlencode({'user': name})}")
     everything = _read(request, name, *ANY_OF)
@@ -174,7 +187,9 @@ def _read(request: HttpRequest, name: str, *permissions: str) -> Person:
         person.leases = list(held.active(now).newest_first()[:MOST])
         person.past = list(held.ended(now).newest_first()[:LAST_LEASES])
     if may(VIEW_TICKETS):
-        person.tickets = list(Ticket.objects.waiting().filter(user=name, alive_until__gt=now).order_by("number")[:MOST])
+        tickets = list(Ticket.objects.live(now).filter(user=name).order_by("number")[:MOST])
+        names = tool_names(tickets)
+        person.waits = [(ticket, wishes(ticket, names)[0]) for ticket in tickets]
     if may(VIEW_MEMBERS):
         members = TeamMember.objects.of_users([name]).select_related("team")
         person.teams = list(members.order_by("team__name")[:MOST])

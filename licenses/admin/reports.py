@@ -1,9 +1,10 @@
 """Show reports in the admin: of all tools, of one tool, and each report of the catalog as a table."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from decimal import Decimal
 from types import MappingProxyType
 from typing import Any
 from urllib.parse import urlencode
@@ -23,6 +24,7 @@ from licenses.history.catalog import REPORTS
 from licenses.history.declarations import (
     Answer,
     Choice,
+    Column,
     Limits,
     Parameter,
     Report,
@@ -32,7 +34,7 @@ from licenses.history.declarations import (
     Words,
 )
 from licenses.history.reports import Period, Recent, Span, Utilization
-from licenses.history.tables import Table
+from licenses.history.tables import Table, amount, duration, percent
 from licenses.leases import capacity
 from licenses.models import Tool
 from licenses.names import TOOL_NAME_PATTERN
@@ -48,6 +50,8 @@ MAX_DEMANDS = 50_000
 MAX_CAPACITIES = 6
 # Rows of a table. The CSV has all.
 MAX_ROWS = 500
+# The end of the name of a column with a duration.
+SECONDS = "_seconds"
 LIMITS = Limits(rows=20_000, borrows=MAX_DEMANDS)
 
 
@@ -250,8 +254,11 @@ def one_report(request: HttpRequest, name: str) -> HttpResponse:
     context = {
         "title": report.title,
         "report": report,
-        "columns": [column.replace("_", " ") for column in answer.table.columns],
-        "rows": [list(row.values()) for row in answer.table.rows[:MAX_ROWS]],
+        "columns": [
+            (column.name.removesuffix(SECONDS).replace("_", " "), _is_number(column))
+            for column in report.shown(question)
+        ],
+        "rows": _cells(report.shown(question), answer.table.rows[:MAX_ROWS]),
         "total": len(answer.table.rows),
         "notes": answer.notes,
         "csv": f"{reverse(f'report-{report.name}')}?{query_of(span, tz=span.zone.key, **texts, format='csv')}",
@@ -259,6 +266,57 @@ def one_report(request: HttpRequest, name: str) -> HttpResponse:
     # The boxes that are checked are a list, and all other fields texts.
     asked = texts | {asked.name: question[asked.name] for asked in report.asks if isinstance(asked, Words)}
     return page(request, report.template, form, span, context, asked)
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """A value of a report: as in its CSV, and as people read it."""
+
+    value: str
+    text: str
+    is_number: bool
+
+
+def _cells(columns: Sequence[Column], rows: Sequence[Mapping[str, Any]]) -> list[list[Cell]]:
+    """Return the cells of each row."""
+    named = Tool.objects.exclude(display_name="").order_by() if any(column.name == "tool" for column in columns) else ()
+    names = {tool.name: tool.display_name for tool in named}
+    return [
+        [
+            Cell(_plain(row[column.name]), _text(column, row[column.name], names), _is_number(column))
+            for column in columns
+        ]
+        for row in rows
+    ]
+
+
+def _plain(value: Any) -> str:
+    return "" if value is None else str(value)
+
+
+def _is_amount(column: Column) -> bool:
+    return column.name == "price" or column.name.endswith("cost")
+
+
+def _is_number(column: Column) -> bool:
+    return _is_amount(column) or column.kind in (int, float)
+
+
+def _text(column: Column, value: Any, names: Mapping[str, str]) -> str:
+    """Write a value of a report for people."""
+    if value is None:
+        return "—"
+    if column.share:
+        return percent(value)
+    if _is_amount(column):
+        return amount(Decimal(value))
+    if column.name.endswith(SECONDS):
+        return duration(timedelta(seconds=value))
+    if column.kind is float:
+        return f"{value:,.1f}"
+    if column.kind is int:
+        return f"{value:,}"
+    return names.get(value, value) if column.name == "tool" else str(value)
 
 
 def _question(report: Report, form: SpanForm) -> dict[str, Any]:
@@ -306,8 +364,18 @@ def page(
 ) -> HttpResponse:
     """Return a page with its form, which shows what was asked: the days, and ``asked``."""
     days = {"since": span.first.isoformat(), "until": span.last.isoformat(), "tz": span.zone.key}
-    shown = type(form)({**request.GET.dict(), **asked, **days}) if form.is_valid() else form
-    more = {"form": shown, "span": span, "query": query_of(span, tz=span.zone.key)}
+    if form.is_valid():
+        form = type(form)({**request.GET.dict(), **asked, **days})
+    else:
+        # Keep its errors, and what was given; show what was used for the rest.
+        given = {name: text for name, text in request.GET.items() if text and not isinstance(asked.get(name), list)}
+        form.data = {**days, **asked, **given}
+    more = {
+        "form": form,
+        "span": span,
+        "query": query_of(span, tz=span.zone.key),
+        "currency": settings.LICENSE_CURRENCY,
+    }
     return render(
         request, template, admin.site.each_context(request) | more | context, status=200 if form.is_valid() else 400
     )

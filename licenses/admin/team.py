@@ -4,7 +4,8 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from django.contrib import admin
-from django.db.models import QuerySet
+from django.db.models import Count, OuterRef, Prefetch, QuerySet, Subquery
+from django.db.models.functions import Coalesce
 from django.http import HttpRequest
 
 from licenses.access import teams
@@ -16,8 +17,15 @@ from .lines import LinesAdmin, link_to
 
 @admin.register(Team)
 class TeamAdmin(AuditedAdmin[Team]):
-    list_display = ["name", "display_name", "ignores_case"]
+    list_display = ["name", "display_name", "number_of_members", "leads"]
     search_fields = ["name", "display_name", "members__user"]
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Team]:
+        members = TeamMember.objects.filter(team=OuterRef("pk")).order_by().values("team")
+        number = Coalesce(Subquery(members.annotate(number=Count("pk")).values("number")), 0)
+        leads = Prefetch("members", TeamMember.objects.filter(is_lead=True).order_by("user"), to_attr="leading")
+        rows: QuerySet[Team] = super().get_queryset(request).annotate(number_of_members=number).prefetch_related(leads)
+        return rows
 
     def get_readonly_fields(self, request: HttpRequest, obj: Team | None = None) -> list[str]:
         # Groups of the provider and scripts use the name, so it does not change.
@@ -32,6 +40,14 @@ class TeamAdmin(AuditedAdmin[Team]):
 
     def delete_model(self, request: HttpRequest, obj: Team) -> None:
         teams.delete_team(name=obj.name, by=actor_of(request))
+
+    @admin.display(description="members", ordering="number_of_members")
+    def number_of_members(self, team: Any) -> int:
+        return int(team.number_of_members)
+
+    @admin.display(description="team leads")
+    def leads(self, team: Any) -> str:
+        return ", ".join(member.user for member in team.leading)
 
     @admin.display
     def members(self, team: Team) -> str:

@@ -19,8 +19,15 @@ from licenses.tools import services as tools
 from .audited import AuditedAdmin, actor_of
 from .filters import EndsFilter, NamedValues
 from .lines import link_to
+from .lookups import NarrowedList
 
 PRICES = ("seat_hour_price", "overdraft_hour_price")
+LABELS = {
+    "seat_hour_price": "Price per seat-hour",
+    "overdraft_hour_price": "Price above the capacity",
+    "default_ttl": "Default TTL",
+    "max_ttl": "Longest TTL",
+}
 
 
 def _levels(tool: Tool) -> Levels:
@@ -63,7 +70,7 @@ class CapacityForm(ModelForm[Tool]):
             field.widget.attrs["aria-label"] = f"Capacity of {self.instance}"
 
 
-class ToolList(ChangeList):
+class ToolList(NarrowedList):
     """The list of tools. It reads the levels of a page in one query."""
 
     def get_results(self, request: HttpRequest) -> None:
@@ -120,6 +127,9 @@ class ToolAdmin(AuditedAdmin[Tool]):
         hidden = () if any(map(request.user.has_perm, SEE_PRICES)) else PRICES
         left = [field for field in super().get_fields(request, obj) if field not in (*first, *hidden)]
         return [*first, *left]
+
+    def get_form(self, request: HttpRequest, obj: Tool | None = None, change: bool = False, **options: Any) -> Any:
+        return super().get_form(request, obj, change, labels=LABELS, **options)
 
     def get_changelist_form(self, request: HttpRequest, **options: Any) -> Any:
         return super().get_changelist_form(request, form=CapacityForm, **options)

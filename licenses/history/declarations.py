@@ -127,7 +127,8 @@ class Column:
     this name.
 
     ``when`` gets the question, and says whether the column is shown. A ``personal`` column shows what single
-    people did, and a column of ``money`` a price or a cost: each needs a right.
+    people did, and a column of ``money`` a price or a cost: each needs a right. Pages show a ``share``
+    as a percentage.
     """
 
     name: str
@@ -137,6 +138,7 @@ class Column:
     nullable: bool = False
     personal: bool = False
     money: bool = False
+    share: bool = False
     when: Callable[[Mapping[str, Any]], bool] | None = None
 
     def of(self, row: Any) -> Value:

@@ -57,6 +57,11 @@ def amount(value: Decimal | None, currency: str = "") -> str:
     return "—" if value is None else f"{value:,.2f} {currency}".rstrip()
 
 
+def counted(number: int, noun: str, plural: str = "") -> str:
+    """Write a number of things, such as ``1 seat`` and ``2,000 seats``."""
+    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
+
+
 def percent(share: float | None) -> str:
     """Write a share as a percentage, or nothing for None."""
     return "" if share is None else f"{share:.1%}"

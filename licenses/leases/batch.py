@@ -10,10 +10,11 @@ import logging
 from collections.abc import Hashable, Sequence
 from contextlib import ExitStack
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeGuard
 
-from django.db import InterfaceError, NotSupportedError, OperationalError, transaction
+from django.db import DatabaseError, InterfaceError, NotSupportedError, OperationalError, transaction
 
+from licenses.database import Fault, fault
 from licenses.errors import Busy, Refusal
 from licenses.lanes import Entry, Lane, Turn, refuse
 
@@ -27,10 +28,10 @@ logger = logging.getLogger("licenses.batch")
 
 # PostgreSQL's codes for "roll back and try again": serialization failure, deadlock; a prepared statement
 # whose columns a migration changed since, or that is gone; a lost race for an idempotency key, whose answer
-# is there now. https://www.postgresql.org/docs/current/errcodes-appendix.html
-TRY_AGAIN = {"40001", "40P01", "0A000", "26000", "23505"}
+# is there now; a team that was deleted since. https://www.postgresql.org/docs/current/errcodes-appendix.html
+TRY_AGAIN = {"40001", "40P01", "0A000", "26000", "23505", "23503"}
 LOCK_NOT_AVAILABLE = "55P03"
-# The database could not decide; other errors of it are defects.
+# The database could not decide.
 UNDECIDED = (OperationalError, InterfaceError, NotSupportedError)
 TRIES = 3
 # The smallest step of time that both databases keep.
@@ -61,7 +62,7 @@ class GroupCommit(Lane):
                     entry.turn = Turn.ALONE
             elif state in TRY_AGAIN:
                 self._decide_one_by_one(batch)
-            elif isinstance(error, UNDECIDED):
+            elif _is_undecided(error):
                 refuse(batch, error)
             elif len(batch) == 1:
                 batch[0].finish(error=error)
@@ -78,8 +79,8 @@ class GroupCommit(Lane):
     def decide_alone(self, entry: Entry) -> None:
         """Decide one request in its own transaction.
 
-        A deadlock, a serialization failure, a stale plan or a lost race for an idempotency key
-        is tried again, ``TRIES`` times in all. Nothing else is: a connection that
+        A deadlock, a serialization failure, a stale plan, a lost race for an idempotency key or a
+        deleted team is tried again, ``TRIES`` times in all. Nothing else is: a connection that
         breaks in the commit leaves it open whether the commit happened.
         """
         for left in reversed(range(TRIES)):
@@ -90,7 +91,7 @@ class GroupCommit(Lane):
             except Exception as error:  # noqa: BLE001 - it is raised again in its thread
                 if _state(error) in TRY_AGAIN and left:
                     continue
-                if isinstance(error, UNDECIDED):
+                if _is_undecided(error):
                     refuse([entry], error)
                 else:
                     entry.finish(error=error)
@@ -125,6 +126,11 @@ def _decide_together(batch: Sequence[Entry]) -> None:
             sql.commit_with(ledger.write)
     for entry, answer, refusal in decided:
         entry.finish(answer, refusal)
+
+
+def _is_undecided(error: Exception) -> TypeGuard[DatabaseError | InterfaceError]:
+    """Return whether the database could not decide. Its other errors are defects."""
+    return isinstance(error, UNDECIDED) or (isinstance(error, DatabaseError) and fault(error) is Fault.AWAY)
 
 
 def _state(error: Exception) -> str | None:

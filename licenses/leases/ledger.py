@@ -14,7 +14,7 @@ from django.db.models import F, Sum
 
 from licenses import auditing
 from licenses.auditing import Actor
-from licenses.models import AuditRecord, BorrowKey, EndReason, Lease, Team, Tool
+from licenses.models import Action, AuditRecord, BorrowKey, EndReason, Lease, Team, Tool
 from licenses.models.denial import EPISODE_WINDOW
 from licenses.policy import Item, Subject
 
@@ -79,6 +79,8 @@ def end_with_license(tool: Tool, now: datetime) -> None:
     ``now``.
     """
     live = Lease.objects.filter(tool=tool).active(now)
+    # A heartbeat that knows the old end must not extend one of them after this.
+    list(live.under_lock().values_list("pk", flat=True))
     end = max(tool.valid_until, now) if tool.valid_until is not None else None
     live.filter(ttl__isnull=True).update(expires_at=end)
     if end is not None:
@@ -165,7 +167,7 @@ class Ledger:
         setattr(tool, total, getattr(tool, total) + 1)
         self._count_for(tool, lease, -lease.seats)
         self._ended.append(lease)
-        if lease.part_of_id is None:
+        if lease.part_of_id is None and self.snapshot.has_counted(lease.expires_at):
             self.snapshot.change_borrows(lease.user, borrowed=-1)
 
     def extend(self, leases: Iterable[Lease], expires_at: datetime | None) -> None:
@@ -196,6 +198,12 @@ class Ledger:
     def record(self, by: Actor, **what: Any) -> None:
         """Record in the audit what an actor did for another user, as ``auditing.record`` does."""
         self._records.append(auditing.made(by, at=self.snapshot.now, **what))
+
+    def has_recorded(self, by: Actor, action: Action, lease: Lease) -> bool:
+        """Return whether the records of this batch have this action of this actor."""
+        _, name = auditing.subject_of(lease)
+        acts = ((record.actor_kind, record.actor, record.action, record.subject) for record in self._records)
+        return (by.kind, by.name, action, name) in acts
 
     def _count_for(self, tool: Tool, lease: Lease, seats: int) -> None:
         self._tools[tool.pk] = tool

@@ -211,7 +211,8 @@ def close(
         places = snapshot.places.get(tool.pk, [])
         places[:] = [place for place in places if place.ticket != ticket.number]
     TicketClaim.objects.filter(ticket=ticket).delete()
-    snapshot.change_borrows(ticket.user, waiting=-1)
+    if snapshot.has_counted(ticket.alive_until):
+        snapshot.change_borrows(ticket.user, waiting=-1)
     if state == TicketState.TIMED_OUT:
         first = first_item(ticket)
         ledger.deny(

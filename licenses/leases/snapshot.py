@@ -18,7 +18,7 @@ from operator import attrgetter
 from typing import NamedTuple
 
 from django.conf import settings
-from django.db.models import Count, Q, Sum
+from django.db.models import Count, Q, Sum, Value
 from django.db.models.functions import Now
 from django.utils import timezone
 
@@ -143,8 +143,9 @@ class Snapshot:
         self.keys: dict[tuple[str, str], BorrowKey] = {}
         self.teams: dict[str, list[Team]] = {}
         self.asserted: dict[str, Team] = {}
-        # Borrows that users have or wait for, where that is limited.
+        # Borrows that users have or wait for, where that is limited, and the time at which they were counted.
         self.borrows: dict[str, tuple[int, int]] = {}
+        self.counted_at = now
         self.rules: dict[int, Rules] = {}
         self.places: dict[int, list[Place]] = {}
         # By ticket, what it was granted in this batch.
@@ -176,6 +177,10 @@ class Snapshot:
         if user in self.borrows:
             before = self.borrows[user]
             self.borrows[user] = before[0] + borrowed, before[1] + waiting
+
+    def has_counted(self, until: datetime | None) -> bool:
+        """Return whether ``borrows`` contains a lease or ticket that lives ``until`` then; None is no end."""
+        return until is None or until > self.counted_at
 
     def allotment(self, tool: Tool, team: str | None) -> TeamAllotment | None:
         """Return the allotment of a team for a tool; None if it has no quota or reservation."""
@@ -257,6 +262,7 @@ def read_locked(requests: Sequence[Request], sending: AbstractContextManager[obj
         snapshot.teams |= sql.teams_of_users([ticket.user for ticket in snapshot.tickets.values()])
     if settings.LICENSE_LEASES_PER_USER:
         snapshot.borrows = {user: borrows_of(user, snapshot.now) for user in wanted.users}
+        snapshot.counted_at = snapshot.now
     capacity.apply(snapshot.tools.values(), snapshot.now)
     _read_queues_and_rules(snapshot, requests)
     return snapshot
@@ -265,9 +271,12 @@ def read_locked(requests: Sequence[Request], sending: AbstractContextManager[obj
 def read_held(requests: Sequence[Renew], sending: AbstractContextManager[object]) -> Snapshot:
     """Lock the leases that are renewed, but no tool, so that a heartbeat does not wait for a
     transaction that holds a tool. Part of the caller's transaction, as in ``read_locked``."""
+    lease_ids = sorted({request.lease_id for request in requests})
     with sending:
-        leases = sql.send_held(sorted({request.lease_id for request in requests}))
-    snapshot = Snapshot((), timezone.now())
+        leases = sql.send_leases(lease_ids)
+        # After the lock: who changes the end of a license has the locks of its leases (``end_with_license``).
+        tools = sql.send_tools_of(lease_ids)
+    snapshot = Snapshot(tools.rows(), timezone.now())
     _take_leases(snapshot, leases)
     return snapshot
 
@@ -286,8 +295,15 @@ def _take_leases(snapshot: Snapshot, sent: sql.Sent[Lease]) -> None:
 
 def borrows_of(user: str, now: datetime) -> tuple[int, int]:
     """Return the number of borrows that a user has, and the number that the user waits for."""
-    borrowed = Lease.objects.active(now).heads().held_by(user).count()
-    return borrowed, Ticket.objects.waiting().filter(user=user, alive_until__gt=now).count()
+    leases = Lease.objects.active(now).heads().held_by(user)
+    tickets = Ticket.objects.waiting().filter(user=user, alive_until__gt=now)
+    # In one statement: a ticket that becomes a lease meanwhile is counted once.
+    borrowed, waiting = (
+        rows.order_by().values("user").annotate(number=Count("pk")).values_list(Value(kind), "number")
+        for kind, rows in (("borrowed", leases), ("waiting", tickets))
+    )
+    numbers = dict(borrowed.union(waiting, all=True))
+    return numbers.get("borrowed", 0), numbers.get("waiting", 0)
 
 
 def _read_queues_and_rules(snapshot: Snapshot, requests: Iterable[Request]) -> None:

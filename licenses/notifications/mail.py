@@ -64,9 +64,11 @@ def preferences_page() -> str:
 
 def body(message: messages.Message, *, tables: str = "") -> str:
     """Return the text of a mail."""
-    width = max((len(name) for name, _ in message.facts), default=0) + 1
-    facts = "\n".join(f"{name + ':':<{width}} {value}" for name, value in message.facts)
+    # Without columns, because many mail programs have a proportional font.
+    facts = "\n".join(f"{name}: {value}" for name, value in message.facts)
     preferences = preferences_page()
     why = f"Choose which messages you get: {preferences}" if preferences else ""
     footer = "\n".join(["-- ", "Sent by the license server.", *filter(None, [why])])
-    return "\n\n".join(filter(None, [message.text, facts, tables, message.url, footer])) + "\n"
+    # The sums of tables come first, and their explanation after them, as in HTML.
+    first = [facts, message.text] if tables else [message.text, facts]
+    return "\n\n".join(filter(None, [*first, tables, message.url, footer])) + "\n"

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date, datetime, time
 from itertools import zip_longest
+from types import MappingProxyType
 from zoneinfo import ZoneInfo
 
 from django.conf import settings
@@ -25,13 +26,15 @@ from licenses.history.days import DAY
 from licenses.history.declarations import Limits, Report
 from licenses.history.reports import Span, Usage
 from licenses.history.tables import amount, percent
-from licenses.models import Event, Notification, NotificationPreference, Team
+from licenses.models import Event, Notification, NotificationPreference, Team, Tool
 
 from . import messages
 from .outbox import Occasion
 
 # Rows of a table. The attached files have all.
 MOST = 20
+# Characters of a name in a table of plain text. The attached files have all.
+LONGEST_NAME = 40
 # The most borrows that are replayed, as on the page.
 MAX_DEMANDS = 50_000
 
@@ -56,7 +59,7 @@ class Sheet:
 
     def text(self) -> str:
         """Return the table with aligned columns: names to the left, numbers to the right."""
-        lines = [self.columns, *self.rows]
+        lines = [[shorten(cell), *others] for cell, *others in (self.columns, *self.rows)]
         widths = [max(map(len, column)) for column in zip_longest(*lines, fillvalue="")]
         texts = [
             "  ".join(
@@ -84,6 +87,11 @@ class Costs:
         """Return the mail as HTML, with a link to the page where its reader chooses."""
         context = {"message": self.message, "sheets": self.sheets, "preferences": preferences}
         return render_to_string("licenses/mail/month_costs.html", context)
+
+
+def shorten(name: str) -> str:
+    """Return a name that is short enough for a table of plain text."""
+    return name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 1]}…"
 
 
 def views_of(account: User) -> list[Team | None]:
@@ -146,7 +154,7 @@ def _of_site(message: messages.Message, span: Span) -> Costs:
     figures = [
         ("Cost of use", amount(costs.total.cost, currency)),
         ("Cost of contracts", amount(costs.contract_cost, currency)),
-        ("Of it for idle seats", amount(costs.idle_cost, currency)),
+        ("Idle cost", amount(costs.idle_cost, currency)),
         ("Seat-hours", _hours(costs.total.seat_hours)),
         ("Borrows", f"{costs.total.borrows:,}"),
     ]
@@ -203,7 +211,9 @@ def _of_team(message: messages.Message, team: Team, span: Span) -> Costs:
         ("In working hours", _hours(sum(costs.working_hours.values()))),
         ("Borrows", f"{costs.total.borrows:,}"),
     ]
-    sheets = [_of_use(f"By {key}", key, costs.by[key]) for key in ("tool", "project")]
+    tools = Tool.objects.exclude(display_name="").order_by()
+    names = {"tool": dict(tools.values_list("name", "display_name")), "project": {}}
+    sheets = [_of_use(f"By {key}", key, costs.by[key], names[key]) for key in ("tool", "project")]
     files = {f"usage-{team.name}": (USAGE, {"by": ["team", "tool", "project"], "team": team.name})}
     text = "The cost is at today's prices per seat-hour."
     return Costs(_with_figures(message, text, figures, costs.without_price, span), sheets, _files(files, span))
@@ -217,9 +227,22 @@ def _with_figures(
     return replace(message, text=f"{text} Days are those of {span.zone.key}.", facts=figures)
 
 
-def _of_use(title: str, key: str, rows: Sequence[Usage]) -> Sheet:
-    cells = [[row.key[key] or "—", f"{row.borrows:,}", _hours(row.seat_hours), amount(row.cost)] for row in rows]
+def _of_use(title: str, key: str, rows: Sequence[Usage], names: Mapping[str, str] = MappingProxyType({})) -> Sheet:
+    cells = [
+        [
+            _subject(row.key[key], names),
+            f"{row.borrows:,}",
+            _hours(row.seat_hours),
+            amount(row.cost),
+        ]
+        for row in rows
+    ]
     return _sheet(title, [key.capitalize(), "Borrows", "Seat-hours", "Cost of use"], cells)
+
+
+def _subject(name: str | None, names: Mapping[str, str]) -> str:
+    """Return the name for people; a dash for no project, and for a removed name."""
+    return names.get(name, name) if name else "—"
 
 
 def _sheet(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Sheet:

@@ -49,8 +49,7 @@ class DatabaseWrapper(base.DatabaseWrapper):
         if self.round_trip is None:
             self._set_autocommit(False)
             return
-        level = self.connection.isolation_level.name.replace("_", " ")
-        self.round_trip.add(f"BEGIN ISOLATION LEVEL {level}", prepare=False)
+        self.round_trip.begin()
 
     def _set_autocommit(self, autocommit: bool) -> None:
         """Change psycopg's mode, unless a transaction began with other statements."""

@@ -73,6 +73,10 @@ class RoundTrip:
     def __enter__(self) -> Self:
         self.wrapper.close_if_health_check_failed()
         self.wrapper.ensure_connection()
+        connection = self.wrapper.connection
+        if not connection.autocommit and connection.pgconn.transaction_status == pq.TransactionStatus.IDLE:
+            # Django leaves it to psycopg's next cursor.
+            self.begin()
         self.wrapper.round_trip = self
         return self
 
@@ -80,6 +84,11 @@ class RoundTrip:
         self.wrapper.round_trip = None
         if kind is None:
             self._send()
+
+    def begin(self) -> None:
+        """Begin a transaction with the next statement."""
+        level = self.wrapper.connection.isolation_level.name.replace("_", " ")
+        self.add(f"BEGIN ISOLATION LEVEL {level}", prepare=False)
 
     def add(self, sql: str, values: Sequence[Any] = (), *, prepare: bool = True) -> int:
         """Add a statement with a ``%s`` for each value. Return its number in this round trip.

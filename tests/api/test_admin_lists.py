@@ -6,14 +6,17 @@ from urllib.parse import parse_qsl, urlsplit
 
 import pytest
 from django.contrib import admin
+from django.contrib.auth.models import Permission, User
 from django.db.models import Model
 from django.test import Client
 from django.urls import reverse
 
-from licenses.models import AuditRecord, Denial, Team, Tool
+from licenses import auditing
+from licenses.models import AuditRecord, Denial, Team, TeamMember, Ticket, Tool
 from tests.support.api import Api
-from tests.support.quotas import allot
+from tests.support.quotas import SOMEBODY, allot
 
+MakeTool = Callable[..., Tool]
 MODELS = sorted(admin.site._registry, key=lambda model: model._meta.label)
 
 
@@ -75,3 +78,56 @@ def test_a_year_out_of_range_is_no_defect(admin_client: Client, year: str) -> No
 @pytest.mark.parametrize("query", [{"tool__id__exact": "9" * 40}, {"tool__id__exact": "x"}, {"code": "\0"}])
 def test_a_value_that_a_filter_cannot_have_is_no_defect(admin_client: Client, query: dict[str, str]) -> None:
     assert admin_client.get(address(Denial), query).status_code in {200, 302, 400}
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("model", MODELS, ids=lambda model: model._meta.label)
+def test_the_search_counts_rows_only_of_a_list_that_is_narrowed(admin_client: Client, model: type[Model]) -> None:
+    counted = '<span class="small quiet">'
+    assert counted not in admin_client.get(address(model)).content.decode()
+
+
+def test_the_list_of_tickets_opens_on_those_that_wait(admin_client: Client, api: Api, make_tool: MakeTool) -> None:
+    make_tool("cfd", capacity=1, display_name="Fluid Dynamics")
+    api.borrow("cfd", "cleo")
+    api.wait("cfd", "ana")
+    api.leave(api.wait("cfd", "ben"))
+    shown = admin_client.get(address(Ticket)).content.decode()
+    assert "1 of Fluid Dynamics" in shown
+    assert ">ben<" not in shown
+    assert ">ben<" in admin_client.get(address(Ticket), {"state__exact": "all"}).content.decode()
+    for ticket in Ticket.objects.all():
+        page = admin_client.get(reverse("admin:licenses_ticket_change", args=[ticket.pk])).content.decode()
+        assert "1 of Fluid Dynamics" in page
+        assert "items" not in page.partition('id="content"')[2]
+
+
+def test_the_list_of_teams_has_their_members_and_leads(admin_client: Client) -> None:
+    crash = Team.objects.create(name="crash")
+    Team.objects.create(name="empty")
+    for user, is_lead in (("ana", True), ("ben", False), ("cleo", True)):
+        TeamMember.objects.create(team=crash, user=user, is_lead=is_lead)
+    for query in ({}, {"q": "crash"}, {"q": "ben"}):
+        shown = admin_client.get(address(Team), query).content.decode()
+        assert '<td class="field-number_of_members">3</td><td class="field-leads">ana, cleo</td>' in shown
+    assert '<td class="field-number_of_members">0</td>' in admin_client.get(address(Team)).content.decode()
+
+
+def test_the_history_of_a_row_is_that_of_the_audit(admin_client: Client, client: Client, make_tool: MakeTool) -> None:
+    make_tool("cad_2")
+    tool = make_tool("cad")
+    for changed, vendor in ((tool, "Acme"), (Tool.objects.get(name="cad_2"), "Globex")):
+        with auditing.changing(changed, by=SOMEBODY):
+            Tool.objects.filter(pk=changed.pk).update(vendor=vendor)
+    history = reverse("admin:licenses_tool_history", args=[tool.pk])
+    shown = admin_client.get(history, follow=True).content.decode()
+    assert "Acme" in shown
+    assert "Globex" not in shown
+    # Those who may not see the audit get the changes on pages.
+    reader = User.objects.create_user("reader", is_staff=True)
+    reader.user_permissions.add(Permission.objects.get(codename="view_tool"))
+    client.force_login(reader)
+    assert client.get(history).status_code == 200
+    stranger = User.objects.create_user("stranger", is_staff=True)
+    client.force_login(stranger)
+    assert client.get(history).status_code == 403

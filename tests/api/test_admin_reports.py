@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
 from html import unescape
+from typing import Any
 
 import pytest
 from django.contrib.auth.models import Permission, User
@@ -93,12 +94,41 @@ def test_every_report_of_the_catalog_has_a_page_with_the_rows_of_its_csv(
     admin_client: Client, monday: Tool, report: Report
 ) -> None:
     html = page(admin_client, f"tables/{report.name}/?{DAYS}")
-    head, *rows = cells(html)
+    head, *_ = cells(html)
+    values = [re.findall(r'<data value="([^"]*)">', row) for row in re.findall(r"<tr[^>]*>(.*?)</tr>", html)[1:]]
     (link,) = re.findall(rf'href="(/api/v1/reports/{report.name}[^"]*)"', html)
     found = list(csv.reader(io.StringIO(admin_client.get(unescape(link)).content.decode("utf-8-sig"))))
-    assert [column.lower().replace(" ", "_") for column in head] == found[0]
-    assert [[unescape(cell).replace("—", "") for cell in row] for row in rows] == found[1:]
-    assert len(rows) > 0
+    assert [column.lower().replace(" ", "_") for column in head] == [name.removesuffix("_seconds") for name in found[0]]
+    assert [[unescape(value) for value in row] for row in values] == found[1:]
+    assert len(values) > 0
+
+
+def test_a_report_is_written_for_people(admin_client: Client, monday: Tool) -> None:
+    Contract.objects.all().delete()
+    Tool.objects.filter(name="cad").update(display_name="CAD Suite", vendor="Acme", capacity=12_000)
+    head, *rows = cells(page(admin_client, f"tables/tool-costs/?{DAYS}"))
+    row = dict(zip(head, next(row for row in rows if row[0] == "CAD Suite"), strict=True))
+    assert row | {"Vendor": "Acme", "Capacity": "12,000", "Cost": "21.00", "Idle cost": "—"} == row
+    assert row["Utilization"].endswith("%")
+
+
+@pytest.mark.parametrize("path", ["", "money/", "cad/", "tables/usage/"])
+def test_a_report_names_its_days_and_currency(admin_client: Client, monday: Tool, settings: Any, path: str) -> None:
+    settings.LICENSE_CURRENCY = "EUR"
+    # Without the form, which is not on paper.
+    shown = page(admin_client, f"{path}?{DAYS}").rpartition("</form>")[2]
+    assert "2026-03-02 to 2026-03-03" in shown
+    assert "Time zone: UTC." in shown
+    assert "Amounts are in EUR." in shown
+
+
+@pytest.mark.parametrize("path", ["", "money/", "cad/"])
+def test_large_numbers_have_separators(admin_client: Client, monday: Tool, path: str) -> None:
+    Contract.objects.all().delete()
+    Tool.objects.update(capacity=12_000)
+    shown = cells(page(admin_client, f"{path}?{DAYS}"))
+    assert any("12,000" in cell for row in shown for cell in row)
+    assert not [cell for row in shown for cell in row if re.fullmatch(r"\d{4,}( .*)?", cell)]
 
 
 def test_the_page_of_a_report_takes_its_question(admin_client: Client, monday: Tool) -> None:
@@ -169,6 +199,34 @@ def test_the_links_of_the_pages_work(admin_client: Client, monday: Tool) -> None
 )
 def test_invalid_values_are_reported_next_to_the_form(admin_client: Client, monday: Tool, query: str) -> None:
     assert 'class="errorlist' in page(admin_client, f"cad/?{query}", status=400)
+
+
+@pytest.mark.parametrize(
+    ("path", "given", "shown"),
+    [
+        ("cad/", "capacity=a", {"capacity": "a"}),
+        ("cad/", "since=2026-03-02&capacity=a", {"since": "2026-03-02", "capacity": "a"}),
+        ("cad/", "until=yesterday", {"until": "yesterday", "capacity": ""}),
+        ("tables/what-if/", "capacity=a", {"capacity": "a"}),
+        (
+            "tables/utilisation/",
+            "period=hour&since=2017-01-01&until=2026-12-31",
+            {"since": "2017-01-01", "until": "2026-12-31"},
+        ),
+    ],
+)
+def test_a_form_with_an_error_shows_what_was_given_and_the_defaults_of_the_rest(
+    admin_client: Client, monday: Tool, path: str, given: str, shown: dict[str, str]
+) -> None:
+    usual = texts_of_form(page(admin_client, path))
+    assert texts_of_form(page(admin_client, f"{path}?{given}", status=400)) == usual | shown
+
+
+def texts_of_form(html: str) -> dict[str, str]:
+    """Return what the fields for texts and days contain."""
+    found = re.findall(r'<input type="(?:text|date)" ([^>]*)>', html)
+    attributes = [dict(re.findall(r'([\w-]+)="([^"]*)"', field)) for field in found]
+    return {field["name"]: field.get("value", "") for field in attributes}
 
 
 def test_a_tool_that_is_not_there(admin_client: Client, monday: Tool) -> None:

@@ -65,7 +65,7 @@ def test_the_front_page_shows_what_needs_attention(admin_client: Client, busy: N
     assert found["Tools without a free seat"][::2] == (1, "The CAD 2 of 2 seats, 1 waiting")
     assert found["Queues"][0] == 1
     assert found["Queues"][2].startswith("The CAD 1 waiting, the first for ")
-    assert found["Refusals today"][::2] == (1, "The CAD 1 refusal of 1 person, 1 without a seat")
+    assert found["Refusals today"][::2] == (1, "The CAD 1 person refused, 1 got no seat")
     assert found["Longest holders"][::2] == (1, "ana 2 of The CAD for 1 d 16 h")
     assert found["Licenses that end within 60 days"][0] == 1
     assert found["Contracts that end within 60 days"][0] == 2

@@ -164,7 +164,7 @@ def test_a_manager_gets_the_figures_of_the_page(mail_server: MailServer, leases:
     for name, id in (
         ("Cost of use", "total-cost"),
         ("Cost of contracts", "total-contracts"),
-        ("Of it for idle seats", "total-idle"),
+        ("Idle cost", "total-idle"),
         ("Seat-hours", "total-hours"),
     ):
         (figure,) = re.findall(rf'id="{id}">([^<]*)<', page)
@@ -181,6 +181,8 @@ def test_a_manager_gets_the_figures_of_the_page(mail_server: MailServer, leases:
         assert cells_of(html, title) == found
     assert rows(text, "Tools by cost").keys() == {"cad", "sim", "free"}
     assert "<b>x42" not in html
+    # A mail program with dark colors needs to know that the text has none of its own.
+    assert '<meta name="color-scheme" content="light dark">' in html
     assert "&lt;b&gt;x42" in html
     assert f"https://licenses.example.com/admin/reports/money/?since={first}&until={last}" in text
     assert "https://licenses.example.com/notifications/" in text
@@ -212,6 +214,17 @@ def test_a_long_table_says_where_the_rest_is(
     assert len(rows(part(mail, "plain"), "By team")) == 2
     for kind in ("plain", "html"):
         assert "2 of 3. The attached file has all." in part(mail, kind)
+
+
+def test_a_long_name_does_not_widen_the_tables_of_the_text(mail_server: MailServer, leases: list[Lease]) -> None:
+    Tool.objects.filter(name="cad").update(display_name=("Außenaerodynamik " * 7).strip())
+    make_manager()
+    (mail,) = sent(mail_server)
+    rows_of_tool = [line for line in part(mail, "plain").splitlines() if line.startswith("Außen")]
+    assert rows_of_tool
+    for row in rows_of_tool:
+        assert row[: month_costs.LONGEST_NAME].endswith("…")
+    assert ("Außenaerodynamik " * 7).strip() in part(mail, "html")
 
 
 def test_a_month_is_mailed_once(mail_server: MailServer, leases: list[Lease]) -> None:
@@ -314,6 +327,7 @@ def test_no_webhook_gets_the_costs(mail_server: MailServer, leases: list[Lease])
 
 def test_a_lead_gets_the_own_team_and_no_other(mail_server: MailServer, leases: list[Lease], client: Client) -> None:
     lea = make_lead("lea", "crash")
+    Tool.objects.filter(name="cad").update(display_name="CAD Suite")
     (mail,) = sent(mail_server)
     first, last, month = month_of(Notification.objects.get())
     assert mail["Subject"] == f"Costs of team crash in {month}"
@@ -325,6 +339,7 @@ def test_a_lead_gets_the_own_team_and_no_other(mail_server: MailServer, leases: 
     found = rows(text, "By project")
     assert found
     assert found.items() <= cells_of(page, "By project").items()
+    assert "CAD Suite" in rows(text, "By tool")
     for name, cells in rows(text, "By tool").items():
         borrows, hours, _, amount = cells_of(page, "By tool")[name]
         assert cells == [borrows, hours, amount]

@@ -101,12 +101,12 @@ def test_a_mail_says_what_happened_and_what_to_do(mail_server: MailServer) -> No
     (mail,) = mail_server.mails
     assert mail_server.recipients == ["ana@example.com"]
     assert str(mail["From"]) == "Licenses <licenses@example.com>"
-    assert str(mail["Subject"]).startswith("2 seats of cad are kept for you until ")
+    assert str(mail["Subject"]).startswith("Take 2 seats of cad before ")
     assert mail["Auto-Submitted"] == "auto-generated"
     assert str(Notification.objects.get().pk) in mail["Message-ID"]
     text = text_of(mail)
     assert "Take the seats on the page before" in text
-    assert "Ticket:     t-1" in text
+    assert "Ticket: t-1" in text
     assert "https://licenses.example.com/tools/cad/" in text
     assert "https://licenses.example.com/notifications/" in text
     assert delivery.deliver() == Delivered()
@@ -119,8 +119,10 @@ def test_many_occasions_of_a_kind_are_one_mail(mail_server: MailServer) -> None:
     assert delivery.deliver() == Delivered(sent=61)
     many, one = sorted(mail_server.mails, key=lambda mail: len(text_of(mail)), reverse=True)
     assert many["Subject"] == "60 times: A seat is offered"
-    assert "2 seats of tool7 are kept for you" in text_of(many)
+    assert "Take 2 seats of tool7 before " in text_of(many)
     assert "And 10 more." in text_of(many)
+    # They are about several tools.
+    assert "\nhttps://licenses.example.com/\n" in text_of(many).replace("\r\n", "\n")
     assert one["Subject"] == "A test of the license server"
 
 
@@ -505,7 +507,7 @@ def posted(receiver: Receiver, kind: WebhookKind, settings: Any) -> Any:
 
 def test_slack_gets_a_text_without_mentions(receiver: Receiver, settings: Any) -> None:
     text = posted(receiver, WebhookKind.SLACK, settings)["text"]
-    assert text.startswith("*Your lease of 1 seat of cad was ended by account root*\nFor ana\n")
+    assert text.startswith("*Save your work: your lease of 1 seat of cad was ended by account root*\nFor ana\n")
     assert "&lt;!channel&gt;" in text
     assert "<!" not in text
     assert "<https://licenses.example.com/yours/|Open the page>" in text
@@ -513,7 +515,7 @@ def test_slack_gets_a_text_without_mentions(receiver: Receiver, settings: Any) -
 
 def test_mattermost_gets_markdown_without_mentions_and_links_of_users(receiver: Receiver, settings: Any) -> None:
     text = posted(receiver, WebhookKind.MATTERMOST, settings)["text"]
-    assert text.startswith("**Your lease of 1 seat of cad was ended by account root**\nFor ana\n")
+    assert text.startswith("**Save your work: your lease of 1 seat of cad was ended by account root**\nFor ana\n")
     assert "@all" not in text
     assert "[x](" not in text
     assert "[Open the page](https://licenses.example.com/yours/)" in text
@@ -525,7 +527,7 @@ def test_teams_gets_an_adaptive_card(receiver: Receiver, settings: Any) -> None:
     assert (message["type"], attachment["contentType"]) == ("message", "application/vnd.microsoft.card.adaptive")
     card = attachment["content"]
     assert (card["type"], card["version"]) == ("AdaptiveCard", "1.4")
-    assert card["body"][0]["text"] == "Your lease of 1 seat of cad was ended by account root"
+    assert card["body"][0]["text"] == "Save your work: your lease of 1 seat of cad was ended by account root"
     assert {"title": "For", "value": "ana"} in card["body"][2]["facts"]
     assert card["actions"][0]["url"] == "https://licenses.example.com/yours/"
     assert "[x](" not in json.dumps(card)

@@ -82,7 +82,10 @@ def test_the_holder_hears_of_a_lease_that_ends_soon(api: Api, make_tool: MakeToo
     message = messages.write(notification)
     ends = Lease.objects.get().expires_at
     assert ends is not None
-    assert message.title == f"Your lease of 1 seat of cad ends at {ends.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
+    assert (
+        message.title
+        == f"Renew or return: your lease of 1 seat of cad ends at {ends.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
+    )
     assert ("Lease", lease["id"]) in message.facts
     assert ("Host", "ws1") in message.facts
     assert message.url == "https://licenses.example.com/yours/"
@@ -165,7 +168,7 @@ def test_the_holder_hears_of_a_forced_return_whoever_does_it(
     message = messages.write(notification)
     assert notification.user == "ana"
     assert ("Reason", "maintenance") in message.facts
-    assert message.title.startswith("Your lease of 1 seat of cad was ended by ")
+    assert message.title.startswith("Save your work: your lease of 1 seat of cad was ended by ")
 
 
 def test_a_forced_return_is_found_after_a_time_without_a_sweeper(
@@ -204,7 +207,7 @@ def test_a_person_hears_of_the_seats_that_are_offered(api: Api, make_tool: MakeT
     ticket = Ticket.objects.get()
     assert (notification.user, notification.useful_until) == ("ana", ticket.alive_until)
     message = messages.write(notification)
-    assert message.title.startswith("2 seats of cad are kept for you until ")
+    assert message.title.startswith("Take 2 seats of cad before ")
     assert message.url == "https://licenses.example.com/tools/cad/"
     expiry.tidy()
     expect()
@@ -222,7 +225,7 @@ def test_administrators_hear_of_the_end_of_a_license_in_stages(make_tool: MakeTo
         stages += [(notification.user, notification.key.split()[-1]) for notification in found()]
     assert stages == [("", "60d"), ("", "30d"), ("", "14d"), ("", "7d"), ("", "1d"), ("", "0d")]
     ended = Notification.objects.get(key__endswith=" 0d")
-    assert messages.write(ended).title == "The license of cad has ended"
+    assert messages.write(ended).title == "Renew the license of cad: it has ended"
     later(days=-62)
     tools.change(name="cad", values={"valid_until": timezone.now() + timedelta(days=20)}, by=SOMEBODY)
     assert [notification.key.split()[-1] for notification in found()] == ["30d"]
@@ -389,3 +392,20 @@ def test_times_are_in_the_zone_of_the_site(settings: Any) -> None:
     settings.LICENSE_TIME_ZONE = "Europe/Berlin"
     assert messages.moment(datetime(2026, 7, 1, 22, 30, tzinfo=UTC)) == "2026-07-02 00:30 CEST"
     assert messages.moment("2026-01-01T12:00:00Z") == "2026-01-01 13:00 CET"
+
+
+def test_messages_have_the_names_of_tools_for_people(make_tool: MakeTool) -> None:
+    make_tool("cfd_9", display_name="Fluid Dynamics")
+    now = timezone.now().isoformat()
+    facts = {
+        "items": [{"tool": "cfd_9", "seats": 2}],
+        **dict.fromkeys(("until", "ends_at", "ended_at", "borrowed_at", "last_used_at", "at"), now),
+        **dict.fromkeys(("seats", "seats_now", "seats_left", "queued", "wanted", "borrowed", "capacity"), 5),
+        **{"oldest_wait_seconds": 300, "contract": 1, "ticket": "t", "lease": "l"},
+    }
+    without_a_tool = {Event.TOKEN_ENDS, Event.MONTH_COSTS, Event.TEST}
+    for event in set(Event) - without_a_tool:
+        message = messages.write(Notification(event=event, tool="cfd_9", facts=facts))
+        texts = [message.title, message.text, *(value for _, value in message.facts)]
+        assert "Fluid Dynamics" in message.title
+        assert not [text for text in texts if "cfd_9" in text]

@@ -73,6 +73,13 @@ def test_one_page_shows_all_about_a_person(admin_client: Client, ana: User) -> N
             assert admin_client.get(unescape(link)).status_code == 200, link
 
 
+def test_leases_and_tickets_show_the_names_of_tools_for_people(admin_client: Client, ana: User) -> None:
+    Tool.objects.filter(name="cad").update(display_name="Catia V5")
+    shown = page(admin_client, "ana")
+    assert "Seats now 1 1 of Catia V5" in shown
+    assert "Waits for 1 1 of Catia V5" in shown
+
+
 def test_lists_lead_to_the_person(admin_client: Client, ana: User) -> None:
     for address in ("/admin/licenses/lease/", f"/admin/auth/user/{ana.pk}/change/"):
         assert 'href="/admin/person/?user=ana"' in admin_client.get(address).content.decode()
@@ -125,7 +132,7 @@ def test_a_person_who_left_has_nothing_any_more(admin_client: Client, api: Api, 
         assert part in shown, part
     assert "1 of cad on ws1" in shown
     done = text(end(admin_client, "ana", force_note="left the company"))
-    assert "Ended with ana: 1 token(s), 1 session(s), 1 ticket(s), 1 lease(s), 2 membership(s)." in done
+    assert "Ended with ana: 1 token, 1 session, 1 ticket, 1 lease, 2 memberships." in done
     assert not User.objects.get(username="ana").is_active
     assert not ApiToken.objects.filter(revoked_at__isnull=True).exists()
     assert not TeamMember.objects.filter(user="ana").exists()
@@ -152,14 +159,14 @@ def test_a_person_leaves_twice_and_the_rest_ends_too(admin_client: Client, api: 
     end(admin_client, "ana", force_note="left")
     TeamMember.objects.create(team=Team.objects.get(name="aero"), user="ana")
     done = text(end(admin_client, "ana", force_note="left"))
-    assert "Ended with ana: 0 token(s), 0 session(s), 0 ticket(s), 0 lease(s), 1 membership(s)." in done
+    assert "Ended with ana: 0 tokens, 0 sessions, 0 tickets, 0 leases, 1 membership." in done
 
 
 def test_somebody_without_an_account_leaves(admin_client: Client, api: Api, ana: User) -> None:
     make_token(user="ben", name="of ben")
     assert "There is no account of this name here." in page(admin_client, "ben", "left/")
     done = text(end(admin_client, "ben", force_note="left"))
-    assert "Ended with ben: 1 token(s), 0 session(s), 0 ticket(s), 1 lease(s), 1 membership(s)." in done
+    assert "Ended with ben: 1 token, 0 sessions, 0 tickets, 1 lease, 1 membership." in done
     assert ApiToken.objects.get(name="of ben").revoked_at is not None
     assert ApiToken.objects.get(name="nightly").revoked_at is None
 

@@ -105,6 +105,15 @@ def test_a_token_over_plain_http_to_another_machine_is_a_failure(shell: Shell) -
     assert "is not https" in found["config"][-1]["detail"]
 
 
+@pytest.mark.parametrize(
+    "address", ["http://[bad", "http://a]b", "http://x:port", "http://", "ftp://x", "//", "http://a b"]
+)
+def test_what_is_no_address_is_a_failure_of_the_configuration(shell: Shell, address: str) -> None:
+    code, found = checks(shell, LICENSE_SERVER=address)
+    assert code == 78
+    assert "is not the address of a server" in found["config"][-1]["detail"]
+
+
 def test_former_names_are_named(shell: Shell) -> None:
     server = shell.environment.pop("LICENSE_SERVER")
     code, found = checks(shell, LICENCE_SERVER=server)

@@ -395,3 +395,46 @@ def test_a_lease_whose_id_nobody_can_read_is_returned(shell: Shell, output: str 
     finally:
         os.close(pipe)
     assert (done.returncode, shell.borrowed()) == (code, 0)
+
+
+def closing(streams: str, *command: str, env: dict[str, str]) -> "subprocess.CompletedProcess[str]":
+    """Run a command without these streams, as ``command >&-`` does."""
+    shell = ["sh", "-c", f'exec "$@" {streams}', "sh", *command]
+    return subprocess.run(shell, env=env, capture_output=True, text=True, timeout=PATIENCE)
+
+
+def test_a_closed_stream_is_an_error_and_holds_no_seat(shell: Shell) -> None:
+    borrow = closing(">&-", *shell.command("borrow", "cad_tool"), env=shell.environment)
+    assert (borrow.returncode, borrow.stderr) == (74, "license: standard output: Bad file descriptor\n")
+    assert shell.borrowed() == 0
+    apply = closing("<&-", *shell.command("admin", "apply", "-"), env=shell.environment)
+    assert (apply.returncode, apply.stderr) == (64, "license: standard input is closed\n")
+    run = closing(
+        "<&- >&- 2>&-", *shell.command("run", "--tool", "cad_tool", "--", "sh", "-c", "exit 7"), env=shell.environment
+    )
+    assert (run.returncode, shell.borrowed()) == (7, 0)
+
+
+def test_with_a_closed_stderr_no_message_goes_to_what_has_its_number_now(shell: Shell, tmp_path: Path) -> None:
+    connection = tmp_path / "connection"
+    program = (
+        "import os, sys; from license_client.messages import Messages;"
+        "os.dup2(os.open(sys.argv[1], os.O_CREAT | os.O_WRONLY), 2); Messages(as_json=False).say('lost', 'text')"
+    )
+    done = closing("2>&-", shell.command()[0], "-c", program, str(connection), env=shell.environment)
+    assert (done.returncode, connection.read_text()) == (0, "")
+
+
+def test_everything_is_given_back_even_if_nobody_reads_it(shell: Shell) -> None:
+    for _ in range(2):
+        assert shell("borrow", "cad_tool").returncode == 0
+    # A lease, and two tickets.
+    for _ in range(3):
+        asked = {"tool": "analysis", "user": "ci", "seats": 2, "wait_seconds": 600}
+        httpx.post(f"{shell.server.url}/licenses/borrow", json=asked).raise_for_status()
+    with Path("/dev/full").open("w") as full:
+        for command in (["return", "cad_tool", "--all"], ["queue", "--leave", "analysis"]):
+            done = subprocess.run(shell.command(*command), env=shell.environment, stdout=full, timeout=PATIENCE)
+            assert done.returncode == 74
+    assert (shell.borrowed(), shell.borrowed("analysis")) == (0, 2)
+    assert json.loads(shell("queue", "--json").stdout) == []

@@ -8,6 +8,7 @@ import functools
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -66,6 +67,15 @@ def chart(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return packed
 
 
+class Loader(yaml.CSafeLoader):
+    """Refuse a key that comes twice, as kustomize, Flux and Argo CD do."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key) for key, _ in node.value]
+        assert len(keys) == len(set(keys)), f"{keys}{node.start_mark}"
+        return super().construct_mapping(node, deep)
+
+
 class Release(NamedTuple):
     """The objects of an installation."""
 
@@ -122,7 +132,7 @@ def render(chart: Path) -> Render:
             *("--api-versions", "monitoring.coreos.com/v1"),
             *(argument for pair in more for argument in ("--set", pair)),
         )
-        return Release([manifest for manifest in yaml.load_all(text, Loader=yaml.CSafeLoader) if manifest])
+        return Release([manifest for manifest in yaml.load_all(text, Loader=Loader) if manifest])
 
     return render
 
@@ -470,6 +480,26 @@ def test_volumes_and_variables_of_a_site_are_in_every_pod_of_the_server(render: 
         assert manifest["metadata"]["labels"]["example.com/owner"] == "cad", manifest["metadata"]["name"]
 
 
+def test_of_two_values_for_one_label_or_annotation_the_nearer_one_wins(render: Render) -> None:
+    labels = ("commonLabels", "podLabels", "metrics.serviceMonitor.labels", "metrics.dashboards.labels")
+    annotation = r"api.podAnnotations.kubectl\.kubernetes\.io/default-container=proxy"
+    values = [*(f"{name}.owner={name.split('.')[-2 if '.' in name else 0]}" for name in labels), annotation]
+    release = render("everything", *values, r"commonLabels.app\.kubernetes\.io/version=ours")
+    pod = release.pods()["api"]["metadata"]
+    assert pod["labels"]["owner"] == "podLabels"
+    assert pod["annotations"]["kubectl.kubernetes.io/default-container"] == "proxy"
+    assert release.one("ServiceMonitor")["metadata"]["labels"]["owner"] == "serviceMonitor"
+    service = release.of("Service")[0]["metadata"]["labels"]
+    assert (service["owner"], service["app.kubernetes.io/version"]) == ("commonLabels", "ours")
+    dashboards = [m for m in release.of("ConfigMap") if "-dashboard-" in m["metadata"]["name"]]
+    assert {m["metadata"]["labels"]["owner"] for m in dashboards} == {"dashboards"}
+
+
+def test_a_number_is_the_name_of_a_release(chart: Path) -> None:
+    manifests = [m for m in yaml.load_all(helm("template", "1234", chart), Loader=Loader) if m]
+    assert {m["metadata"]["labels"]["app.kubernetes.io/instance"] for m in manifests} == {"1234"}
+
+
 def test_a_gateway_leads_to_the_service_by_a_name_that_the_server_answers_to(render: Render) -> None:
     release = render("everything")
     route = release.one("HTTPRoute")["spec"]
@@ -572,6 +602,15 @@ def test_the_example_with_everything_sets_every_setting() -> None:
     values = yaml.safe_load(SETS["everything"].read_text())
     for group in ("settings", "secretSettings"):
         assert set(values[group]) == set(SCHEMA["properties"][group]["properties"])
+
+
+def test_a_setting_reaches_the_server_as_it_is_written(render: Render) -> None:
+    values = yaml.safe_load(SETS["everything"].read_text())["settings"]
+    environment = environment_of(render("everything").container("api"))
+    for name, value in values.items():
+        assert yaml.safe_load(environment[name]) == yaml.safe_load(str(value)), name
+    large = render("default", "settings.LICENSE_KEYS_PER_DAY=100000000").container("api")
+    assert environment_of(large)["LICENSE_KEYS_PER_DAY"] == "100000000"
 
 
 @pytest.mark.parametrize("component", ["api", "migrate"])
@@ -959,6 +998,18 @@ def test_the_schema_and_the_server_accept_the_same_names_of_tools() -> None:
     assert SCHEMA["properties"]["tools"]["propertyNames"]["pattern"] == f"^{TOOL_NAME_PATTERN}$"
 
 
+def test_helm_takes_the_commands_of_the_pages() -> None:
+    pages = [CHART / "README.md", ROOT / "docs" / "howto" / "kubernetes.md"]
+    commands = [
+        shlex.split(command.replace("\\\n", " "))
+        for page in pages
+        for command in re.findall(r"^\$ helm install ((?:.*\\\n)*.*)$", page.read_text(), re.MULTILINE)
+    ]
+    assert len(commands) == 2
+    for command in commands:
+        helm("template", *(argument for argument in command if argument != "--wait"))
+
+
 # --- helm test and the notes -------------------------------------------------
 
 
@@ -976,6 +1027,14 @@ def test_the_notes_say_how_to_get_there_and_what_is_open() -> None:
     assert "https://licenses.example.com/" in notes(
         "ingress.enabled=true", "ingress.hosts={licenses.example.com}", "proxy.trustedSources={10.42.0.0/16}"
     )
+    routed = notes(
+        "httpRoute.enabled=true",
+        "httpRoute.hostnames={seats.example.com}",
+        "httpRoute.parentRefs[0].name=public",
+        "proxy.trustedSources={10.42.0.0/16}",
+    )
+    assert "https://seats.example.com/" in routed
+    assert "port-forward" not in routed
     assert "LICENSE_AUTH is open" in notes("settings.LICENSE_AUTH=open")
     assert "createsuperuser" not in notes("admin.existingSecret=admin")
     assert "The proxy is off" in notes("proxy.enabled=false")
@@ -1020,7 +1079,11 @@ def test_helm_test_says_what_to_do_if_its_pod_is_not_trusted(render: Render, ser
     server.stop()
     server.environment |= {"SECURE_SSL": "true"}
     server.start()
-    refused = smoke(render, server.url)
+    # As after an installation without any values.
+    ready = smoke(render, server.url)
+    assert ready.returncode == 0, ready.stderr
+    assert "a call over plain HTTP is refused (set test.url to test more)" in ready.stdout
+    refused = smoke(render, server.url, SMOKE_TOOL="cad_tool")
     assert refused.returncode == 1
     assert "set test.url" in refused.stderr
 

@@ -212,7 +212,7 @@ def _admin() -> Iterator[Shown]:
             yield _of_admin(f"{names}_lines", f"{path}lines/")
     yield _of_admin("licenses_tool_changelist", "licenses/tool/?q=nothing")
     yield _of_admin("licenses_tool_add", "licenses/tool/add/", save_an_empty_form)
-    yield _of_admin("licenses_tool_history", "licenses/tool/", partial(follow, "History"))
+    yield _of_admin("licenses_auditrecord_changelist", "licenses/tool/", partial(follow, "History"))
     yield _of_admin("licenses_lease_changelist", "licenses/lease/?user=ana", partial(choose, "force_return"))
     yield _of_admin("licenses_team_changelist", "licenses/team/", partial(choose, "delete_selected"))
     yield _of_admin("licenses_team_delete", "licenses/team/", partial(follow, "Delete"))

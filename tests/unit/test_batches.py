@@ -17,14 +17,26 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from licenses import lanes
+from licenses.auditing import Actor
 from licenses.clock import database_now
-from licenses.errors import Busy, LeaseEnded, Refusal
+from licenses.errors import Busy, LeaseEnded, LeaseLimitReached, Refusal
 from licenses.lanes import Entry
 from licenses.leases import batch, decisions, services, sql
-from licenses.leases.requests import Borrow, BorrowRequest, IdempotencyKey, Renew, Request, Return
-from licenses.models import EndReason, Lease, Tool
+from licenses.leases.requests import (
+    Borrow,
+    BorrowRequest,
+    CloseOverdue,
+    IdempotencyKey,
+    Renew,
+    Request,
+    Return,
+    Waiting,
+)
+from licenses.leases.snapshot import read_locked
+from licenses.models import AuditRecord, EndReason, Lease, Team, TeamMember, Ticket, Tool
 from licenses.policy import Item
 from licenses.policy.rules import Exhausted
+from licenses.tools import services as tools
 from tests.support.databases import LOCK_WAITS
 
 MakeTool = Callable[..., Tool]
@@ -371,6 +383,150 @@ def test_no_tool_is_lost_that_changes_while_a_batch_waits_for_it(make_tool: Make
     assert [entry.result()[0].head.user for entry in (ana, ben, eve)] == ["ana", "ben", "eve"]
     assert gone.result()[0].pk == lease.pk
     assert consistent()
+
+
+@pytest.mark.skipif(connection.vendor != "postgresql", reason="SQLite locks before it reads")
+def test_a_borrow_counts_for_no_team_that_is_deleted_while_it_waits(make_tool: MakeTool, people: People) -> None:
+    make_tool(capacity=5)
+    team = Team.objects.create(name="body")
+    TeamMember.objects.create(team=team, user="ana")
+
+    def delete() -> None:
+        list(Tool.objects.locked(["cad"]))
+        team.delete()
+
+    with changing(delete):
+        asked = people.ask(borrow("ana"))
+        people.wait_until(waits_for_a_lock)
+    assert asked.result(PATIENCE)[0].head.team is None
+    assert consistent()
+
+
+@pytest.mark.skipif(connection.vendor != "postgresql", reason="SQLite has one writer at a time")
+@pytest.mark.parametrize("left", [timedelta(hours=8), timedelta(minutes=5)])
+def test_a_heartbeat_never_extends_a_lease_beyond_a_license_that_is_cut_short(
+    make_tool: MakeTool, people: People, left: timedelta
+) -> None:
+    make_tool(capacity=5, default_ttl=timedelta(hours=8))
+    lease = services.borrow(borrow("ana").request).head  # type: ignore[union-attr]
+    Lease.objects.update(expires_at=database_now() + left)
+    until = database_now() + timedelta(minutes=10)
+    with changing(lambda: tools.change(name="cad", values={"valid_until": until}, by=Actor.of_command("test"))):
+        renewed = people.pool.submit(decided, Renew(lease.pk))
+        people.wait_until(lambda: renewed.done() or waits_for_a_lock())
+    (entry,) = renewed.result(PATIENCE)
+    assert entry.result().head.expires_at == until
+    assert Lease.objects.get().expires_at == until
+
+
+def test_what_time_has_ended_is_not_taken_from_the_borrows_of_a_user_again(make_tool: MakeTool, settings: Any) -> None:
+    make_tool(capacity=1)
+    make_tool("sim", capacity=5)
+    for tool in ("cad", "sim"):
+        services.borrow(borrow("ana", tool).request)
+        services.borrow(borrow("eve", "sim").request)
+    waits = BorrowRequest("eve", ((Item("cad"),),), wait=timedelta(minutes=5))
+    services.borrow(waits)
+    now = database_now()
+    ago = now - timedelta(hours=1)
+    Lease.objects.filter(tool__name="cad").update(borrowed_at=ago - timedelta(hours=1), expires_at=ago)
+    Ticket.objects.update(alive_until=ago)
+    settings.LICENSE_LEASES_PER_USER = 1
+    # The first closes ana's lease, the second eve's ticket.
+    waits = BorrowRequest("max", ((Item("cad"),),), wait=timedelta(minutes=5))
+    ben, max_, ana, eve = decided(borrow("ben"), Borrow(waits), borrow("ana", "sim"), borrow("eve", "sim"))
+    assert ben.result()[0].head.user == "ben"
+    assert isinstance(max_.result()[0], Waiting)
+    assert [type(entry.result()[0]) for entry in (ana, eve)] == [LeaseLimitReached] * 2
+    assert consistent()
+
+
+@pytest.mark.skipif(connection.vendor != "postgresql", reason="SQLite has one writer at a time")
+def test_a_ticket_that_becomes_a_lease_while_the_borrows_are_counted_counts_once(
+    make_tool: MakeTool, people: People, settings: Any
+) -> None:
+    make_tool(capacity=1)
+    make_tool("sim", capacity=5)
+    first = services.borrow(borrow("ben").request).head  # type: ignore[union-attr]
+    waiting = services.borrow(BorrowRequest("ana", ((Item("cad"),),), wait=timedelta(minutes=5)))
+    assert isinstance(waiting, Waiting)
+    services.give_back(lease_id=first.pk)
+    settings.LICENSE_LEASES_PER_USER = 1
+    polled: list[Any] = []
+
+    def poll() -> Any:
+        try:
+            return services.poll(ticket_id=waiting.ticket.id)
+        finally:
+            connections.close_all()
+
+    def poll_after_counting(execute: Any, text: Any, *more: Any) -> Any:
+        found = execute(text, *more)
+        if "COUNT(" in text and not polled:
+            polled.append(people.pool.submit(poll).result(PATIENCE))
+        return found
+
+    with connection.execute_wrapper(poll_after_counting):
+        (ana,) = decided(borrow("ana", "sim"))
+    assert [granted.head.user for granted in polled] == ["ana"]
+    refusal = ana.result()[0]
+    assert isinstance(refusal, LeaseLimitReached)
+    assert refusal.facts["borrowed"] + refusal.facts["waiting"] == 1
+
+
+@pytest.mark.skipif(connection.vendor != "postgresql", reason="SQLite has no locks of rows")
+def test_locks_last_to_the_end_of_a_transaction_that_begins_with_them(make_tool: MakeTool, people: People) -> None:
+    make_tool(capacity=1)
+
+    def free_tools() -> list[str]:
+        with transaction.atomic():
+            names = [tool.name for tool in Tool.objects.all().under_lock(skip_locked=True)]
+        connections.close_all()
+        return names
+
+    with transaction.atomic():
+        read_locked([CloseOverdue("cad")])
+        assert people.pool.submit(free_tools).result(PATIENCE) == []
+    assert people.pool.submit(free_tools).result(PATIENCE) == ["cad"]
+
+
+@pytest.mark.skipif(connection.vendor != "postgresql", reason="SQLite ends no sessions")
+def test_a_session_that_is_ended_in_its_transaction_is_answered_busy(
+    make_tool: MakeTool, people: People, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_tool(capacity=5)
+    decide = decisions.decide
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_backend_pid()")
+        (session,) = cursor.fetchone()
+        cursor.execute("SET idle_in_transaction_session_timeout = 1")
+
+    def is_gone() -> bool:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT NOT EXISTS (SELECT FROM pg_stat_activity WHERE pid = %s)", [session])
+            gone: bool = cursor.fetchone()[0]
+        connections.close_all()
+        return gone
+
+    def decide_late(*args: Any) -> Any:
+        people.wait_until(lambda: people.pool.submit(is_gone).result(PATIENCE))
+        return decide(*args)
+
+    monkeypatch.setattr(batch, "decide", decide_late)
+    (ana,) = decided(borrow("ana"))
+    with pytest.raises(Busy):
+        ana.result()
+    assert holders() == []
+
+
+def test_heartbeats_for_another_user_in_one_batch_are_recorded_once(make_tool: MakeTool) -> None:
+    make_tool(capacity=5)
+    lease = services.borrow(borrow("ana").request).head  # type: ignore[union-attr]
+    root, admin = (Actor.of_account(name, {}) for name in ("root", "admin"))
+    for entry in decided(*(Renew(lease.pk, by=by) for by in (root, root, admin, root))):
+        entry.result()
+    decided(Renew(lease.pk, by=root))
+    assert sorted(AuditRecord.objects.values_list("actor", flat=True)) == ["admin", "root"]
 
 
 def test_a_refusal_writes_nothing_of_the_tool(make_tool: MakeTool) -> None:

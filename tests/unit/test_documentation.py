@@ -329,6 +329,14 @@ def test_the_documentation_shows_what_commands_print() -> None:
     assert found >= {"restored", "seed", "team", "token"}
 
 
+def test_the_client_s_page_has_every_event() -> None:
+    code = "".join(path.read_text() for path in (ROOT / "client" / "src" / "license_client").rglob("*.py"))
+    events = set(re.findall(r"\bsay\(\s*\"(\w+)\"", code)) | {"token_ends"}
+    page = (ROOT / "client" / "README.md").read_text()
+    listed = page.partition("otherwise with an\n`event`: ")[2].partition(".")[0]
+    assert set(re.findall(r"`(\w+)`", listed)) == events
+
+
 # --- Tests and links ------------------------------------------------------
 
 

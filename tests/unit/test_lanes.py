@@ -1,14 +1,18 @@
 """Threads that ask for rows at the same time share one statement."""
 
+import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from django.db import connections
 
-from licenses.lanes import Reading
+from licenses import lanes
+from licenses.lanes import Entry, Lane, Reading
 from licenses.leases import snapshot
 from licenses.models import Tool
 
@@ -79,6 +83,89 @@ def test_a_reading_that_fails_harms_nobody_else(threads: ThreadPoolExecutor) -> 
     # Each has its own error: a thread adds its traceback.
     assert errors[0] is not errors[1]
     assert reading.of("a") == 1
+
+
+class Echo(Lane):
+    """Answers what it is asked. Its first batch waits for ``go``."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.began = threading.Event()
+        self.go = threading.Event()
+
+    def apart(self, request: str) -> bytes:
+        return request.encode()
+
+    def decide(self, batch: Sequence[Entry]) -> None:
+        self.began.set()
+        assert self.go.wait(PATIENCE)
+        for entry in batch:
+            entry.finish(entry.request)
+
+    def decide_alone(self, entry: Entry) -> None:
+        entry.finish("alone")
+
+
+@pytest.mark.any_database
+def test_a_request_that_is_no_request_ends_no_lane(threads: ThreadPoolExecutor) -> None:
+    lane = Echo()
+    first = threads.submit(lane.submit, "a")
+    assert lane.began.wait(PATIENCE)
+    with pytest.raises(UnicodeEncodeError):
+        lane.submit("\ud800")
+    second = threads.submit(lane.submit, "b")
+    lane.go.set()
+    assert [first.result(PATIENCE), second.result(PATIENCE)] == ["a", "b"]
+    assert not lane._is_led
+
+
+@pytest.mark.any_database
+def test_a_thread_that_ends_before_its_batch_hands_the_lead_on(
+    threads: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lane, is_first = Echo(), True
+    monkeypatch.setattr(lanes, "PATIENCE", PATIENCE)
+
+    def end(seconds: float) -> None:
+        nonlocal is_first
+        if is_first:
+            is_first = False
+            lane.began.set()
+            assert lane.go.wait(PATIENCE)
+            raise SystemExit
+
+    monkeypatch.setattr(lanes, "time", SimpleNamespace(sleep=end))
+    first = threads.submit(lane.submit, "a")
+    assert lane.began.wait(PATIENCE)
+    second = threads.submit(lane.submit, "b")
+    wait_until(lambda: len(lane._waiting) == 2)
+    lane.go.set()
+    with pytest.raises(SystemExit):
+        first.result(PATIENCE)
+    assert second.result(PATIENCE) == "b"
+    assert not lane._is_led
+
+
+@pytest.mark.any_database
+@pytest.mark.skipif(threading.current_thread() is not threading.main_thread(), reason="only it gets signals")
+def test_a_thread_that_is_interrupted_while_it_waits_never_leads(threads: ThreadPoolExecutor) -> None:
+    lane = Echo()
+    main = threading.get_ident()
+    first = threads.submit(lane.submit, "a")
+    assert lane.began.wait(PATIENCE)
+
+    def interrupt() -> Any:
+        wait_until(lambda: bool(lane._waiting))
+        signal.pthread_kill(main, signal.SIGINT)
+
+    interrupted = threads.submit(interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        lane.submit("b")
+    interrupted.result(PATIENCE)
+    lane.go.set()
+    assert first.result(PATIENCE) == "a"
+    assert not lane._is_led
+    assert lane.submit("c") == "c"
 
 
 @pytest.mark.django_db(transaction=True)

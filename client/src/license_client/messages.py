@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import sys
 import threading
 import time
 from collections.abc import Mapping
@@ -121,6 +122,9 @@ class Messages:
             if self._line_is_open and not open_line:
                 text = CLEAR_LINE + text
             self._line_is_open = open_line
+            if sys.stderr is None:
+                # The caller closed it, so its number can be that of a connection.
+                return
             # Bypass Python's buffer: it would fail again at the exit and change the exit code.
             with contextlib.suppress(OSError):
                 os.write(STDERR, text.encode(platforms.CURRENT.encoding(STDERR), errors="replace"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import json
 import os
 import sys
@@ -54,6 +55,9 @@ def colors_for(stream: int, choice: str = "auto", environment: Mapping[str, str]
 
 def show(text: str) -> None:
     """Print and flush, so that a failure shows here and not at the exit. Raises Unwritable."""
+    if sys.stdout is None:
+        # The caller closed it: command >&-
+        raise Unwritable(OSError(errno.EBADF, os.strerror(errno.EBADF)))
     try:
         print(text.encode(sys.stdout.encoding, "backslashreplace").decode(sys.stdout.encoding), flush=True)
     except OSError as error:

@@ -54,7 +54,11 @@ def proxy_for(server: str) -> Proxy | None:
     The source is ``http_proxy`` or ``https_proxy``, or the system's settings on
     Windows and macOS. ``no_proxy`` excludes a server by name, address or network.
     """
-    parts = urllib.parse.urlsplit(server)
+    try:
+        parts = urllib.parse.urlsplit(server)
+    except ValueError:
+        # Not an address: Client says so.
+        return None
     address = urllib.request.getproxies().get(parts.scheme)
     if not address or urllib.request.proxy_bypass(parts.netloc) or _in_no_proxy(parts.hostname or ""):
         return None

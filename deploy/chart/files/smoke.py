@@ -17,6 +17,7 @@ TOKEN = os.environ.get("SMOKE_TOKEN", "")
 TOOL = os.environ.get("SMOKE_TOOL", "")
 # A token has an owner; without a token the call needs a name.
 USER = os.environ.get("SMOKE_USER", "") or ("" if TOKEN else "helm-test")
+NEEDS_HTTPS = "The server requires HTTPS. Add this pod to proxy.trustedSources, or set test.url."
 
 
 class Stay(urllib.request.HTTPRedirectHandler):
@@ -40,7 +41,7 @@ def ask(path: str, body: dict[str, Any] | None = None) -> tuple[int, Any]:
     except urllib.error.HTTPError as error:
         text = error.read().decode(errors="replace")
         if '"https_required"' in text:
-            return error.code, "The server requires HTTPS. Add this pod to proxy.trustedSources, or set test.url."
+            return error.code, NEEDS_HTTPS
         return error.code, text
     except OSError as error:
         return 0, str(error)
@@ -57,6 +58,9 @@ def expect(what: str, wanted: int, answer: tuple[int, Any]) -> Any:
 
 expect("the server is ready: its database answers and is migrated", 200, ask("/readyz"))
 status = ask("/licenses/status")
+if status == (403, NEEDS_HTTPS) and not TOKEN and not TOOL:
+    expect("a call over plain HTTP is refused (set test.url to test more)", 403, status)
+    sys.exit()
 if status[0] == 401 and not TOKEN:
     expect("a call without a credential is refused (set test.tokenSecret to test more)", 401, status)
     sys.exit()

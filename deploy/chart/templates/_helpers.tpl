@@ -12,26 +12,20 @@
 
 {{/* What a Service, a Deployment or a policy knows the pods of a component by. */}}
 {{- define "licenseserver.selector" -}}
-app.kubernetes.io/name: {{ include "licenseserver.name" .root }}
-app.kubernetes.io/instance: {{ .root.Release.Name }}
+app.kubernetes.io/name: {{ include "licenseserver.name" .root | quote }}
+app.kubernetes.io/instance: {{ .root.Release.Name | quote }}
 app.kubernetes.io/component: {{ .component }}
 {{- end }}
 
+{{/* All labels of an object, each once: `more` wins over commonLabels, and they over the chart's own. */}}
 {{- define "licenseserver.labels" -}}
-{{ include "licenseserver.selector" . }}
-app.kubernetes.io/version: {{ .root.Chart.AppVersion | quote }}
-app.kubernetes.io/managed-by: {{ .root.Release.Service }}
-helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace "+" "_" }}
-{{- with .root.Values.commonLabels }}
-{{ toYaml . }}
-{{- end }}
+{{- $chart := printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace "+" "_" }}
+{{- $own := dict "app.kubernetes.io/version" .root.Chart.AppVersion "app.kubernetes.io/managed-by" .root.Release.Service "helm.sh/chart" $chart }}
+{{- toYaml (merge (include "licenseserver.selector" . | fromYaml) (default dict .more) .root.Values.commonLabels $own) }}
 {{- end }}
 
 {{- define "licenseserver.podLabels" -}}
-{{ include "licenseserver.labels" . }}
-{{- with .root.Values.podLabels }}
-{{ toYaml . }}
-{{- end }}
+{{ include "licenseserver.labels" (dict "root" .root "component" .component "more" .root.Values.podLabels) }}
 {{- end }}
 
 {{/* An image by its digest, else by its tag. */}}
@@ -52,9 +46,9 @@ imagePullPolicy: {{ .Values.image.pullPolicy }}
 {{- end }}
 {{- end }}
 
-{{/* A value as text: numbers arrive as floats, and 1000000 must not become 1e+06. */}}
+{{/* A value as text: numbers arrive as floats; 1000000 must not become 1e+06, and 0.1 not 0. */}}
 {{- define "licenseserver.text" -}}
-{{- if kindIs "float64" . }}{{ int64 . }}{{ else }}{{ . }}{{ end }}
+{{- if and (kindIs "float64" .) (eq (floor .) .) }}{{ int64 . }}{{ else }}{{ . }}{{ end }}
 {{- end }}
 
 {{- define "licenseserver.fromSecret" -}}

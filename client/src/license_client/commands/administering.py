@@ -64,6 +64,8 @@ def _apply(client: Client, options: argparse.Namespace) -> int:
 
 
 def _read(file: str) -> str:
+    if file == "-" and sys.stdin is None:
+        raise LicenseError("standard input is closed")
     try:
         data = sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
         return data.decode("utf-8-sig")

@@ -191,12 +191,19 @@ def _return(client: Client, options: argparse.Namespace) -> int:
     leases = _own_leases(client, options)
     if len(leases) > 1 and not options.all:
         raise _ambiguous(leases, options.lease)
+    unwritable: Unwritable | None = None
     for lease in leases:
         client.give_back(lease.id)
-        if options.json:
-            show_json({"status": "ok", "id": lease.id})
-        else:
-            show(f"Returned {lease.tools}, borrowed {clock_time(lease.borrowed_at)}{_on(lease)}.")
+        try:
+            if options.json:
+                show_json({"status": "ok", "id": lease.id})
+            else:
+                show(f"Returned {lease.tools}, borrowed {clock_time(lease.borrowed_at)}{_on(lease)}.")
+        except Unwritable as error:
+            # Return the other leases too.
+            unwritable = error
+    if unwritable is not None:
+        raise unwritable
     return 0
 
 

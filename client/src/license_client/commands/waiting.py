@@ -7,7 +7,7 @@ import re
 
 from license_client.api import Client, Item, Place, Refused
 from license_client.calling import in_time
-from license_client.output import show, show_json, show_table
+from license_client.output import Unwritable, show, show_json, show_table
 from license_client.parsing import PATIENCE_TO_SHOW, Commands, completed
 from license_client.units import clock_time, spoken
 
@@ -75,10 +75,17 @@ def _leave(client: Client, options: argparse.Namespace, tickets: list[str]) -> i
         client.tool_status(options.leave)
         detail = f"{options.user} does not wait for {options.leave}."
         raise Refused(404, "unknown_ticket", detail, {"tool": options.leave})
+    unwritable: Unwritable | None = None
     for ticket in tickets:
         client.leave(ticket)
-        if options.json:
-            show_json({"status": "ok", "ticket": ticket})
-        else:
-            show(f"Left the queue: ticket {ticket}.")
+        try:
+            if options.json:
+                show_json({"status": "ok", "ticket": ticket})
+            else:
+                show(f"Left the queue: ticket {ticket}.")
+        except Unwritable as error:
+            # Leave with the other tickets too.
+            unwritable = error
+    if unwritable is not None:
+        raise unwritable
     return 0
