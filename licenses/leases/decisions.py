@@ -503,8 +503,10 @@ def _renew(renew: Renew, snapshot: Snapshot, ledger: Ledger) -> Held:
     # A clock that was set back must not end a lease before it began.
     if expires_at is None or expires_at > now:
         ledger.extend(leases, expires_at)
-    if by is not None and by.label != leases[0].borrowed_by and not auditing.is_recorded(by, Action.RENEWED, leases[0]):
-        ledger.record(by, action=Action.RENEWED, subject=leases[0], before=whose(leases))
+    if by is not None and by.label != leases[0].borrowed_by:
+        what = by, Action.RENEWED, leases[0]
+        if not ledger.has_recorded(*what) and not auditing.is_recorded(*what):
+            ledger.record(by, action=Action.RENEWED, subject=leases[0], before=whose(leases))
     return Held(leases, now)
 
 

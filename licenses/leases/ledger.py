@@ -14,7 +14,7 @@ from django.db.models import F, Sum
 
 from licenses import auditing
 from licenses.auditing import Actor
-from licenses.models import AuditRecord, BorrowKey, EndReason, Lease, Team, Tool
+from licenses.models import Action, AuditRecord, BorrowKey, EndReason, Lease, Team, Tool
 from licenses.models.denial import EPISODE_WINDOW
 from licenses.policy import Item, Subject
 
@@ -198,6 +198,12 @@ class Ledger:
     def record(self, by: Actor, **what: Any) -> None:
         """Record in the audit what an actor did for another user, as ``auditing.record`` does."""
         self._records.append(auditing.made(by, at=self.snapshot.now, **what))
+
+    def has_recorded(self, by: Actor, action: Action, lease: Lease) -> bool:
+        """Return whether the records of this batch have this action of this actor."""
+        _, name = auditing.subject_of(lease)
+        acts = ((record.actor_kind, record.actor, record.action, record.subject) for record in self._records)
+        return (by.kind, by.name, action, name) in acts
 
     def _count_for(self, tool: Tool, lease: Lease, seats: int) -> None:
         self._tools[tool.pk] = tool

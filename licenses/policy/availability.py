@@ -11,15 +11,25 @@ class Availability:
     """The free seats of a pool at ``now`` while seats are set aside for claims.
 
     ``shared`` seats are for everybody (below 0 if claims want more than there are);
-    ``claimed`` are set aside.
+    ``claimed`` are set aside; ``reserved_claimed`` are those of them that are reserved for the team of their claim.
     """
 
-    __slots__ = ("_of_teams", "_of_users", "_refused", "_reserved", "claimed", "now", "pool", "shared")
+    __slots__ = (
+        "_of_teams",
+        "_of_users",
+        "_refused",
+        "_reserved",
+        "claimed",
+        "now",
+        "pool",
+        "reserved_claimed",
+        "shared",
+    )
 
     def __init__(self, pool: Pool, now: datetime) -> None:
         self.pool, self.now = pool, now
         self.shared = pool.capacity + pool.overdraft - pool.borrowed - pool.reserved_idle
-        self.claimed = 0
+        self.claimed = self.reserved_claimed = 0
         # Claimed seats, by team and by user, and those of them that are reserved for the team.
         self._of_teams: dict[str, int] = {}
         self._of_users: dict[str, int] = {}
@@ -46,6 +56,7 @@ class Availability:
         own = min(self.reserved_idle(team), seats)
         if own:
             self._reserved[team] = self._reserved.get(team, 0) + own
+            self.reserved_claimed += own
         self.shared -= seats - own
         self.claimed += seats
         self._of_teams[team] = self._of_teams.get(team, 0) + seats
@@ -59,9 +70,9 @@ class Availability:
     def free(self, team: str) -> int:
         """Return the seats that a borrow of this team can have; '' is no team."""
         pool = self.pool
-        return min(
-            self.reserved_idle(team) + max(self.shared, 0), max(pool.capacity + pool.overdraft - pool.borrowed, 0)
-        )
+        # There may be fewer seats than are reserved.
+        there = pool.capacity + pool.overdraft - pool.borrowed - self.reserved_claimed
+        return min(self.reserved_idle(team) + max(self.shared, 0), max(there, 0))
 
     def of_team(self, team: str) -> int:
         """Return the seats that a team has or claims, if it has a quota or reservation."""
@@ -70,10 +81,6 @@ class Availability:
     def of_user(self, user: str) -> int:
         """Return the seats that a user has or claims, if there is a limit."""
         return self.pool.rules.held.get(user, 0) + self._of_users.get(user, 0)
-
-    def reserved_claimed(self) -> int:
-        """Return the reserved seats that are set aside for claims of their teams."""
-        return sum(self._reserved.values())
 
 
 def behind_the_queue(pool: Pool, now: datetime) -> Availability:
@@ -111,7 +118,7 @@ def levels(pool: Pool, now: datetime) -> Levels:
     """
     left = behind_the_queue(pool, now)
     free = max(pool.capacity - pool.borrowed, 0)
-    reserved_idle = max(min(pool.reserved_idle, free) - left.reserved_claimed(), 0)
+    reserved_idle = max(min(pool.reserved_idle, free) - left.reserved_claimed, 0)
     available = max(left.shared - pool.overdraft, 0)
     overdraft_left = max(min(left.shared, pool.overdraft), 0)
     set_aside = free - reserved_idle - available

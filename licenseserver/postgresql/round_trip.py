@@ -73,11 +73,11 @@ class RoundTrip:
     def __enter__(self) -> Self:
         self.wrapper.close_if_health_check_failed()
         self.wrapper.ensure_connection()
-        self.wrapper.round_trip = self
         connection = self.wrapper.connection
         if not connection.autocommit and connection.pgconn.transaction_status == pq.TransactionStatus.IDLE:
             # Django leaves it to psycopg's next cursor.
             self.begin()
+        self.wrapper.round_trip = self
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:

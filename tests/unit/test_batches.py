@@ -33,7 +33,7 @@ from licenses.leases.requests import (
     Waiting,
 )
 from licenses.leases.snapshot import read_locked
-from licenses.models import EndReason, Lease, Team, TeamMember, Ticket, Tool
+from licenses.models import AuditRecord, EndReason, Lease, Team, TeamMember, Ticket, Tool
 from licenses.policy import Item
 from licenses.policy.rules import Exhausted
 from licenses.tools import services as tools
@@ -517,6 +517,16 @@ def test_a_session_that_is_ended_in_its_transaction_is_answered_busy(
     with pytest.raises(Busy):
         ana.result()
     assert holders() == []
+
+
+def test_heartbeats_for_another_user_in_one_batch_are_recorded_once(make_tool: MakeTool) -> None:
+    make_tool(capacity=5)
+    lease = services.borrow(borrow("ana").request).head  # type: ignore[union-attr]
+    root, admin = (Actor.of_account(name, {}) for name in ("root", "admin"))
+    for entry in decided(*(Renew(lease.pk, by=by) for by in (root, root, admin, root))):
+        entry.result()
+    decided(Renew(lease.pk, by=root))
+    assert sorted(AuditRecord.objects.values_list("actor", flat=True)) == ["admin", "root"]
 
 
 def test_a_refusal_writes_nothing_of_the_tool(make_tool: MakeTool) -> None:

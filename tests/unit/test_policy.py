@@ -169,6 +169,19 @@ def test_a_newcomer_gets_what_those_who_wait_leave(site: Site, ask: tuple[str, s
 @settings(max_examples=1000)
 @given(site=sites(waiting=True), ask=asks)
 def test_nobody_overtakes_a_ticket_that_could_get_seats(site: Site, ask: tuple[str, str, int]) -> None:
+    assert_nobody_is_overtaken(site, ask)
+
+
+@settings(max_examples=1000)
+@given(site=sites(waiting=True), capacity=st.integers(0, 8), ask=asks)
+def test_nobody_overtakes_a_ticket_where_more_is_reserved_than_there_is(
+    site: Site, capacity: int, ask: tuple[str, str, int]
+) -> None:
+    """The end of a contract may leave fewer seats than are reserved."""
+    assert_nobody_is_overtaken(replace(site, capacity=capacity), ask)
+
+
+def assert_nobody_is_overtaken(site: Site, ask: tuple[str, str, int]) -> None:
     """Whoever in the queue could have seats now still can when a newcomer has theirs."""
     if not grants(site, *ask):
         return
