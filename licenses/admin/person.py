@@ -26,6 +26,7 @@ from licenses.models.lease import NOTE_LENGTH
 from licenses.names import NAME_LENGTH, is_clean, is_name
 
 from .audited import actor_of
+from .ticket import tool_names, wishes
 
 VIEW_ACCOUNTS, CHANGE_ACCOUNTS = "auth.view_user", "auth.change_user"
 VIEW_TICKETS, VIEW_TOKENS = "licenses.view_ticket", "licenses.view_apitoken"
@@ -77,7 +78,8 @@ class Person:
     account: User | None = None
     leases: list[Lease] = field(default_factory=list)
     past: list[Lease] = field(default_factory=list)
-    tickets: list[Ticket] = field(default_factory=list)
+    # Each ticket with what it waits for.
+    waits: list[tuple[Ticket, str]] = field(default_factory=list)
     teams: list[TeamMember] = field(default_factory=list)
     tokens: list[ApiToken] = field(default_factory=list)
     sessions: list[datetime] = field(default_factory=list)
@@ -86,7 +88,7 @@ class Person:
     @property
     def is_known(self) -> bool:
         """Return whether the reader sees anything about the person."""
-        rows = (self.leases, self.past, self.tickets, self.teams, self.tokens, self.sessions)
+        rows = (self.leases, self.past, self.waits, self.teams, self.tokens, self.sessions)
         return self.account is not None or any(rows) or self.denials > 0
 
 
@@ -185,7 +187,9 @@ def _read(request: HttpRequest, name: str, *permissions: str) -> Person:
         person.leases = list(held.active(now).newest_first()[:MOST])
         person.past = list(held.ended(now).newest_first()[:LAST_LEASES])
     if may(VIEW_TICKETS):
-        person.tickets = list(Ticket.objects.waiting().filter(user=name, alive_until__gt=now).order_by("number")[:MOST])
+        tickets = list(Ticket.objects.live(now).filter(user=name).order_by("number")[:MOST])
+        names = tool_names(tickets)
+        person.waits = [(ticket, wishes(ticket, names)[0]) for ticket in tickets]
     if may(VIEW_MEMBERS):
         members = TeamMember.objects.of_users([name]).select_related("team")
         person.teams = list(members.order_by("team__name")[:MOST])

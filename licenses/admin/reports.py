@@ -364,9 +364,18 @@ def page(
 ) -> HttpResponse:
     """Return a page with its form, which shows what was asked: the days, and ``asked``."""
     days = {"since": span.first.isoformat(), "until": span.last.isoformat(), "tz": span.zone.key}
-    shown = type(form)({**request.GET.dict(), **asked, **days}) if form.is_valid() else form
-    more = {"form": shown, "span": span, "query": query_of(span, tz=span.zone.key)}
-    more["currency"] = settings.LICENSE_CURRENCY
+    if form.is_valid():
+        form = type(form)({**request.GET.dict(), **asked, **days})
+    else:
+        # Keep its errors, and what was given; show what was used for the rest.
+        given = {name: text for name, text in request.GET.items() if text and not isinstance(asked.get(name), list)}
+        form.data = {**days, **asked, **given}
+    more = {
+        "form": form,
+        "span": span,
+        "query": query_of(span, tz=span.zone.key),
+        "currency": settings.LICENSE_CURRENCY,
+    }
     return render(
         request, template, admin.site.each_context(request) | more | context, status=200 if form.is_valid() else 400
     )

@@ -1,6 +1,6 @@
 """Show the queue in the admin."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from django.contrib import admin
@@ -53,21 +53,20 @@ class TicketList(NarrowedList):
     def get_results(self, request: HttpRequest) -> None:
         super().get_results(request)
         tickets: list[Any] = list(self.result_list)
-        names = _names(tickets)
+        names = tool_names(tickets)
         for ticket in tickets:
             ticket.names = names
         self.result_list = tickets
 
 
-def _names(tickets: list[Any]) -> Mapping[str, str]:
+def tool_names(tickets: Iterable[Ticket]) -> Mapping[str, str]:
     """Return the names for people of the tools that these tickets want."""
     wanted = {item["tool"] for ticket in tickets for choice in ticket.alternatives for item in choice["items"]}
     return {tool.name: tool.display_name or tool.name for tool in Tool.objects.filter(name__in=wanted)}
 
 
-def _texts(ticket: Any) -> list[str]:
-    """Return what a ticket wants, the preferred alternative first."""
-    names = ticket.names if hasattr(ticket, "names") else _names([ticket])
+def wishes(ticket: Ticket, names: Mapping[str, str]) -> list[str]:
+    """Return what a ticket wants, with these names of tools, the preferred alternative first."""
     return [
         ", ".join(f"{item['seats']} of {names.get(item['tool'], item['tool'])}" for item in choice["items"])
         for choice in ticket.alternatives
@@ -91,10 +90,10 @@ class TicketAdmin(ReadOnlyAdmin):
     @admin.display
     def wants(self, ticket: Ticket) -> str:
         """Return the preferred alternative, and the number of others."""
-        first, *others = _texts(ticket)
+        first, *others = wishes(ticket, getattr(ticket, "names", {}))
         return f"{first}, or {len(others)} more" if others else first
 
     @admin.display(description="wants")
     def wants_one_of(self, ticket: Ticket) -> str:
         """Return all alternatives, the preferred one first."""
-        return "; or ".join(_texts(ticket))
+        return "; or ".join(wishes(ticket, tool_names([ticket])))

@@ -5,13 +5,31 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from django.db.backends.sqlite3.base import SQLiteCursorWrapper
 from django_prometheus.db.backends.sqlite3 import base
 
 from licenseserver import private
 from licenseserver.counting import counted
 
+# Statements that are kept as SQLite takes them at most.
+CONVERTED = 1000
+_converted: dict[str, str] = {}
+
+
+class Cursor(SQLiteCursorWrapper):
+    def convert_query(self, query: str, *, param_names: list[str] | None = None) -> str:
+        """Return a statement as SQLite takes it, with ``?`` for ``%s``. Each text is converted once."""
+        if param_names is not None:
+            return super().convert_query(query, param_names=param_names)
+        if (converted := _converted.get(query)) is None:
+            converted = super().convert_query(query)
+            if len(_converted) < CONVERTED:
+                _converted[query] = converted
+        return converted
+
 
 class DatabaseWrapper(base.DatabaseWrapper):
+    CURSOR_CLASS = Cursor
     # Which file the connection is to, by its device and number.
     file: tuple[int, int] | None = None
 

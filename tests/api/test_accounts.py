@@ -31,7 +31,7 @@ from licenses.models import (
 )
 from tests.support.admin_forms import page_of
 from tests.support.api import Api, api_of, api_with, assert_problem, make_token
-from tests.support.databases import empty_database
+from tests.support.databases import migrated_database
 from tests.support.issuer import Issuer
 from tests.support.paths import ROOT
 from tests.support.quotas import SOMEBODY
@@ -371,47 +371,46 @@ def test_a_caller_whose_name_became_an_account_and_went_does_not_come_back(
 # --- Upgrades ------------------------------------------------------------------
 
 
-def rows(server: dict[str, str], sql: str) -> list[Any]:
-    """Run a statement in the database of a server and return its rows."""
-    code = f"from django.db import connection; c = connection.cursor(); c.execute({sql!r}); "
-    code += "print(c.fetchall() if c.description else [])"
-    done = run(server, "shell", "--no-imports", "-c", code)
-    found: list[Any] = ast.literal_eval(done)
-    return found
+# Upgrades, makes tokens as the previous version does, and prints what each step leaves of them.
+STEPS = """
+from django.core.management import call_command
+from django.db import connection
 
+PREVIOUS = ("licenses", "0016")
 
-def run(server: dict[str, str], *arguments: str) -> str:
-    command = [sys.executable, "manage.py", *arguments]
-    return subprocess.run(command, cwd=ROOT, env=server, check=True, capture_output=True, text=True).stdout
+def migrate(*target):
+    call_command("migrate", *target, verbosity=0)
+
+def rows(sql, *values):
+    with connection.cursor() as cursor:
+        cursor.execute(sql, values)
+        return cursor.fetchall() if cursor.description else []
+
+migrate(*PREVIOUS)
+rows("INSERT INTO auth_user (username, password, is_superuser, first_name, last_name, email, is_staff, is_active, "
+     "date_joined) VALUES ('ana', 'x', true, '', '', '', true, true, CURRENT_TIMESTAMP)")
+((root,),) = rows("SELECT id FROM auth_user")
+for user, is_admin, maker in (("ana", False, None), ("nightly", False, None), ("", True, root)):
+    rows('INSERT INTO licenses_apitoken (name, "user", may_read, may_borrow, may_administer, hash, hint, created_at, '
+         "created_by_id, expires_at) VALUES ('x', %s, true, false, %s, %s, '', CURRENT_TIMESTAMP, %s, '2999-01-01')",
+         user, is_admin, user, maker)
+migrate()
+print(rows('SELECT "user", account_id = %s, revoked_at IS NULL FROM licenses_apitoken ORDER BY id', root))
+rows("DELETE FROM auth_user")
+migrate(*PREVIOUS)
+print(rows('SELECT "user", created_by_id, revoked_at IS NULL FROM licenses_apitoken ORDER BY id'))
+"""
 
 
 def test_tokens_are_bound_by_the_upgrade_and_stay_dead_after_a_step_back(tmp_path: Path) -> None:
-    with empty_database(tmp_path) as database:
-        server = server_environment(tmp_path, database, 0)
-        run(server, "migrate", "--verbosity", "0")
-        run(server, "migrate", "--verbosity", "0", "licenses", "0016")
-        columns = "is_superuser, first_name, last_name, email, is_staff, is_active, date_joined"
-        rows(
-            server,
-            f"INSERT INTO auth_user (username, password, {columns}) "
-            "VALUES ('ana', 'x', true, '', '', '', true, true, CURRENT_TIMESTAMP)",
-        )
-        (root,) = rows(server, "SELECT id FROM auth_user")[0]
-        for user, admin, maker in [("ana", "false", "NULL"), ("nightly", "false", "NULL"), ("", "true", str(root))]:
-            rows(
-                server,
-                'INSERT INTO licenses_apitoken (name, "user", may_read, may_borrow, may_administer, hash, hint, '
-                f"created_at, created_by_id, expires_at) VALUES ('x', '{user}', true, false, {admin}, '{user}', '', "
-                f"CURRENT_TIMESTAMP, {maker}, '2999-01-01')",
-            )
-        run(server, "migrate", "--verbosity", "0")
-        state = 'SELECT "user", account_id, revoked_at IS NULL FROM licenses_apitoken ORDER BY id'
-        assert rows(server, state) == [("ana", root, True), ("nightly", None, True), ("", None, True)]
-        rows(server, "DELETE FROM auth_user")
-        run(server, "migrate", "--verbosity", "0", "licenses", "0016")
-        # Tokens that the previous version would accept again are revoked.
-        state = 'SELECT "user", created_by_id, revoked_at IS NULL FROM licenses_apitoken ORDER BY id'
-        assert rows(server, state) == [("ana", None, False), ("nightly", None, True), ("", None, False)]
+    with migrated_database(tmp_path) as database:
+        command = [sys.executable, "manage.py", "shell", "--no-imports", "-c", STEPS]
+        environment = server_environment(tmp_path, database, 0)
+        done = subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True, text=True)
+    upgraded, stepped_back = map(ast.literal_eval, done.stdout.splitlines())
+    assert upgraded == [("ana", True, True), ("nightly", None, True), ("", None, True)]
+    # Tokens that the previous version would accept again are revoked.
+    assert stepped_back == [("ana", None, False), ("nightly", None, True), ("", None, False)]
 
 
 # --- Who may do it -------------------------------------------------------------

@@ -146,6 +146,15 @@ GENERAL = (
 )
 
 
+def test_all_pages_have_the_same_links_of_the_reader(admin_client: Client) -> None:
+    for address in ("/admin/", "/admin/licenses/tool/", "/admin/password_change/", "/admin/password_change/done/"):
+        html = admin_client.get(address).content.decode()
+        links = html.partition('id="user-tools"')[2].partition("</div>")[0]
+        words = " ".join(re.sub(r"<(script|style|svg).*?</\1>|<[^>]+>", " ", links, flags=re.DOTALL).split())
+        assert "License board / Change password / Sign out" in words, address
+        assert "Log out" not in html, address
+
+
 def opened(client: Client, addresses: Iterable[str], *, but: Iterable[int] = ()) -> dict[str, int]:
     """Open pages, all of which answer; those whose status is none of the usual."""
     client.raise_request_exception = False

@@ -201,6 +201,34 @@ def test_invalid_values_are_reported_next_to_the_form(admin_client: Client, mond
     assert 'class="errorlist' in page(admin_client, f"cad/?{query}", status=400)
 
 
+@pytest.mark.parametrize(
+    ("path", "given", "shown"),
+    [
+        ("cad/", "capacity=a", {"capacity": "a"}),
+        ("cad/", "since=2026-03-02&capacity=a", {"since": "2026-03-02", "capacity": "a"}),
+        ("cad/", "until=yesterday", {"until": "yesterday", "capacity": ""}),
+        ("tables/what-if/", "capacity=a", {"capacity": "a"}),
+        (
+            "tables/utilisation/",
+            "period=hour&since=2017-01-01&until=2026-12-31",
+            {"since": "2017-01-01", "until": "2026-12-31"},
+        ),
+    ],
+)
+def test_a_form_with_an_error_shows_what_was_given_and_the_defaults_of_the_rest(
+    admin_client: Client, monday: Tool, path: str, given: str, shown: dict[str, str]
+) -> None:
+    usual = texts_of_form(page(admin_client, path))
+    assert texts_of_form(page(admin_client, f"{path}?{given}", status=400)) == usual | shown
+
+
+def texts_of_form(html: str) -> dict[str, str]:
+    """Return what the fields for texts and days contain."""
+    found = re.findall(r'<input type="(?:text|date)" ([^>]*)>', html)
+    attributes = [dict(re.findall(r'([\w-]+)="([^"]*)"', field)) for field in found]
+    return {field["name"]: field.get("value", "") for field in attributes}
+
+
 def test_a_tool_that_is_not_there(admin_client: Client, monday: Tool) -> None:
     page(admin_client, "cam/", status=404)
     page(admin_client, "%00/", status=404)

@@ -138,16 +138,14 @@ def test_no_request_can_add_a_series(tmp_path: Path, auth: str) -> None:
 
 
 @pytest.mark.parametrize("method", ["QWXYZ", "TRACE", "CONNECT", "PROPFIND", "G" * 20])
-@pytest.mark.parametrize(
-    "path", ["/borrows", "/licenses/borrow", "/", "/admin/", "/livez", "/readyz", "/metrics", "/x"]
-)
-def test_a_method_that_no_call_has_is_refused_before_it_is_counted(api: Api, method: str, path: str) -> None:
+def test_a_method_that_no_call_has_is_refused_before_it_is_counted(api: Api, method: str) -> None:
     before = series(api.client.get("/metrics").content.decode())
-    answer = api.client.generic(method, path)
-    assert answer.status_code == 405
-    assert answer["Content-Type"] == "application/problem+json"
-    assert answer.json()["code"] == "method_not_allowed"
-    assert answer["Allow"] == "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
+    for path in ("/borrows", "/licenses/borrow", "/", "/admin/", "/livez", "/readyz", "/metrics", "/x"):
+        answer = api.client.generic(method, path)
+        assert answer.status_code == 405, path
+        assert answer["Content-Type"] == "application/problem+json", path
+        assert answer.json()["code"] == "method_not_allowed", path
+        assert answer["Allow"] == "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS", path
     assert series(api.client.get("/metrics").content.decode()) == before
 
 

@@ -73,6 +73,13 @@ def test_one_page_shows_all_about_a_person(admin_client: Client, ana: User) -> N
             assert admin_client.get(unescape(link)).status_code == 200, link
 
 
+def test_leases_and_tickets_show_the_names_of_tools_for_people(admin_client: Client, ana: User) -> None:
+    Tool.objects.filter(name="cad").update(display_name="Catia V5")
+    shown = page(admin_client, "ana")
+    assert "Seats now 1 1 of Catia V5" in shown
+    assert "Waits for 1 1 of Catia V5" in shown
+
+
 def test_lists_lead_to_the_person(admin_client: Client, ana: User) -> None:
     for address in ("/admin/licenses/lease/", f"/admin/auth/user/{ana.pk}/change/"):
         assert 'href="/admin/person/?user=ana"' in admin_client.get(address).content.decode()

@@ -1010,6 +1010,14 @@ def test_helm_takes_the_commands_of_the_pages() -> None:
         helm("template", *(argument for argument in command if argument != "--wait"))
 
 
+def test_the_account_that_deploys_may_create_every_object(render: Render) -> None:
+    page = (ROOT / "docs" / "development" / "releasing.md").read_text()
+    (role,) = re.findall(r"^```yaml\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    allowed = {group for rule in yaml.safe_load(role)["rules"] for group in rule["apiGroups"]}
+    needed = {manifest["apiVersion"].rpartition("/")[0] for manifest in render("everything").manifests}
+    assert needed <= allowed
+
+
 # --- helm test and the notes -------------------------------------------------
 
 

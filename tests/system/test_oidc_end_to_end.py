@@ -12,7 +12,7 @@ import httpx
 import pytest
 from playwright.sync_api import Page, expect
 
-from tests.support.browser import install_from_npm, keep_on_this_machine, running_browser
+from tests.support.browser import install_from_npm, running_browser
 from tests.support.issuer import AUDIENCE
 from tests.support.paths import ROOT
 from tests.support.servers import Server, collect_static_files
@@ -88,7 +88,6 @@ def page(configured: Server, console: list[str]) -> Iterator[Page]:
     with running_browser() as browser:
         page = browser.new_page()
         page.on("console", lambda message: console.append(message.text))
-        keep_on_this_machine(page)
         yield page
 
 
