@@ -161,11 +161,20 @@ def find(text: str, *, account: User, address: str) -> DeviceLogin | None:
     throttle = throttling.of_user_codes(address, account)
     throttle.check()
     code = read_user_code(text)
-    login = DeviceLogin.objects.filter(user_hash=user_hash(code)).first() if code else None
-    if login is None and code:
-        throttle.reserve()
+    if code is None:
+        return None
+    # Before the look, so that of many guesses at once only as many are looked at as may fail.
+    throttle.reserve()
+    try:
+        login = DeviceLogin.objects.filter(user_hash=user_hash(code)).first()
+    except BaseException:
+        throttle.release()
+        raise
+    if login is None:
         throttle.failed()
-    return login if login and _is_pending(login, database_now()) else None
+        return None
+    throttle.release()
+    return login if _is_pending(login, database_now()) else None
 
 
 def _is_pending(login: DeviceLogin, now: datetime) -> bool:

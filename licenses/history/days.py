@@ -153,7 +153,8 @@ def _add_use(
     for tool, uses in of_tool.items():
         history.tools.extend(
             ToolHour(tool_id=tool, hour=hour.start, peak=hour.peak, seat_time=hour.seat_time, full_for=hour.full_for)
-            for hour in by_hour(uses, start, end, capacities[tool])
+            # A tool may be newer than the capacities that were read.
+            for hour in by_hour(uses, start, end, capacities.get(tool))
         )
     for (tool, team), uses in of_team.items():
         history.teams.extend(

@@ -493,11 +493,13 @@ def usage(
                 add(month, _usage_of_edge(begin, finish, start, end))
         return dict(amounts)
 
+    found = _exactly(read, recent)
+    # After the use, which may be of a new tool.
     tools = Tool.objects.in_bulk()
     teams: dict[int | None, str] = dict(Team.objects.values_list("pk", "name"))
     totals: defaultdict[tuple[str | None, ...], _Amount] = defaultdict(_Amount)
     costs: dict[tuple[str | None, ...], Decimal] = {}
-    for values, amount in _exactly(read, recent).items():
+    for values, amount in found.items():
         named = dict(zip(["month", *columns], values, strict=True))
         pool = tools[named["tool"]]
         named |= {"tool": pool.name, "vendor": pool.vendor} | (
@@ -559,7 +561,6 @@ def denials(
     deleted.
     """
     keys = [key for key in DENIAL_KEYS if key in by]
-    tools = Tool.objects.in_bulk()
 
     def read(recent: Recent) -> list[DenialDay]:
         if span.zone != UTC_ZONE:
@@ -583,6 +584,9 @@ def denials(
     totals: dict[tuple[str, ...], list[int]] = {}
     people: defaultdict[tuple[str, ...], set[str]] = defaultdict(set)
     rows = _exactly(read, recent)
+    refused = list(days.refused_people(span.start, min(span.end, database_now()), span.zone))
+    # After the refusals, which may be of a new tool.
+    tools = Tool.objects.in_bulk()
     kept_since = rollups.mark().kept_since or FIRST_DAY
     for row in rows:
         if tool and row.tool_id != tool.pk:
@@ -593,7 +597,7 @@ def denials(
             total[number] += amount
         if row.day < kept_since:
             people[key].add(REMOVED_NAME)
-    for tool_id, code, day, user in days.refused_people(span.start, min(span.end, database_now()), span.zone):
+    for tool_id, code, day, user in refused:
         if not tool or tool_id == tool.pk:
             people[key_of(tool_id, code, day)].add(user)
     found = [

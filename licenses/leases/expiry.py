@@ -125,7 +125,9 @@ def follow_validity(*, tool: str, previous: datetime | None) -> None:
     """Let the open leases of a tool end with its license, after its dates were changed:
     those that lasted longer end earlier, and those without a heartbeat last as long as it
     does. Leases that are over by now ended under the ``previous`` end of the license.
-    Part of the caller's transaction."""
+    Part of the caller's transaction, which has locked the tool."""
+    # All at once, in their order. A heartbeat that knows the old end must not extend one of them after this.
+    list(Lease.objects.open().filter(tool__name=tool).under_lock().values_list("pk", flat=True))
     closed = sql.OVERDUE_AT_ONCE
     while closed == sql.OVERDUE_AT_ONCE:
         snapshot = read_locked([CloseOverdue(tool)])

@@ -76,11 +76,9 @@ def end_with_license(tool: Tool, now: datetime) -> None:
     """Let the live leases of a locked tool end with its license at the latest.
 
     Leases without a heartbeat end exactly then. If the license has ended, leases end at
-    ``now``.
+    ``now``. The caller has locked them.
     """
     live = Lease.objects.filter(tool=tool).active(now)
-    # A heartbeat that knows the old end must not extend one of them after this.
-    list(live.under_lock().values_list("pk", flat=True))
     end = max(tool.valid_until, now) if tool.valid_until is not None else None
     live.filter(ttl__isnull=True).update(expires_at=end)
     if end is not None:

@@ -274,7 +274,7 @@ def read_held(requests: Sequence[Renew], sending: AbstractContextManager[object]
     lease_ids = sorted({request.lease_id for request in requests})
     with sending:
         leases = sql.send_leases(lease_ids)
-        # After the lock: who changes the end of a license has the locks of its leases (``end_with_license``).
+        # After the lock: who changes the end of a license has the locks of its leases (``follow_validity``).
         tools = sql.send_tools_of(lease_ids)
     snapshot = Snapshot(tools.rows(), timezone.now())
     _take_leases(snapshot, leases)

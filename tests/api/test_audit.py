@@ -16,6 +16,7 @@ from django.contrib.auth.models import Group, Permission, User
 from django.core.management import CommandError, call_command
 from django.db import IntegrityError, connection, transaction
 from django.test import Client
+from django.utils import timezone
 
 from licenses.models import ApiToken, AuditRecord, Identity, Lease, MemberSource, Team, TeamMember, Tool
 from licenses.models.audit import AppendOnly
@@ -575,6 +576,22 @@ def test_pages_of_the_audit_stay_put_while_records_come(admin_client: Client, ma
         set_capacity(admin_client, tool, 100 + len(seen))
     assert seen == [8, 7, 6, 5, 4, 3, 2]
     assert_problem(admin_client.get("/api/v1/audit/?cursor=cD14"), 400)
+
+
+def test_pages_of_the_audit_go_on_however_many_records_have_the_same_time(admin_client: Client) -> None:
+    """Everything that one transaction ends has the same time, such as the leases of a person who left."""
+    now = timezone.now()
+    words = {"actor_kind": "command", "actor": "leave", "action": "ended", "subject_kind": "lease"}
+    AuditRecord.objects.bulk_create(
+        AuditRecord(recorded_at=now, subject=str(number), **words) for number in range(1300)
+    )
+    seen: list[str] = []
+    url: str | None = "/api/v1/audit/?page_size=200"
+    while url and len(seen) < 1400:
+        page = admin_client.get(url).json()
+        seen += [record["subject"] for record in page["results"]]
+        url = page["next"]
+    assert seen == [str(number) for number in reversed(range(1300))]
 
 
 @pytest.mark.parametrize("method", ["post", "put", "patch", "delete"])

@@ -11,9 +11,9 @@ import pytest
 from django.contrib.auth.models import User
 from django.test import Client
 
-from licenses.access import accounts, device_logins
+from licenses.access import accounts, device_logins, throttling
 from licenses.auditing import Actor
-from licenses.models import ActorKind, ApiToken, AuditRecord, DeviceLogin, Tool
+from licenses.models import ActorKind, ApiToken, AuditRecord, DeviceLogin, FailureCount, Tool
 from tests.support.api import api_with, assert_problem, make_token
 
 pytestmark = pytest.mark.django_db
@@ -283,6 +283,21 @@ def test_guesses_of_codes_are_limited_by_account_and_by_address(
     assert other.get("/device/", {"code": wrong}).status_code == 404
     assert other.get("/device/", {"code": code}).status_code == 429
     assert DeviceLogin.objects.get().state == "pending"
+
+
+def test_of_many_guesses_at_once_only_as_many_are_looked_at_as_may_fail(
+    program: Program, browser: Client, ana: User, settings: Any
+) -> None:
+    settings.LICENSE_FAILURES_PER_ACCOUNT = 2
+    code = program.begin().json()["user_code"]
+    others = throttling.of_user_codes("203.0.113.9", ana)
+    # These guesses have begun, and are not counted as failures yet.
+    others.reserve()
+    others.reserve()
+    assert browser.get("/device/", {"code": code}).status_code == 429
+    others.release()
+    assert browser.get("/device/", {"code": code}).status_code == 200
+    assert not FailureCount.objects.filter(failures=0, pending=0).exists()
 
 
 def test_what_can_be_no_code_is_no_guess(browser: Client, settings: Any) -> None:

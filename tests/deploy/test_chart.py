@@ -897,6 +897,7 @@ def test_a_wrong_value_is_refused_before_anything_is_installed(
         (["database.sslMode=verify-full"], "verify-full needs database.caSecret"),
         (["database.sslMode=verify-ca"], "verify-ca needs database.caSecret"),
         (["metrics.prometheusRule.enabled=true", "metrics.prometheusRule.disabled={Nonsense}"], "no alert Nonsense"),
+        (["metrics.prometheusRule.enabled=true", "sweeper.everySeconds=600"], "must be more than sweeper.everySeconds"),
     ],
     ids=str,
 )
@@ -1008,6 +1009,14 @@ def test_helm_takes_the_commands_of_the_pages() -> None:
     assert len(commands) == 2
     for command in commands:
         helm("template", *(argument for argument in command if argument != "--wait"))
+
+
+def test_the_account_that_deploys_may_create_every_object(render: Render) -> None:
+    page = (ROOT / "docs" / "development" / "releasing.md").read_text()
+    (role,) = re.findall(r"^```yaml\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    allowed = {group for rule in yaml.safe_load(role)["rules"] for group in rule["apiGroups"]}
+    needed = {manifest["apiVersion"].rpartition("/")[0] for manifest in render("everything").manifests}
+    assert needed <= allowed
 
 
 # --- helm test and the notes -------------------------------------------------

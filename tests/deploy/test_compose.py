@@ -46,6 +46,25 @@ def test_no_variable_is_read_that_may_be_unset() -> None:
             assert default, f"Compose warns that {name} is not set"
 
 
+def test_the_settings_of_notifications_reach_the_server_and_the_sweeper(services: dict[str, Any]) -> None:
+    page = (ROOT / "docs" / "reference" / "settings.md").read_text()
+    rows = re.findall(r"^\| (`LICENSE_[^|]+) \|", page.partition("## Mail and webhooks")[2], re.MULTILINE)
+    names = set(re.findall(r"LICENSE_\w+", " ".join(rows)))
+    assert len(names) > 10
+    # A file would have to be mounted first.
+    names.remove("LICENSE_EMAIL_PASSWORD_FILE")
+    for service in ("api", "sweeper"):
+        assert {name for name in names if f"${{{name}:-" not in services[service]["environment"].get(name, "")} == set()
+
+
+def test_the_server_requires_no_https_behind_a_proxy_without_it(services: dict[str, Any]) -> None:
+    site = (ROOT / "deploy" / "nginx" / "site.conf").read_text()
+    assert re.search(r"map \$scheme \$forwarded_proto \{\s+default \$scheme;\s+\}", site)
+    assert services["proxy"]["ports"] == ["${LISTEN_ADDRESS:-127.0.0.1}:${API_PORT:-8000}:8080"]
+    for name in ("api", "sweeper", "migrate"):
+        assert services[name]["environment"]["SECURE_SSL"] == "false"
+
+
 def reloaded() -> dict[str, str]:
     """Return the services that reload changed files, and the folder of these files."""
     return {"proxy": "/etc/nginx", "prometheus": "/etc/prometheus", "alertmanager": "/etc/alertmanager"}

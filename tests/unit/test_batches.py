@@ -21,7 +21,7 @@ from licenses.auditing import Actor
 from licenses.clock import database_now
 from licenses.errors import Busy, LeaseEnded, LeaseLimitReached, Refusal
 from licenses.lanes import Entry
-from licenses.leases import batch, decisions, services, sql
+from licenses.leases import batch, decisions, ledger, services, sql
 from licenses.leases.requests import (
     Borrow,
     BorrowRequest,
@@ -108,8 +108,15 @@ class People:
         return self.pool.submit(self._ask, request)
 
     def _ask(self, request: Request) -> Any:
+        return self._do(self.lane.submit, request)
+
+    def do(self, act: Callable[..., Any], *what: Any) -> "Future[Any]":
+        """Do something in a thread of its own."""
+        return self.pool.submit(self._do, act, *what)
+
+    def _do(self, act: Callable[..., Any], *what: Any) -> Any:
         try:
-            return self.lane.submit(request)
+            return act(*what)
         finally:
             connections.close_all()
 
@@ -359,14 +366,14 @@ def test_no_lease_is_lost_that_changes_while_a_batch_waits_for_it(make_tool: Mak
     of_one = Lease.objects.filter(pk=leases[0])
     now = database_now()
     with changing(lambda: of_one.update(ended_at=now, end_reason=EndReason.FORCED)):
-        renewed = people.pool.submit(decided, *(Renew(lease) for lease in leases))
+        renewed = people.do(decided, *(Renew(lease) for lease in leases))
         people.wait_until(waits_for_a_lock)
     first, *others = renewed.result(PATIENCE)
     with pytest.raises(LeaseEnded):
         first.result()
     assert [entry.result().head.pk for entry in others] == leases[1:]
     with changing(lambda: Lease.objects.filter(pk__in=leases[:3]).update(project="x")):
-        ended = people.pool.submit(decided, *(Return(lease) for lease in leases))
+        ended = people.do(decided, *(Return(lease) for lease in leases))
         people.wait_until(waits_for_a_lock)
     assert [entry.result()[0].pk for entry in ended.result(PATIENCE)] == leases
 
@@ -377,7 +384,7 @@ def test_no_tool_is_lost_that_changes_while_a_batch_waits_for_it(make_tool: Make
         make_tool(name, capacity=5)
     lease = services.borrow(borrow("old", "old").request).head  # type: ignore[union-attr]
     with changing(lambda: Tool.objects.update(vendor="x", capacity=3)):
-        asked = people.pool.submit(decided, borrow("ana"), borrow("ben", "sim"), Return(lease.pk), borrow("eve", "sim"))
+        asked = people.do(decided, borrow("ana"), borrow("ben", "sim"), Return(lease.pk), borrow("eve", "sim"))
         people.wait_until(waits_for_a_lock)
     ana, ben, gone, eve = asked.result(PATIENCE)
     assert [entry.result()[0].head.user for entry in (ana, ben, eve)] == ["ana", "ben", "eve"]
@@ -412,11 +419,39 @@ def test_a_heartbeat_never_extends_a_lease_beyond_a_license_that_is_cut_short(
     Lease.objects.update(expires_at=database_now() + left)
     until = database_now() + timedelta(minutes=10)
     with changing(lambda: tools.change(name="cad", values={"valid_until": until}, by=Actor.of_command("test"))):
-        renewed = people.pool.submit(decided, Renew(lease.pk))
+        renewed = people.do(decided, Renew(lease.pk))
         people.wait_until(lambda: renewed.done() or waits_for_a_lock())
     (entry,) = renewed.result(PATIENCE)
     assert entry.result().head.expires_at == until
     assert Lease.objects.get().expires_at == until
+
+
+@pytest.mark.skipif(connection.vendor != "postgresql", reason="SQLite has one writer at a time")
+def test_a_license_that_is_cut_short_deadlocks_with_no_heartbeat(
+    make_tool: MakeTool, people: People, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_tool(capacity=5, default_ttl=timedelta(hours=8))
+    first, second = sorted(services.borrow(borrow(user).request).head.pk for user in ("ana", "ben"))  # type: ignore[union-attr]
+    ago = database_now() - timedelta(hours=1)
+    Lease.objects.filter(pk=second).update(borrowed_at=ago - timedelta(hours=1), expires_at=ago)
+    follow, renewed = ledger.end_with_license, []
+
+    def follow_late(*args: Any) -> None:
+        renewed.append(people.do(decided, Renew(first), Renew(second)))
+        people.wait_until(lambda: people.do(waits_for_a_lock).result(PATIENCE))
+        follow(*args)
+
+    monkeypatch.setattr(ledger, "end_with_license", follow_late)
+    until = database_now() + timedelta(minutes=10)
+    with transaction.atomic():
+        with connection.cursor() as cursor:
+            # Of two that wait for each other, the server ends the one that finds out.
+            cursor.execute("SET LOCAL deadlock_timeout = 1")
+        tools.change(name="cad", values={"valid_until": until}, by=Actor.of_command("test"))
+    extended, ended = renewed[0].result(PATIENCE)
+    assert extended.result().head.expires_at == until
+    with pytest.raises(LeaseEnded):
+        ended.result()
 
 
 def test_what_time_has_ended_is_not_taken_from_the_borrows_of_a_user_again(make_tool: MakeTool, settings: Any) -> None:
@@ -455,15 +490,12 @@ def test_a_ticket_that_becomes_a_lease_while_the_borrows_are_counted_counts_once
     polled: list[Any] = []
 
     def poll() -> Any:
-        try:
-            return services.poll(ticket_id=waiting.ticket.id)
-        finally:
-            connections.close_all()
+        return services.poll(ticket_id=waiting.ticket.id)
 
     def poll_after_counting(execute: Any, text: Any, *more: Any) -> Any:
         found = execute(text, *more)
         if "COUNT(" in text and not polled:
-            polled.append(people.pool.submit(poll).result(PATIENCE))
+            polled.append(people.do(poll).result(PATIENCE))
         return found
 
     with connection.execute_wrapper(poll_after_counting):
@@ -480,14 +512,12 @@ def test_locks_last_to_the_end_of_a_transaction_that_begins_with_them(make_tool:
 
     def free_tools() -> list[str]:
         with transaction.atomic():
-            names = [tool.name for tool in Tool.objects.all().under_lock(skip_locked=True)]
-        connections.close_all()
-        return names
+            return [tool.name for tool in Tool.objects.all().under_lock(skip_locked=True)]
 
     with transaction.atomic():
         read_locked([CloseOverdue("cad")])
-        assert people.pool.submit(free_tools).result(PATIENCE) == []
-    assert people.pool.submit(free_tools).result(PATIENCE) == ["cad"]
+        assert people.do(free_tools).result(PATIENCE) == []
+    assert people.do(free_tools).result(PATIENCE) == ["cad"]
 
 
 @pytest.mark.skipif(connection.vendor != "postgresql", reason="SQLite ends no sessions")
@@ -505,11 +535,10 @@ def test_a_session_that_is_ended_in_its_transaction_is_answered_busy(
         with connection.cursor() as cursor:
             cursor.execute("SELECT NOT EXISTS (SELECT FROM pg_stat_activity WHERE pid = %s)", [session])
             gone: bool = cursor.fetchone()[0]
-        connections.close_all()
         return gone
 
     def decide_late(*args: Any) -> Any:
-        people.wait_until(lambda: people.pool.submit(is_gone).result(PATIENCE))
+        people.wait_until(lambda: people.do(is_gone).result(PATIENCE))
         return decide(*args)
 
     monkeypatch.setattr(batch, "decide", decide_late)

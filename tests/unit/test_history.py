@@ -9,6 +9,7 @@ from zoneinfo import ZoneInfo
 import pytest
 from django.core.management import call_command
 from django.db.models import F
+from django.utils import timezone
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -30,6 +31,7 @@ from licenses.models import (
     ToolHour,
     UsageDay,
 )
+from licenses.models.denial import EPISODE_WINDOW
 from tests.support.api import Api
 
 MakeTool = Callable[..., Tool]
@@ -285,6 +287,26 @@ def test_active_leases_count_until_now(api: Api, make_tool: MakeTool, pass_time:
     peaks = [day.peak for day in reports.utilization(tools=[cad], span=Span.of_last_days(3), period=Period.DAY)]
     assert max(peaks) == 2
     assert peaks[-1] >= 1
+
+
+def test_a_tool_that_comes_while_a_report_is_computed_is_in_it(
+    make_tool: MakeTool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = days.capacities_by_tool
+    asked = timezone.now() - 2 * EPISODE_WINDOW
+    new = iter(["first", "second"])
+
+    def read_and_add() -> dict[int, Steps]:
+        found = read()
+        tool = make_tool(next(new))
+        Lease.objects.create(tool=tool, user="ana", borrowed_at=asked)
+        Denial.objects.create(tool=tool, user="ben", code="exhausted", first_at=asked, last_at=asked)
+        return found
+
+    span = Span.of_last_days(2)
+    monkeypatch.setattr(days, "capacities_by_tool", read_and_add)
+    assert [row.key["tool"] for row in reports.usage(by=["tool"], span=span)] == ["first"]
+    assert [row.key["tool"] for row in reports.denials(by=["tool"], span=span)] == ["first", "second"]
 
 
 def test_the_sweeper_rolls_up(week: Tool) -> None:

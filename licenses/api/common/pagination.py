@@ -18,6 +18,8 @@ class Pages(CursorPagination):
     page_size = 50
     page_size_query_param = "page_size"
     max_page_size = 200
+    # A cursor counts the rows with the same position that it has passed. DRF stops at 1000, and shows them again.
+    offset_cutoff = 1_000_000
 
     def get_schema_operation_parameters(self, view: Any) -> list[dict[str, Any]]:
         """Return the parameters, for the OpenAPI schema."""
