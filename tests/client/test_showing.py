@@ -41,6 +41,13 @@ def test_the_version_is_the_released_one(shell: Shell) -> None:
     assert done.stdout.startswith(f"license {version} (Python 3.")
 
 
+def test_the_help_lists_the_exit_codes_of_the_page(shell: Shell) -> None:
+    page = (ROOT / "client" / "README.md").read_text()
+    rows = re.findall(r"^\| ([0-9]+(?:, [0-9]+)*) \|", page, re.MULTILINE)
+    listed = shell("--help").stdout.partition("Otherwise: ")[2].partition("environment:")[0]
+    assert set(", ".join(rows).split(", ")) == set(re.findall(r"[0-9]+", listed))
+
+
 def test_the_help_of_every_command_has_examples_that_parse(shell: Shell) -> None:
     known = commands(shell)
     assert {"status", "run", "who"} <= {words[0] for words in known}

@@ -897,6 +897,7 @@ def test_a_wrong_value_is_refused_before_anything_is_installed(
         (["database.sslMode=verify-full"], "verify-full needs database.caSecret"),
         (["database.sslMode=verify-ca"], "verify-ca needs database.caSecret"),
         (["metrics.prometheusRule.enabled=true", "metrics.prometheusRule.disabled={Nonsense}"], "no alert Nonsense"),
+        (["metrics.prometheusRule.enabled=true", "sweeper.everySeconds=600"], "must be more than sweeper.everySeconds"),
     ],
     ids=str,
 )

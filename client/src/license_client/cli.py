@@ -33,6 +33,7 @@ examples:
 exit codes: run exits with the code of the command, or 128 + n if signal n ended it.
 Otherwise: {EX_NO_SEAT} no seat, {EX_UNREACHABLE} server unreachable, {EX_NOT_ALLOWED} not allowed,
 {EX_REFUSED} refused for another reason, {EX_USAGE} usage, {EX_CONFIG} configuration,
+{EX_IO} standard output cannot be written,
 {EX_NOT_EXECUTABLE} command not executable, {EX_NOT_FOUND} command not found.
 
 environment: LICENSE_SERVER, LICENSE_TOKEN, LICENSE_USER, LICENSE_TEAM,
