@@ -302,7 +302,7 @@ def test_a_password_that_is_changed_while_it_serves_is_in_the_log(
     assert not server.lines("Not ready")
     with psycopg.connect(cluster.url, autocommit=True) as session:
         session.execute("ALTER ROLE licenses PASSWORD 'other'")
-        session.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'licenses'")
+        session.execute("SELECT pg_terminate_backend(pid, 60000) FROM pg_stat_activity WHERE usename = 'licenses'")
     assert {answer.status_code for answer in ask_often(server)} == {503}
     (warning,) = server.lines("Not ready")
     assert "password authentication failed" in warning["event"]
@@ -319,7 +319,7 @@ def test_connections_that_were_cut_are_no_news(cluster: Any, tmp_path: Path, clo
     server.wait_for(server.is_up, "the server")
     ask_often(server)
     with psycopg.connect(cluster.url, autocommit=True) as session:
-        session.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'licenses'")
+        session.execute("SELECT pg_terminate_backend(pid, 60000) FROM pg_stat_activity WHERE usename = 'licenses'")
     assert {answer.status_code for answer in ask_often(server)} == {200}
     assert not server.lines("Not ready")
 
@@ -357,7 +357,7 @@ def test_sessions_that_began_read_only_are_left_when_the_database_takes_changes_
 
     with psycopg.connect(cluster.url, autocommit=True) as session:
         session.execute("ALTER ROLE licenses SET default_transaction_read_only = on")
-        session.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'licenses'")
+        session.execute("SELECT pg_terminate_backend(pid, 60000) FROM pg_stat_activity WHERE usename = 'licenses'")
         server.wait_for(lambda: borrow().json().get("code") == "read_only", "a session that is read-only")
         # The sessions of now stay as they are.
         session.execute("ALTER ROLE licenses RESET default_transaction_read_only")
