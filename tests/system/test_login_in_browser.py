@@ -59,7 +59,7 @@ def test_a_person_approves_license_login_with_the_keyboard(server: Server, brows
     page.goto(address)
     # The page comes after the sign-in.
     sign_in(page)
-    expect(page.get_by_role("heading", level=1)).to_have_text("Sign a program in")
+    expect(page.get_by_role("heading", level=1)).to_have_text("Sign in a program")
     expect(page.locator(".code")).to_have_text(code)
     expect(page.get_by_text("Approve only if you ran license login yourself")).to_be_visible()
     page.get_by_role("link", name="Tokens").last.focus()

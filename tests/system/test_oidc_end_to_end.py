@@ -168,7 +168,7 @@ def test_a_person_of_the_provider_approves_license_login(configured: Server, pag
     page.goto(address)
     sign_in_as(page, "ben")
     page.wait_for_url(lambda url: url == address)
-    expect(page.get_by_role("heading", level=1)).to_have_text("Sign a program in")
+    expect(page.get_by_role("heading", level=1)).to_have_text("Sign in a program")
     expect(page.locator(".code")).to_have_text(code)
     page.get_by_role("button", name="Approve").click()
     expect(page.get_by_role("heading", level=1)).to_have_text("The program is signed in")

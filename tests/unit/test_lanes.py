@@ -146,9 +146,19 @@ def test_a_thread_that_ends_before_its_batch_hands_the_lead_on(
     assert not lane._is_led
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Let SIGINT interrupt. The processes of pytest-xdist ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.any_database
 @pytest.mark.skipif(threading.current_thread() is not threading.main_thread(), reason="only it gets signals")
-def test_a_thread_that_is_interrupted_while_it_waits_never_leads(threads: ThreadPoolExecutor) -> None:
+def test_a_thread_that_is_interrupted_while_it_waits_never_leads(
+    threads: ThreadPoolExecutor, interruptible: None
+) -> None:
     lane = Echo()
     main = threading.get_ident()
     first = threads.submit(lane.submit, "a")
