@@ -43,6 +43,26 @@ class TypedFilter(admin.SimpleListFilter):
         return queryset.filter(**{self.lookup or self.parameter_name: value}) if value else queryset
 
 
+class DefaultedFilter(admin.SimpleListFilter):
+    """Filter by ``default`` unless another value is chosen."""
+
+    parameter_name: str
+    default: str
+
+    def value(self) -> str:
+        """Return the chosen value, or the default."""
+        return super().value() or self.default
+
+    def choices(self, changelist: ChangeList) -> Iterator[Any]:
+        """Yield the values. Django would put "All" first, and select it."""
+        for value, title in self.lookup_choices:
+            yield {
+                "selected": self.value() == value,
+                "query_string": changelist.get_query_string({self.parameter_name: value}),
+                "display": title,
+            }
+
+
 class NamedValues(admin.AllValuesFieldListFilter):
     """Filter by a value of a field. The empty value has a name too."""
 

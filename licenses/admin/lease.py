@@ -1,7 +1,7 @@
 """Show leases in the admin, and force-return them."""
 
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -10,7 +10,6 @@ from django import forms
 from django.contrib import admin, messages
 from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
 from django.contrib.admin.models import CHANGE, LogEntry
-from django.contrib.admin.views.main import ChangeList
 from django.core.exceptions import ValidationError
 from django.db.models import QuerySet
 from django.db.models.functions import Now
@@ -28,9 +27,10 @@ from licenses.models.lease import NOTE_LENGTH
 from licenses.names import is_clean
 
 from .audited import actor_of
-from .filters import TypedFilter
+from .filters import DefaultedFilter, TypedFilter
 from .lookups import ListedLookups
 from .person import person_link
+from .row_action import RowAction, WithRowAction
 
 # The page that asks for confirmation sends a field for each lease.
 MAX_FORCED = 500
@@ -60,26 +60,15 @@ class Forced:
     items: Sequence[Lease]
 
 
-class StateFilter(admin.SimpleListFilter):
+class StateFilter(DefaultedFilter):
     """Filter by the state. Active leases are the default, because the others are history."""
 
     title = "state"
     parameter_name = "state"
+    default = "active"
 
     def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
         return [("active", "Active"), ("overdue", "Expired, not closed"), ("ended", "Ended"), ("all", "All")]
-
-    def value(self) -> str:
-        return super().value() or "active"
-
-    def choices(self, changelist: ChangeList) -> Iterator[Any]:
-        """Yield the states. Django would put "All" first, and select it."""
-        for value, title in self.lookup_choices:
-            yield {
-                "selected": self.value() == value,
-                "query_string": changelist.get_query_string({self.parameter_name: value}),
-                "display": title,
-            }
 
     def queryset(self, request: HttpRequest, queryset: QuerySet[Lease]) -> QuerySet[Lease]:
         match self.value():
@@ -104,7 +93,7 @@ class LeaseForm(forms.ModelForm[Lease]):
 
 
 @admin.register(Lease)
-class LeaseAdmin(ListedLookups):
+class LeaseAdmin(WithRowAction, ListedLookups):
     form = LeaseForm
     list_display = ["person", "tool", "seats", "team", "project", "host", "held", "heartbeat", "end"]
     list_display_links = ["tool"]
@@ -184,20 +173,11 @@ class LeaseAdmin(ListedLookups):
     def get_readonly_fields(self, request: HttpRequest, obj: Lease | None = None) -> Any:
         return self.fields
 
-    def render_change_form(
-        self,
-        request: HttpRequest,
-        context: dict[str, Any],
-        add: bool = False,
-        change: bool = False,
-        form_url: str = "",
-        obj: Lease | None = None,
-    ) -> HttpResponse:
-        context["title"] = "Lease"
-        if obj is not None and obj.ended_at is None and self.has_change_permission(request):
-            # The list would leave out a lease that has expired and is not closed.
-            context["row_action"] = {"name": "force_return", "label": "Force return", "query": "state=all"}
-        return super().render_change_form(request, context, add, change, form_url, obj)
+    def row_action(self, request: HttpRequest, obj: Lease) -> RowAction | None:
+        if obj.ended_at is not None or not self.has_change_permission(request):
+            return None
+        # The list would leave out a lease that has expired and is not closed.
+        return RowAction("force_return", "Force return", query="state=all")
 
     def changeform_view(
         self,
@@ -207,8 +187,8 @@ class LeaseAdmin(ListedLookups):
         extra_context: dict[str, Any] | None = None,
     ) -> HttpResponse:
         # Nothing on the page can be changed.
-        without_buttons = {"show_save": False, "show_save_and_continue": False}
-        return super().changeform_view(request, object_id, form_url, (extra_context or {}) | without_buttons)
+        shown = {"title": "Lease", "show_save": False, "show_save_and_continue": False}
+        return super().changeform_view(request, object_id, form_url, (extra_context or {}) | shown)
 
     def save_model(self, request: HttpRequest, obj: Lease, form: Any, change: bool) -> None:
         """Save nothing: the lease may have ended since the form was read."""

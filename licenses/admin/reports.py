@@ -279,8 +279,7 @@ class Cell:
 
 def _cells(columns: Sequence[Column], rows: Sequence[Mapping[str, Any]]) -> list[list[Cell]]:
     """Return the cells of each row."""
-    named = Tool.objects.exclude(display_name="").order_by() if any(column.name == "tool" for column in columns) else ()
-    names = {tool.name: tool.display_name for tool in named}
+    names = Tool.objects.all().display_names() if any(column.name == "tool" for column in columns) else {}
     return [
         [
             Cell(_plain(row[column.name]), _text(column, row[column.name], names), _is_number(column))

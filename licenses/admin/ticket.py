@@ -1,6 +1,6 @@
 """Show the queue in the admin."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from django.contrib import admin
@@ -10,31 +10,20 @@ from django.http import HttpRequest
 
 from licenses.models import Ticket, TicketState, Tool
 
-from .filters import TypedFilter
+from .filters import DefaultedFilter, TypedFilter
 from .lookups import NarrowedList
 from .read_only import ReadOnlyAdmin
 
 
-class StateFilter(admin.SimpleListFilter):
+class StateFilter(DefaultedFilter):
     """Filter by the state. Those that wait are the default, because the others are history."""
 
     title = "state"
     parameter_name = "state__exact"
+    default = TicketState.WAITING
 
     def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
         return [*((state.value, state.label.capitalize()) for state in TicketState), ("all", "All")]
-
-    def value(self) -> str:
-        return super().value() or TicketState.WAITING
-
-    def choices(self, changelist: ChangeList) -> Iterator[Any]:
-        """Yield the states. Django would put "All" first, and select it."""
-        for value, title in self.lookup_choices:
-            yield {
-                "selected": self.value() == value,
-                "query_string": changelist.get_query_string({self.parameter_name: value}),
-                "display": title,
-            }
 
     def queryset(self, request: HttpRequest, queryset: QuerySet[Ticket]) -> QuerySet[Ticket]:
         return queryset.filter(state=self.value()) if self.value() in TicketState.values else queryset
@@ -60,9 +49,9 @@ class TicketList(NarrowedList):
 
 
 def tool_names(tickets: Iterable[Ticket]) -> Mapping[str, str]:
-    """Return the names for people of the tools that these tickets want."""
+    """Return the names for people that the tools of these tickets have."""
     wanted = {item["tool"] for ticket in tickets for choice in ticket.alternatives for item in choice["items"]}
-    return {tool.name: tool.display_name or tool.name for tool in Tool.objects.filter(name__in=wanted)}
+    return Tool.objects.filter(name__in=wanted).display_names()
 
 
 def wishes(ticket: Ticket, names: Mapping[str, str]) -> list[str]:

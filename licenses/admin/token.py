@@ -16,6 +16,7 @@ from licenses.models import ApiToken
 
 from .audited import AuditedAdmin, actor_of
 from .filters import EndsFilter
+from .row_action import RowAction, WithRowAction
 from .secret import secret_page
 
 
@@ -46,7 +47,7 @@ OF_USE = ["last_used_at", "revoked_at", "hint", "created_at", "created_by"]
 
 
 @admin.register(ApiToken)
-class ApiTokenAdmin(AuditedAdmin[ApiToken]):
+class ApiTokenAdmin(WithRowAction, AuditedAdmin[ApiToken]):
     fields = ["name", "team", "user", "may_read", "may_borrow", "may_administer", "expires_at", *OF_USE]
     readonly_fields = OF_USE
     list_display = [
@@ -83,18 +84,10 @@ class ApiTokenAdmin(AuditedAdmin[ApiToken]):
         hidden: set[str] = set() if request.user.is_superuser or obj else {"may_administer", "team"}
         return [name for name in super().get_fields(request, obj) if name not in hidden]
 
-    def render_change_form(
-        self,
-        request: HttpRequest,
-        context: dict[str, Any],
-        add: bool = False,
-        change: bool = False,
-        form_url: str = "",
-        obj: ApiToken | None = None,
-    ) -> HttpResponse:
-        if obj is not None and obj.revoked_at is None and self.has_revoke_permission(request):
-            context["row_action"] = {"name": "revoke", "label": "Revoke"}
-        return super().render_change_form(request, context, add, change, form_url, obj)
+    def row_action(self, request: HttpRequest, obj: ApiToken) -> RowAction | None:
+        if obj.revoked_at is not None or not self.has_revoke_permission(request):
+            return None
+        return RowAction("revoke", "Revoke")
 
     def formfield_for_dbfield(self, db_field: Any, request: HttpRequest, **kwargs: Any) -> Any:
         field = super().formfield_for_dbfield(db_field, request, **kwargs)

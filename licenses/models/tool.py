@@ -35,6 +35,10 @@ class ToolQuerySet(models.QuerySet["Tool"]):
         """Return the named tools under a row lock (``under_lock``)."""
         return self.filter(name__in=list(names)).under_lock()
 
+    def display_names(self) -> dict[str, str]:
+        """Return the names for people of those of these tools that have one, by name."""
+        return dict(self.exclude(display_name="").order_by().values_list("name", "display_name"))
+
     def under_lock(self, *, skip_locked: bool = False) -> "ToolQuerySet":
         """Return these tools under a row lock, in the one order that every caller uses,
         so that two callers can't deadlock. With ``skip_locked``, without the tools that

@@ -43,8 +43,7 @@ class Names(dict[str, str]):
         """Read the names of the tools of these notifications, in one query."""
         tools = {notification.tool for notification in notifications}
         tools |= {item["tool"] for notification in notifications for item in notification.facts.get("items", ())}
-        found = Tool.objects.filter(name__in=tools - {""}).exclude(display_name="").order_by()
-        return cls(found.values_list("name", "display_name"))
+        return cls(Tool.objects.filter(name__in=tools - {""}).display_names())
 
 
 def write(notification: Notification) -> Message:

@@ -211,8 +211,7 @@ def _of_team(message: messages.Message, team: Team, span: Span) -> Costs:
         ("In working hours", _hours(sum(costs.working_hours.values()))),
         ("Borrows", f"{costs.total.borrows:,}"),
     ]
-    tools = Tool.objects.exclude(display_name="").order_by()
-    names = {"tool": dict(tools.values_list("name", "display_name")), "project": {}}
+    names = {"tool": Tool.objects.all().display_names(), "project": {}}
     sheets = [_of_use(f"By {key}", key, costs.by[key], names[key]) for key in ("tool", "project")]
     files = {f"usage-{team.name}": (USAGE, {"by": ["team", "tool", "project"], "team": team.name})}
     text = "The cost is at today's prices per seat-hour."
