@@ -66,7 +66,11 @@ def one_team(request: HttpRequest, caller: Caller, name: str) -> HttpResponse:
                 key,
                 f"By {key}",
                 [
-                    (subject(row.key[key], key, shown), row, working.get(row.key["tool"] or "", 0.0) if key == "tool" else None)
+                    (
+                        subject(row.key[key], key, shown),
+                        row,
+                        working.get(row.key["tool"] or "", 0.0) if key == "tool" else None,
+                    )
                     for row in rows
                 ],
             )

@@ -61,7 +61,7 @@ Tool.objects.create(name="thermal", capacity=2, overdraft=2)
             server.manage(
                 "token", "create", "a program with a name as long as a name of a token may ever be..", "--user", "ana"
             )
-            caller.borrow("sim", "ana", seats=2)
+            caller.borrow("sim", "ana", seats=2, project="p" * 255)
             for _ in range(2):
                 caller.borrow("sim", LONG_NAME, host=LONG_HOST)
             caller.borrow("sim", "ben", wait_seconds=3600)
