@@ -562,6 +562,8 @@ def test_the_metrics_have_each_contract_that_has_not_ended(api: Api, make_tool: 
     dated = contract(tool, 3, -1, 5, reference='PO "1"\\')
     endless = contract(tool, 2)
     contract(tool, 9, -9, -1)
+    followed = contract(tool, 4, 0, 7)
+    follower = contract(tool, 1, 8)
     samples = {
         (name, dict(labels)["contract"], dict(labels)["reference"]): value
         for (name, labels), value in scrape(api).items()
@@ -572,5 +574,12 @@ def test_the_metrics_have_each_contract_that_has_not_ended(api: Api, make_tool: 
         ("license_contract_seats", *mine): 3,
         ("license_contract_valid_from_timestamp_seconds", *mine): midnight(-1).timestamp(),
         ("license_contract_valid_until_timestamp_seconds", *mine): midnight(6).timestamp(),
+        ("license_contract_lost_seats", *mine): 3,
         ("license_contract_seats", str(endless.pk), ""): 2,
+        ("license_contract_seats", str(followed.pk), ""): 4,
+        ("license_contract_valid_from_timestamp_seconds", str(followed.pk), ""): midnight(0).timestamp(),
+        ("license_contract_valid_until_timestamp_seconds", str(followed.pk), ""): midnight(8).timestamp(),
+        ("license_contract_lost_seats", str(followed.pk), ""): 3,
+        ("license_contract_seats", str(follower.pk), ""): 1,
+        ("license_contract_valid_from_timestamp_seconds", str(follower.pk), ""): midnight(8).timestamp(),
     }
