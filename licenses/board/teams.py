@@ -53,7 +53,7 @@ def one_team(request: HttpRequest, caller: Caller, name: str) -> HttpResponse:
     working = costs.working_hours
     shown = dict(Tool.objects.filter(name__in=list(working)).values_list("name", "display_name"))
     context = {
-        "title": f"Team {team.display_name or team.name}",
+        "title": f"Team {team}",
         "team": team,
         "span": span,
         "currency": settings.LICENSE_CURRENCY,
