@@ -1,5 +1,6 @@
 """Factories and servers for all tests."""
 
+import functools
 import logging
 import sqlite3
 from collections.abc import Callable, Iterator
@@ -89,6 +90,16 @@ def django_db_modify_db_settings(django_db_modify_db_settings_parallel_suffix: N
 def quick_passwords() -> Iterator[None]:
     """Hash passwords without the million rounds that make them slow to guess."""
     with override_settings(PASSWORD_HASHERS=["django.contrib.auth.hashers.MD5PasswordHasher"]):
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_tls_context() -> Iterator[None]:
+    """Read the authorities of TLS once: httpx reads them for each call, for 20 ms, and tests wait by calls."""
+    from httpx._transports import default
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(default, "create_ssl_context", functools.cache(default.create_ssl_context))
         yield
 
 
