@@ -9,6 +9,7 @@ flight are a level of each worker, and disappear with it.
 
 import os
 import platform
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime
 from functools import cache
@@ -30,6 +31,7 @@ from .leases import snapshot, sql
 from .leases.snapshot import AllotmentLevels
 from .metric_text import Counters, Family, labels
 from .models import ApiToken, ChannelLevels, Contract, Delivery, EndReason, Sweep, Ticket, TicketState, Tool
+from .models.contract import Schedule
 from .names import UNKNOWN_TOOL_LABEL
 from .policy import BORROW_REFUSALS, State
 
@@ -366,6 +368,22 @@ class DatabaseMetrics:
             "Seats of a contract that is valid now or later.",
             written,
             [contract.seats for contract in self.contracts],
+        )
+        of_tool: defaultdict[int, list[Contract]] = defaultdict(list)
+        for contract in self.contracts:
+            of_tool[contract.tool_id].append(contract)
+        schedules = {tool: Schedule.of(contracts) for tool, contracts in of_tool.items()}
+        ending = [
+            (of_one, max(schedules[contract.tool_id].just_before(ends) - schedules[contract.tool_id].at(ends), 0))
+            for of_one, contract in zip(written, self.contracts, strict=True)
+            if (ends := contract.ends_at) is not None
+        ]
+        yield Family(
+            "license_contract_lost_seats",
+            "gauge",
+            "Seats that the tool loses when a contract ends, for contracts with an end.",
+            [of_one for of_one, _ in ending],
+            [seats for _, seats in ending],
         )
         for what, documentation in (("valid_from", "starts"), ("valid_until", "ends")):
             moments = [contract.starts_at if what == "valid_from" else contract.ends_at for contract in self.contracts]

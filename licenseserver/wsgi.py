@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterable
+from importlib import import_module
 from typing import Any
 from wsgiref.types import StartResponse
 
@@ -11,6 +12,11 @@ from django.core.wsgi import get_wsgi_application
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "licenseserver.settings")
 
 django_application = get_wsgi_application()
+
+# Import what requests will need now: gunicorn forks afterwards, and its workers share it.
+import_module(settings.ROOT_URLCONF)
+if settings.LICENSE_OIDC_ISSUER:
+    import_module("licenses.signin.exchange")
 
 
 def application(environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:

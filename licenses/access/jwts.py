@@ -3,7 +3,6 @@
 import math
 from typing import Any
 
-import jwt
 from django.conf import settings
 
 from licenses.names import is_clean
@@ -28,6 +27,9 @@ def verified_claims(token: object, *, audience: str) -> dict[str, Any]:
     Raises InvalidJwt, or ProviderAway while there is no key to check it with.
     The rules are those of RFC 8725 (best current practices) and RFC 9068.
     """
+    # Import here: PyJWT brings cryptography, 9 MB that a server without a provider does not need.
+    import jwt
+
     if not isinstance(token, str) or len(token) > LONGEST_TOKEN:
         raise InvalidJwt("not a text, or too long")
     try:

@@ -11,14 +11,16 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-import jwt
 import requests
 from django.conf import settings
 
 from licenses.errors import ProviderAway
 from licenseserver.environment import is_confidential
+
+if TYPE_CHECKING:
+    import jwt
 
 logger = logging.getLogger(__name__)
 
@@ -160,7 +162,7 @@ class Provider:
             raise ValueError(f"the metadata of {self.issuer} lacks an address or has one without HTTPS")
         return Endpoints(**found)
 
-    def _read_keys(self) -> Mapping[tuple[str, str], jwt.PyJWK]:
+    def _read_keys(self) -> "Mapping[tuple[str, str], jwt.PyJWK]":
         document = fetch_json(self.endpoints.keys)
         if not isinstance(document, dict) or not isinstance(document.get("keys"), list):
             raise ValueError(f"{self.issuer} publishes no keys")
@@ -182,8 +184,11 @@ ALGORITHMS: dict[tuple[Any, Any], tuple[str, ...]] = {
 }
 
 
-def _public_keys(entry: dict[str, Any]) -> dict[str, jwt.PyJWK]:
+def _public_keys(entry: dict[str, Any]) -> "dict[str, jwt.PyJWK]":
     """Return a published key by its algorithms; nothing if it can't be used."""
+    # Import here for the reason in jwts.py.
+    import jwt
+
     keys = {}
     for alg in ALGORITHMS.get((str(entry.get("kty")), entry.get("crv") and str(entry["crv"])), ()):
         if entry.get("alg", alg) == alg:

@@ -141,6 +141,10 @@ class Schedule:
         """Return the seats that are valid at a moment."""
         return next((seats for at, seats in reversed(self.changes) if at <= moment), self.before)
 
+    def just_before(self, moment: datetime) -> int:
+        """Return the seats that are valid until a moment."""
+        return next((seats for at, seats in reversed(self.changes) if at < moment), self.before)
+
     def next_change(self, moment: datetime) -> datetime | None:
         """Return the first moment after this one at which the seats change, or None."""
         return next((at for at, _ in self.changes if at > moment), None)

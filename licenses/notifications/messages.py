@@ -133,9 +133,9 @@ def _lease_ending(notification: Notification, facts: Facts, names: Names) -> Wri
 
 
 def _lease_forced(notification: Notification, facts: Facts, names: Names) -> Written:
-    by = str(facts.get("ended_by") or "an administrator")
+    by = str(facts.get("ended_by") or "an administrator").removeprefix("account ")
     what = f"lease of {seats_of(facts['items'], names)} was ended by {by}"
-    text = f"Your {what}. Save your work: the tool may stop at its next check. Borrow again when you may go on."
+    text = f"Your {what}. Save your work: the tool may stop at its next check. If you still need a seat, borrow again."
     more = {"Ended": moment(facts["ended_at"]), "By": by, "Reason": facts.get("reason")}
     return f"Save your work: your {what}", text, reverse("board_yours"), _of_lease(facts, names) | more
 
@@ -179,11 +179,13 @@ def _of_tool(notification: Notification, facts: Facts, names: Names) -> dict[str
 def _contract_ends(notification: Notification, facts: Facts, names: Names) -> Written:
     tool, left = names[notification.tool], counted(facts["seats_left"], "seat")
     contract = f"contract for {counted(facts['seats'], 'seat')} of {tool}"
+    # The previous version compared with the seats of today.
+    before = facts["seats_before"] if "seats_before" in facts else facts["seats_now"]
     # It ends with its last day, in UTC.
     ends = parse_datetime(str(facts["ends_at"]))
     last_day = (ends.astimezone(UTC) - timedelta(days=1)).date() if ends else ""
     text = (
-        f"The last day of the {contract} is {last_day}. Then {tool} has {left} instead of {facts['seats_now']:,}. "
+        f"The last day of the {contract} is {last_day}. Then {tool} has {left} instead of {before:,}. "
         "Renew it, and enter the new contract."
     )
     page = reverse("admin:licenses_contract_change", args=[facts["contract"]])

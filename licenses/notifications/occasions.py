@@ -13,10 +13,9 @@ from django.conf import settings
 from django.db.models import Max, Q
 
 from licenses.clock import database_now
-from licenses.leases import snapshot
+from licenses.leases import capacity, snapshot
 from licenses.leases.snapshot import alternatives_of
 from licenses.models import ApiToken, Contract, EndReason, Event, Lease, Notification, Sweep, Ticket, Tool
-from licenses.models.contract import Schedule
 from licenses.policy import State
 
 from . import month_costs, outbox
@@ -174,17 +173,17 @@ def _contracts_ending(now: datetime) -> Iterator[Occasion]:
         for contract in Contract.objects.not_ended(now).filter(last_day__lte=horizon).select_related("tool")
         if contract.tool.enabled and (ends := contract.ends_at) is not None
     ]
-    others = Contract.objects.filter(tool__in={contract.tool for contract, _ in ending}) if ending else ()
+    schedules = capacity.schedules({contract.tool for contract, _ in ending}) if ending else {}
     for contract, ends in ending:
-        schedule = Schedule.of(other for other in others if other.tool_id == contract.tool_id)
-        left = schedule.at(ends)
-        # Another contract may make up for it.
-        if (stage := _stage(ends, now, DAYS_BEFORE)) and left < schedule.at(now):
+        schedule = schedules[contract.tool_id]
+        before, left = schedule.just_before(ends), schedule.at(ends)
+        # Another contract that begins then makes up for it.
+        if (stage := _stage(ends, now, DAYS_BEFORE)) and left < before:
             facts = {
                 "contract": contract.pk,
                 "reference": contract.reference,
                 "seats": contract.seats,
-                "seats_now": schedule.at(now),
+                "seats_before": before,
                 "seats_left": left,
                 "ends_at": ends,
             }

@@ -54,6 +54,10 @@ ANSWER_SHOWN = 120
 # Statuses that refuse one message: the next one may be accepted.
 ABOUT_THE_MESSAGE = {400, 413, 422}
 LONGEST_RETRY_AFTER = timedelta(hours=1)
+# Networks whose addresses end in an IPv4 address: NAT64 (RFC 6052) and IPv4-compatible addresses (RFC 4291, 2.5.5.1).
+ENDS_IN_IPV4 = (ipaddress.IPv6Network("64:ff9b::/96"), ipaddress.IPv6Network("::/96"))
+# NAT64 inside a site (RFC 8215).
+LOCAL_NAT64 = ipaddress.IPv6Network("64:ff9b:1::/48")
 
 
 def new_secret() -> str:
@@ -96,9 +100,21 @@ def _is_private(host: str) -> bool:
 
 
 def _is_public(address: str) -> bool:
-    parsed = ipaddress.ip_address(address.partition("%")[0])
-    found = getattr(parsed, "ipv4_mapped", None) or parsed
+    found = ipaddress.ip_address(address.partition("%")[0])
+    if isinstance(found, ipaddress.IPv6Address):
+        if found.ipv4_mapped is not None:
+            return _is_public(str(found.ipv4_mapped))
+        if found.is_site_local or found in LOCAL_NAT64 or not all(map(_is_public, _embedded_in(found))):
+            return False
     return found.is_global and not found.is_multicast
+
+
+def _embedded_in(address: ipaddress.IPv6Address) -> list[str]:
+    """Return the IPv4 addresses to which a gateway can pass on what is sent to this address."""
+    found = [address.sixtofour, *(address.teredo or ())]
+    if any(address in network for network in ENDS_IN_IPV4):
+        found.append(ipaddress.IPv4Address(int(address) & 0xFFFFFFFF))
+    return [str(ipv4) for ipv4 in found if ipv4 is not None]
 
 
 def save(webhook: Webhook, *, url: str = "", by: Actor) -> str:

@@ -5,7 +5,6 @@ what the library does not check.
 """
 
 import logging
-import secrets
 from typing import Any
 from urllib.parse import urlencode
 
@@ -21,12 +20,10 @@ from django.shortcuts import render, resolve_url
 from django.urls import reverse
 from django.views import View
 from mozilla_django_oidc import views
-from mozilla_django_oidc.auth import OIDCAuthenticationBackend
 
-from licenses.access.jwts import InvalidJwt, verified_claims
+from licenses.access.jwts import InvalidJwt
 from licenses.access.provider import provider
-from licenses.access.provider_accounts import SignInRefused, account_of
-from licenses.client_addresses import client_address
+from licenses.access.provider_accounts import SignInRefused
 from licenses.errors import ProviderAway
 
 logger = logging.getLogger(__name__)
@@ -37,66 +34,18 @@ def is_configured() -> bool:
     return bool(settings.LICENSE_OIDC_ISSUER and settings.LICENSE_OIDC_CLIENT_ID)
 
 
-class ProviderBackend(OIDCAuthenticationBackend):
-    """Exchange a code for claims, and claims for an account.
+class ProviderBackend(ModelBackend):
+    """Authenticate users who come back from the provider. Their sessions name this class."""
 
-    Django creates it for every request with a session, so it calls the provider only
-    when needed.
-    """
-
-    def __init__(self) -> None:
-        self.OIDC_RP_CLIENT_ID = settings.LICENSE_OIDC_CLIENT_ID
-        self.OIDC_RP_CLIENT_SECRET = settings.LICENSE_OIDC_CLIENT_SECRET
-
-    @property
-    def OIDC_OP_TOKEN_ENDPOINT(self) -> str:
-        return provider().endpoints.token
-
-    @property
-    def OIDC_OP_USER_ENDPOINT(self) -> str:
-        return provider().endpoints.userinfo
-
-    def authenticate(self, request: HttpRequest, nonce: str, code_verifier: str) -> User | None:
+    def authenticate(self, request: HttpRequest, nonce: str, code_verifier: str) -> User | None:  # type: ignore[override]
         """Return the account of the user who comes back from the provider.
 
         Accepts only the arguments of the callback, so that no password form leads here.
         """
-        user: User | None = super().authenticate(request, nonce=nonce, code_verifier=code_verifier)
-        return user
+        # Import here, because a server without a provider does not need it.
+        from .exchange import CodeExchange
 
-    def get_token(self, payload: dict[str, Any]) -> dict[str, Any]:
-        """Return the provider's tokens for a code. Raises requests.RequestException or InvalidJwt."""
-        tokens = super().get_token(payload)
-        if not isinstance(tokens, dict):
-            raise InvalidJwt("the provider returned no tokens")
-        return tokens
-
-    def verify_token(self, token: str, **kwargs: Any) -> dict[str, Any]:
-        """Return the claims of an ID token. Raises InvalidJwt."""
-        claims = verified_claims(token, audience=settings.LICENSE_OIDC_CLIENT_ID)
-        nonce = kwargs.get("nonce")
-        if not nonce or not secrets.compare_digest(str(claims.get("nonce")).encode(), nonce.encode()):
-            raise InvalidJwt("this server did not request it")
-        return claims
-
-    def store_tokens(self, access_token: str, id_token: str) -> None:
-        """Keep the ID token for the session that this sign-in begins."""
-        self.request.oidc_id_token = id_token
-
-    def get_or_create_user(self, access_token: str, id_token: str, payload: dict[str, Any]) -> User:
-        """Return the account of these claims and of the userinfo, which must be about the same subject
-        (OpenID Connect Core 5.3.2)."""
-        claims = payload
-        if self.OIDC_OP_USER_ENDPOINT:
-            told = self.get_userinfo(access_token, id_token, payload)
-            if not isinstance(told, dict) or told.get("sub") != payload["sub"]:
-                raise InvalidJwt("the provider answered about another subject")
-            claims = told | payload
-        return account_of(claims, address=client_address(self.request.META))
-
-    def get_user(self, user_id: Any) -> User | None:
-        """Return the account of a session; None if it is deactivated."""
-        user: User | None = ModelBackend.get_user(self, user_id)
+        user: User | None = CodeExchange().authenticate(request, nonce=nonce, code_verifier=code_verifier)
         return user
 
 

@@ -468,6 +468,12 @@ def test_an_import_keeps_contracts_that_were_entered_by_hand(tmp_path: Path, mak
     contract(tool, 3, reference="PO-1", price=Decimal(10))
     out = bring_in(tmp_path, "INCREMENT mesh v 1 31-dec-2099 5 SIGN=0\nINCREMENT mesh v 1 permanent 5 SIGN=1\n")
     assert "mesh: its contracts were entered by hand and stay; they have 3 seats now, the file has 10" in out
+    # That is no change, however often it is imported.
+    assert "1 change(s), 0 problem(s), 2 note(s)." in out
+    again = bring_in(tmp_path, "INCREMENT mesh v 1 31-dec-2099 5 SIGN=0\nINCREMENT mesh v 1 permanent 5 SIGN=1\n")
+    assert "0 change(s)" in again
+    assert "Nothing to change." in again
+    assert "note: mesh: its contracts were entered by hand and stay" in again
     tool.refresh_from_db()
     assert (tool.capacity, tool.contracts.get().reference) == (3, "PO-1")
 
@@ -562,6 +568,8 @@ def test_the_metrics_have_each_contract_that_has_not_ended(api: Api, make_tool: 
     dated = contract(tool, 3, -1, 5, reference='PO "1"\\')
     endless = contract(tool, 2)
     contract(tool, 9, -9, -1)
+    followed = contract(tool, 4, 0, 7)
+    follower = contract(tool, 1, 8)
     samples = {
         (name, dict(labels)["contract"], dict(labels)["reference"]): value
         for (name, labels), value in scrape(api).items()
@@ -572,5 +580,12 @@ def test_the_metrics_have_each_contract_that_has_not_ended(api: Api, make_tool: 
         ("license_contract_seats", *mine): 3,
         ("license_contract_valid_from_timestamp_seconds", *mine): midnight(-1).timestamp(),
         ("license_contract_valid_until_timestamp_seconds", *mine): midnight(6).timestamp(),
+        ("license_contract_lost_seats", *mine): 3,
         ("license_contract_seats", str(endless.pk), ""): 2,
+        ("license_contract_seats", str(followed.pk), ""): 4,
+        ("license_contract_valid_from_timestamp_seconds", str(followed.pk), ""): midnight(0).timestamp(),
+        ("license_contract_valid_until_timestamp_seconds", str(followed.pk), ""): midnight(8).timestamp(),
+        ("license_contract_lost_seats", str(followed.pk), ""): 3,
+        ("license_contract_seats", str(follower.pk), ""): 1,
+        ("license_contract_valid_from_timestamp_seconds", str(follower.pk), ""): midnight(8).timestamp(),
     }

@@ -437,6 +437,13 @@ def test_neither_the_address_nor_the_secret_is_in_the_log_or_in_a_row(
         "http://[fd00::1]/x",
         "http://[fe80::1%25eth0]/x",
         "http://[::ffff:10.0.0.1]/x",
+        "http://[::10.0.0.1]/x",
+        "http://[64:ff9b::169.254.169.254]/x",
+        "http://[64:ff9b:1::8.8.8.8]/x",
+        "http://[2002:a00:1::1]/x",
+        "http://[2001:0:a00:1:8000:63bf:f7f7:f7f7]/x",
+        "http://[2001:0:808:808:8000:63bf:f5ff:fffe]/x",
+        "http://[fec0::1]/x",
         "http://0.0.0.0/x",
         "http://224.0.0.1/x",
         "https://hooks.example.com/" + "x" * 2000,
@@ -450,6 +457,9 @@ def test_an_address_that_leads_astray_is_refused(url: str) -> None:
 def test_a_public_address_is_accepted() -> None:
     assert webhooks.check_url("https://hooks.slack.com/services/T0/B0/x?y=z") == "hooks.slack.com"
     assert webhooks.check_url("https://8.8.8.8:8443/x") == "8.8.8.8"
+    # A network without IPv4 reaches public IPv4 addresses so.
+    for host in ("2606:4700:4700::1111", "64:ff9b::8.8.8.8", "::ffff:8.8.8.8", "2002:808:808::1"):
+        assert webhooks.check_url(f"https://[{host}]/x") == host
 
 
 def test_the_setting_names_the_only_hosts(settings: Any) -> None:
@@ -507,7 +517,7 @@ def posted(receiver: Receiver, kind: WebhookKind, settings: Any) -> Any:
 
 def test_slack_gets_a_text_without_mentions(receiver: Receiver, settings: Any) -> None:
     text = posted(receiver, WebhookKind.SLACK, settings)["text"]
-    assert text.startswith("*Save your work: your lease of 1 seat of cad was ended by account root*\nFor ana\n")
+    assert text.startswith("*Save your work: your lease of 1 seat of cad was ended by root*\nFor ana\n")
     assert "&lt;!channel&gt;" in text
     assert "<!" not in text
     assert "<https://licenses.example.com/yours/|Open the page>" in text
@@ -515,7 +525,7 @@ def test_slack_gets_a_text_without_mentions(receiver: Receiver, settings: Any) -
 
 def test_mattermost_gets_markdown_without_mentions_and_links_of_users(receiver: Receiver, settings: Any) -> None:
     text = posted(receiver, WebhookKind.MATTERMOST, settings)["text"]
-    assert text.startswith("**Save your work: your lease of 1 seat of cad was ended by account root**\nFor ana\n")
+    assert text.startswith("**Save your work: your lease of 1 seat of cad was ended by root**\nFor ana\n")
     assert "@all" not in text
     assert "[x](" not in text
     assert "[Open the page](https://licenses.example.com/yours/)" in text
@@ -527,7 +537,7 @@ def test_teams_gets_an_adaptive_card(receiver: Receiver, settings: Any) -> None:
     assert (message["type"], attachment["contentType"]) == ("message", "application/vnd.microsoft.card.adaptive")
     card = attachment["content"]
     assert (card["type"], card["version"]) == ("AdaptiveCard", "1.4")
-    assert card["body"][0]["text"] == "Save your work: your lease of 1 seat of cad was ended by account root"
+    assert card["body"][0]["text"] == "Save your work: your lease of 1 seat of cad was ended by root"
     assert {"title": "For", "value": "ana"} in card["body"][2]["facts"]
     assert card["actions"][0]["url"] == "https://licenses.example.com/yours/"
     assert "[x](" not in json.dumps(card)

@@ -272,6 +272,31 @@ def test_a_contract_that_another_one_follows_is_no_news(make_tool: MakeTool) -> 
     expect()
 
 
+def test_a_contract_that_begins_earlier_hides_no_end(make_tool: MakeTool) -> None:
+    tool = make_tool("cad", capacity=0)
+    contract(tool, 3, -100, 10)
+    contract(tool, 4, 5, 400)
+    (notification,) = expect(Event.CONTRACT_ENDS)
+    assert "Then cad has 4 seats instead of 7." in messages.write(notification).text
+
+
+def test_a_contract_that_only_begins_later_is_news_at_its_end(make_tool: MakeTool) -> None:
+    tool = make_tool("cad", capacity=0)
+    contract(tool, 3, -100, 400)
+    contract(tool, 4, 5, 10)
+    (notification,) = expect(Event.CONTRACT_ENDS)
+    assert "Then cad has 3 seats instead of 7." in messages.write(notification).text
+
+
+def test_the_earlier_loss_of_another_contract_is_not_that_of_one_that_is_followed(make_tool: MakeTool) -> None:
+    tool = make_tool("cad", capacity=0)
+    first = contract(tool, 2, -100, 5)
+    contract(tool, 3, -100, 10)
+    contract(tool, 3, 11, 400)
+    (notification,) = expect(Event.CONTRACT_ENDS)
+    assert notification.facts["contract"] == first.pk
+
+
 def test_the_owner_of_a_token_hears_of_its_end_and_of_a_teams_token_the_administrators() -> None:
     in_10_days = timezone.now() + timedelta(days=10)
     created = timezone.now() - timedelta(days=80)
@@ -400,7 +425,7 @@ def test_messages_have_the_names_of_tools_for_people(make_tool: MakeTool) -> Non
     facts = {
         "items": [{"tool": "cfd_9", "seats": 2}],
         **dict.fromkeys(("until", "ends_at", "ended_at", "borrowed_at", "last_used_at", "at"), now),
-        **dict.fromkeys(("seats", "seats_now", "seats_left", "queued", "wanted", "borrowed", "capacity"), 5),
+        **dict.fromkeys(("seats", "seats_before", "seats_left", "queued", "wanted", "borrowed", "capacity"), 5),
         **{"oldest_wait_seconds": 300, "contract": 1, "ticket": "t", "lease": "l"},
     }
     without_a_tool = {Event.TOKEN_ENDS, Event.MONTH_COSTS, Event.TEST}

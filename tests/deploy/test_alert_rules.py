@@ -6,6 +6,7 @@ import re
 import subprocess
 from collections.abc import Callable, Iterator
 from datetime import timedelta
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -152,6 +153,20 @@ def test_every_alert_says_what_it_is_and_how_urgent(alert: dict[str, Any]) -> No
     # A shared Alertmanager identifies our alerts by this label.
     assert alert["labels"]["service"] == "licenseserver"
     assert set(alert["annotations"]) == {"summary", "description", "runbook_url"}
+
+
+SHARES = {"quarter": 0.25, "half": 0.5}
+SECONDS = {"%": 0.01, "second": 1, "minute": 60, "hour": 3600, "day": 86400}
+
+
+@each_alert
+def test_the_text_of_an_alert_names_no_threshold(alert: dict[str, Any]) -> None:
+    """The values of the chart change thresholds, and an administrator can edit the rules."""
+    text = re.sub(r"\{\{.*?\}\}", "", " ".join(alert["annotations"][name] for name in ("summary", "description")))
+    named = {float(number) * SECONDS[unit] for number, unit in re.findall(r"([\d.]+) (%|second|minute|hour|day)", text)}
+    named |= {share for word, share in SHARES.items() if word in text}
+    compared = re.findall(r"[<>=]=? *(-?[\d.]+(?: \* [\d.]+)*)", re.sub(r'"[^"]*"', "", alert["expr"]))
+    assert named.isdisjoint(prod(map(float, number.split(" * "))) for number in compared)
 
 
 @each_alert

@@ -1,0 +1,59 @@
+"""A process imports only what its configuration needs: the rest costs memory and the time of its start."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support.databases import migrated_database
+from tests.support.paths import ROOT
+from tests.support.servers import server_environment
+
+pytestmark = pytest.mark.any_database
+
+# What a provider, webhooks or traces need; the first two take 9 MB.
+OPTIONAL = {"cryptography", "jwt", "mozilla_django_oidc.auth", "opentelemetry"}
+
+LOADED = """
+import json, sys
+import licenseserver.wsgi
+print(json.dumps(sorted(sys.modules)))
+"""
+SERVED = """
+import json, sys
+import licenseserver.wsgi
+from django.contrib.auth.models import User
+from django.core.management import call_command
+from django.test import Client
+
+call_command("seed", verbosity=0, stdout=sys.stderr)
+client = Client(headers={"host": "localhost"})
+borrowed = client.post("/licenses/borrow", {"tool": "cad_tool", "user": "ada"}, content_type="application/json")
+client.force_login(User.objects.create_user("grace", is_staff=True))
+pages = [client.get(page) for page in ("/", "/admin/", "/signin/")]
+print(json.dumps([[answer.status_code for answer in (borrowed, *pages)], sorted(sys.modules)]))
+"""
+
+
+def output_of(code: str, environment: dict[str, str]) -> str:
+    command = [sys.executable, "-W", "ignore", "-c", code]
+    return subprocess.run(
+        command, cwd=ROOT, env=environment, check=True, stdout=subprocess.PIPE, text=True
+    ).stdout.splitlines()[-1]
+
+
+def test_a_server_without_a_provider_imports_no_cryptography(tmp_path: Path) -> None:
+    with migrated_database(tmp_path) as database:
+        environment = server_environment(tmp_path, database, 1) | {"LICENSE_AUTH": "open"}
+        statuses, modules = json.loads(output_of(SERVED, environment))
+    assert statuses == [200, 200, 200, 200]
+    assert not OPTIONAL & set(modules)
+
+
+def test_a_server_with_a_provider_imports_it_before_its_workers_begin(tmp_path: Path) -> None:
+    """Workers share what is imported before the fork."""
+    environment = server_environment(tmp_path, {}, 1) | {"LICENSE_OIDC_ISSUER": "https://sso.example.com/"}
+    modules = json.loads(output_of(LOADED, environment))
+    assert {"jwt", "mozilla_django_oidc.auth", "licenses.admin.reports", "licenses.board.views"} <= set(modules)
