@@ -38,6 +38,7 @@ from licenses.history.tables import Table, amount, duration, percent
 from licenses.leases import capacity
 from licenses.models import Tool
 from licenses.names import TOOL_NAME_PATTERN
+from licenses.policy.rules import BORROW_REFUSALS
 
 from . import plots
 
@@ -315,6 +316,8 @@ def _text(column: Column, value: Any, names: Mapping[str, str]) -> str:
         return f"{value:,.1f}"
     if column.kind is int:
         return f"{value:,}"
+    if column.name == "code":
+        return BORROW_REFUSALS[value].title if value in BORROW_REFUSALS else value
     return names.get(value, value) if column.name == "tool" else str(value)
 
 

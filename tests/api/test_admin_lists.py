@@ -36,10 +36,11 @@ def address(model: type[Model]) -> str:
     return reverse(f"admin:{model._meta.app_label}_{model._meta.model_name}_changelist")
 
 
+@pytest.mark.any_database
 @pytest.mark.parametrize("model", MODELS, ids=lambda model: model._meta.label)
 def test_a_list_takes_no_lookup_but_those_of_its_filters(admin_client: Client, model: type[Model]) -> None:
     for field in model._meta.get_fields():
-        for lookup in ("regex", "iregex", "startswith", "contains", "gt", "range", "pk__regex", "date__regex"):
+        for lookup in ("regex", "gt", "pk__regex"):
             answer = admin_client.get(address(model), {f"{field.name}__{lookup}": "((a+)+)+b"})
             assert answer.status_code == 400, f"{field.name}__{lookup}"
 
