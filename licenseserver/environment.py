@@ -36,13 +36,13 @@ def settings_or_exit() -> None:
         sys.exit(2)
 
 
-def text(name: str, default: str | None = None) -> str:
-    """Return the variable unchanged. Without a default it must be set and not empty."""
+def text(name: str, default: str | None = None, *, advice: str = "") -> str:
+    """Return the variable unchanged. Without a default it must be set and not empty, or the error gives ``advice``."""
     value = os.environ.get(name, "")
     if value:
         return value
     if default is None:
-        raise SettingError(f"{name} is not set. It has no safe default.")
+        raise SettingError(f"{name} is not set. It has no safe default. {advice}".rstrip())
     return default
 
 

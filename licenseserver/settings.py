@@ -22,7 +22,10 @@ VERSION = __version__
 # --- Security ---------------------------------------------------------------
 
 DEBUG = environment.boolean("DEBUG", False)
-SECRET_KEY = environment.key("SECRET_KEY", environment.text("SECRET_KEY"))
+SECRET_KEY = environment.key(
+    "SECRET_KEY",
+    environment.text("SECRET_KEY", advice="After `make run`: export SECRET_KEY=$(cat .secret_key)"),
+)
 SECRET_KEY_FALLBACKS = [
     environment.key("SECRET_KEY_FALLBACKS", old) for old in environment.words("SECRET_KEY_FALLBACKS")
 ]

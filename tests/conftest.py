@@ -1,5 +1,6 @@
 """Factories and servers for all tests."""
 
+import functools
 import logging
 import sqlite3
 from collections.abc import Callable, Iterator
@@ -8,10 +9,11 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import httpx
 import hypothesis
 import pytest
 from django.apps import apps
-from django.db import connection, transaction
+from django.db import connection
 from django.db.backends.base.operations import BaseDatabaseOperations
 from django.db.backends.signals import connection_created
 from django.db.models import DateTimeField, F
@@ -23,7 +25,7 @@ from licenses.access.provider import _provider
 from licenses.leases import expiry
 from licenses.models import AuditRecord, Team, TeamMember, Tool
 from tests.support.api import Api, api_of
-from tests.support.databases import migrated_template
+from tests.support.databases import migrated_template, undone
 from tests.support.issuer import AUDIENCE, Issuer, running_issuer
 from tests.support.paths import ROOT
 from tests.support.servers import Server, running_server
@@ -93,6 +95,14 @@ def quick_passwords() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session", autouse=True)
+def one_tls_context() -> Iterator[None]:
+    """Read the authorities of TLS once: httpx reads them for each call, for 20 ms, and tests wait by calls."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("httpx._transports.default.create_ssl_context", functools.cache(httpx.create_ssl_context))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
 def emptied_between_tests() -> Iterator[None]:
     """Lets Django empty the audit after a test that commits, and nobody else:
     what the triggers refuse takes the owner of the table, here as elsewhere."""
@@ -158,13 +168,9 @@ def make_team(db: None) -> Callable[..., Team]:
 @pytest.fixture(scope="session")
 def exported(django_db_setup: None, django_db_blocker: DjangoDbBlocker) -> set[str]:
     """Provide the names of all series in Prometheus: the server's and Prometheus' own."""
-    undone = transaction.atomic()
-    # Like a test's transaction, it allows services to begin durable ones inside.
-    vars(undone)["_from_testcase"] = True
-    with django_db_blocker.unblock(), undone:
+    with django_db_blocker.unblock(), undone():
         expiry.tidy()
         page = Client().get("/metrics").content.decode()
-        transaction.set_rollback(True)
     names = {"up"}
     for line in page.splitlines():
         if line.startswith("# TYPE "):

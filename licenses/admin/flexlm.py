@@ -1,7 +1,6 @@
 """Import FlexNet's files on a page: upload them, look at what would change, and confirm exactly that."""
 
 import base64
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,12 +15,13 @@ from django.urls import reverse
 from django.utils import timezone
 
 from licenses.errors import Refusal
-from licenses.flexlm.applying import PlanChanged, bring_in
+from licenses.flexlm.applying import Outcome, PlanChanged, bring_in
 from licenses.flexlm.files import UNSIGNED, Pairs, WrongRename, listed, parse, planned, renaming
 from licenses.flexlm.plan import Plan
 from licenses.history.tables import counted
 from licenses.names import visible
 
+from . import names
 from .audited import actor_of
 
 # Both files together. The form that confirms sends them again, and must stay below ADMIN_BODY_LIMIT.
@@ -30,7 +30,7 @@ MAX_BYTES = 3 * 2**19
 MAX_PARTS = 2000
 # The time from the diff to its confirmation, in seconds.
 MAX_AGE = 3600
-SALT = "licenses.admin.flexlm"
+SALT = "licenses.admin.flexlm.2"
 COMMAND = "Use manage.py import_flexlm."
 # An import changes all of these.
 NEEDED = [
@@ -80,14 +80,14 @@ class ImportForm(forms.Form):
 
 @dataclass(frozen=True, slots=True)
 class Upload:
-    """What an administrator uploaded, and the changes that the page showed for it."""
+    """What an administrator uploaded, and the outcome that the page showed for it."""
 
     license: bytes
     options: bytes
     names: tuple[str, str]
     features: Pairs
     groups: Pairs
-    shown: Sequence[str] = ()
+    shown: Outcome | None = None
 
     def plan(self) -> Plan:
         """Return the plan of today. Raises ValidationError."""
@@ -100,10 +100,10 @@ class Upload:
             raise ValidationError(f"{text} {COMMAND}")
         return wanted
 
-    def sealed(self, changes: Sequence[str]) -> str:
-        """Return it with the changes that the page shows, as a signed text."""
+    def sealed(self, outcome: Outcome) -> str:
+        """Return it with the outcome that the page shows, as a signed text."""
         files = [base64.b64encode(data).decode() for data in (self.license, self.options)]
-        values = [*files, self.names, list(self.features), list(self.groups), list(changes)]
+        values = [*files, self.names, list(self.features), list(self.groups), outcome]
         return signing.dumps(values, salt=SALT, compress=True)
 
     @classmethod
@@ -116,7 +116,7 @@ class Upload:
             (names[0], names[1]),
             [(old, new) for old, new in features],
             [(old, new) for old, new in groups],
-            shown,
+            Outcome(*shown),
         )
 
 
@@ -141,11 +141,11 @@ def import_files(request: HttpRequest) -> HttpResponse:
     )
     try:
         plan = upload.plan()
-        changes = _carry_out(request, plan, for_real=False)
+        outcome = _carry_out(request, plan, for_real=False)
     except ValidationError as error:
         form.add_error(None, error)
         return _page(request, form=form, status=400)
-    return _diff(request, upload, plan, changes)
+    return _diff(request, upload, plan, outcome)
 
 
 def _confirm(request: HttpRequest) -> HttpResponse:
@@ -158,24 +158,24 @@ def _confirm(request: HttpRequest) -> HttpResponse:
         plan = upload.plan()
         if plan.problems and "skip" not in request.POST:
             raise PlanChanged(_carry_out(request, plan, for_real=False))
-        changes = _carry_out(request, plan, for_real=True, shown=upload.shown)
+        outcome = _carry_out(request, plan, for_real=True, shown=upload.shown)
     except PlanChanged as changed:
         text = "The changes are not those that you saw, because something else changed meanwhile. "
         messages.error(request, f"{text}Nothing was imported. Look at the changes again.")
-        return _diff(request, upload, plan, changed.changes, status=409)
+        return _diff(request, upload, plan, changed.outcome, status=409)
     except ValidationError as error:
         messages.error(request, f"{' '.join(error.messages)} Nothing was imported.")
         return HttpResponseRedirect(request.path)
-    messages.success(request, f"{counted(len(changes), 'change')} made.")
+    messages.success(request, f"{counted(len(outcome.changes), 'change')} made.")
     return HttpResponseRedirect(reverse("admin:licenses_tool_changelist"))
 
 
-def _carry_out(request: HttpRequest, plan: Plan, *, for_real: bool, shown: Sequence[str] | None = None) -> list[str]:
-    """Return the changes of a plan. Raises ValidationError with a text for the administrator, or PlanChanged."""
+def _carry_out(request: HttpRequest, plan: Plan, *, for_real: bool, shown: Outcome | None = None) -> Outcome:
+    """Return the outcome of a plan. Raises ValidationError with a text for the administrator, or PlanChanged."""
     try:
         return bring_in(plan, by=actor_of(request), for_real=for_real, shown=shown)
     except Refusal as refusal:
-        raise ValidationError(refusal.detail) from None
+        raise ValidationError(names.of_refusal(refusal)) from None
     except IntegrityError:
         raise ValidationError("Somebody else changed the same tools or teams at the same time. Try again.") from None
 
@@ -184,11 +184,9 @@ def _name(file: Any) -> str:
     return visible((file.name or "") if file else "")[:100]
 
 
-def _diff(
-    request: HttpRequest, upload: Upload, plan: Plan, changes: Sequence[str], *, status: int = 200
-) -> HttpResponse:
+def _diff(request: HttpRequest, upload: Upload, plan: Plan, outcome: Outcome, *, status: int = 200) -> HttpResponse:
     subjects: dict[str, list[str]] = {}
-    for change in changes:
+    for change in outcome.changes:
         subject, _, text = change.partition(": ")
         subjects.setdefault(visible(subject), []).append(visible(text))
     found = [
@@ -196,15 +194,18 @@ def _diff(
         for name, findings in zip(upload.names, (plan.of_license, plan.of_options), strict=True)
         for finding in listed(findings)
     ]
+    notes = [(name, finding) for name, finding in found if not finding.is_problem]
     context = {
         "plan": plan,
         "files": " and ".join(filter(None, upload.names)),
         "subjects": subjects,
-        "number": len(changes),
+        "number": len(outcome.changes),
         "problems": [(name, finding) for name, finding in found if finding.is_problem],
-        "notes": [(name, finding) for name, finding in found if not finding.is_problem],
+        "notes": notes,
+        "remarks": list(map(visible, outcome.notes)),
+        "noted": len(notes) + len(outcome.notes),
         "unsigned": UNSIGNED,
-        "upload": upload.sealed(changes),
+        "upload": upload.sealed(outcome),
     }
     return _page(request, status=status, **context)
 

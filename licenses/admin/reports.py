@@ -38,6 +38,7 @@ from licenses.history.tables import Table, amount, duration, percent
 from licenses.leases import capacity
 from licenses.models import Tool
 from licenses.names import TOOL_NAME_PATTERN
+from licenses.policy.rules import BORROW_REFUSALS
 
 from . import plots
 
@@ -220,7 +221,7 @@ def one_tool(request: HttpRequest, name: str) -> HttpResponse:
     recent = Recent.read()
     found = reports.utilization(tools=[tool], span=span, period=period, recent=recent)
     context = {
-        "title": f"Reports: {tool.display_name or tool.name}",
+        "title": f"Reports: {tool}",
         "tool": tool,
         "period": period,
         "plot": plots.plot(found),
@@ -315,6 +316,8 @@ def _text(column: Column, value: Any, names: Mapping[str, str]) -> str:
         return f"{value:,.1f}"
     if column.kind is int:
         return f"{value:,}"
+    if column.name == "code":
+        return BORROW_REFUSALS[value].title if value in BORROW_REFUSALS else value
     return names.get(value, value) if column.name == "tool" else str(value)
 
 

@@ -23,7 +23,7 @@ class StateFilter(DefaultedFilter):
     default = TicketState.WAITING
 
     def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
-        return [*((state.value, state.label.capitalize()) for state in TicketState), ("all", "All")]
+        return [*((state.value, state.label) for state in TicketState), ("all", "All")]
 
     def queryset(self, request: HttpRequest, queryset: QuerySet[Ticket]) -> QuerySet[Ticket]:
         return queryset.filter(state=self.value()) if self.value() in TicketState.values else queryset

@@ -18,6 +18,7 @@ from licenses.access.rules import may_see_reports, teams_reported_to
 from licenses.history.catalog import USAGE
 from licenses.history.money import of_team
 from licenses.history.reports import Span, Usage
+from licenses.history.tables import subject
 from licenses.history.working_hours import WorkingHours
 from licenses.models import Team, Tool
 from licenses.models.team import TEAM_NAME_PATTERN
@@ -51,9 +52,9 @@ def one_team(request: HttpRequest, caller: Caller, name: str) -> HttpResponse:
         return _csv(request.GET["csv"], team, span)
     costs = of_team(team=team, span=span)
     working = costs.working_hours
-    shown = dict(Tool.objects.filter(name__in=list(working)).values_list("name", "display_name"))
+    shown = Tool.objects.filter(name__in=list(working)).display_names()
     context = {
-        "title": f"Team {team.display_name or team.name}",
+        "title": f"Team {team}",
         "team": team,
         "span": span,
         "currency": settings.LICENSE_CURRENCY,
@@ -65,7 +66,11 @@ def one_team(request: HttpRequest, caller: Caller, name: str) -> HttpResponse:
                 key,
                 f"By {key}",
                 [
-                    (_name(row, key, shown), row, working.get(row.key["tool"] or "", 0.0) if key == "tool" else None)
+                    (
+                        subject(row.key[key], key, shown),
+                        row,
+                        working.get(row.key["tool"] or "", 0.0) if key == "tool" else None,
+                    )
                     for row in rows
                 ],
             )
@@ -78,12 +83,6 @@ def one_team(request: HttpRequest, caller: Caller, name: str) -> HttpResponse:
         "without_price": costs.without_price,
     }
     return render(request, "licenses/board/team.html", context)
-
-
-def _name(row: Usage, key: str, shown: dict[str, str]) -> str:
-    """Return what a row is of: a month, the name of a tool for people, or a project; a dash for none."""
-    name = str(row.key[key] or "")
-    return name[:7] if key == "month" else shown.get(name) or name or "—"
 
 
 def _span(request: HttpRequest) -> Span:

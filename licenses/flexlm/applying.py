@@ -4,9 +4,9 @@ Adds and changes rows, but removes none: a quota that is no longer in the file s
 until somebody removes it in the admin. A second import changes nothing.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import date
-from typing import Any
+from typing import Any, NamedTuple
 
 from django.db import transaction
 
@@ -32,48 +32,51 @@ class _Undone(Exception):
     """Raised to roll back."""
 
 
+class Outcome(NamedTuple):
+    """The changes of an import, and notes about what stays different from the files; a line of text for each."""
+
+    changes: list[str]
+    notes: list[str]
+
+
 class PlanChanged(Exception):
-    """The changes are not those that the administrator saw. ``changes`` are those of now."""
+    """The outcome is not the one that the administrator saw. ``outcome`` is the one of now."""
 
-    def __init__(self, changes: list[str]) -> None:
+    def __init__(self, outcome: Outcome) -> None:
         super().__init__()
-        self.changes = changes
+        self.outcome = outcome
 
 
-def bring_in(plan: Plan, *, by: Actor, for_real: bool, shown: Sequence[str] | None = None) -> list[str]:
-    """Carry out a plan in one transaction. Return a line for each change.
+def bring_in(plan: Plan, *, by: Actor, for_real: bool, shown: Outcome | None = None) -> Outcome:
+    """Carry out a plan in one transaction. Return its outcome.
 
-    If not ``for_real``, make the changes and roll them back, so that the lines show
-    what would change. ``shown`` are the lines that an administrator confirmed: raises
-    PlanChanged if they differ. Raises ValidationError, OverReserved, or IntegrityError if
+    If not ``for_real``, make the changes and roll them back, so that the outcome shows
+    what would change. ``shown`` is the outcome that an administrator confirmed: raises
+    PlanChanged if it differs. Raises ValidationError, OverReserved, or IntegrityError if
     another program creates the same teams. Then nothing has changed.
     """
-    changes: list[str] = []
+    outcome = Outcome([], [])
     try:
         with transaction.atomic(durable=True):
             # Lock all tools first, in the order that borrows of several tools use.
             known = {tool.name: tool for tool in Tool.objects.locked(plan.tools)}
             Team.objects.filter(name__in=plan.teams).lock()
             for name, members in sorted(plan.teams.items()):
-                changes += _team(name, members, by, plan.ignores_case)
+                outcome.changes.extend(_team(name, members, by, plan.ignores_case))
             wanted = sorted(plan.tools.items())
             by_hand = _with_contracts(known.values(), ContractSource.MANUAL)
             imported = _with_contracts(known.values(), ContractSource.IMPORT)
             values = {name: _values(known.get(name), tool, name in by_hand, name in imported) for name, tool in wanted}
             for change, (name, tool) in zip(tools.put(tools=values, by=by), wanted, strict=True):
-                changes += _tool(change, tool, by)
-                if name in by_hand and change.tool.capacity != tool.capacity:
-                    changes.append(
-                        f"{name}: its contracts were entered by hand and stay; they have {change.tool.capacity} "
-                        f"seats now, the file has {tool.capacity}"
-                    )
-            if shown is not None and changes != list(shown):
-                raise PlanChanged(changes)
+                outcome.changes.extend(_tool(change, tool, by))
+                outcome.notes.extend(_differences(change, tool, name in by_hand))
+            if shown is not None and outcome != shown:
+                raise PlanChanged(outcome)
             if not for_real:
                 raise _Undone
     except _Undone:
         pass
-    return changes
+    return outcome
 
 
 def _team(name: str, members: set[str], by: Actor, ignores_case: bool) -> Iterator[str]:
@@ -136,14 +139,24 @@ def _tool(done: tools.ToolChange, wanted: ToolPlan, by: Actor) -> Iterator[str]:
         for field, value in done.after.items():
             yield f"{tool.name}: {field} {_value(done.before[field])} -> {_value(value)}"
     yield from (f"{tool.name}: contract {change}" for change in done.contracts)
-    rules = [*_allotments(tool, wanted, by), *_limits(tool, wanted, by), *_lists(tool, wanted, by)]
-    yield from rules
-    # A new tool without rules has no reservations.
-    if "capacity" not in done.after or (done.is_new and not rules):
-        return
-    tool.refresh_from_db(fields=["reserved"])
-    if tool.reserved > tool.capacity:
-        yield f"{tool.name}: {tool.reserved} seats are reserved, more than the capacity of {tool.capacity}"
+    yield from _allotments(tool, wanted, by)
+    yield from _limits(tool, wanted, by)
+    yield from _lists(tool, wanted, by)
+
+
+def _differences(done: tools.ToolChange, wanted: ToolPlan, is_by_hand: bool) -> Iterator[str]:
+    """Yield what is different from the file or from what one expects, after the changes."""
+    tool = done.tool
+    if is_by_hand and tool.capacity != wanted.capacity:
+        yield (
+            f"{tool.name}: its contracts were entered by hand and stay; they have {tool.capacity} seats now, the "
+            f"file has {wanted.capacity}"
+        )
+    # A new tool without reservations in the file has none.
+    if "capacity" in done.after and not (done.is_new and not wanted.reservations):
+        tool.refresh_from_db(fields=["reserved"])
+        if tool.reserved > tool.capacity:
+            yield f"{tool.name}: {tool.reserved} seats are reserved, more than the capacity of {tool.capacity}"
 
 
 def _written(values: Mapping[str, Any]) -> str:

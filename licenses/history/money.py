@@ -96,7 +96,7 @@ class SiteCosts:
 
 @dataclass(frozen=True, slots=True)
 class TeamCosts:
-    """The use of a team in a span up to now, by month, tool and project.
+    """The use of a team in a span up to now, by month, and by tool and project, the most expensive first.
 
     ``working_hours`` are its seat-hours in working hours by tool. ``without_price`` are the seat-hours of tools
     without a price.
@@ -117,8 +117,7 @@ def of_site(*, span: Span, at_most: int | None, recent: Recent | None = None) ->
     by = {key: reports.usage(by=[key], span=span, recent=recent) for key in ("vendor", "team", "project")}
     return SiteCosts(
         months=months,
-        # By money, and then by use.
-        by={key: sorted(rows, key=lambda row: (-(row.cost or Decimal(0)), -row.seat_time)) for key, rows in by.items()},
+        by={key: _by_cost(rows) for key, rows in by.items()},
         tools=tools,
         contracts=sorted(costs, key=lambda row: (-(row.idle_cost or Decimal(0)), row.contract.tool.name)),
         total=Total.of([row.usage for row in months if row.usage]),
@@ -136,11 +135,16 @@ def of_team(*, team: Team, span: Span, recent: Recent | None = None) -> TeamCost
     hours = WorkingHours.of_site()
     working = reports.working_time(tools=tools, span=span, hours=hours, team=team, recent=recent)
     return TeamCosts(
-        by=by,
+        by={key: rows if key == "month" else _by_cost(rows) for key, rows in by.items()},
         working_hours={tool.name: working.get(tool.pk, timedelta(0)) / HOUR for tool in tools},
         total=Total.of(by["month"]),
         without_price=sum(row.seat_hours for row in by["tool"] if row.cost is None),
     )
+
+
+def _by_cost(rows: Iterable[Usage]) -> list[Usage]:
+    """Return rows by their cost, and then by their use, the largest first."""
+    return sorted(rows, key=lambda row: (-(row.cost or Decimal(0)), -row.seat_time))
 
 
 def by_month(*, span: Span, recent: Recent | None = None) -> list[MonthCost]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
+from types import MappingProxyType
 from typing import Any, Protocol
 
 # The start of a formula in a spreadsheet: at the start of a cell, or inside a cell if the
@@ -50,6 +51,17 @@ def _cell(value: Any) -> str:
 
 def _text(value: Any) -> str:
     return "" if value is None else str(value)
+
+
+# What the rest of the use is of, by the key of a table.
+WITHOUT = {"vendor": "No vendor", "team": "No team", "project": "No project", "user": "Names that were removed"}
+
+
+def subject(name: str | None, key: str, names: Mapping[str, str] = MappingProxyType({})) -> str:
+    """Write what a row of a table by ``key`` is of, with the names of tools for people from ``names``."""
+    if not name:
+        return WITHOUT.get(key, "—")
+    return name[:7] if key == "month" else names.get(name, name)
 
 
 def amount(value: Decimal | None, currency: str = "") -> str:

@@ -100,7 +100,7 @@ class DeviceLogin(models.Model):
     device_hash = models.CharField(max_length=64, unique=True, editable=False)
     user_hash = models.CharField(max_length=64, unique=True, editable=False)
     device = models.CharField(
-        max_length=DEVICE_NAME_LENGTH, blank=True, help_text="What the program calls its machine."
+        max_length=DEVICE_NAME_LENGTH, blank=True, help_text="The name of the machine, from the program."
     )
     address = models.CharField(max_length=NAME_LENGTH, help_text="The address that it asks from.")
     network = models.CharField(max_length=NAME_LENGTH, db_index=True, editable=False)

@@ -24,13 +24,13 @@ class Event(models.TextChoices):
 
     SEAT_OFFERED = "seat_offered", "A seat is offered"
     LEASE_ENDING = "lease_ending", "A lease ends soon"
-    LEASE_FORCED = "lease_forced", "A lease was ended by an administrator"
+    LEASE_FORCED = "lease_forced", "An administrator ended a lease"
     TOKEN_ENDS = "token_ends", "An API token ends"
     LICENSE_ENDS = "license_ends", "A license ends"
     CONTRACT_ENDS = "contract_ends", "A contract ends"
     TOOL_EXHAUSTED = "tool_exhausted", "A tool has no free seat, and people wait"
     QUEUE_LONG = "queue_long", "A queue is too long"
-    MONTH_COSTS = "month_costs", "A month has ended: its costs"
+    MONTH_COSTS = "month_costs", "Monthly costs"
     TEST = "test", "A test"
 
 
@@ -62,10 +62,11 @@ class Webhook(models.Model):
     sealed_url = models.TextField(editable=False)
     sealed_secret = models.TextField(editable=False)
     events: "models.JSONField[Any, Any]" = models.JSONField(
-        default=list, blank=True, help_text="What is posted, for all users and tools."
+        default=list, blank=True, help_text="The events that are posted, for all users and tools."
     )
     for_people = models.BooleanField(
-        default=False, help_text="People can choose it for their own notifications. Everybody there sees the names."
+        default=False,
+        help_text="People can choose it for their own notifications. All readers of its channel see the names.",
     )
     enabled = models.BooleanField(default=True)
 

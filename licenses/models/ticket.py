@@ -19,11 +19,11 @@ from .tool import Tool
 
 
 class TicketState(models.TextChoices):
-    WAITING = "waiting"
-    GRANTED = "granted"
-    TIMED_OUT = "timed_out"  # reached its deadline
-    DROPPED = "dropped"  # the client stopped polling, or did not take an offered seat
-    LEFT = "left"  # the client left the queue
+    WAITING = "waiting", "Waiting"
+    GRANTED = "granted", "Granted"
+    TIMED_OUT = "timed_out", "Timed out"  # reached its deadline
+    DROPPED = "dropped", "Dropped"  # the client stopped polling, or did not take an offered seat
+    LEFT = "left", "Left"  # the client left the queue
 
 
 class TicketQuerySet(models.QuerySet["Ticket"]):
@@ -74,10 +74,10 @@ class Ticket(models.Model):
         default=False,
         db_default=False,
         editable=False,
-        help_text="Whether it holds its place without polls: a person took it on a page.",
+        help_text="The server keeps its place without polls, because a person took it on a page.",
     )
     offered_at = models.DateTimeField(
-        null=True, editable=False, help_text="When its seats were offered; empty = they are not."
+        null=True, editable=False, help_text="The time at which seats were offered to it; empty = not yet."
     )
     borrowed_by = actor_field("The account or token that joined the queue for the user; empty = the user.")
 

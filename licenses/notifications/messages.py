@@ -133,9 +133,9 @@ def _lease_ending(notification: Notification, facts: Facts, names: Names) -> Wri
 
 
 def _lease_forced(notification: Notification, facts: Facts, names: Names) -> Written:
-    by = str(facts.get("ended_by") or "an administrator")
+    by = str(facts.get("ended_by") or "an administrator").removeprefix("account ")
     what = f"lease of {seats_of(facts['items'], names)} was ended by {by}"
-    text = f"Your {what}. Save your work: the tool may stop at its next check. Borrow again when you may go on."
+    text = f"Your {what}. Save your work: the tool may stop at its next check. If you still need a seat, borrow again."
     more = {"Ended": moment(facts["ended_at"]), "By": by, "Reason": facts.get("reason")}
     return f"Save your work: your {what}", text, reverse("board_yours"), _of_lease(facts, names) | more
 

@@ -25,7 +25,7 @@ from licenses.history.catalog import CONTRACTS, TOOL_COSTS, USAGE
 from licenses.history.days import DAY
 from licenses.history.declarations import Limits, Report
 from licenses.history.reports import Span, Usage
-from licenses.history.tables import amount, percent
+from licenses.history.tables import amount, percent, subject
 from licenses.models import Event, Notification, NotificationPreference, Team, Tool
 
 from . import messages
@@ -158,27 +158,28 @@ def _of_site(message: messages.Message, span: Span) -> Costs:
         ("Seat-hours", _hours(costs.total.seat_hours)),
         ("Borrows", f"{costs.total.borrows:,}"),
     ]
+    # The costs come first: a phone shows few columns.
     tools = [
         [
             row.tool.display_name or row.tool.name,
-            f"{row.tool.capacity:,}",
-            f"{row.peak:,}",
-            percent(row.share),
-            percent(row.working_share),
             amount(row.usage.cost if row.usage else None),
             amount(row.contract_cost),
             amount(row.idle_cost),
+            percent(row.share),
+            percent(row.working_share),
+            f"{row.peak:,}",
+            f"{row.tool.capacity:,}",
         ]
         for row in costs.tools
     ]
     contracts = [
         [
             row.contract.tool.display_name or row.contract.tool.name,
-            row.contract.reference or "—",
-            f"{row.contract.seats:,}",
-            str(row.contract.last_day or "—"),
             amount(row.cost),
             amount(row.idle_cost),
+            f"{row.contract.seats:,}",
+            str(row.contract.last_day or "—"),
+            row.contract.reference or "—",
         ]
         for row in costs.contracts
     ]
@@ -186,10 +187,10 @@ def _of_site(message: messages.Message, span: Span) -> Costs:
         *(_of_use(f"By {key}", key, costs.by[key]) for key in costs.by),
         _sheet(
             "Tools by cost",
-            ["Tool", "Seats", "Peak", "Use at all hours", "In working hours", "Cost of use", "Contracts", "Idle"],
+            ["Tool", "Cost of use", "Contracts", "Idle", "Use at all hours", "In working hours", "Peak", "Seats"],
             tools,
         ),
-        _sheet("Contracts by idle cost", ["Tool", "Reference", "Seats", "Last day", "Cost", "Idle"], contracts),
+        _sheet("Contracts by idle cost", ["Tool", "Cost", "Idle", "Seats", "Last day", "Reference"], contracts),
     ]
     files = {
         "usage": (USAGE, {"by": ["team", "project", "vendor", "tool"]}),
@@ -206,7 +207,7 @@ def _of_site(message: messages.Message, span: Span) -> Costs:
 def _of_team(message: messages.Message, team: Team, span: Span) -> Costs:
     costs = money.of_team(team=team, span=span)
     figures = [
-        ("Cost", amount(costs.total.cost, settings.LICENSE_CURRENCY)),
+        ("Cost of use", amount(costs.total.cost, settings.LICENSE_CURRENCY)),
         ("Seat-hours", _hours(costs.total.seat_hours)),
         ("In working hours", _hours(sum(costs.working_hours.values()))),
         ("Borrows", f"{costs.total.borrows:,}"),
@@ -214,7 +215,7 @@ def _of_team(message: messages.Message, team: Team, span: Span) -> Costs:
     names = {"tool": Tool.objects.all().display_names(), "project": {}}
     sheets = [_of_use(f"By {key}", key, costs.by[key], names[key]) for key in ("tool", "project")]
     files = {f"usage-{team.name}": (USAGE, {"by": ["team", "tool", "project"], "team": team.name})}
-    text = "The cost is at today's prices per seat-hour."
+    text = "The cost of use is at today's prices per seat-hour."
     return Costs(_with_figures(message, text, figures, costs.without_price, span), sheets, _files(files, span))
 
 
@@ -222,14 +223,14 @@ def _with_figures(
     message: messages.Message, text: str, figures: Sequence[tuple[str, str]], without_price: float, span: Span
 ) -> messages.Message:
     if without_price:
-        text += f" {_hours(without_price)} seat-hours of tools without a price are not in it."
+        text += f" {_hours(without_price)} seat-hours of tools without a price are not in the cost of use."
     return replace(message, text=f"{text} Days are those of {span.zone.key}.", facts=figures)
 
 
 def _of_use(title: str, key: str, rows: Sequence[Usage], names: Mapping[str, str] = MappingProxyType({})) -> Sheet:
     cells = [
         [
-            _subject(row.key[key], names),
+            subject(row.key[key], key, names),
             f"{row.borrows:,}",
             _hours(row.seat_hours),
             amount(row.cost),
@@ -237,11 +238,6 @@ def _of_use(title: str, key: str, rows: Sequence[Usage], names: Mapping[str, str
         for row in rows
     ]
     return _sheet(title, [key.capitalize(), "Borrows", "Seat-hours", "Cost of use"], cells)
-
-
-def _subject(name: str | None, names: Mapping[str, str]) -> str:
-    """Return the name for people; a dash for no project, and for a removed name."""
-    return names.get(name, name) if name else "—"
 
 
 def _sheet(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Sheet:

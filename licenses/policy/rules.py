@@ -315,10 +315,13 @@ class Exhausted(Shortage):
         available = attempt.left.free(attempt.subject.team)
         if attempt.seats <= available or _are_reserved(attempt):
             return None
-        pool, claimed = attempt.pool, attempt.left.claimed
+        pool = attempt.pool
+        # A queue can want more seats than there are.
+        set_aside = min(attempt.left.claimed, pool.limit - pool.borrowed)
         facts = _of_shortage(attempt, available)
         above = f" (overdraft: up to {pool.overdraft} more)" if pool.overdraft else ""
-        waiting = f", and {claimed} are set aside for the queue" if claimed else ""
+        are = "is" if set_aside == 1 else "are"
+        waiting = f", and {set_aside} {are} set aside for the queue" if set_aside > 0 else ""
         advice = " Try again later, or wait in the queue." if facts["ever"] else ""
         text = f"{_too_few(attempt, available)}: {pool.borrowed} of {pool.capacity}{above} are borrowed{waiting}."
         return cls(text + advice, **facts)

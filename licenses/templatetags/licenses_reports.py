@@ -31,5 +31,5 @@ def ago(moment: datetime, now: datetime) -> str:
 
 @register.filter
 def named(row: Usage, key: str) -> str:
-    """Return the subject of a row; a dash for no team, no project and a removed name."""
-    return row.key[key] or "—"
+    """Return what a row of a table by ``key`` is of."""
+    return tables.subject(row.key[key], key)

@@ -110,6 +110,8 @@ def test_a_report_is_written_for_people(admin_client: Client, monday: Tool) -> N
     row = dict(zip(head, next(row for row in rows if row[0] == "CAD Suite"), strict=True))
     assert row | {"Vendor": "Acme", "Capacity": "12,000", "Cost": "21.00", "Idle cost": "—"} == row
     assert row["Utilization"].endswith("%")
+    Denial.objects.create(tool=monday, user="dora", code="quota", first_at=MONDAY, last_at=MONDAY)
+    assert "Team quota reached" in [row[1] for row in cells(page(admin_client, f"tables/denials/?{DAYS}"))]
 
 
 @pytest.mark.parametrize("path", ["", "money/", "cad/", "tables/usage/"])

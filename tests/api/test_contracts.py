@@ -468,6 +468,12 @@ def test_an_import_keeps_contracts_that_were_entered_by_hand(tmp_path: Path, mak
     contract(tool, 3, reference="PO-1", price=Decimal(10))
     out = bring_in(tmp_path, "INCREMENT mesh v 1 31-dec-2099 5 SIGN=0\nINCREMENT mesh v 1 permanent 5 SIGN=1\n")
     assert "mesh: its contracts were entered by hand and stay; they have 3 seats now, the file has 10" in out
+    # That is no change, however often it is imported.
+    assert "1 change(s), 0 problem(s), 2 note(s)." in out
+    again = bring_in(tmp_path, "INCREMENT mesh v 1 31-dec-2099 5 SIGN=0\nINCREMENT mesh v 1 permanent 5 SIGN=1\n")
+    assert "0 change(s)" in again
+    assert "Nothing to change." in again
+    assert "note: mesh: its contracts were entered by hand and stay" in again
     tool.refresh_from_db()
     assert (tool.capacity, tool.contracts.get().reference) == (3, "PO-1")
 

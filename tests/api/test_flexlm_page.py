@@ -12,7 +12,9 @@ from django.test import Client
 
 from licenses.admin import flexlm
 from licenses.models import AccessRule, AuditRecord, Contract, Team, Tool
+from licenses.tools import contracts
 from tests.support.api import Api
+from tests.support.quotas import SOMEBODY
 
 pytestmark = pytest.mark.django_db
 
@@ -76,6 +78,17 @@ def test_a_change_in_between_shows_the_changes_again(admin_client: Client, make_
     assert Tool.objects.get().capacity == 4
     assert " made." in text(confirm(admin_client, second))
     assert Tool.objects.get(name="cad").capacity == 5
+
+
+def test_contracts_that_were_entered_by_hand_are_a_note_and_no_change(admin_client: Client) -> None:
+    confirm(admin_client, upload(admin_client))
+    contracts.save(contracts=[Contract(tool=Tool.objects.get(name="cad"), seats=3)], by=SOMEBODY)
+    shown = upload(admin_client)
+    page = text(shown)
+    assert "0 changes, 0 problems, 1 note." in page, page
+    assert "Nothing to change." in page
+    assert "cad: its contracts were entered by hand and stay; they have 3 seats now, the file has 5" in page
+    assert 'value="Make' not in shown.content.decode()
 
 
 def test_a_confirmation_twice_changes_nothing_the_second_time(admin_client: Client) -> None:

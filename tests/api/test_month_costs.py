@@ -171,7 +171,7 @@ def test_a_manager_gets_the_figures_of_the_page(mail_server: MailServer, leases:
         assert re.search(rf"^{name}: +{re.escape(figure)}$", text, re.MULTILINE), name
         assert f'<th scope="row" align="left">{name}</th><td align="right">{figure}</td>' in html
     (without,) = re.findall(r"([\d,.]+) seat-hours of tools without a price", page)
-    assert f"{without} seat-hours of tools without a price are not in it" in text
+    assert f"{without} seat-hours of tools without a price are not in the cost of use" in text
     for title in ("By vendor", "By team", "By project"):
         of_page = cells_of(page, title)
         found = rows(text, title)
@@ -334,8 +334,8 @@ def test_a_lead_gets_the_own_team_and_no_other(mail_server: MailServer, leases: 
     client.force_login(lea)
     page = client.get(f"/teams/crash/?since={first}&until={last}").content.decode()
     text, html = part(mail, "plain"), part(mail, "html")
-    (cost,) = re.findall(r"Cost: <b>([^<]*)</b>", page)
-    assert re.search(rf"^Cost: +{re.escape(cost)}$", text, re.MULTILINE)
+    (cost,) = re.findall(r"Cost of use: <b>([^<]*)</b>", page)
+    assert re.search(rf"^Cost of use: +{re.escape(cost)}$", text, re.MULTILINE)
     found = rows(text, "By project")
     assert found
     assert found.items() <= cells_of(page, "By project").items()

@@ -517,7 +517,7 @@ def posted(receiver: Receiver, kind: WebhookKind, settings: Any) -> Any:
 
 def test_slack_gets_a_text_without_mentions(receiver: Receiver, settings: Any) -> None:
     text = posted(receiver, WebhookKind.SLACK, settings)["text"]
-    assert text.startswith("*Save your work: your lease of 1 seat of cad was ended by account root*\nFor ana\n")
+    assert text.startswith("*Save your work: your lease of 1 seat of cad was ended by root*\nFor ana\n")
     assert "&lt;!channel&gt;" in text
     assert "<!" not in text
     assert "<https://licenses.example.com/yours/|Open the page>" in text
@@ -525,7 +525,7 @@ def test_slack_gets_a_text_without_mentions(receiver: Receiver, settings: Any) -
 
 def test_mattermost_gets_markdown_without_mentions_and_links_of_users(receiver: Receiver, settings: Any) -> None:
     text = posted(receiver, WebhookKind.MATTERMOST, settings)["text"]
-    assert text.startswith("**Save your work: your lease of 1 seat of cad was ended by account root**\nFor ana\n")
+    assert text.startswith("**Save your work: your lease of 1 seat of cad was ended by root**\nFor ana\n")
     assert "@all" not in text
     assert "[x](" not in text
     assert "[Open the page](https://licenses.example.com/yours/)" in text
@@ -537,7 +537,7 @@ def test_teams_gets_an_adaptive_card(receiver: Receiver, settings: Any) -> None:
     assert (message["type"], attachment["contentType"]) == ("message", "application/vnd.microsoft.card.adaptive")
     card = attachment["content"]
     assert (card["type"], card["version"]) == ("AdaptiveCard", "1.4")
-    assert card["body"][0]["text"] == "Save your work: your lease of 1 seat of cad was ended by account root"
+    assert card["body"][0]["text"] == "Save your work: your lease of 1 seat of cad was ended by root"
     assert {"title": "For", "value": "ana"} in card["body"][2]["facts"]
     assert card["actions"][0]["url"] == "https://licenses.example.com/yours/"
     assert "[x](" not in json.dumps(card)

@@ -78,9 +78,19 @@ def test_a_newcomer_never_overtakes(api: Api, make_tool: MakeTool) -> None:
     assert (status["borrowed"], status["set_aside"], status["available"]) == (0, 1, 0)
     refused = api.borrow(user="newcomer")
     assert (refused.status_code, refused.json()["code"]) == (409, "exhausted")
-    assert "set aside for the queue" in refused.json()["detail"]
+    assert "and 1 is set aside for the queue" in refused.json()["detail"]
     assert api.borrow(user="newcomer", wait_seconds=60).json()["position"] == 2
     assert api.poll(ticket).status_code == 200
+
+
+def test_a_refusal_counts_only_free_seats_as_set_aside(api: Api, make_tool: MakeTool) -> None:
+    make_tool(capacity=2)
+    leases = [api.borrow().json() for _ in range(2)]
+    for user in ("ben", "cleo", "dora"):
+        api.wait(user=user)
+    assert "2 of 2 are borrowed. Try" in api.borrow(user="newcomer").json()["detail"]
+    api.give_back(leases[0]["id"])
+    assert "1 of 2 are borrowed, and 1 is set aside" in api.borrow(user="newcomer").json()["detail"]
 
 
 def test_a_big_request_is_not_starved_by_small_ones(api: Api, make_tool: MakeTool) -> None:

@@ -176,6 +176,7 @@ def test_the_table_knows_every_call(api: Api) -> None:
     assert calls <= {(method, path) for method, path, *_ in TABLE}
 
 
+@pytest.mark.any_database
 @pytest.mark.parametrize(
     ("method", "path", "expected"), CASES, ids=[f"{method} {path} {'-'.join(roles)}" for method, path, roles in CASES]
 )

@@ -114,6 +114,7 @@ def sight(client: Client, path: str) -> str:
     return "hidden"
 
 
+@pytest.mark.any_database
 @pytest.mark.parametrize("letter", SETTINGS)
 @pytest.mark.parametrize("role", ROLES)
 def test_a_name_is_for_those_it_is_meant_for(zora: dict[str, Any], settings: Any, role: str, letter: str) -> None:

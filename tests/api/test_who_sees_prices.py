@@ -123,6 +123,7 @@ def sight(client: Client, path: str) -> str:
     return "+" if MONEY.search(answer.content.decode()) else "-"
 
 
+@pytest.mark.any_database
 @pytest.mark.parametrize("role", ROLES)
 def test_money_is_for_those_it_is_meant_for(priced: dict[str, Any], settings: Any, role: str) -> None:
     client = client_of(role, settings)

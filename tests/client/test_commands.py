@@ -242,7 +242,7 @@ def test_a_refusal_names_the_command_that_helps_and_no_call_of_http(shell: Shell
     assert "`license status` lists the tools." in shell("borrow", "nothing").stderr
     shell("borrow", "analysis:2")
     later, never = shell("borrow", "analysis"), shell("borrow", "analysis:3")
-    assert "With --wait a borrow waits in the queue." in later.stderr
+    assert "`--wait 30m` waits in the queue." in later.stderr
     assert "--wait" not in never.stderr
     assert not re.search("GET /|wait_seconds", later.stderr + never.stderr)
 

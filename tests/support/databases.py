@@ -15,6 +15,7 @@ from typing import Any
 from urllib.parse import quote
 
 import psycopg
+from django.db import transaction
 from psycopg.sql import SQL, Identifier
 
 from tests.support import suite
@@ -60,6 +61,17 @@ def _created(url: str, template: str = "template1") -> Iterator[dict[str, str]]:
     finally:
         with psycopg.connect(url, autocommit=True) as connection:
             connection.execute(SQL("DROP DATABASE {} WITH (FORCE)").format(Identifier(name)))
+
+
+@contextmanager
+def undone() -> Iterator[None]:
+    """Undo what happens in the test's own database inside."""
+    block = transaction.atomic()
+    # Like a test's transaction, it allows services to begin durable ones inside.
+    vars(block)["_from_testcase"] = True
+    with block:
+        yield
+        transaction.set_rollback(True)
 
 
 @functools.cache

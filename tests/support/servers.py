@@ -16,7 +16,7 @@ from django.conf import settings
 from django.core.management import call_command
 
 from benchmarks.ports import free_port
-from tests.support import suite
+from tests.support import commands, suite
 from tests.support.databases import migrated_database
 from tests.support.paths import ROOT
 
@@ -73,15 +73,10 @@ class Server:
         raise RuntimeError(f"the server is not ready:\n{self.log.read_text()}")
 
     def manage(self, *arguments: str) -> str:
-        """Run a management command against the server's database."""
-        return subprocess.run(
-            [sys.executable, "manage.py", *arguments],
-            cwd=ROOT,
-            env=self.environment,
-            check=True,
-            capture_output=True,
-            text=True,
-        ).stdout
+        """Run a management command against the server's database. Return what it prints."""
+        done = commands.run(*arguments, environment=self.environment)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
 
 
 def collect_static_files() -> None:

@@ -9,6 +9,7 @@ import logging
 import os
 import secrets
 import shutil
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,10 @@ def _start_postgres(folder: Path) -> str:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_load_initial_conftests() -> None:
+    # Hundreds of processes, also xdist's, load the same modules. Containers often set the variable, so that each of
+    # them would compile all of these again.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    sys.dont_write_bytecode = False
     # The workers of pytest-xdist inherit the first process's choices.
     if FOLDER in os.environ:
         return

@@ -61,7 +61,7 @@ Tool.objects.create(name="thermal", capacity=2, overdraft=2)
             server.manage(
                 "token", "create", "a program with a name as long as a name of a token may ever be..", "--user", "ana"
             )
-            caller.borrow("sim", "ana", seats=2)
+            caller.borrow("sim", "ana", seats=2, project="p" * 255)
             for _ in range(2):
                 caller.borrow("sim", LONG_NAME, host=LONG_HOST)
             caller.borrow("sim", "ben", wait_seconds=3600)
@@ -459,3 +459,28 @@ def test_money_is_printed_without_its_controls(sign_in: Callable[..., Page]) -> 
     expect(page.locator("#total-cost")).to_be_visible()
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
     assert page.evaluate("getComputedStyle(document.querySelector('.figures dd')).color") == "rgb(0, 0, 0)"
+
+
+def test_the_costs_of_a_team_are_printed_in_columns_and_in_light_colors(sign_in: Callable[..., Page]) -> None:
+    paper = {"width": 720, "height": 1000}
+    page = sign_in("ana", "/teams/crash/", color_scheme="dark", viewport=paper)
+    today = page.get_by_label("To", exact=True).input_value()
+    on_screen = page.evaluate("getComputedStyle(document.body).color")
+    page.emulate_media(media="print")
+    for hidden in (".top", ".search", ".back"):
+        expect(page.locator(hidden)).to_be_hidden()
+    expect(page.get_by_text(f"to {today}, UTC")).to_be_visible()
+    assert page.evaluate("getComputedStyle(document.body).color") != on_screen
+    assert page.evaluate("getComputedStyle(document.documentElement).colorScheme") == "normal"
+    assert page.evaluate("getComputedStyle(document.querySelector('.sheet')).containerType") == "normal"
+
+
+def test_the_board_is_printed_without_its_buttons(sign_in: Callable[..., Page]) -> None:
+    page = sign_in("ana", viewport={"width": 720, "height": 1000})
+    expect(page.get_by_role("button", name="Return").first).to_be_visible()
+    page.emulate_media(media="print")
+    expect(page.get_by_role("button")).to_have_count(0)
+    heads = page.locator(".board thead th:visible").evaluate_all("heads => heads.map(head => head.offsetLeft)")
+    cells = page.locator(".board tbody tr").first.locator("th:visible, td:visible")
+    assert cells.evaluate_all("cells => cells.map(cell => cell.offsetLeft)") == heads
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")

@@ -21,6 +21,7 @@ from django.db import connection
 
 from benchmarks.ports import free_port
 from licenses.management import commands
+from tests.support.commands import run as run_command
 from tests.support.databases import empty_database, migrated_database, migrated_template
 from tests.support.paths import ROOT
 from tests.support.servers import Server, server_environment
@@ -58,45 +59,11 @@ def run(environment: dict[str, str], *command: str) -> "subprocess.CompletedProc
     )
 
 
-# Loads the server once, and runs each command as manage.py does, in a process of its own.
-EACH = """
-import json, os, sys
-import django
-from manage import main
-
-os.environ["DJANGO_SETTINGS_MODULE"] = "licenseserver.settings"
-del os.environ["PROMETHEUS_MULTIPROC_DIR"]
-django.setup()
-import licenseserver.urls
-
-for name, arguments in json.loads(sys.argv[1]).items():
-    if pid := os.fork():
-        status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-        with open(f"{sys.argv[2]}/{name}.status", "w") as file:
-            file.write(str(status))
-        continue
-    for stream, kind in ((1, "out"), (2, "err")):
-        os.dup2(os.open(f"{sys.argv[2]}/{name}.{kind}", os.O_WRONLY | os.O_CREAT, 0o600), stream)
-    sys.argv = ["manage.py", name, *arguments]
-    sys.exit(main())
-"""
-
-
 def run_each(folder: Path, environment: dict[str, str], *names: str) -> dict[str, "subprocess.CompletedProcess[str]"]:
     """Run these of the commands."""
-    commands = {name: [word.format(folder=folder) for word in COMMANDS[name]] for name in names}
-    results = folder / "results"
-    results.mkdir()
-    subprocess.run(
-        [sys.executable, "-c", EACH, json.dumps(commands), results], cwd=ROOT, env=environment, check=True, timeout=300
-    )
     return {
-        name: subprocess.CompletedProcess(
-            arguments,
-            int((results / f"{name}.status").read_text()),
-            *((results / f"{name}.{kind}").read_text() for kind in ("out", "err")),
-        )
-        for name, arguments in commands.items()
+        name: run_command(name, *(word.format(folder=folder) for word in COMMANDS[name]), environment=environment)
+        for name in names
     }
 
 
@@ -263,7 +230,7 @@ def test_a_start_without_migrations_says_so_once_and_says_when_they_are_there(
     assert (probe["status"], probe["level"]) == (503, "warning")
     assert "pending" in probe["reason"]
 
-    assert run(server.environment, "migrate").returncode == 0
+    assert run_command("migrate", environment=server.environment).returncode == 0
     assert {answer.status_code for answer in ask_often(server)} == {200}
     (news,) = server.lines("Ready again")
     assert news["level"] == "info"
@@ -296,7 +263,7 @@ def test_a_password_that_is_changed_while_it_serves_is_in_the_log(
     cluster: Any, tmp_path: Path, closing: ExitStack
 ) -> None:
     url = f"postgresql://licenses:right@127.0.0.1:{cluster.port}/licenses"
-    assert run(environment_of(tmp_path, {"DATABASE_URL": url}), "migrate").returncode == 0
+    assert run_command("migrate", environment=environment_of(tmp_path, {"DATABASE_URL": url})).returncode == 0
     server = watched(tmp_path, closing, {"DATABASE_URL": url})
     server.wait_for(lambda: server.is_up() and httpx.get(f"{server.url}/readyz").status_code == 200, "the server")
     assert not server.lines("Not ready")
@@ -314,7 +281,7 @@ def test_a_password_that_is_changed_while_it_serves_is_in_the_log(
 
 def test_connections_that_were_cut_are_no_news(cluster: Any, tmp_path: Path, closing: ExitStack) -> None:
     url = f"postgresql://licenses:right@127.0.0.1:{cluster.port}/licenses"
-    assert run(environment_of(tmp_path, {"DATABASE_URL": url}), "migrate").returncode == 0
+    assert run_command("migrate", environment=environment_of(tmp_path, {"DATABASE_URL": url})).returncode == 0
     server = watched(tmp_path, closing, {"DATABASE_URL": url})
     server.wait_for(server.is_up, "the server")
     ask_often(server)
@@ -329,7 +296,7 @@ def test_a_database_that_takes_no_changes_is_named_at_the_start(
 ) -> None:
     url = f"postgresql://licenses:right@127.0.0.1:{cluster.port}/licenses"
     environment = environment_of(tmp_path, {"DATABASE_URL": url})
-    assert run(environment, "migrate").returncode == 0
+    assert run_command("migrate", environment=environment).returncode == 0
     with psycopg.connect(cluster.url, autocommit=True) as session:
         session.execute("ALTER ROLE licenses SET default_transaction_read_only = on")
     server = watched(tmp_path, closing, {"DATABASE_URL": url})
@@ -346,7 +313,7 @@ def test_sessions_that_began_read_only_are_left_when_the_database_takes_changes_
     cluster: Any, tmp_path: Path, closing: ExitStack
 ) -> None:
     url = f"postgresql://licenses:right@127.0.0.1:{cluster.port}/licenses"
-    assert run(environment_of(tmp_path, {"DATABASE_URL": url}), "migrate").returncode == 0
+    assert run_command("migrate", environment=environment_of(tmp_path, {"DATABASE_URL": url})).returncode == 0
     # One thread has one session.
     variables = {"LICENSE_DB_SEED": "true", "WEB_CONCURRENCY": "1", "GUNICORN_CMD_ARGS": "--threads 1"}
     server = watched(tmp_path, closing, {"DATABASE_URL": url}, **variables)
@@ -414,8 +381,8 @@ def test_a_full_disk_is_reported_to_callers_in_the_log_and_to_probes(
     small_disk: Path, on_small_disk: dict[str, str], tmp_path: Path, closing: ExitStack
 ) -> None:
     environment = environment_of(tmp_path, on_small_disk)
-    assert run(environment, "migrate").returncode == 0
-    assert run(environment, "seed", "--tool", "cad_tool=100000").returncode == 0
+    assert run_command("migrate", environment=environment).returncode == 0
+    assert run_command("seed", "--tool", "cad_tool=100000", environment=environment).returncode == 0
     server = watched(tmp_path, closing, on_small_disk)
     server.wait_for(server.is_up, "the server")
     ballast = fill(small_disk)
@@ -448,7 +415,7 @@ def test_a_full_disk_is_reported_to_callers_in_the_log_and_to_probes(
 def test_a_start_on_a_full_disk_says_so(
     small_disk: Path, on_small_disk: dict[str, str], tmp_path: Path, closing: ExitStack
 ) -> None:
-    assert run(environment_of(tmp_path, on_small_disk), "migrate").returncode == 0
+    assert run_command("migrate", environment=environment_of(tmp_path, on_small_disk)).returncode == 0
     fill(small_disk)
     server = watched(tmp_path, closing, on_small_disk)
     server.wait_for(lambda: bool(server.lines("Not ready")), "the reason")
@@ -475,7 +442,7 @@ def test_probes_at_once_by_many_say_a_change_once(tmp_path: Path, closing: ExitS
     server = watched(tmp_path, closing, database)
     server.wait_for(server.is_up, "the server")
     *_, before, last = sorted(path.stem for path in (ROOT / "licenses" / "migrations").glob("[0-9]*.py"))
-    assert run(server.environment, "migrate", "licenses", before).returncode == 0
+    assert run_command("migrate", "licenses", before, environment=server.environment).returncode == 0
     probing = [threading.Thread(target=ask_often, args=[server]) for _ in range(4)]
     for thread in probing:
         thread.start()

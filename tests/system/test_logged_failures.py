@@ -52,7 +52,7 @@ def test_a_problem_that_is_the_server_s_names_the_request(server: Server) -> Non
     assert failed.json()["request_id"] == failed.headers["X-Request-ID"]
 
 
-@pytest.mark.parametrize("written", ["json", "text"])
+@pytest.mark.parametrize("written", ["json", pytest.param("text", marks=pytest.mark.any_database)])
 def test_no_secret_is_ever_written(tmp_path: Path, issuer: Issuer, written: str) -> None:
     """At the level with the most lines, on the ways by which secrets come."""
     variables = {

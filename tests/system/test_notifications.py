@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.commands import run as run_command
 from tests.support.databases import migrated_database
 from tests.support.paths import ROOT
 from tests.support.receivers import HOST, MailServer, Receiver, running_mail_server, running_receiver
@@ -30,14 +31,14 @@ class Site:
 
     def run(self, code: str) -> Any:
         """Run code with the server's settings; return what it prints, as JSON."""
-        command = [sys.executable, "manage.py", "shell", "--verbosity", "0", "--command", code]
-        done = subprocess.run(command, cwd=ROOT, env=self.environment, check=True, capture_output=True, text=True)
+        done = run_command("shell", "--verbosity", "0", "--command", code, environment=self.environment)
+        assert done.returncode == 0, done.stderr
         return json.loads(done.stdout) if done.stdout else None
 
     def sweep(self) -> str:
         """Run the sweeper once; return what it prints."""
-        command = [sys.executable, "manage.py", "expire_leases"]
-        done = subprocess.run(command, cwd=ROOT, env=self.environment, check=True, capture_output=True, text=True)
+        done = run_command("expire_leases", environment=self.environment)
+        assert done.returncode == 0, done.stderr
         return done.stdout
 
     @contextmanager

@@ -324,6 +324,18 @@ def test_the_commands_of_the_documentation_print_what_it_shows(
             assert VARIES.sub("...", printed.getvalue()) == VARIES.sub("...", shown), command
 
 
+FIRST_COMMAND = re.compile(r"^\$ .*\.venv/bin/python manage\.py", re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    "page",
+    [str(page.relative_to(DOCS)) for page in sorted(DOCS.rglob("*.md")) if FIRST_COMMAND.search(page.read_text())],
+)
+def test_a_page_sets_the_key_before_its_first_command(page: str) -> None:
+    before = FIRST_COMMAND.split((DOCS / page).read_text())[0]
+    assert "$ export SECRET_KEY=$(cat .secret_key)\n" in before
+
+
 def test_the_documentation_shows_what_commands_print() -> None:
     found = {words.split()[0] for page in DOCS.rglob("*.md") for words, _ in COMMAND.findall(page.read_text())}
     assert found >= {"restored", "seed", "team", "token"}

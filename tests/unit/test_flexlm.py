@@ -192,7 +192,10 @@ def test_a_capacity_below_the_reservations_is_reported(
     make_tool("mesher", capacity=9)
     allot("mesher", make_team("crash"), reservation=9)
     out, _ = run(tmp_path, "--apply", options="")
-    assert "mesher: 9 seats are reserved, more than the capacity of 8" in out
+    assert "note: mesher: 9 seats are reserved, more than the capacity of 8" in out
+    *_, last = out.splitlines()
+    changes = [line for line in out.splitlines() if ": " in line and not line.startswith(("note: ", "Summary: "))]
+    assert last == f"{len(changes)} change(s) made."
     out, _ = run(tmp_path, "--apply", options="")
     assert "Nothing to change." in out
 

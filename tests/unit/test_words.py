@@ -4,9 +4,11 @@ import pkgutil
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from django.apps import apps
 
 from tests.support.paths import ROOT
 
@@ -31,6 +33,24 @@ def test_the_glossary_names_code_that_exists(row: list[str]) -> None:
     assert names or code == "-"
     for name in names:
         assert pkgutil.resolve_name(name).__module__.startswith("licenses.")
+
+
+def labels_and_help_texts() -> Iterator[tuple[str, str]]:
+    for model in apps.get_app_config("licenses").get_models():
+        for field in model._meta.fields:
+            texts = [*(label for _, label in field.flatchoices), field.help_text]
+            yield from ((f"{model.__name__}.{field.name}", str(text)) for text in texts if text)
+
+
+# Proper names, which keep their capital letters.
+NAMES = re.compile(r"\b(?:[A-Z]+|JWTs|Microsoft Teams|Standard Webhooks|SHA-256|Unicode)\b")
+
+
+def test_labels_and_help_texts_are_sentences() -> None:
+    for field, text in labels_and_help_texts():
+        assert not re.match(r"(?:What|Whether|When|Where|Who|Whose|How|Why)\b", text), f"{field} has no noun: {text}"
+        for sentence in re.split(r"[.:] ", NAMES.sub("", text)):
+            assert not re.search(r"\w.* [A-Z]", sentence), f"{field} is no sentence: {text}"
 
 
 def test_the_glossary_explains_each_word_once() -> None:

@@ -47,7 +47,7 @@ HINTS = {
     "ttl_too_long": "Use a smaller --ttl.",
     "user_limit": "`license list` lists your leases.",
     "lease_limit": "`license list` lists your leases.",
-    "exhausted": "`license who TOOL` shows who holds the seats. With --wait a borrow waits in the queue.",
+    "exhausted": "`license who TOOL` shows who holds the seats. `--wait 30m` waits in the queue.",
 }
 
 

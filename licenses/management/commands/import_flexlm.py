@@ -74,7 +74,7 @@ class Command(ServerCommand):
         problems = len(wanted.problems)
         for_real = apply and (skip_unknown or not problems)
         try:
-            changes = bring_in(wanted, by=Actor.of_command("import_flexlm"), for_real=for_real)
+            changes, remarks = bring_in(wanted, by=Actor.of_command("import_flexlm"), for_real=for_real)
         except ValidationError as error:
             raise CommandError("; ".join(error.messages)) from None
         except Refusal as refusal:
@@ -83,8 +83,10 @@ class Command(ServerCommand):
             raise CommandError("somebody else changed the same tools or teams at the same time; try again") from None
         for change in changes:
             self.stdout.write(visible(change))
+        for remark in remarks:
+            self.stdout.write(f"note: {visible(remark)}")
         self.stdout.write(UNSIGNED)
-        notes = len(wanted.of_license) + len(wanted.of_options) - problems
+        notes = len(wanted.of_license) + len(wanted.of_options) - problems + len(remarks)
         self.stdout.write(
             f"Summary: {len(wanted.tools)} tool(s) with {wanted.seats} seats, "
             f"{len(changes)} change(s), {problems} problem(s), {notes} note(s)."
