@@ -12,6 +12,7 @@ from django.db.models import Model
 from django.test import Client
 from django.urls import reverse
 
+import licenses.admin  # noqa: F401 - registers its pages
 from licenses import auditing
 from licenses.models import (
     AccessRule,
