@@ -15,6 +15,7 @@ from contextvars import copy_context
 from itertools import count
 from typing import Any, Generic, ParamSpec, TypeVar
 
+from django.db import close_old_connections
 from greenlet import getcurrent, greenlet
 
 P = ParamSpec("P")
@@ -171,14 +172,17 @@ class _Future(Generic[R]):
         self._error: BaseException | None = None
 
     def run(self, function: Callable[[], R]) -> None:
-        """Run the function in this thread."""
+        """Run the function in this thread. Its connection to the database lives as long as that of a
+        thread of requests."""
         try:
+            close_old_connections()
             self._result = function()
         except BaseException as error:  # noqa: BLE001 - it is raised again in its greenlet
             self._error = error
         finally:
             self._signal.release()
             self._done.release()
+        close_old_connections()
 
     def wait(self, timeout: float) -> None:
         """Let the loop wait for the end."""

@@ -5,12 +5,11 @@ import selectors
 import socket
 import time
 from collections import deque
-from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar
 from typing import Any
 
-from django.db import close_old_connections
+from django.conf import settings
 from gunicorn.workers.gthread import _DEFER, ThreadWorker
 
 from .hub import Hub
@@ -27,9 +26,9 @@ STARTED = 64
 SHORT = 8192
 # The calls that wait only in lanes. Their credential may only be a token of this server, because the keys
 # for a JWT may have to be fetched, and a password takes a lot of time.
+ROOT = rb"(?:%b)?/licenses" % re.escape(settings.SCRIPT_NAME or "").encode()
 OF_LOOP = re.compile(
-    rb"(?:POST [^ ?]*/licenses/(?:borrow|renew|return)|GET [^ ?]*/licenses/(?:queue/[^/ ?]+|[^/ ?]+/status))"
-    rb" HTTP/1\.1\r\n"
+    rb"(?:POST %b/(?:borrow|renew|return)|GET %b/(?:queue/[^/ ?]+|[^/ ?]+/status)) HTTP/1\.1\r\n" % (ROOT, ROOT)
 )
 # What else a thread must handle: other credentials, cookies, and bodies whose end a length does not tell.
 OF_THREADS = re.compile(
@@ -55,21 +54,6 @@ def is_of_loop(data: bytes) -> bool:
     lengths = LENGTH.findall(head)
     length = int(lengths[0]) if len(lengths) == 1 else 0
     return len(data) == end + len(END) + length and not OF_THREADS.search(head)
-
-
-class _Threads(ThreadPoolExecutor):
-    """Threads whose connections to the database live as long as those of requests do in Django."""
-
-    def submit(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        return super().submit(self._with_database, function, *args, **kwargs)
-
-    @staticmethod
-    def _with_database(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        close_old_connections()
-        try:
-            return function(*args, **kwargs)
-        finally:
-            close_old_connections()
 
 
 class _Answered:
@@ -113,12 +97,8 @@ class Worker(ThreadWorker):
     def init_process(self) -> None:
         """Prepare the loop in the process of the worker."""
         self.closing: deque[tuple[float, socket.socket]] = deque()
-        self.leaders = _Threads(LEADERS, thread_name_prefix="leader")
+        self.leaders = ThreadPoolExecutor(LEADERS, thread_name_prefix="leader")
         super().init_process()
-
-    def get_thread_pool(self) -> ThreadPoolExecutor:
-        """Return the threads of requests that the loop does not answer."""
-        return _Threads(self.cfg.threads)
 
     def run(self) -> None:
         """Serve until the worker is stopped."""

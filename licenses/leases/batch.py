@@ -16,7 +16,7 @@ from typing import Any, TypeGuard
 from django.conf import settings
 from django.db import DatabaseError, InterfaceError, NotSupportedError, OperationalError, transaction
 
-from licenses.database import Fault, fault
+from licenses.database import fault
 from licenses.errors import Busy, Overloaded, Refusal
 from licenses.lanes import Entry, Lane, Turn, refuse
 
@@ -149,8 +149,9 @@ def _decide_together(batch: Sequence[Entry]) -> None:
 
 
 def _is_undecided(error: Exception) -> TypeGuard[DatabaseError | InterfaceError]:
-    """Return whether the database could not decide. Its other errors are defects."""
-    return isinstance(error, UNDECIDED) or (isinstance(error, DatabaseError) and fault(error) is Fault.AWAY)
+    """Return whether the database could not decide. Its other errors are defects. The refusal is made in the thread
+    of the connection, which may have to be closed (``database.refusal``)."""
+    return isinstance(error, UNDECIDED) or (isinstance(error, DatabaseError) and fault(error) is not None)
 
 
 def _state(error: Exception) -> str | None:

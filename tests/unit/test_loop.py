@@ -249,7 +249,7 @@ WHOLE = b"POST /licenses/borrow HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n"
     ("request_", "is_of_loop"),
     [
         (WHOLE + b"\r\n{}", True),
-        (WHOLE.replace(b"/licenses", b"/sub/path/licenses") + b"\r\n{}", True),
+        (WHOLE.replace(b"/licenses", b"/admin/licenses") + b"\r\n{}", False),
         (WHOLE + b"Authorization: Bearer lic_x\r\n\r\n{}", True),
         (b"GET /licenses/cad/status HTTP/1.1\r\nHost: a\r\n\r\n", True),
         (b"GET /licenses/cad/status?user=ana HTTP/1.1\r\nHost: a\r\n\r\n", False),
