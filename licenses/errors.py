@@ -422,7 +422,7 @@ class Busy(DatabaseRefusal):
 
 
 class Overloaded(Refusal):
-    """The request waited too long for a thread (`LICENSE_LONGEST_WAIT`).
+    """The request waited too long for its turn (`LICENSE_LONGEST_WAIT`).
 
     Heartbeats, returns and probes are still answered.
     """

@@ -303,6 +303,7 @@ def test_invalid_values_are_reported(api: Api, monday: Tool, query: str) -> None
 
 
 def test_a_report_that_is_too_large_names_the_way_without_a_limit(api: Api, monday: Tool) -> None:
+    assert refused(api, "utilisation?period=week")["detail"] == "period: 'week' is not one of hour, day, month."
     assert refused(api, "utilisation?period=hour&since=2020-01-01&until=2026-01-01")["detail"] == (
         "since: More than 20000 rows: ask for fewer days, longer periods, or one tool. "
         "manage.py usage_report has no limit."

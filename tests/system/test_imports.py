@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from django.core.management import get_commands, load_command_class
 
 from tests.support.databases import migrated_database
 from tests.support.paths import ROOT
@@ -77,3 +78,9 @@ def test_a_command_imports_no_pages_and_the_check_imports_all(tmp_path: Path) ->
     pages = {"rest_framework.views", "drf_spectacular.openapi", "licenses.admin.tool", "licenseserver.urls"}
     assert not (pages | OPTIONAL) & set(without)
     assert pages <= set(checked)
+
+
+def test_no_command_of_the_server_asks_for_all_checks() -> None:
+    ours = [name for name, app in get_commands().items() if app == "licenses"]
+    assert "expire_leases" in ours
+    assert [name for name in ours if load_command_class("licenses", name).requires_system_checks == "__all__"] == []
