@@ -74,9 +74,7 @@ class Server:
 
     def manage(self, *arguments: str) -> str:
         """Run a management command against the server's database. Return what it prints."""
-        done = commands.run(*arguments, environment=self.environment)
-        assert done.returncode == 0, done.stderr
-        return done.stdout
+        return commands.output(*arguments, environment=self.environment)
 
 
 def collect_static_files() -> None:
