@@ -7,8 +7,13 @@ which call to send. The docstring of a class is its row in docs/reference/errors
 """
 
 import math
+import re
+from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any, ClassVar, Self, TypeVar
+
+# What stands before the name of a tool in a text.
+BEFORE_A_TOOL = ("called", "disabled", "for", "from", "of")
 
 
 class Refusal(Exception):
@@ -39,6 +44,14 @@ class Refusal(Exception):
     def tool(self) -> str | None:
         tool: str | None = self.facts.get("tool")
         return tool
+
+    def with_names(self, names: Mapping[str, str]) -> str:
+        """Return the text for a page: with the tool's name for people, if ``names`` has one."""
+        tool = self.tool
+        if tool is None or tool not in names:
+            return self.detail
+        place = rf"\b({'|'.join(BEFORE_A_TOOL)}) {re.escape(tool)}(?![\w-]|\.\w)"
+        return re.sub(place, lambda found: f"{found[1]} {names[tool]}", self.detail)
 
     @classmethod
     def codes(cls) -> tuple[str, ...]:
@@ -409,7 +422,7 @@ class Busy(DatabaseRefusal):
 
 
 class Overloaded(Refusal):
-    """The request waited too long for a thread (`LICENSE_LONGEST_WAIT`).
+    """The request waited too long for its turn (`LICENSE_LONGEST_WAIT`).
 
     Heartbeats, returns and probes are still answered.
     """

@@ -16,6 +16,8 @@ from typing import Any, Generic, TypeVar
 
 from django.db import DatabaseError, InterfaceError, OperationalError
 
+from licenseserver import hub
+
 from . import database
 
 K = TypeVar("K", bound=Hashable)
@@ -44,19 +46,27 @@ class Entry:
     """A request in a lane, and its answer. Only the thread that leads its batch changes it, until
     it wakes the thread of the request."""
 
-    __slots__ = ("answer", "apart", "error", "request", "tries", "turn", "woken")
+    __slots__ = ("answer", "apart", "error", "hub", "request", "since", "tries", "turn", "woken")
 
     def __init__(self, request: Any, apart: Hashable = None) -> None:
         self.request = request
         # What no two requests of a batch may have in common.
         self.apart = apart
+        # Since when it waits for its turn.
+        self.since = time.monotonic()
         self.answer: Any = None
         self.error: BaseException | None = None
         self.turn = Turn.WAIT
         # How often its rows changed between the reading and the lock.
         self.tries = 0
-        self.woken = threading.Lock()
-        self.woken.acquire()
+        # The hub of a greenlet; a thread waits by itself.
+        self.hub = hub.here()
+        self.woken: threading.Lock | hub.Signal
+        if self.hub is not None:
+            self.woken = hub.Signal(self.hub)
+        else:
+            self.woken = threading.Lock()
+            self.woken.acquire()
 
     @property
     def is_done(self) -> bool:
@@ -108,9 +118,9 @@ class Lane(ABC):
                 if turn is Turn.WAIT:
                     turn = self._wait(entry)
                 elif turn is Turn.LEAD:
-                    turn = self._lead(entry)
+                    turn = self._lead(entry) if entry.hub is None else entry.hub.lead(self._lead, entry)
                 else:
-                    self.decide_alone(entry)
+                    hub.aside(self.decide_alone, entry)
                     turn = entry.turn
         except BaseException:
             self._abandon(entry)
@@ -132,9 +142,10 @@ class Lane(ABC):
 
     def _lead(self, leader: Entry) -> Turn:
         """Decide one batch, and hand the lead on; return what ``leader`` does next."""
-        # Let threads that are about to submit a request do so: a larger batch costs each less.
-        for _ in range(YIELDS):
-            time.sleep(0)
+        if leader.hub is None:
+            # Let threads that are about to submit a request do so: a larger batch costs each less.
+            for _ in range(YIELDS):
+                time.sleep(0)
         batch = self._next_batch(leader)
         try:
             self.decide(batch)

@@ -58,7 +58,9 @@ RATE_LIMITS = ("credential", "address", "heartbeats")
 
 # Sums over live workers: gunicorn.conf.py removes the values of a worker that has stopped.
 WORKERS = Gauge("licenseserver_workers", "Processes that answer requests.", multiprocess_mode="livesum")
-THREADS = Gauge("licenseserver_threads", "Requests that they can answer at once.", multiprocess_mode="livesum")
+THREADS = Gauge(
+    "licenseserver_threads", "Their threads, which answer requests or decide batches.", multiprocess_mode="livesum"
+)
 REQUESTS_IN_FLIGHT = Gauge(
     "licenseserver_requests_in_flight",
     "Requests that are being answered, including the one for these metrics.",

@@ -93,8 +93,9 @@ metric_files.install()
 # Load the application once, so that workers start fast and share memory.
 preload_app = True
 worker_class = "licenseserver.workers.Worker"
-# Requests of many threads share a transaction (docs/performance.md).
-threads = 16
+# For all but the calls that the loop answers (licenseserver/workers.py). With the leaders of batches they are 16,
+# and each can hold a connection to the database.
+threads = 12
 timeout = 30
 graceful_timeout = 25
 keepalive = 5
@@ -213,8 +214,9 @@ def post_fork(server: Any, worker: Any) -> None:
     os.environ.pop("SCRIPT_NAME", None)
     logs.start_thread()
     from licenses import metrics
+    from licenseserver.workers import LEADERS
 
-    metrics.worker_started(worker.cfg.threads)
+    metrics.worker_started(worker.cfg.threads + LEADERS)
     if settings.TRACING:
         from licenseserver import tracing
 

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from django.conf import settings
-from django.db import connection
+from django.db.backends.signals import connection_created
 from django.http import HttpRequest, HttpResponseBase
 from opentelemetry import propagate, trace
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
@@ -45,6 +45,7 @@ def start() -> Callable[[], None]:
     exporter = OTLPSpanExporter()
     provider.add_span_processor(BatchSpanProcessor(exporter))
     trace.set_tracer_provider(provider)
+    connection_created.connect(_trace_statements, dispatch_uid="licenses.tracing")
 
     def stop() -> None:
         giving_up = threading.Timer(PATIENCE, exporter.shutdown)
@@ -81,8 +82,7 @@ class TracingMiddleware:
         ) as span:
             if event:
                 event.ids["trace_id"] = trace.format_trace_id(span.get_span_context().trace_id)
-            with connection.execute_wrapper(_traced):
-                response = self.get_response(request)
+            response = self.get_response(request)
             if span.is_recording():
                 if match := request.resolver_match:
                     span.set_attribute("http.route", f"/{match.route}")
@@ -102,12 +102,21 @@ def _tell_outcome(span: Span, status: int, event: logs.Event | None) -> None:
             span.set_attribute(f"licenseserver.{name}", logs.redacted(str(value)))
 
 
+def _trace_statements(connection: Any, **signal: Any) -> None:
+    """Trace what a new connection does. Receives a signal."""
+    # Statements of a request also run in other threads than its own (``licenseserver.hub``).
+    if _traced not in connection.execute_wrappers:
+        connection.execute_wrappers.append(_traced)
+
+
 def _traced(execute: Callable[..., Any], sql: Any, params: Any, many: bool, context: dict[str, Any]) -> Any:
-    """Trace a statement, as Django's ``execute_wrapper``.
+    """Trace a statement of a request, as Django's ``execute_wrapper``.
 
     The span has the text with placeholders, and of an error only the type, because its
     text may quote a row.
     """
+    if not trace.get_current_span().get_span_context().is_valid:
+        return execute(sql, params, many, context)
     text = str(sql)
     verb = text.split(None, 1)[0].upper() if text else "SQL"
     attributes = {

@@ -5,6 +5,9 @@ from django.templatetags.static import static
 from django.urls import include, path
 from django.views.generic import RedirectView
 
+# Import the pages of the admin, which register with its site.
+admin.autodiscover()
+
 urlpatterns = [
     # First, since programs call it most.
     path("", include("licenses.api.urls")),

@@ -1,21 +1,88 @@
-"""gunicorn's threaded worker, with the time that a request waited for a thread."""
+"""gunicorn's threaded worker, whose loop answers the calls that come most often itself."""
 
-import select
-import threading
+import re
+import selectors
+import socket
 import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextvars import ContextVar
 from typing import Any
 
-from gunicorn.workers.gthread import ThreadWorker
+from django.db import close_old_connections
+from gunicorn.workers.gthread import _DEFER, ThreadWorker
 
-# In milliseconds: a thread waits this long for the next request of a connection.
-LINGER = 2
+from .hub import Hub
 
-_this_thread = threading.local()
+# Lanes that can have a batch at the same time (``licenses.lanes``): seats, heartbeats, levels, tokens.
+LEADERS = 4
+# In seconds: a wait for events that took no longer found them.
+AT_ONCE = 0.001
+# In seconds: a connection that is closed waits this long for the client's end.
+CLOSING = 2.0
+# The loop starts this number of calls, which fill a batch, before it goes on with them.
+STARTED = 64
+# The loop answers requests up to this many bytes.
+SHORT = 8192
+# The calls that wait only in lanes. Their credential may only be a token of this server, because the keys
+# for a JWT may have to be fetched, and a password takes a lot of time.
+OF_LOOP = re.compile(
+    rb"(?:POST [^ ?]*/licenses/(?:borrow|renew|return)|GET [^ ?]*/licenses/(?:queue/[^/ ?]+|[^/ ?]+/status))"
+    rb" HTTP/1\.1\r\n"
+)
+# What else a thread must handle: other credentials, cookies, and bodies whose end a length does not tell.
+OF_THREADS = re.compile(
+    rb"\r\n(?:authorization:(?![ \t]*bearer lic_)|cookie|expect|upgrade|transfer-encoding)", re.IGNORECASE
+)
+LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d{1,5})[ \t]*(?=\r\n)", re.IGNORECASE)
+END = b"\r\n\r\n"
+
+_waited: ContextVar[float] = ContextVar("waited", default=0.0)
 
 
 def waited() -> float:
-    """Return the seconds that this thread's request waited for a thread; 0 outside gunicorn."""
-    return getattr(_this_thread, "waited", 0.0)
+    """Return the seconds that this request waited for a thread, or for the loop; 0 outside gunicorn."""
+    return _waited.get()
+
+
+def is_of_loop(data: bytes) -> bool:
+    """Return whether these bytes are one whole request that the loop answers."""
+    end = data.find(END)
+    if end < 0 or not OF_LOOP.match(data):
+        return False
+    head = data[: end + 2]
+    lengths = LENGTH.findall(head)
+    length = int(lengths[0]) if len(lengths) == 1 else 0
+    return len(data) == end + len(END) + length and not OF_THREADS.search(head)
+
+
+class _Threads(ThreadPoolExecutor):
+    """Threads whose connections to the database live as long as those of requests do in Django."""
+
+    def submit(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        return super().submit(self._with_database, function, *args, **kwargs)
+
+    @staticmethod
+    def _with_database(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        close_old_connections()
+        try:
+            return function(*args, **kwargs)
+        finally:
+            close_old_connections()
+
+
+class _Answered:
+    """What became of a connection, as gunicorn expects it from a thread."""
+
+    def __init__(self, result: object) -> None:
+        self._result = result
+
+    def cancelled(self) -> bool:
+        return False
+
+    def result(self) -> object:
+        return self._result
 
 
 class Worker(ThreadWorker):
@@ -43,31 +110,132 @@ class Worker(ThreadWorker):
             before = self.nr_conns
             self.accept(listener)
 
+    def init_process(self) -> None:
+        """Prepare the loop in the process of the worker."""
+        self.closing: deque[tuple[float, socket.socket]] = deque()
+        self.leaders = _Threads(LEADERS, thread_name_prefix="leader")
+        super().init_process()
+
+    def get_thread_pool(self) -> ThreadPoolExecutor:
+        """Return the threads of requests that the loop does not answer."""
+        return _Threads(self.cfg.threads)
+
+    def run(self) -> None:
+        """Serve until the worker is stopped."""
+        self.since = self.looked = time.monotonic()
+        self.hub = Hub(lambda: self.method_queue.defer(time.monotonic), self.tpool, self.leaders)
+        super().run()
+        self.leaders.shutdown(wait=False)
+
+    def wait_for_and_dispatch_events(self, timeout: float) -> None:
+        """Wait for requests, start them, and go on with those that wait no longer."""
+        timeout = self.hub.sleeps(timeout)
+        before = time.monotonic()
+        events = self.poller.select(timeout)
+        self.hub.awake()
+        # What is there at once may wait since the loop looked last.
+        woke = time.monotonic()
+        self.since, self.looked = (self.looked if woke - before < AT_ONCE else woke), woke
+        for number, (key, _) in enumerate(events, 1):
+            key.data(key.fileobj)
+            if number % STARTED == 0:
+                self.hub.go_on()
+        self.hub.go_on()
+
     def enqueue_req(self, conn: Any) -> None:
-        """Pass a connection with a request to the threads."""
+        """Answer the request of a connection in the loop or in a thread. Wait for one that has not arrived."""
+        if not self.alive or self.cfg.is_ssl or (conn.initialized and conn.parser.unreader.buf.getvalue()):
+            self._to_thread(conn)
+            return
+        conn.sock.setblocking(False)
+        try:
+            data = conn.sock.recv(SHORT)
+        except BlockingIOError:
+            self.finish_request(conn, _Answered(_DEFER))
+            return
+        except OSError:
+            data = b""
+        conn.init()
+        conn.parser.unreader.unread(data)
+        if is_of_loop(data):
+            self.hub.start(self._answer, conn)
+        else:
+            self._to_thread(conn)
+
+    def _to_thread(self, conn: Any) -> None:
+        conn.data_ready = True
         conn.queued_at = time.monotonic()
         super().enqueue_req(conn)
 
+    def finish_request(self, conn: Any, fs: Any) -> None:
+        """Keep the connection of a request, or close it. gunicorn would stop the loop until the client has
+        closed its side, for up to 2 s."""
+        try:
+            is_over = fs.cancelled() or not fs.result()
+        except Exception:  # noqa: BLE001 - gunicorn closes it
+            is_over = False
+        if is_over:
+            self._close(conn.sock)
+        else:
+            super().finish_request(conn, fs)
+
+    def _close(self, sock: Any) -> None:
+        """Send the end, and wait in the loop for the client's (RFC 9112, 9.6)."""
+        try:
+            sock.shutdown(socket.SHUT_WR)
+            sock.setblocking(False)
+            self.poller.register(sock, selectors.EVENT_READ, self._read_rest)
+        except OSError:
+            self._drop(sock)
+        else:
+            self.closing.append((time.monotonic() + CLOSING, sock))
+
+    def _read_rest(self, sock: Any) -> None:
+        try:
+            if sock.recv(SHORT):
+                return
+        except BlockingIOError:
+            return
+        except OSError:
+            pass
+        self.poller.unregister(sock)
+        self._drop(sock)
+
+    def _drop(self, sock: Any) -> None:
+        self.nr_conns -= 1
+        sock.close()
+
+    def murder_pending(self) -> None:
+        """Close connections that wait for too long: for a request, or for the client to close them."""
+        super().murder_pending()
+        now = time.monotonic()
+        while self.closing and (self.closing[0][0] < now or self.closing[0][1].fileno() < 0):
+            _, sock = self.closing.popleft()
+            if sock.fileno() >= 0:
+                self.poller.unregister(sock)
+                self._drop(sock)
+
+    def _answer(self, conn: Any) -> None:
+        """Answer a request whose bytes are all there, in a greenlet of the loop."""
+        # It came after the last answer: clients do not send the next request before.
+        since = max(self.since, conn.timeout - self.cfg.keepalive) if conn.timeout else self.since
+        _waited.set(time.monotonic() - since)
+        # A client that does not read its answers must not stop the loop: the connection is closed.
+        conn.sock.setblocking(False)
+        request, is_kept = None, False
+        try:
+            request = next(conn.parser)
+            is_kept = self._keepalive_after(conn, self.handle_request(request, conn))
+        except (OSError, StopIteration) as error:
+            self.log.debug("Closing connection. %s", error)
+        except Exception as error:  # noqa: BLE001 - as gunicorn's own threads do
+            self.handle_error(request, conn.sock, conn.client, error)
+        self.finish_request(conn, _Answered(is_kept))
+
     def handle(self, conn: Any) -> Any:
-        """Answer the next request of a connection in one of the threads, and those that follow at once."""
-        _this_thread.waited = time.monotonic() - conn.queued_at
-        kept = super().handle(conn)
-        while kept is True and self._goes_on(conn):
-            _this_thread.waited = 0.0
-            kept = super().handle(conn)
-        return kept
-
-    def _goes_on(self, conn: Any) -> bool:
-        """Return whether the next request comes within ``LINGER`` and no other waits for a thread.
-
-        gunicorn gives the connection back to its loop, which gives it to a thread again: two
-        wake-ups, which cost as much as a short answer.
-        """
-        if not self.alive or self.tpool._work_queue.qsize() or conn.parser.unreader.buf.getvalue():
-            return False
-        ready = select.poll()
-        ready.register(conn.sock, select.POLLIN)
-        return bool(ready.poll(LINGER))
+        """Answer the next request of a connection in one of the threads."""
+        _waited.set(time.monotonic() - conn.queued_at)
+        return super().handle(conn)
 
     def is_parent_alive(self) -> bool:
         """Return whether the master lives. If not, answer with ``Connection: close`` from now on."""

@@ -127,10 +127,15 @@ def emptied_between_tests() -> Iterator[None]:
 
 @pytest.fixture
 def make_tool(db: None) -> Callable[..., Tool]:
-    """Makes a tool: ``make_tool("cad", capacity=5)``."""
+    """Makes a tool: ``make_tool("cad", capacity=5)``; now, or at a moment: ``created_at``."""
 
     def make(name: str = "cad", **values: Any) -> Tool:
-        return Tool.objects.create(name=name, **({"capacity": 1} | values))
+        created_at = values.pop("created_at", None)
+        tool = Tool.objects.create(name=name, **({"capacity": 1} | values))
+        if created_at is not None:
+            tool.created_at = created_at
+            tool.save(update_fields=["created_at"])
+        return tool
 
     return make
 

@@ -17,6 +17,7 @@ from licenses.leases import sql
 from licenses.models import ApiToken, Identity
 from licenses.models.token import TOKEN_PREFIX, is_token, token_hash
 from licenses.names import NAME_LENGTH, is_name
+from licenseserver.hub import aside
 
 from . import accounts, jwts, throttling
 from .callers import Caller, Kind, Scope
@@ -61,11 +62,15 @@ def caller_of_bearer(credential: str, *, address: str) -> Caller:
     try:
         return caller_of_token(credential) if credential.startswith(TOKEN_PREFIX) else caller_of_jwt(credential)
     except InvalidCredential:
-        throttle = throttling.of_bearer(address)
-        throttle.check()
-        throttle.reserve()
-        throttle.failed()
+        aside(_count_failure, address)
         raise
+
+
+def _count_failure(address: str) -> None:
+    throttle = throttling.of_bearer(address)
+    throttle.check()
+    throttle.reserve()
+    throttle.failed()
 
 
 # By the hash of the secret.
@@ -183,4 +188,4 @@ def note_use(**signal: Any) -> None:
     if token is not None:
         # If it can't be written, the next use will be.
         with suppress(DatabaseError, InterfaceError):
-            ApiToken.objects.used(token)
+            aside(ApiToken.objects.used, token)

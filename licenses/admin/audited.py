@@ -13,6 +13,7 @@ from licenses import auditing
 from licenses.auditing import Actor
 from licenses.errors import Refusal
 
+from . import names
 from .deletions import ShortDeletions
 from .lookups import ListedLookups
 from .widgets import LabeledInputs, SearchedSelect
@@ -57,7 +58,7 @@ class AuditedAdmin(LabeledInputs, ShortDeletions, ListedLookups, admin.ModelAdmi
         except ValidationError as error:
             texts = error.messages
         except Refusal as refusal:
-            texts = [refusal.detail]
+            texts = [names.of_refusal(refusal)]
         else:
             return answer
         for text in texts:

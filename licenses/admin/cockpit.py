@@ -91,7 +91,7 @@ def _full(now: datetime) -> Card:
     tools, total = _first(Tool.objects.full().order_by("-waiting", "name"))
     lines = [
         Line(
-            tool.display_name or tool.name,
+            str(tool),
             f"{tool.borrowed:,} of {counted(tool.capacity, 'seat')}"
             + (f", {tool.waiting} waiting" if tool.waiting else ""),
             _row("tool", tool.pk),
@@ -151,7 +151,7 @@ def _holders(now: datetime) -> Card:
     lines = [
         Line(
             lease.user,
-            f"{lease.seats} of {lease.tool.display_name or lease.tool.name} for {duration(now - lease.borrowed_at)}",
+            f"{lease.seats} of {lease.tool} for {duration(now - lease.borrowed_at)}",
             _row("lease", lease.pk),
         )
         for lease in leases
@@ -162,10 +162,7 @@ def _holders(now: datetime) -> Card:
 def _licenses(now: datetime) -> Card:
     ends = Tool.objects.filter(valid_until__gt=now, valid_until__lte=now + timedelta(days=SOON))
     tools, total = _first(ends.order_by("valid_until", "name"))
-    lines = [
-        Line(tool.display_name or tool.name, f"until {tool.valid_until:%Y-%m-%d %H:%M} UTC", _row("tool", tool.pk))
-        for tool in tools
-    ]
+    lines = [Line(str(tool), f"until {tool.valid_until:%Y-%m-%d %H:%M} UTC", _row("tool", tool.pk)) for tool in tools]
     return Card(f"Licenses that end within {SOON} days", total, lines, _list("tool", ends=SOON), "None.")
 
 
@@ -175,7 +172,7 @@ def _contracts(now: datetime) -> Card:
     contracts, total = _first(ends.select_related("tool").order_by("last_day", "tool__name", "pk"))
     lines = [
         Line(
-            row.tool.display_name or row.tool.name,
+            str(row.tool),
             f"{counted(row.seats, 'seat')} until {row.last_day}",
             _row("contract", row.pk),
         )
@@ -198,7 +195,7 @@ def _tokens(now: datetime) -> Card:
 
 
 def _owner(token: ApiToken) -> str:
-    return f"team {token.team.name}" if token.team else token.user or "no owner"
+    return f"team {token.team}" if token.team else token.user or "no owner"
 
 
 def _health(now: datetime) -> Card:

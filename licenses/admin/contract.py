@@ -12,8 +12,9 @@ from licenses.history.tables import amount
 from licenses.models import Contract
 from licenses.tools import contracts
 
+from . import names
 from .audited import AuditedAdmin, actor_of
-from .filters import EndsFilter
+from .filters import EndsFilter, UsedRelations
 
 
 class LastDayFilter(EndsFilter):
@@ -23,11 +24,11 @@ class LastDayFilter(EndsFilter):
 @admin.register(Contract)
 class ContractAdmin(AuditedAdmin[Contract]):
     fields = ["tool", "seats", "first_day", "last_day", "price", "reference", "note", "source"]
-    list_display = ["tool", "seats", "first_day", "last_day", "cost", "reference", "source"]
-    list_display_links = ["tool", "seats"]
-    list_filter = [("tool", admin.RelatedOnlyFieldListFilter), LastDayFilter, "source"]
+    list_display = [names.tool, "seats", "first_day", "last_day", "cost", "reference", "source"]
+    list_display_links = [names.tool, "seats"]
+    list_filter = [("tool", UsedRelations), LastDayFilter, "source"]
     list_select_related = ["tool"]
-    search_fields = ["tool__name", "reference", "note"]
+    search_fields = ["tool__name", "tool__display_name", "reference", "note"]
     autocomplete_fields = ["tool"]
 
     @admin.display(description="price", ordering="price")

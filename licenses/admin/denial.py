@@ -13,6 +13,7 @@ from django.http import HttpRequest
 from licenses.models import Denial
 from licenses.policy.rules import BORROW_REFUSALS
 
+from . import names
 from .read_only import ReadOnlyAdmin
 
 
@@ -80,10 +81,10 @@ class DenialAdmin(ReadOnlyAdmin):
         "resolved_at",
         "resolved_by",
     ]
-    list_display = ["tool", "user", "team", "reason", "seats", "attempts", "last_refusal", "got_a_seat", "host"]
+    list_display = [names.tool, "user", names.team, "reason", "seats", "attempts", "last_refusal", "got_a_seat", "host"]
     list_filter = ["tool", ("code", ReasonFilter), ResolvedFilter, ("last_at", LastRefusalFilter)]
     list_select_related = ["tool", "team"]
-    search_fields = ["user", "host", "tool__name"]
+    search_fields = ["user", "host", "tool__name", "tool__display_name"]
 
     @admin.display(ordering="code")
     def reason(self, denial: Denial) -> str:

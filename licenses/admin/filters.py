@@ -73,11 +73,19 @@ class NamedValues(admin.AllValuesFieldListFilter):
 
 
 class NamedRelations(admin.RelatedFieldListFilter):
-    """Filter by a related row. No row has a name too."""
+    """Filter by a related row, in the order of the names for people. No row has a name too."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self.empty_value_display = mark_safe("(none)")
+
+    def field_choices(self, *args: Any) -> Any:
+        """Return the related rows, each a key and a name."""
+        return sorted(super().field_choices(*args), key=lambda choice: choice[1].casefold())
+
+
+class UsedRelations(NamedRelations, admin.RelatedOnlyFieldListFilter):
+    """Filter by a related row that a row of the list has."""
 
 
 admin.FieldListFilter.register(lambda field: bool(field.remote_field), NamedRelations, take_priority=True)

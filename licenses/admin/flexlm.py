@@ -21,6 +21,7 @@ from licenses.flexlm.plan import Plan
 from licenses.history.tables import counted
 from licenses.names import visible
 
+from . import names
 from .audited import actor_of
 
 # Both files together. The form that confirms sends them again, and must stay below ADMIN_BODY_LIMIT.
@@ -174,7 +175,7 @@ def _carry_out(request: HttpRequest, plan: Plan, *, for_real: bool, shown: Outco
     try:
         return bring_in(plan, by=actor_of(request), for_real=for_real, shown=shown)
     except Refusal as refusal:
-        raise ValidationError(refusal.detail) from None
+        raise ValidationError(names.of_refusal(refusal)) from None
     except IntegrityError:
         raise ValidationError("Somebody else changed the same tools or teams at the same time. Try again.") from None
 

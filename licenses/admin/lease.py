@@ -26,6 +26,7 @@ from licenses.models import EndReason, Lease
 from licenses.models.lease import NOTE_LENGTH
 from licenses.names import is_clean
 
+from . import names
 from .audited import actor_of
 from .filters import DefaultedFilter, TypedFilter
 from .lookups import ListedLookups
@@ -95,8 +96,8 @@ class LeaseForm(forms.ModelForm[Lease]):
 @admin.register(Lease)
 class LeaseAdmin(WithRowAction, ListedLookups):
     form = LeaseForm
-    list_display = ["person", "tool", "seats", "team", "project", "host", "held", "heartbeat", "end"]
-    list_display_links = ["tool"]
+    list_display = ["person", names.tool, "seats", names.team, "project", "host", "held", "heartbeat", "end"]
+    list_display_links = [names.tool]
     fields = [
         "person",
         "tool",
@@ -121,7 +122,7 @@ class LeaseAdmin(WithRowAction, ListedLookups):
     ]
     list_filter = [StateFilter, UserFilter, "end_reason", "borrowed_at", "team", "tool"]
     list_select_related = ["tool", "team"]
-    search_fields = ["user", "host", "project", "tool__name"]
+    search_fields = ["user", "host", "project", "tool__name", "tool__display_name"]
     actions = ["force_return"]
     show_full_result_count = False
 
@@ -224,7 +225,7 @@ class LeaseAdmin(WithRowAction, ListedLookups):
             try:
                 together = services.force_return(lease_id=borrow.head.pk, note=note, by=actor_of(request))
             except Refusal as refusal:
-                self.message_user(request, f"{borrow.head.pk}: {refusal.detail}", messages.ERROR)
+                self.message_user(request, f"{borrow.head}: {names.of_refusal(refusal)}", messages.ERROR)
                 continue
             forced = [lease for lease in together if lease.end_reason == EndReason.FORCED and lease.end_note == note]
             if not forced:

@@ -221,7 +221,7 @@ def one_tool(request: HttpRequest, name: str) -> HttpResponse:
     recent = Recent.read()
     found = reports.utilization(tools=[tool], span=span, period=period, recent=recent)
     context = {
-        "title": f"Reports: {tool.display_name or tool.name}",
+        "title": f"Reports: {tool}",
         "tool": tool,
         "period": period,
         "plot": plots.plot(found),

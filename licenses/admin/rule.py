@@ -16,7 +16,9 @@ from licenses.models.allotment import Effect, SubjectKind
 from licenses.tools import quotas
 from licenses.tools.locking import lock
 
+from . import names
 from .audited import AuditedAdmin, actor_of
+from .filters import UsedRelations
 from .lines import LinesAdmin
 
 
@@ -34,7 +36,7 @@ class AllotmentForm(ModelForm[Allotment]):
         try:
             quotas.check_terms(tool=locked, terms={team: wanted})
         except OverReserved as refusal:
-            raise ValidationError(refusal.detail) from None
+            raise ValidationError(names.of_refusal(refusal)) from None
         return cleaned
 
 
@@ -42,11 +44,11 @@ class AllotmentForm(ModelForm[Allotment]):
 class AllotmentAdmin(AuditedAdmin[Allotment]):
     form = AllotmentForm
     fields = ["tool", "team", "quota", "reservation", "borrowed"]
-    list_display = ["tool", "team", "quota", "reservation", "borrowed"]
-    list_display_links = ["tool", "team"]
-    list_filter = [("tool", admin.RelatedOnlyFieldListFilter), ("team", admin.RelatedOnlyFieldListFilter)]
+    list_display = [names.tool, names.team, "quota", "reservation", "borrowed"]
+    list_display_links = [names.tool, names.team]
+    list_filter = [("tool", UsedRelations), ("team", UsedRelations)]
     list_select_related = ["tool", "team"]
-    search_fields = ["tool__name", "team__name"]
+    search_fields = ["tool__name", "tool__display_name", "team__name", "team__display_name"]
     autocomplete_fields = ["tool", "team"]
 
     def get_readonly_fields(self, request: HttpRequest, obj: Allotment | None = None) -> list[str]:
@@ -84,9 +86,9 @@ class RuleAdmin(LinesAdmin):
 @admin.register(UserLimit)
 class UserLimitAdmin(RuleAdmin):
     fields = ["tool", "user", "seats"]
-    list_display = ["user", "tool", "seats"]
-    list_filter = [("tool", admin.RelatedOnlyFieldListFilter)]
-    search_fields = ["user", "tool__name"]
+    list_display = ["user", names.tool, "seats"]
+    list_filter = [("tool", UsedRelations)]
+    search_fields = ["user", "tool__name", "tool__display_name"]
     line_help = "Write a user and a number of seats on each line, for example: ana 2."
 
     def parser(self, parent: Tool) -> Callable[[str], UserLimit]:
@@ -119,16 +121,21 @@ class UserLimitAdmin(RuleAdmin):
 @admin.register(AccessRule)
 class AccessRuleAdmin(RuleAdmin):
     fields = ["tool", "effect", "kind", "team", "name"]
-    list_display = ["tool", "subject", "kind", "short_effect"]
-    list_display_links = ["tool", "subject"]
-    list_filter = ["effect", "kind", ("tool", admin.RelatedOnlyFieldListFilter)]
+    list_display = [names.tool, "subject_names", "kind", "short_effect"]
+    list_display_links = [names.tool, "subject_names"]
+    list_filter = ["effect", "kind", ("tool", UsedRelations)]
     list_select_related = ["tool", "team"]
-    search_fields = ["name", "team__name", "tool__name"]
+    search_fields = ["name", "team__name", "team__display_name", "tool__name", "tool__display_name"]
     autocomplete_fields = ["tool", "team"]
     line_help = (
         "Write an effect, a kind and a name on each line, for example: include user ana. "
         "Effects are include and exclude. Kinds are user, team, host and project."
     )
+
+    @admin.display(description="subject")
+    def subject_names(self, rule: AccessRule) -> str:
+        """Return the names of the team, or the name of the user, host or project."""
+        return names.named(rule.team) if rule.team else rule.name
 
     @admin.display(description="effect", ordering="effect")
     def short_effect(self, rule: AccessRule) -> str:

@@ -11,7 +11,9 @@ from django.http import HttpRequest
 from licenses.access import teams
 from licenses.models import Allotment, MemberSource, Team, TeamMember
 
+from . import names
 from .audited import AuditedAdmin, actor_of
+from .filters import UsedRelations
 from .lines import LinesAdmin, link_to
 
 
@@ -63,10 +65,10 @@ class TeamMemberAdmin(LinesAdmin):
     parent = "team"
     fields = ["team", "user", "is_lead", "source"]
     readonly_fields = ["source"]
-    list_display = ["user", "team", "is_lead", "source"]
-    list_filter = ["is_lead", "source", ("team", admin.RelatedOnlyFieldListFilter)]
+    list_display = ["user", names.team, "is_lead", "source"]
+    list_filter = ["is_lead", "source", ("team", UsedRelations)]
     list_select_related = ["team"]
-    search_fields = ["user", "team__name"]
+    search_fields = ["user", "team__name", "team__display_name"]
     autocomplete_fields = ["team"]
     line_help = "Write the name of a user on each line."
 

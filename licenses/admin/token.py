@@ -14,6 +14,7 @@ from django.utils.html import format_html
 from licenses.access import tokens
 from licenses.models import ApiToken
 
+from . import names
 from .audited import AuditedAdmin, actor_of
 from .filters import EndsFilter
 from .row_action import RowAction, WithRowAction
@@ -53,7 +54,7 @@ class ApiTokenAdmin(WithRowAction, AuditedAdmin[ApiToken]):
     list_display = [
         "name",
         "user",
-        "team",
+        names.team,
         "expires_at",
         "last_used_at",
         "revoked_at",
@@ -66,7 +67,7 @@ class ApiTokenAdmin(WithRowAction, AuditedAdmin[ApiToken]):
     list_filter = [ExpiryFilter, ("revoked_at", RevokedFilter), "may_administer", "team"]
     autocomplete_fields = ["team"]
     list_select_related = ["team", "created_by"]
-    search_fields = ["name", "hint", "user", "team__name"]
+    search_fields = ["name", "hint", "user", "team__name", "team__display_name"]
     actions = ["revoke"]
 
     def has_change_permission(self, request: HttpRequest, obj: ApiToken | None = None) -> bool:

@@ -153,7 +153,7 @@ def _caller(request: HttpRequest) -> dict[str, Any]:
 
 
 class OverloadMiddleware:
-    """Answer 503 to a request that waited too long for a thread of its worker.
+    """Answer 503 to a request that waited too long for a thread of its worker, or for its loop.
 
     Such an answer costs almost nothing, so the queue gets short again. Probes, and calls that
     keep or return seats, are always answered.
@@ -167,15 +167,23 @@ class OverloadMiddleware:
         self.said_at = float("-inf")
 
     def __call__(self, request: HttpRequest) -> HttpResponseBase:
-        waited = workers.waited()
-        if waited <= settings.LICENSE_LONGEST_WAIT or _is_vital(request):
-            return self.get_response(request)
+        if workers.waited() <= settings.LICENSE_LONGEST_WAIT or _is_vital(request):
+            response = self.get_response(request)
+        else:
+            response = refused(request, Overloaded())
+        # A borrow can also wait too long for its batch.
+        event = logs.current()
+        if event is not None and event.facts.get("code") == Overloaded.code:
+            self._say()
+        return response
+
+    def _say(self) -> None:
         if time.monotonic() - self.said_at > self.PAUSE:
             self.said_at = time.monotonic()
             logger.warning(
-                "Overloaded: a request waited %.1f s for a thread, and was refused, like those behind it.", waited
+                "Overloaded: a request waited longer than %d s for its turn, and was refused, like those behind it.",
+                settings.LICENSE_LONGEST_WAIT,
             )
-        return refused(request, Overloaded())
 
 
 def _is_vital(request: HttpRequest) -> bool:

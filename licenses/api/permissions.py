@@ -16,6 +16,7 @@ from licenses.auditing import Actor
 from licenses.errors import Refusal
 from licenses.leases import sql
 from licenses.models import Lease, Ticket
+from licenseserver.hub import aside
 
 from .authentication import caller_of
 
@@ -135,5 +136,5 @@ def acting_on(request: Request, model: type[Lease] | type[Ticket], row_id: uuid.
     if holder := rules.only_holder(caller):
         # The service compares it with the locked row, which saves a query.
         return {"by": None, "holder": holder}
-    user = rules.require_own(caller, partial(sql.owner_of, model, row_id), unknown)
+    user = rules.require_own(caller, partial(aside, sql.owner_of, model, row_id), unknown)
     return {"by": None if user is None else actor_for(request, caller, user), "holder": None}

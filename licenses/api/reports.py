@@ -120,7 +120,12 @@ def _field(asked: Parameter) -> serializers.Field[Any, Any, Any, Any]:
         case TeamParameter():
             return TeamNameField(max_length=64, **options)
         case Choice():
-            return serializers.ChoiceField(choices=asked.among, default=asked.default, help_text=asked.help or None)
+            return serializers.ChoiceField(
+                choices=asked.among,
+                default=asked.default,
+                help_text=asked.help or None,
+                error_messages={"invalid_choice": f"'{{input}}' is not one of {', '.join(asked.among)}."},
+            )
         case Words():
             return ListField(asked, *asked.among, max_length=200, default=list(asked.default), help_text=asked.help)
         case Seats():

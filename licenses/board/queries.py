@@ -77,7 +77,7 @@ class Entry:
     @property
     def name(self) -> str:
         """Return the name for people."""
-        return self.tool.display_name or self.tool.name
+        return str(self.tool)
 
     @property
     def is_mine(self) -> bool:

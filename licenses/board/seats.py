@@ -17,7 +17,7 @@ from licenses.clock import database_now
 from licenses.errors import AlreadyGranted, DatabaseRefusal, LeaseEnded, QueueEnded, Refusal
 from licenses.leases import services
 from licenses.leases.requests import Granted, Waiting
-from licenses.models import EndReason, Lease, Star, Ticket
+from licenses.models import EndReason, Lease, Star, Ticket, Tool
 
 from . import queries
 from .forms import SeatForm
@@ -65,7 +65,7 @@ def take(request: HttpRequest, caller: Caller, ticket_id: UUID) -> HttpResponse:
     try:
         outcome = services.poll(ticket_id=ticket_id)
     except QueueEnded as over:
-        messages.error(request, over.detail)
+        messages.error(request, over.with_names(Tool.objects.filter(name=over.tool).display_names()))
         return HttpResponseRedirect(back)
     if isinstance(outcome, Granted):
         messages.success(request, f"You have {what_of(outcome.head)}{until(outcome.head)}.")
@@ -145,7 +145,7 @@ def what(lease: Lease) -> str:
 
 def what_of(lease: Lease) -> str:
     """Return the seats of one tool as a text."""
-    return f"{lease.seats} {'seat' if lease.seats == 1 else 'seats'} of {lease.tool.display_name or lease.tool.name}"
+    return f"{lease.seats} {'seat' if lease.seats == 1 else 'seats'} of {lease.tool}"
 
 
 def until(lease: Lease) -> str:

@@ -54,7 +54,7 @@ def one_team(request: HttpRequest, caller: Caller, name: str) -> HttpResponse:
     working = costs.working_hours
     shown = Tool.objects.filter(name__in=list(working)).display_names()
     context = {
-        "title": f"Team {team.display_name or team.name}",
+        "title": f"Team {team}",
         "team": team,
         "span": span,
         "currency": settings.LICENSE_CURRENCY,

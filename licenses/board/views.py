@@ -255,6 +255,7 @@ def tool_page(
         "form": form,
         "here": request.get_full_path() if status == 200 else reverse("board_tool", args=[tool.name]),
         "refused": refusal,
+        "why": refusal.with_names({tool.name: str(tool)}) if refusal is not None else "",
         "advice": ADVICE.get(refusal.code, "") if refusal is not None else "",
         "commands": commands_for(tool.name, request.build_absolute_uri(reverse("board")).rstrip("/")),
         "offer_window": timedelta(minutes=settings.LICENSE_OFFER_MINUTES),

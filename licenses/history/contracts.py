@@ -88,16 +88,19 @@ def _overlaps(contract: Contract, start: datetime, end: datetime) -> bool:
 
 
 def _parts(tools: Sequence[Tool], span: Span, end: datetime, recent: Recent | None) -> dict[int, list[_Part]]:
-    """Return the days of a span, by tool."""
+    """Return the days of a span since the creation of the tool, by tool."""
     capacities = days.capacities_by_tool()
     used = reports.seat_time_by_day(tools=tools, span=span, recent=recent)
     parts: dict[int, list[_Part]] = defaultdict(list)
     for name, start, until in span.periods(Period.DAY):
         last = min(until, end)
-        for tool in tools if start < last else ():
-            owned = capacities[tool.pk].total(start, last)
-            idle = max(1 - used.get((tool.pk, name), timedelta(0)) / owned, 0.0) if owned else 0.0
-            parts[tool.pk].append(_Part(start, last, Decimal(idle)))
+        for tool in tools:
+            # Before its creation there was nothing to borrow.
+            begin = max(start, tool.created_at)
+            if begin < last:
+                owned = capacities[tool.pk].total(begin, last)
+                idle = max(1 - used.get((tool.pk, name), timedelta(0)) / owned, 0.0) if owned else 0.0
+                parts[tool.pk].append(_Part(begin, last, Decimal(idle)))
     return parts
 
 

@@ -108,7 +108,7 @@ def _read(which: Q) -> Iterator[Borrowed]:
 
 
 def capacities_by_tool() -> dict[int, Steps]:
-    """Return the past capacities of each tool, from the audit. A tool without records always had today's.
+    """Return the past capacities of each tool, from the audit: 0 before its creation, and today's without records.
 
     A change by a contract counts from its moment, whenever it was applied.
     """
@@ -119,20 +119,23 @@ def capacities_by_tool() -> dict[int, Steps]:
     ):
         seats, since = after["capacity"], after.get("since")
         changes[name].append((datetime.fromisoformat(since) if since else at, before.get("capacity", seats), seats))
-    tools = list(Tool.objects.order_by().only("name", "capacity", "capacity_changes_at"))
+    tools = list(Tool.objects.order_by().only("name", "capacity", "capacity_changes_at", "created_at"))
     for due in capacity.due(tools, database_now()):
         for moment, seats in due.changes:
             changes[due.tool.name].append((moment, due.tool.capacity, seats))
             due.tool.capacity = seats
     for of_tool in changes.values():
         of_tool.sort(key=lambda change: change[0])
-    return {
-        tool.pk: Steps(
-            before=changes[tool.name][0][1] if tool.name in changes else tool.capacity,
-            changes=[(at, seats) for at, _, seats in changes.get(tool.name, [])],
-        )
-        for tool in tools
-    }
+    return {tool.pk: _since_creation(tool, changes.get(tool.name, [])) for tool in tools}
+
+
+def _since_creation(tool: Tool, changes: Sequence[tuple[datetime, int, int]]) -> Steps:
+    """Return the capacities of a tool: 0 before its creation, and then those of its changes, each with its moment,
+    the capacity before it and the one after it."""
+    # Earlier changes are of the creation itself, or of another tool that had the name before.
+    later = [change for change in changes if change[0] > tool.created_at]
+    first = later[0][1] if later else tool.capacity
+    return Steps(0, [(tool.created_at, first), *((at, seats) for at, _, seats in later)])
 
 
 def _add_use(

@@ -7,15 +7,17 @@ docs/development/architecture.md follows one borrow through it.
 """
 
 import logging
+import time
 from collections.abc import Hashable, Sequence
 from contextlib import ExitStack
 from datetime import timedelta
 from typing import Any, TypeGuard
 
+from django.conf import settings
 from django.db import DatabaseError, InterfaceError, NotSupportedError, OperationalError, transaction
 
 from licenses.database import Fault, fault
-from licenses.errors import Busy, Refusal
+from licenses.errors import Busy, Overloaded, Refusal
 from licenses.lanes import Entry, Lane, Turn, refuse
 
 from . import sql
@@ -52,6 +54,9 @@ class GroupCommit(Lane):
     def decide(self, batch: Sequence[Entry]) -> None:
         """Decide these requests in one transaction, or, if that fails for a reason that
         one of them may be to blame for, each in its own."""
+        batch = _in_time(batch)
+        if not batch:
+            return
         try:
             _decide_together(batch)
         except Exception as error:
@@ -59,7 +64,7 @@ class GroupCommit(Lane):
             if state == LOCK_NOT_AVAILABLE and len(batch) > 1:
                 # A stranger holds a tool: only those who need it go on waiting.
                 for entry in batch:
-                    entry.turn = Turn.ALONE
+                    entry.turn, entry.since = Turn.ALONE, time.monotonic()
             elif state in TRY_AGAIN:
                 self._decide_one_by_one(batch)
             elif _is_undecided(error):
@@ -74,9 +79,14 @@ class GroupCommit(Lane):
     def _decide_one_by_one(self, batch: Sequence[Entry]) -> None:
         for entry in batch:
             if not entry.is_done:
-                self.decide_alone(entry)
+                self._decide_alone(entry)
 
     def decide_alone(self, entry: Entry) -> None:
+        """Decide one request in its own transaction."""
+        if _in_time([entry]):
+            self._decide_alone(entry)
+
+    def _decide_alone(self, entry: Entry) -> None:
         """Decide one request in its own transaction.
 
         A deadlock, a serialization failure, a stale plan, a lost race for an idempotency key or a
@@ -96,6 +106,16 @@ class GroupCommit(Lane):
                 else:
                     entry.finish(error=error)
             return
+
+
+def _in_time(batch: Sequence[Entry]) -> list[Entry]:
+    """Return the requests to decide. A borrow that has waited too long for its turn is refused, as one that
+    waits too long for a thread is: its caller may have given up."""
+    oldest = time.monotonic() - settings.LICENSE_LONGEST_WAIT
+    for entry in batch:
+        if entry.since < oldest and isinstance(entry.request, Borrow):
+            entry.finish(error=Overloaded())
+    return [entry for entry in batch if not entry.is_done]
 
 
 def _decide_together(batch: Sequence[Entry]) -> None:

@@ -21,6 +21,7 @@ from licenses.clock import database_now
 from licenses.errors import KeyReused, NotAMember, QueueTimeout, Refusal, TooManyKeys, UnknownTool
 from licenses.models import EndReason, Lease, Team, Ticket, Tool
 from licenses.policy import Item
+from licenseserver.hub import aside
 
 from . import expiry, queue, sql
 from .batch import submit
@@ -95,7 +96,7 @@ def _forget_keys_at_times() -> None:
     if next(_new_keys) % NEW_KEYS_A_TIDYING == 0:
         # The borrow is decided; the next tidying comes soon.
         with suppress(Refusal, DatabaseError):
-            expiry.forget_keys()
+            aside(expiry.forget_keys)
 
 
 def poll(*, ticket_id: uuid.UUID, by: Actor | None = None, holder: str | None = None) -> Granted | Waiting:

@@ -142,7 +142,7 @@ class AccessRule(models.Model):
         ]
 
     def __str__(self) -> str:
-        return f"{self.tool}: {self.effect} {self.kind} {self.subject}"
+        return f"{self.tool}: {self.effect} {self.kind} {self.team or self.name}"
 
     @property
     def subject(self) -> str:

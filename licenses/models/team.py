@@ -55,7 +55,8 @@ class Team(models.Model):
         ordering = ["name"]
 
     def __str__(self) -> str:
-        return self.name
+        """Return its name for people."""
+        return self.display_name or self.name
 
 
 class MemberSource(models.TextChoices):

@@ -211,7 +211,8 @@ class Tool(models.Model):
         ]
 
     def __str__(self) -> str:
-        return self.name
+        """Return its name for people."""
+        return self.display_name or self.name
 
     # with_current_counts() adds these.
     overdue: int

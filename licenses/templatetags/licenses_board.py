@@ -131,7 +131,7 @@ def seconds_span(seconds: int) -> str:
 @register.filter
 def display(named: Tool | Team) -> str:
     """Return the name of a tool or a team for people."""
-    return named.display_name or named.name
+    return str(named)
 
 
 @register.simple_tag(takes_context=True)

@@ -1,5 +1,6 @@
 """The admin's lists accept only the lookups of their filters."""
 
+import re
 from collections.abc import Callable
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
@@ -11,9 +12,21 @@ from django.db.models import Model
 from django.test import Client
 from django.urls import reverse
 
+import licenses.admin  # noqa: F401 - registers its pages
 from licenses import auditing
-from licenses.models import AuditRecord, Denial, Team, TeamMember, Ticket, Tool
-from tests.support.api import Api
+from licenses.models import (
+    AccessRule,
+    AuditRecord,
+    Contract,
+    Denial,
+    Team,
+    TeamMember,
+    Ticket,
+    Tool,
+    UserLimit,
+)
+from licenses.tools import contracts
+from tests.support.api import Api, make_token
 from tests.support.quotas import SOMEBODY, allot
 
 MakeTool = Callable[..., Tool]
@@ -101,6 +114,52 @@ def test_the_list_of_tickets_opens_on_those_that_wait(admin_client: Client, api:
         page = admin_client.get(reverse("admin:licenses_ticket_change", args=[ticket.pk])).content.decode()
         assert "1 of Fluid Dynamics" in page
         assert "items" not in page.partition('id="content"')[2]
+
+
+@pytest.mark.parametrize("model", MODELS, ids=lambda model: model._meta.label)
+def test_lists_and_filters_show_names_for_people(
+    admin_client: Client, api: Api, make_tool: MakeTool, make_team: Callable[..., Team], model: type[Model]
+) -> None:
+    tool = make_tool("zz_tool", capacity=2, user_limit=1, display_name="Wind Tunnel")
+    contracts.save(contracts=[Contract(tool=tool, seats=2)], by=SOMEBODY)
+    team = make_team("zz_team", "ana")
+    Team.objects.update(display_name="Aero Group")
+    team.refresh_from_db()
+    allot("zz_tool", team, quota=1)
+    make_token(team="zz_team")
+    UserLimit.objects.create(tool=tool, user="ben", seats=1)
+    AccessRule.objects.create(tool=tool, effect="exclude", kind="team", team=Team.objects.create(name="others"))
+    AccessRule.objects.create(tool=tool, effect="include", kind="team", team=team)
+    api.borrow("zz_tool", "ana", team="zz_team")
+    api.borrow("zz_tool", "ana", team="zz_team")
+    api.wait("zz_tool", "ana", team="zz_team")
+    content = admin_client.get(address(model)).content.decode().partition('id="changelist"')[2]
+    shown = re.sub(r"<small.*?</small>|<[^>]*>", " ", content)
+    if model not in {Tool, Team, AuditRecord}:
+        assert "zz_t" not in shown
+    related = {field.related_model for field in model._meta.fields}
+    assert "Wind Tunnel" in shown or Tool not in related
+    # The list of tickets has no room for the team.
+    assert "Aero Group" in shown or Team not in related or model is Ticket
+
+
+def test_a_choice_of_tools_tells_those_with_the_same_display_name_apart(
+    admin_client: Client, make_tool: MakeTool
+) -> None:
+    make_tool("cad_1", display_name="Chief Designer")
+    make_tool("cad_2", display_name="Chief Designer")
+    make_tool("chief")
+    query = {"app_label": "licenses", "model_name": "contract", "field_name": "tool", "term": "chief"}
+    found = admin_client.get("/admin/autocomplete/", query).json()["results"]
+    assert [row["text"] for row in found] == ["Chief Designer (cad_1)", "Chief Designer (cad_2)", "chief"]
+
+
+@pytest.mark.parametrize("model", MODELS, ids=lambda model: model._meta.label)
+def test_a_search_finds_tools_and_teams_by_both_names(model: type[Model]) -> None:
+    fields = set(admin.site._registry[model].search_fields)
+    assert "tool__name" not in fields or "tool__display_name" in fields
+    assert "team__name" not in fields or "team__display_name" in fields
+    assert model not in {Tool, Team} or {"name", "display_name"} <= fields
 
 
 def test_the_list_of_teams_has_their_members_and_leads(admin_client: Client) -> None:

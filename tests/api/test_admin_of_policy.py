@@ -5,9 +5,10 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from django.contrib.auth.models import Permission, User
 from django.test import Client
 
-from licenses.models import AccessRule, Allotment, Team, Tool, UserLimit
+from licenses.models import AccessRule, Allotment, Team, TeamMember, Tool, UserLimit
 from tests.support.admin_forms import save
 from tests.support.api import Api
 from tests.support.quotas import allot
@@ -147,6 +148,30 @@ def test_a_team_with_an_allotment_or_leases_stays(
     for team in (crash, body):
         admin_client.post(f"/admin/licenses/team/{team.pk}/delete/", {"post": "yes"})
     assert Team.objects.count() == 2
+
+
+def test_a_page_that_deletes_nothing_leads_back(
+    client: Client, admin_client: Client, make_tool: MakeTool, make_team: MakeTeam
+) -> None:
+    make_tool(capacity=3)
+    team = make_team("body")
+    allot("cad", team, quota=1)
+    clerk = User.objects.create_user("clerk", is_staff=True)
+    clerk.user_permissions.set(Permission.objects.filter(codename__in=["view_team", "delete_team", "view_allotment"]))
+    client.force_login(clerk)
+    TeamMember.objects.create(team=make_team("crash"), user="ana")
+    selected = {"action": "delete_selected", "_selected_action": [str(team.pk)]}
+    for answer, address in (
+        (admin_client.get(f"/admin/licenses/team/{team.pk}/delete/"), f"/admin/licenses/team/{team.pk}/change/"),
+        (admin_client.post("/admin/licenses/team/", selected), "/admin/licenses/team/"),
+        (client.post("/admin/licenses/team/", selected), "/admin/licenses/team/"),
+    ):
+        content = answer.content.decode()
+        assert "Cannot delete" in content
+        assert f'<a href="{address}" class="button back-link">Go back</a>' in content
+    sure = admin_client.get(f"/admin/licenses/team/{Team.objects.get(name='crash').pk}/delete/").content.decode()
+    assert "Go back" not in sure
+    assert "No, take me back" in sure
 
 
 def test_the_lists_show_the_numbers_apart(

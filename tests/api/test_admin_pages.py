@@ -17,6 +17,7 @@ from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
+import licenses.admin  # noqa: F401 - registers its pages
 from licenses import auditing
 from licenses.models import (
     AccessRule,

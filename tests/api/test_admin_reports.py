@@ -27,9 +27,9 @@ DAYS = "since=2026-03-02&until=2026-03-03"
 
 @pytest.fixture
 def monday(make_tool: MakeTool) -> Tool:
-    cad = make_tool("cad", capacity=2, seat_hour_price="3")
+    cad = make_tool("cad", capacity=2, seat_hour_price="3", created_at=MONDAY - timedelta(days=90))
     Contract.objects.create(tool=cad, seats=2, price=365, first_day=date(2026, 1, 1), last_day=date(2026, 12, 31))
-    make_tool("sim", capacity=1)
+    make_tool("sim", capacity=1, created_at=MONDAY - timedelta(days=90))
     for user, start, end in (("<b>ana", 8, 12), ("ben", 9, 10), ("cleo", 11, 13)):
         Lease.objects.create(
             tool=cad,

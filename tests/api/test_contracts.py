@@ -192,7 +192,7 @@ def test_a_tool_with_nothing_due_costs_no_statement_more(api: Api, make_tool: Ma
 def test_several_changes_that_nobody_saw_are_known_at_their_moments(
     api: Api, make_tool: MakeTool, come_due: ComeDue
 ) -> None:
-    tool = make_tool("cad")
+    tool = make_tool("cad", created_at=midnight(-60))
     contract(tool, 1, -20)
     contract(tool, 2, 2, 4)
     contract(tool, 4, 6)
@@ -206,7 +206,7 @@ def test_several_changes_that_nobody_saw_are_known_at_their_moments(
 
 def test_full_time_is_counted_with_the_capacity_of_the_moment(api: Api, make_tool: MakeTool, come_due: ComeDue) -> None:
     """Two of four seats are out; from yesterday's midnight two are all that there are."""
-    tool = make_tool("cad")
+    tool = make_tool("cad", created_at=midnight(-60))
     contract(tool, 2)
     contract(tool, 2, -9, 0)
     api.borrow(seats=2)
@@ -519,7 +519,7 @@ def report(api: Api, since: int, until: int, **query: str) -> list[dict[str, Any
 def test_the_cost_of_a_contract_is_spread_over_its_days_and_idle_seats_have_their_part(
     admin_api: Api, make_tool: MakeTool
 ) -> None:
-    tool = make_tool("cad", capacity=4)
+    tool = make_tool("cad", capacity=4, created_at=midnight(-60))
     contract(tool, 3, -10, 9, price=Decimal(2000), reference="PO-1")
     contract(tool, 1, price=Decimal(500))
     contract(tool, 5, 20, 30, price=Decimal(500))

@@ -98,6 +98,33 @@ def test_an_id_that_is_no_uuid_is_refused(api: Api, lease_id: Any) -> None:
     assert_problem(api.post("/licenses/return", {"id": lease_id}), 400)
 
 
+JSON_WANTED = "Send the header Content-Type: application/json."
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "kind", "hint"),
+    [
+        ("GET", "/licenses/borrow", "", "Use POST."),
+        ("POST", "/licenses/status", "application/json", "Use GET."),
+        ("PATCH", "/api/v1/tools/cad/", "application/json", "Use GET or PUT or DELETE."),
+        # What curl sends with -d and without a header.
+        (
+            "POST",
+            "/licenses/borrow",
+            "application/x-www-form-urlencoded",
+            JSON_WANTED,
+        ),
+        ("PUT", "/api/v1/tools/cad/", "text/plain", JSON_WANTED),
+    ],
+)
+def test_a_wrong_method_or_content_type_is_refused_with_the_right_one(
+    admin_api: Api, method: str, path: str, kind: str, hint: str
+) -> None:
+    answer = admin_api.client.generic(method, path, b"{}" if kind else b"", content_type=kind)
+    assert answer.status_code in {405, 415}
+    assert answer.json()["hint"] == hint
+
+
 REQUESTS = [
     ("GET", "/licenses/borrow", {}, 405),
     ("PUT", "/licenses/return", {}, 405),

@@ -57,6 +57,7 @@ def month(make_tool: MakeTool) -> list[Lease]:
             name,
             capacity=CAPACITIES[name][-1][1],
             vendor=VENDORS[name],
+            created_at=datetime(2025, 1, 1, tzinfo=UTC),
             seat_hour_price=price,
             overdraft_hour_price=overdraft,
         )

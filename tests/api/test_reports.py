@@ -35,9 +35,9 @@ DAYS = "since=2026-03-02&until=2026-03-03"
 
 @pytest.fixture
 def monday(make_tool: MakeTool, make_team: MakeTeam) -> Tool:
-    cad = make_tool("cad", capacity=2, seat_hour_price="3")
+    cad = make_tool("cad", capacity=2, seat_hour_price="3", created_at=MONDAY - timedelta(days=90))
     Contract.objects.create(tool=cad, seats=2, price=365, first_day=date(2026, 1, 1), last_day=date(2026, 12, 31))
-    make_tool("sim", capacity=1)
+    make_tool("sim", capacity=1, created_at=MONDAY - timedelta(days=90))
     for user, start, end, project in (("ana", 8, 12, "p1"), ("ben", 9, 10, "=1+1"), ("cleo", 11, 13, "")):
         Lease.objects.create(
             tool=cad,
@@ -303,6 +303,7 @@ def test_invalid_values_are_reported(api: Api, monday: Tool, query: str) -> None
 
 
 def test_a_report_that_is_too_large_names_the_way_without_a_limit(api: Api, monday: Tool) -> None:
+    assert refused(api, "utilisation?period=week")["detail"] == "period: 'week' is not one of hour, day, month."
     assert refused(api, "utilisation?period=hour&since=2020-01-01&until=2026-01-01")["detail"] == (
         "since: More than 20000 rows: ask for fewer days, longer periods, or one tool. "
         "manage.py usage_report has no limit."

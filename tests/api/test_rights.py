@@ -16,6 +16,7 @@ from django.db.models import Model
 from django.test import Client, RequestFactory
 from django.utils import timezone
 
+import licenses.admin  # noqa: F401 - registers its pages
 from licenses.models import (
     AccessRule,
     Allotment,

@@ -141,7 +141,7 @@ def test_a_form_that_makes_no_sense_is_shown_again_and_changes_nothing(
 def test_a_refusal_is_shown_at_the_form_with_what_to_do(
     api: Api, make_tool: MakeTool, make_team: MakeTeam, pass_time: PassTime
 ) -> None:
-    make_tool()
+    make_tool(display_name="Chief Designer")
     lease = api.borrow().json()["id"]
     pass_time(hours=2)
     api.give_back(lease)
@@ -150,7 +150,7 @@ def test_a_refusal_is_shown_at_the_form_with_what_to_do(
     answer = get(ben, project="door")
     shown = answer.content.decode()
     assert answer.status_code == 409
-    assert "No seat of cad is free: 1 of 1 are borrowed." in text(shown)
+    assert "No seat of Chief Designer is free: 1 of 1 are borrowed." in text(shown)
     assert "A seat is expected in about 2 h." in text(shown)
     assert "Choose how long you want to wait" in text(shown)
     assert 'value="door"' in shown
@@ -257,7 +257,7 @@ def test_who_comes_too_late_for_an_offer_is_told_so(
     api: Api, make_tool: MakeTool, pass_time: PassTime, settings: Any
 ) -> None:
     settings.LICENSE_OFFER_MINUTES = 2
-    make_tool()
+    make_tool(display_name="Chief Designer")
     lease = api.borrow().json()["id"]
     ben = signed_in()
     get(ben, wait_seconds=8 * 3600)
@@ -265,7 +265,7 @@ def test_who_comes_too_late_for_an_offer_is_told_so(
     sweep()
     pass_time(minutes=2)
     ben.post(f"/tickets/{Ticket.objects.get().id}/take/")
-    assert "A seat of cad was offered, and nobody took it in time" in text(page(ben))
+    assert "A seat of Chief Designer was offered, and nobody took it in time" in text(page(ben))
     assert Ticket.objects.get().state == TicketState.DROPPED
     assert not Lease.objects.filter(user="ben").exists()
 

@@ -516,6 +516,13 @@ def test_the_sign_in_pages_offer_the_configured_ways(provider: Issuer, browser: 
     assert browser.get("/oidc/callback/").status_code == 404
 
 
+def test_a_visitor_of_an_open_board_can_go_back_from_the_sign_in_page(browser: Client, settings: Any) -> None:
+    for page in ("/signin/", "/admin/login/"):
+        for auth, links in (("open", 2), ("required", 1)):
+            settings.LICENSE_AUTH = auth
+            assert browser.get(page).content.decode().count('<a href="/">') == links, (page, auth)
+
+
 def test_a_browser_is_sent_to_sign_in_and_back(provider: Issuer) -> None:
     person = Client(headers={"Accept": "text/html,application/xhtml+xml"})
     for page in ("/api/docs/", "/api/v1/leases/?user=ana"):

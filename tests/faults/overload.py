@@ -33,9 +33,11 @@ from . import template
 from .stack import ROOT, Api, environment
 
 MEASURED_SECONDS = 4.0
+# So many that batches are full.
+MEASURED_CONNECTIONS = 256
 OVERLOAD_SECONDS = 10.0
 FACTOR = 5
-# Seconds that a request may wait for a thread.
+# Seconds that a request may wait for its turn.
 LONGEST_WAIT = 1
 # Open connections of the overload, for each call a second that the server can answer. Each has one call under
 # way, so calls wait about this many seconds: longer than they may, however fast the machine is.
@@ -218,7 +220,7 @@ def main() -> None:
         closing.callback(api.stop)
         api.start()
         token = site.tokens["user0"]
-        quiet = asyncio.run(press(port, token, MEASURED_SECONDS, rate=None, connections=16))
+        quiet = asyncio.run(press(port, token, MEASURED_SECONDS, rate=None, connections=MEASURED_CONNECTIONS))
         capacity = quiet.statuses["409"] / MEASURED_SECONDS
         print(f"capacity: {capacity:.0f} calls a second")
         beats, stopping = Beats(), threading.Event()

@@ -24,6 +24,10 @@ class Terminal:
     ours: int
     seen: bytes = b""
 
+    def write(self, text: str) -> None:
+        """Type a text."""
+        os.write(self.ours, text.encode())
+
     def read_until(self, pattern: str) -> None:
         """Read until a text like this was written. Raises AssertionError at the end of the command."""
         while not re.search(pattern.encode(), self.seen):

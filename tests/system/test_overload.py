@@ -1,5 +1,6 @@
 """A server with more requests than threads refuses requests that waited too long, and keeps leases."""
 
+import re
 import sqlite3
 import threading
 from collections import Counter
@@ -41,6 +42,12 @@ def somebody_writes(server: Server) -> Iterator[None]:
             file.execute("ROLLBACK")
 
 
+def requests_in_flight(server: Server) -> float:
+    """Return the requests that are being answered, with this one."""
+    (line,) = re.findall(r"^licenseserver_requests_in_flight\S* (\S+)", httpx.get(f"{server.url}/metrics").text, re.M)
+    return float(line)
+
+
 def test_a_request_that_waited_too_long_is_refused_and_a_heartbeat_is_not(small_server: Server) -> None:
     url = small_server.url
     lease = httpx.post(f"{url}/licenses/borrow", json={"tool": "cad_tool", "user": "ana"}).json()["id"]
@@ -60,7 +67,11 @@ def test_a_request_that_waited_too_long_is_refused_and_a_heartbeat_is_not(small_
     threads = [threading.Thread(target=borrow) for _ in range(WAITERS)]
     pause = threading.Event()
     with somebody_writes(small_server):
-        for thread in threads:
+        threads[0].start()
+        while requests_in_flight(small_server) < 2:
+            pause.wait(0.01)
+        # The first one waits for the database. The others wait for their turn.
+        for thread in threads[1:]:
             thread.start()
         while len(sent) < WAITERS:
             pause.wait(0.01)

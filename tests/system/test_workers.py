@@ -1,7 +1,8 @@
-"""How gunicorn's threads share the connections."""
+"""How the loop of a worker and its threads share the connections."""
 
 import socket
 import threading
+from contextlib import ExitStack
 from pathlib import Path
 
 import httpx
@@ -13,7 +14,6 @@ pytestmark = pytest.mark.any_database
 
 
 def test_a_busy_connection_leaves_the_thread_to_others(tmp_path: Path) -> None:
-    """A thread stays with a connection whose next request is there at once, while no other waits."""
     with running_server(tmp_path, WEB_CONCURRENCY="1", GUNICORN_CMD_ARGS="--threads 1") as server:
         done = threading.Event()
         answered = []
@@ -49,3 +49,41 @@ def test_requests_that_come_together_are_all_answered(tmp_path: Path) -> None:
                 received += connection.recv(65536) or b"closed" * 100_000
                 assert len(received) < 100_000
     assert received.count(b"HTTP/1.1 200 OK") == 3
+
+
+CALL = b"GET /licenses/cad_tool/status HTTP/1.1\r\nHost: localhost\r\n\r\n"
+
+
+def answers(connection: socket.socket, number: int) -> bytes:
+    """Return what a connection receives until it has so many answers."""
+    received = b""
+    while received.count(b'"total":') < number:
+        part = connection.recv(65536)
+        assert part, received
+        received += part
+    return received
+
+
+def test_a_call_is_answered_however_it_arrives(tmp_path: Path) -> None:
+    """Those of the loop and those of threads come on one connection, whole, in pieces, and several at once."""
+    with running_server(tmp_path, WEB_CONCURRENCY="1") as server:
+        url = httpx.URL(server.url)
+        with socket.create_connection((url.host, url.port), timeout=30) as connection:
+            for sent in ((CALL,), (CALL[:10], CALL[10:]), (CALL * 3,), (CALL + CALL[:5], CALL[5:]), (CALL,)):
+                for part in sent:
+                    connection.sendall(part)
+                    # The server reads each piece by itself.
+                    assert httpx.get(f"{server.url}/licenses/cad_tool/status").status_code == 200
+                number = b"".join(sent).count(CALL)
+                assert answers(connection, number).count(b"HTTP/1.1 200 OK") == number
+
+
+def test_clients_that_do_not_close_their_connections_stop_nobody(tmp_path: Path) -> None:
+    with running_server(tmp_path, WEB_CONCURRENCY="1") as server, ExitStack() as closing:
+        url = httpx.URL(server.url)
+        for _ in range(40):
+            connection = closing.enter_context(socket.create_connection((url.host, url.port), timeout=30))
+            connection.sendall(CALL.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
+        answers(connection, 1)
+        assert connection.recv(1) == b""
+        assert httpx.get(f"{server.url}/licenses/cad_tool/status", timeout=30).status_code == 200

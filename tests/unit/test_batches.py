@@ -315,7 +315,7 @@ def test_of_a_batch_whose_leader_ends_all_are_told_to_try_again(
         lane._lead(leader)
     with pytest.raises(Busy):
         other.result()
-    assert other.woken.acquire(blocking=False)
+    assert other.woken.acquire(timeout=0)
     assert holders() == []
 
 

@@ -13,13 +13,14 @@ from django.utils import timezone
 from hypothesis import given
 from hypothesis import strategies as st
 
-from licenses.history import days, reports, retention, rollups
+from licenses.history import contracts, days, money, reports, retention, rollups, whatif
 from licenses.history.reports import Period, Span
 from licenses.history.timeline import HOUR, Hour, Steps, Use, by_hour, percentile
 from licenses.history.working_hours import WorkingHours
 from licenses.models import (
     Action,
     AuditRecord,
+    Contract,
     Denial,
     DenialDay,
     EndReason,
@@ -39,6 +40,7 @@ MakeTeam = Callable[..., Team]
 
 MONDAY = datetime(2026, 3, 2, tzinfo=UTC)
 DAY = timedelta(days=1)
+LONG_AGO = MONDAY - 90 * DAY
 WEEK = Span(MONDAY.date(), MONDAY.date() + 6 * DAY)
 
 
@@ -114,7 +116,7 @@ def test_the_95th_percentile_is_the_least_that_95_percent_do_not_exceed(values: 
 @pytest.fixture
 def week(make_tool: MakeTool, make_team: MakeTeam) -> Tool:
     """Provide a week of a tool with two seats, with a night shift and a lease that was not returned."""
-    cad = make_tool("cad", capacity=2, seat_hour_price="2.5", overdraft_hour_price="10")
+    cad = make_tool("cad", capacity=2, seat_hour_price="2.5", overdraft_hour_price="10", created_at=LONG_AGO)
     crash, doors = make_team("crash"), make_team("doors")
     held(cad, at(8), at(12), team=crash, project="p1")
     held(cad, at(9), at(10.5), user="ben", team=doors, project="p2")
@@ -211,6 +213,41 @@ def test_the_capacity_of_the_past_is_the_one_that_it_had_then(week: Tool) -> Non
     assert [day.capacity for day in found] == [2, 3, 3, 5, 5, 5, 5]
     # Three of three seats on Thursday morning; from noon on there were five.
     assert [day.full_for for day in found][:4] == [timedelta(hours=1.5), timedelta(0), timedelta(0), timedelta(hours=1)]
+
+
+@pytest.mark.parametrize("is_rolled_up", [False, True], ids=["leases", "rollups"])
+def test_a_tool_has_no_capacity_before_its_creation(make_tool: MakeTool, is_rolled_up: bool) -> None:
+    cad = make_tool("cad", capacity=5, created_at=at(12, day=2))
+    Contract.objects.create(
+        tool=cad, seats=3, price=700, first_day=date(2026, 3, 2), last_day=date(2026, 3, 8), reference="PO-1"
+    )
+    record = {"actor_kind": "command", "origin": "test", "subject_kind": "tool", "subject": "cad"}
+    for moment, action, before, after in (
+        # Another tool had the name before.
+        (at(9), Action.CHANGED, {"capacity": 7}, {"capacity": 8}),
+        (at(12, day=2), Action.CREATED, {}, {"capacity": 3}),
+        (at(0, day=4), Action.CHANGED, {"capacity": 3}, {"capacity": 5}),
+    ):
+        AuditRecord.objects.create(recorded_at=moment, action=action, before=before, after=after, **record)
+    held(cad, at(13, day=2), at(15, day=2), seats=3)
+    if is_rolled_up:
+        rollups.roll_up()
+    found = reports.utilization(tools=[cad], span=WEEK, period=Period.DAY)
+    assert [day.capacity for day in found] == [0, 0, 3, 3, 5, 5, 5]
+    assert [day.share for day in found][:3] == [None, None, pytest.approx(6 / 24 / 3)]
+    assert [day.full_for for day in found][:3] == [timedelta(0), timedelta(0), timedelta(hours=2)]
+    day = Span(date(2026, 3, 4), date(2026, 3, 4))
+    hours = reports.utilization(tools=[cad], span=day, period=Period.HOUR)
+    assert [hour.capacity for hour in hours] == [0] * 12 + [3] * 12
+    (of_tool,) = money.by_tool(span=WEEK, at_most=None)
+    assert of_tool.share == pytest.approx(6 / (3 * 36 + 5 * 72))
+    # 100 a day: a half of the third day with 6 of 36 seat-hours, and all of the days after it.
+    (of_contract,) = contracts.costs(span=WEEK)
+    assert of_contract.cost == 700
+    assert round(float(of_contract.idle_cost or 0), 2) == round(50 * 5 / 6 + 400, 2)
+    # The demand is what it was.
+    recorded, (outcome,) = whatif.replay(tool=cad, capacities=[3], span=WEEK)
+    assert (recorded.decided, outcome.refused) == (1, 0)
 
 
 def test_hours_of_the_week_go_by_how_often_they_were_busy(make_tool: MakeTool) -> None:
@@ -329,7 +366,7 @@ def test_a_day_is_rolled_up_once_though_two_would(week: Tool) -> None:
 
 
 def test_without_any_lease_there_is_nothing_to_tell(make_tool: MakeTool) -> None:
-    cad = make_tool("cad", capacity=4)
+    cad = make_tool("cad", capacity=4, created_at=LONG_AGO)
     assert rollups.roll_up() == 0
     assert reports.usage(by=["user"], span=WEEK) == []
     assert reports.denials(by=["code"], span=WEEK) == []

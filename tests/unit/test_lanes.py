@@ -134,7 +134,7 @@ def test_a_thread_that_ends_before_its_batch_hands_the_lead_on(
             assert lane.go.wait(PATIENCE)
             raise SystemExit
 
-    monkeypatch.setattr(lanes, "time", SimpleNamespace(sleep=end))
+    monkeypatch.setattr(lanes, "time", SimpleNamespace(sleep=end, monotonic=time.monotonic))
     first = threads.submit(lane.submit, "a")
     assert lane.began.wait(PATIENCE)
     second = threads.submit(lane.submit, "b")

@@ -102,13 +102,18 @@ def handle_exception(error: Exception, context: dict[str, Any]) -> Response | Ht
         return None
     if isinstance(error, exceptions.NotAuthenticated) and _is_person(context["request"]):
         return redirect_to_login(context["request"].get_full_path())
-    headers = {}
+    headers, hint = {}, ""
     if allow := getattr(error, "auth_header", None):
         headers["WWW-Authenticate"] = allow
     if wait := getattr(error, "wait", None):
         headers["Retry-After"] = str(int(wait))
     if isinstance(error, exceptions.MethodNotAllowed):
-        headers["Allow"] = ", ".join(context["view"].allowed_methods)
+        methods = context["view"].allowed_methods
+        headers["Allow"] = ", ".join(methods)
+        hint = f"Use {' or '.join(method for method in methods if method not in {'HEAD', 'OPTIONS'})}."
+    elif isinstance(error, exceptions.UnsupportedMediaType):
+        types = dict.fromkeys(parser.media_type for parser in context["view"].get_parsers())
+        hint = f"Send the header Content-Type: {' or '.join(types)}."
     title = TITLES.get(error.status_code, "Request failed")
     if isinstance(error, exceptions.ValidationError):
         return problem(
@@ -125,6 +130,7 @@ def handle_exception(error: Exception, context: dict[str, Any]) -> Response | Ht
         title=title,
         detail=str(error.detail),
         headers=headers,
+        **({"hint": hint} if hint else {}),
     )
 
 

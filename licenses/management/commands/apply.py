@@ -8,11 +8,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import CommandError, CommandParser
 from django.db import IntegrityError, OperationalError
 
 from licenses.auditing import Actor
 from licenses.errors import InvalidSite, Refusal
+from licenses.management.base import ServerCommand
 from licenses.names import visible
 from licenses.site import parser
 from licenses.site.applying import Applied, apply
@@ -26,7 +27,7 @@ NOT_NOW = {"55P03", "40P01"}
 PATIENCE = 60
 
 
-class Command(BaseCommand):
+class Command(ServerCommand):
     help = (
         "Give this site the tools, contracts, teams, members and rules of a TOML or JSON file, all or none, and show "
         "each change. What the file does not mention stays, unless you give --prune."

@@ -6,14 +6,15 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import CommandError, CommandParser
 from django.db import connection
 
 from licenses.clock import database_now
+from licenses.management.base import ServerCommand
 from licenses.models import Lease
 
 
-class Command(BaseCommand):
+class Command(ServerCommand):
     help = (
         "Copy the SQLite database to a new file while the server runs. The copy contains everything that was "
         "answered before it began. It also contains password hashes, so only its owner can read it. "

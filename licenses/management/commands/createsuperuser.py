@@ -9,10 +9,11 @@ from django.db.models import Max
 
 from licenses import auditing
 from licenses.auditing import Actor
+from licenses.management.base import ServerCommand
 from licenses.models import ApiToken
 
 
-class Command(createsuperuser.Command):
+class Command(ServerCommand, createsuperuser.Command):
     def handle(self, *args: Any, **options: Any) -> None:
         last = User.objects.aggregate(pk=Max("pk"))["pk"] or 0
         # Use no transaction around this, because it waits for the user's input.

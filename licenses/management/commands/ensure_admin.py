@@ -5,16 +5,17 @@ from typing import Any
 from django.contrib.auth.models import User
 from django.contrib.auth.password_validation import validate_password
 from django.core.exceptions import ValidationError
-from django.core.management.base import BaseCommand, CommandError
+from django.core.management.base import CommandError
 from django.db import transaction
 
 from licenses import auditing
 from licenses.auditing import Actor
+from licenses.management.base import ServerCommand
 from licenses.models import ApiToken
 from licenseserver import environment
 
 
-class Command(BaseCommand):
+class Command(ServerCommand):
     help = "Create the superuser ADMIN_USERNAME with ADMIN_PASSWORD, unless an account has that name."
 
     def handle(self, *args: Any, **options: Any) -> None:

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import CommandError, CommandParser
 from django.db import DatabaseError, InterfaceError, close_old_connections
 
 from licenses import database
@@ -15,6 +15,7 @@ from licenses.access import device_logins
 from licenses.errors import Refusal
 from licenses.history import rollups
 from licenses.leases import expiry
+from licenses.management.base import ServerCommand
 from licenses.notifications import delivery, occasions
 from licenses.notifications.courier import Courier
 from licenses.signin import sessions
@@ -25,7 +26,7 @@ logger = logging.getLogger(__name__)
 DAYS_A_ROUND = 31
 
 
-class Command(BaseCommand):
+class Command(ServerCommand):
     help = (
         "Close expired leases and queue tickets, delete expired sessions and old idempotency keys, roll up the "
         "history of finished days, and send notifications. Seats come free without it, but tables grow, reports are "

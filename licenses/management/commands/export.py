@@ -2,12 +2,11 @@
 
 from typing import Any
 
-from django.core.management.base import BaseCommand
-
+from licenses.management.base import ServerCommand
 from licenses.site.writer import exported
 
 
-class Command(BaseCommand):
+class Command(ServerCommand):
     help = "Print the tools, contracts, teams, members and rules of this site as a TOML file for `manage.py apply`."
 
     def handle(self, *args: Any, **options: Any) -> None:

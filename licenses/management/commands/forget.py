@@ -3,13 +3,14 @@
 from datetime import UTC, timedelta
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import CommandError, CommandParser
 
 from licenses.clock import database_now
 from licenses.history import retention
+from licenses.management.base import ServerCommand
 
 
-class Command(BaseCommand):
+class Command(ServerCommand):
     help = (
         "Delete leases, tickets and denials that ended more than DAYS days ago, or remove the names of people and "
         "hosts from them. Delete old notifications too. Reports keep their figures. The audit does not change."

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from django.core.exceptions import ValidationError
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import CommandError, CommandParser
 from django.db import IntegrityError
 from django.utils import timezone
 
@@ -16,13 +16,14 @@ from licenses.flexlm.applying import bring_in
 from licenses.flexlm.files import UNSIGNED, WrongRename, listed, parse, planned, renaming
 from licenses.flexlm.parser import Finding
 from licenses.flexlm.writing import license_lines, options_lines
+from licenses.management.base import ServerCommand
 from licenses.names import visible
 
 # Far above every vendor's file: 10,000 lines with signatures are 5 MiB.
 MAX_BYTES = 32 * 2**20
 
 
-class Command(BaseCommand):
+class Command(ServerCommand):
     help = (
         "Import capacities, dates, groups, quotas, reservations and access rules from a FlexNet (FlexLM) license "
         "file and options file. Without --apply it only shows the changes. If a line is not understood or has no "

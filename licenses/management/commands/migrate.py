@@ -5,6 +5,7 @@ import time
 from typing import Any
 
 from django.conf import settings
+from django.core.checks import Tags
 from django.core.management.base import CommandError
 from django.core.management.commands import migrate
 from django.db import OperationalError, connections
@@ -24,6 +25,8 @@ ONE_AT_A_TIME = 0x6C69_6365_6E63_65
 
 
 class Command(migrate.Command):
+    # The others are about pages, and import them.
+    requires_system_checks = [Tags.models, Tags.database]
     help = (
         migrate.Command.help + " On PostgreSQL it can run while the server works: a migration that does not get a "
         "table's lock at once lets the requests pass and tries again, for at most 10 minutes."

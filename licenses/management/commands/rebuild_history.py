@@ -2,12 +2,11 @@
 
 from typing import Any
 
-from django.core.management.base import BaseCommand
-
 from licenses.history import rollups
+from licenses.management.base import ServerCommand
 
 
-class Command(BaseCommand):
+class Command(ServerCommand):
     help = (
         "Roll up again every day whose leases still exist. Run it after another program changed old leases. "
         "Reports stay correct while it runs."

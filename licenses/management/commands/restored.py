@@ -3,13 +3,12 @@
 from datetime import timedelta
 from typing import Any
 
-from django.core.management.base import BaseCommand
-
 from licenses.leases import expiry
+from licenses.management.base import ServerCommand
 from licenses.models import Lease, Tool
 
 
-class Command(BaseCommand):
+class Command(ServerCommand):
     help = (
         "Run once after you restore a backup, or after a failover that lost answered calls. Makes sure that no fence "
         "is used twice, and shows how long clients can still work with leases that this database does not know "

@@ -5,11 +5,12 @@ from pathlib import Path
 from typing import Any
 
 from django.core.exceptions import ValidationError
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import CommandError, CommandParser
 from django.db import transaction
 
 from licenses.auditing import Actor
 from licenses.errors import InvalidSite
+from licenses.management.base import ServerCommand
 from licenses.models import ContractSource
 from licenses.site import parser
 from licenses.site.description import SiteTool
@@ -27,7 +28,7 @@ def tool_argument(value: str) -> tuple[str, dict[str, Any]]:
     return name, {"capacity": int(capacity)}
 
 
-class Command(BaseCommand):
+class Command(ServerCommand):
     help = (
         "Create tools that don't exist yet: the default ones, or those given. "
         "Tools that exist do not change, unless you give --force."

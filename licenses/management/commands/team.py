@@ -6,17 +6,18 @@ from pathlib import Path
 from typing import Any
 
 from django.core.exceptions import ValidationError
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import CommandError, CommandParser
 from django.db import IntegrityError, transaction
 
 from licenses import auditing
 from licenses.auditing import Actor
+from licenses.management.base import ServerCommand
 from licenses.models import Team, TeamMember
 
 HEADER = ["team", "user"]
 
 
-class Command(BaseCommand):
+class Command(ServerCommand):
     help = "List teams and import their members from a CSV file."
 
     def add_arguments(self, parser: CommandParser) -> None:

@@ -5,17 +5,18 @@ from datetime import timedelta
 from typing import Any
 
 from django.core.exceptions import ValidationError
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import CommandError, CommandParser
 from django.utils import timezone
 
 from licenses.access import tokens
 from licenses.access.callers import Scope
 from licenses.auditing import Actor
+from licenses.management.base import ServerCommand
 from licenses.models import ApiToken, Team
 from licenses.models.token import DEFAULT_LIFETIME, MAX_LIFETIME
 
 
-class Command(BaseCommand):
+class Command(ServerCommand):
     help = "Create, list and revoke API tokens, the credentials of CI jobs and other programs."
 
     def add_arguments(self, parser: CommandParser) -> None:

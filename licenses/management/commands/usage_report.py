@@ -6,11 +6,12 @@ from collections.abc import Callable
 from datetime import date
 from typing import Any, TypeVar
 
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import CommandError, CommandParser
 
 from licenses.history.catalog import REPORTS
 from licenses.history.declarations import Choice, Missing, Parameter, Seats, TeamParameter, ToolParameter, Words
 from licenses.history.reports import UTC_ZONE, Span, time_zone
+from licenses.management.base import ServerCommand
 from licenses.models.tool import MAX_CAPACITY
 
 T = TypeVar("T")
@@ -60,7 +61,7 @@ def add_option(parser: ArgumentParser, asked: Parameter) -> None:
     parser.add_argument(f"--{asked.name}", **options)
 
 
-class Command(BaseCommand):
+class Command(ServerCommand):
     help = "Report use, costs, refusals and the effect of other capacities."
 
     def add_arguments(self, parser: CommandParser) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -19,16 +20,19 @@ from license_client.output import Unwritable, show
 from license_client.parsing import Commands
 from license_client.units import clock_time
 
-# The hidden command of the scripts: __complete SHELL WORD..., the last word being the one to complete.
+# The hidden command of the scripts: __complete SHELL WORD..., the last word being the one to complete;
+# __complete bash BREAKS LINE, because bash splits words also at these characters, such as the colon of an address.
 HIDDEN = "__complete"
 # Seconds that a server may take to answer while somebody types.
 PATIENCE = 1.0
+# A character that nobody types.
+MARK = "\0"
 
 SCRIPTS = {
     "bash": """\
 _license() {
     local IFS=$'\\n'
-    COMPREPLY=($("$1" __complete bash "${COMP_WORDS[@]:1:COMP_CWORD}" 2>/dev/null))
+    COMPREPLY=($("$1" __complete bash "$COMP_WORDBREAKS" "${COMP_LINE:0:COMP_POINT}" 2>/dev/null))
 }
 complete -o default -F _license license license.pyz
 """,
@@ -92,14 +96,36 @@ def _completion(options: argparse.Namespace) -> int:
 def complete(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> int:
     """Print how the last word can go on, one candidate a line, as the shell wants it."""
     shell, *words = arguments
+    known = ""
     if shell == "bash":
-        # Bash makes three words of --tool=cad.
-        words = [word for word in words[:-1] if word != "="] + ["" if words[-1] == "=" else words[-1]]
-    found = candidates(parser, words)
+        breaks, line = words
+        words, known = _words_in(line, breaks)
+    # Bash replaces only what is behind the last break.
+    found = [
+        candidate._replace(value=candidate.value[len(known) :])
+        for candidate in candidates(parser, words)
+        if candidate.value.startswith(known)
+    ]
     with contextlib.suppress(Unwritable):
         if found:
             show("\n".join(_line(shell, candidate) for candidate in found))
     return 0
+
+
+def _words_in(line: str, breaks: str) -> tuple[list[str], str]:
+    """Return the words of a line after the command, and the part of the last one that bash keeps."""
+    # A quote or an escape can be open. A mark shows where the line ends, also after a blank.
+    for closing in ("", '"', "'"):
+        with contextlib.suppress(ValueError):
+            *words, last = shlex.split(f"{line}{MARK}{closing}")[1:] or [MARK]
+            current = last.replace(MARK, "")
+            if closing:
+                # An open quote is a break, and there is none behind it.
+                end = max(len(current) - len(line.rpartition(closing)[2]), 0)
+            else:
+                end = max((current.rfind(sign) for sign in breaks), default=-1) + 1
+            return [*words, current], current[:end]
+    return [""], ""
 
 
 def _line(shell: str, candidate: Candidate) -> str:

@@ -1,0 +1,273 @@
+"""The loop of a worker answers many calls in one thread. What blocks happens in others."""
+
+import json
+import os
+import selectors
+import socket
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any
+
+import pytest
+from django.db import connection, connections
+from django.db.backends.base.base import BaseDatabaseWrapper
+from gunicorn.config import Config
+from gunicorn.glogging import Logger
+from gunicorn.workers.gthread import TConn
+
+from licenses import lanes
+from licenses.lanes import Entry, Lane
+from licenses.leases import services
+from licenses.models import Tool
+from licenseserver import hub, workers
+from licenseserver.hub import Hub, aside
+from tests.support.api import api_of, api_with, make_token
+
+PATIENCE = 60
+
+
+class Loop:
+    """A loop in this thread."""
+
+    def __init__(self) -> None:
+        self.woken = threading.Event()
+        self.threads = [ThreadPoolExecutor(1, thread_name_prefix=name) for name in ("thread", "leader")]
+        self.hub = Hub(self.woken.set, *self.threads)
+
+    def start(self, function: Callable[..., Any], *args: Any) -> list[Any]:
+        """Start a call; return the list that gets its answer or error."""
+        answers: list[Any] = []
+
+        def call() -> None:
+            try:
+                answers.append(function(*args))
+            except Exception as error:  # noqa: BLE001 - the test looks at it
+                answers.append(error)
+
+        self.hub.start(call)
+        return answers
+
+    def turn(self) -> None:
+        """Go once round, as the loop of a worker does."""
+        self.woken.clear()
+        self.woken.wait(self.hub.sleeps(PATIENCE))
+        self.hub.awake()
+        self.hub.go_on()
+
+    def until(self, answers: list[Any]) -> Any:
+        """Return the answer of a call."""
+        for _ in range(1000):
+            if answers:
+                return answers[0]
+            self.turn()
+        raise AssertionError("There is no answer.")
+
+
+class Echo(Lane):
+    """A lane that answers with the request. A request may wait for ``go``."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.batches: list[list[Any]] = []
+        self.threads: set[str] = set()
+        self.go = threading.Event()
+
+    def decide(self, batch: Sequence[Entry]) -> None:
+        self.batches.append([entry.request for entry in batch])
+        self.threads.add(threading.current_thread().name.partition("_")[0])
+        for entry in batch:
+            if entry.request == "slow":
+                assert self.go.wait(PATIENCE)
+            entry.finish(entry.request, ValueError("bad") if entry.request == "bad" else None)
+
+    def decide_alone(self, entry: Entry) -> None:
+        self.decide([entry])
+
+
+@pytest.fixture
+def loop() -> Iterator[Loop]:
+    made = Loop()
+    yield made
+    for threads in made.threads:
+        threads.submit(connections.close_all).result(PATIENCE)
+        threads.shutdown()
+
+
+@pytest.mark.any_database
+def test_calls_that_come_together_share_a_batch_that_a_thread_decides(loop: Loop) -> None:
+    lane = Echo()
+    calls = [loop.start(lane.submit, number) for number in range(5)]
+    assert calls == [[]] * 5
+    loop.turn()
+    assert calls == [[number] for number in range(5)]
+    assert lane.batches == [[0, 1, 2, 3, 4]]
+    assert lane.threads == {"leader"}
+
+
+@pytest.mark.any_database
+def test_a_batch_that_takes_long_does_not_stop_the_loop(loop: Loop) -> None:
+    slow, other = Echo(), Echo()
+    waiting = loop.start(slow.submit, "slow")
+    loop.turn()
+    behind = loop.start(slow.submit, "behind")
+    loop.threads[1] = loop.hub._leaders = ThreadPoolExecutor(1)
+    assert loop.until(loop.start(other.submit, "other")) == "other"
+    assert (waiting, behind) == ([], [])
+    slow.go.set()
+    assert loop.until(waiting) == "slow"
+    assert loop.until(behind) == "behind"
+
+
+@pytest.mark.any_database
+def test_a_call_whose_batch_does_not_begin_goes_on_without_it(loop: Loop, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lanes, "PATIENCE", 0.01)
+    lane = Echo()
+    slow = loop.start(lane.submit, "slow")
+    loop.turn()
+    assert loop.until(loop.start(lane.submit, "impatient")) == "impatient"
+    assert lane.batches == [["slow"], ["impatient"]]
+    assert lane.threads == {"leader", "thread"}
+    lane.go.set()
+    assert loop.until(slow) == "slow"
+
+
+@pytest.mark.any_database
+def test_an_error_is_raised_in_its_call(loop: Loop) -> None:
+    lane = Echo()
+    bad, good = loop.start(lane.submit, "bad"), loop.start(lane.submit, "good")
+    assert isinstance(loop.until(bad), ValueError)
+    assert good == ["good"]
+
+
+@pytest.mark.any_database
+def test_a_thread_and_a_call_of_the_loop_lead_for_each_other(loop: Loop) -> None:
+    lane = Echo()
+    with ThreadPoolExecutor(1) as pool:
+        leader = pool.submit(lane.submit, "slow")
+        while not lane.batches:
+            pass
+        call = loop.start(lane.submit, "call")
+        assert call == []
+        lane.go.set()
+        assert leader.result(PATIENCE) == "slow"
+        assert loop.until(call) == "call"
+
+
+@pytest.mark.any_database
+def test_what_blocks_runs_in_a_thread_only_for_a_call_of_the_loop(loop: Loop) -> None:
+    def thread() -> str:
+        return threading.current_thread().name.partition("_")[0]
+
+    assert aside(thread) == "MainThread"
+    assert loop.until(loop.start(lambda: aside(thread))) == "thread"
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.skipif(connection.vendor != "postgresql", reason="threads share no SQLite database in memory")
+def test_no_call_of_the_loop_uses_the_database_in_it(
+    loop: Loop, make_tool: Callable[..., Tool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_tool("cad", capacity=5)
+    make_tool("full", capacity=1)
+    ana, team = api_of(user="ana"), api_of(team="crash")
+    administrator = api_of(user="root", scopes=["admin", "borrow", "read"])
+    stranger = api_with(f"Bearer {make_token(user='ben')[:-1]}x")
+    monkeypatch.setattr(services, "NEW_KEYS_A_TIDYING", 1)
+    connect, used = BaseDatabaseWrapper.ensure_connection, []
+
+    def ensure_connection(wrapper: BaseDatabaseWrapper) -> None:
+        if hub.here() is not None:
+            used.append(wrapper)
+        connect(wrapper)
+
+    monkeypatch.setattr(BaseDatabaseWrapper, "ensure_connection", ensure_connection)
+
+    def ask(api: Any, method: str, path: str, body: Any = None, **headers: str) -> Any:
+        call = api.client.generic
+        sent = partial(call, method, path, json.dumps(body), "application/json", headers=headers)
+        answer = loop.until(loop.start(sent))
+        assert not isinstance(answer, Exception), answer
+        return answer
+
+    lease = ask(ana, "POST", "/licenses/borrow", {"tool": "cad"}, **{"Idempotency-Key": "once"}).json()["id"]
+    assert ask(ana, "POST", "/licenses/renew", {"id": lease}).status_code == 200
+    assert ask(administrator, "POST", "/licenses/renew", {"id": lease}).status_code == 200
+    assert ask(team, "POST", "/licenses/return", {"id": lease}).status_code == 200
+    assert ask(administrator, "POST", "/licenses/return", {"id": lease}).status_code == 200
+    assert ask(stranger, "POST", "/licenses/return", {"id": lease}).status_code == 401
+    assert ask(ana, "POST", "/licenses/borrow", {"tool": "full"}).status_code == 200
+    assert ask(ana, "POST", "/licenses/borrow", {"tool": "full"}).status_code == 409
+    assert ask(ana, "POST", "/licenses/borrow", {"tool": "nothing"}).status_code == 404
+    ticket = ask(ana, "POST", "/licenses/borrow", {"tool": "full", "wait_seconds": 60}).json()["ticket"]
+    assert ask(ana, "GET", f"/licenses/queue/{ticket}").status_code == 202
+    assert ask(administrator, "GET", f"/licenses/queue/{ticket}").status_code == 202
+    assert ask(ana, "GET", "/licenses/cad/status").status_code == 200
+    assert used == []
+
+
+@pytest.fixture
+def worker() -> Iterator[workers.Worker]:
+    """Provide a worker that answers with 100,000 bytes."""
+    config = Config()
+    made = workers.Worker(0, os.getpid(), [], None, 30, config, Logger(config))
+    made.poller, made.closing, made.since, made.nr_conns = selectors.DefaultSelector(), deque(), 0.0, 1
+
+    def application(environ: Any, start_response: Any) -> list[bytes]:
+        start_response("200 OK", [("Content-Length", "100000")])
+        return [b"x" * 100_000]
+
+    made.wsgi = application
+    yield made
+    made.poller.close()
+
+
+@pytest.mark.any_database
+def test_a_client_that_does_not_read_its_answers_is_cut_off(worker: workers.Worker) -> None:
+    client, served = socket.socketpair()
+    served.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    connection = TConn(worker.cfg, served, ("127.0.0.1", 1), ("127.0.0.1", 2))
+    connection.init()
+    connection.parser.unreader.unread(WHOLE + b"\r\n{}")
+    worker._answer(connection)
+    received = b""
+    while part := client.recv(65536):
+        received += part
+    assert received.startswith(b"HTTP/1.1 200 OK")
+    assert len(received) < 100_000
+    client.close()
+    worker.murder_pending()
+
+
+WHOLE = b"POST /licenses/borrow HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n"
+
+
+@pytest.mark.any_database
+@pytest.mark.parametrize(
+    ("request_", "is_of_loop"),
+    [
+        (WHOLE + b"\r\n{}", True),
+        (WHOLE.replace(b"/licenses", b"/sub/path/licenses") + b"\r\n{}", True),
+        (WHOLE + b"Authorization: Bearer lic_x\r\n\r\n{}", True),
+        (b"GET /licenses/cad/status HTTP/1.1\r\nHost: a\r\n\r\n", True),
+        (b"GET /licenses/cad/status?user=ana HTTP/1.1\r\nHost: a\r\n\r\n", False),
+        (b"GET /licenses/status HTTP/1.1\r\nHost: a\r\n\r\n", False),
+        (b"GET /admin/ HTTP/1.1\r\nHost: a\r\n\r\n", False),
+        (WHOLE + b"Authorization: Basic YTpi\r\n\r\n{}", False),
+        (WHOLE + b"Authorization: Bearer eyJ.x.y\r\n\r\n{}", False),
+        (WHOLE + b"Cookie: sessionid=a\r\n\r\n{}", False),
+        (WHOLE + b"Expect: 100-continue\r\n\r\n{}", False),
+        (WHOLE + b"Transfer-Encoding: chunked\r\n\r\n{}", False),
+        (WHOLE + b"Content-Length: 2\r\n\r\n{}", False),
+        (WHOLE + b"content-length : 2\r\n\r\n{}", True),
+        # Not whole, or more than one.
+        (WHOLE + b"\r\n{", False),
+        (WHOLE, False),
+        (WHOLE + b"\r\n{}" + WHOLE, False),
+        (b"", False),
+    ],
+)
+def test_the_loop_answers_whole_short_calls(request_: bytes, is_of_loop: bool) -> None:
+    assert workers.is_of_loop(request_) is is_of_loop
