@@ -3,12 +3,12 @@
 ``licenses.admin`` is separate, because it registers with this site on import.
 """
 
-from typing import Any
+from typing import Any, cast
 
 from django.conf import settings
 from django.contrib import admin
 from django.contrib.auth.models import User
-from django.http import HttpRequest
+from django.http import HttpRequest, HttpResponse
 from django.urls import path
 
 from licenses import auditing
@@ -34,6 +34,12 @@ class LicensesAdminSite(admin.AdminSite):
             "with_provider": oidc.is_configured(),
             "with_password": settings.LICENSE_LOCAL_PASSWORDS,
         }
+
+    def autocomplete_view(self, request: HttpRequest) -> HttpResponse:
+        # Import here, because licenses.admin registers with this site.
+        from licenses.admin.widgets import BothNames
+
+        return cast(HttpResponse, BothNames.as_view(admin_site=self)(request))
 
     def index(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> Any:
         # Import here, because licenses.admin registers with this site.

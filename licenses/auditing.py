@@ -175,6 +175,9 @@ def _told(row: models.Model, name: str) -> tuple[str, Any]:
     value = getattr(row, name)
     if isinstance(row._meta.get_field(name), models.DurationField):
         return f"{name}_seconds", value.total_seconds() if isinstance(value, timedelta) else None
+    if isinstance(value, (Team, Tool)):
+        # Display names change, and two can be the same.
+        return name, value.name
     return name, str(value) if isinstance(value, models.Model) else value
 
 

@@ -3,6 +3,7 @@
 from typing import Any
 
 from django.contrib import admin
+from django.contrib.admin.views.autocomplete import AutocompleteJsonView
 from django.contrib.admin.widgets import AdminSplitDateTime, AutocompleteSelect
 from django.http import HttpRequest
 
@@ -16,6 +17,14 @@ class SearchedSelect(AutocompleteSelect):
     def optgroups(self, name: str, value: Any, attr: Any = None) -> Any:
         """Return the selected choices."""
         return super().optgroups(name, [key for key in value if str(key).isdecimal() and len(str(key)) < 19], attr)
+
+
+class BothNames(AutocompleteJsonView):
+    """Answer a search with both names of a tool or a team: two can have the same display name."""
+
+    def serialize_result(self, obj: Any, to_field_name: str) -> dict[str, str]:
+        found: dict[str, str] = super().serialize_result(obj, to_field_name)
+        return found | ({"text": f"{obj} ({obj.name})"} if getattr(obj, "display_name", "") else {})
 
 
 class LabeledInputs(admin.ModelAdmin[Any]):

@@ -2,8 +2,6 @@
 
 import ast
 import io
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -29,11 +27,11 @@ from licenses.models import (
     Ticket,
     Tool,
 )
+from tests.support import commands
 from tests.support.admin_forms import page_of
 from tests.support.api import Api, api_of, api_with, assert_problem, make_token
 from tests.support.databases import migrated_database
 from tests.support.issuer import Issuer
-from tests.support.paths import ROOT
 from tests.support.quotas import SOMEBODY
 from tests.support.servers import server_environment
 
@@ -404,10 +402,9 @@ print(rows('SELECT "user", created_by_id, revoked_at IS NULL FROM licenses_apito
 
 def test_tokens_are_bound_by_the_upgrade_and_stay_dead_after_a_step_back(tmp_path: Path) -> None:
     with migrated_database(tmp_path) as database:
-        command = [sys.executable, "manage.py", "shell", "--no-imports", "-c", STEPS]
         environment = server_environment(tmp_path, database, 0)
-        done = subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True, text=True)
-    upgraded, stepped_back = map(ast.literal_eval, done.stdout.splitlines())
+        printed = commands.output("shell", "--no-imports", "-c", STEPS, environment=environment)
+    upgraded, stepped_back = map(ast.literal_eval, printed.splitlines())
     assert upgraded == [("ana", True, True), ("nightly", None, True), ("", None, True)]
     # Tokens that the previous version would accept again are revoked.
     assert stepped_back == [("ana", None, False), ("nightly", None, True), ("", None, False)]

@@ -143,6 +143,17 @@ def test_lists_and_filters_show_names_for_people(
     assert "Aero Group" in shown or Team not in related or model is Ticket
 
 
+def test_a_choice_of_tools_tells_those_with_the_same_display_name_apart(
+    admin_client: Client, make_tool: MakeTool
+) -> None:
+    make_tool("cad_1", display_name="Chief Designer")
+    make_tool("cad_2", display_name="Chief Designer")
+    make_tool("chief")
+    query = {"app_label": "licenses", "model_name": "contract", "field_name": "tool", "term": "chief"}
+    found = admin_client.get("/admin/autocomplete/", query).json()["results"]
+    assert [row["text"] for row in found] == ["Chief Designer (cad_1)", "Chief Designer (cad_2)", "chief"]
+
+
 @pytest.mark.parametrize("model", MODELS, ids=lambda model: model._meta.label)
 def test_a_search_finds_tools_and_teams_by_both_names(model: type[Model]) -> None:
     fields = set(admin.site._registry[model].search_fields)

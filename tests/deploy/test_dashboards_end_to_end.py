@@ -35,7 +35,10 @@ crash, aero = (Team.objects.create(name=name) for name in ("crash", "aero"))
 TeamMember.objects.create(team=crash, user="ana")
 TeamMember.objects.create(team=aero, user="amy")
 terms = {crash: quotas.AllotmentTerms(quota=1), aero: quotas.AllotmentTerms(reservation=1)}
-bought = Contract(tool=Tool.objects.get(name="cad_tool"), seats=5, last_day=ends.date(), reference="PO-1")
+begins = timezone.now() - timedelta(days=90)
+bought = Contract(
+    tool=Tool.objects.get(name="cad_tool"), seats=5, first_day=begins.date(), last_day=ends.date(), reference="PO-1"
+)
 contracts.save(contracts=[bought], by=Actor.of_command("test"))
 quotas.allot(tool="cad_tool", terms=terms, by=Actor.of_command("test"))
 """

@@ -37,6 +37,13 @@ def run(*arguments: str, environment: Mapping[str, str]) -> "subprocess.Complete
         return subprocess.CompletedProcess(["manage.py", *arguments], code, output.read_text(), errors.read_text())
 
 
+def output(*arguments: str, environment: Mapping[str, str]) -> str:
+    """Run a command, which must succeed. Return what it prints."""
+    done = run(*arguments, environment=environment)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
 @functools.cache
 def _process() -> "subprocess.Popen[str]":
     """Start the process that forks. It ends with this one, which closes its input."""

@@ -15,7 +15,7 @@ import yaml
 
 from benchmarks.ports import free_port
 from tests.support.paths import ROOT
-from tests.support.waiting import until
+from tests.support.waiting import PATIENCE, until
 
 DASHBOARDS = sorted((ROOT / "monitoring" / "grafana" / "dashboards").glob("*.json"))
 RULES = sorted((ROOT / "monitoring" / "prometheus" / "rules").glob("*.yml"))
@@ -83,7 +83,7 @@ def started(command: list[str | Path], folder: Path, url: str) -> Iterator[str]:
         yield url
     finally:
         process.terminate()
-        process.wait(30)
+        process.wait(PATIENCE)
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from benchmarks.ports import free_port
 from tests.support import commands, suite
 from tests.support.databases import migrated_database
 from tests.support.paths import ROOT
+from tests.support.waiting import PATIENCE
 
 
 @dataclass
@@ -49,18 +50,18 @@ class Server:
         """End it as an operator does."""
         if self.process is not None:
             self.process.terminate()
-            self.process.wait(30)
+            self.process.wait(PATIENCE)
             self.process = None
 
     def kill(self) -> None:
         """End it as a power cut does: master and workers at once."""
         if self.process is not None:
             os.killpg(self.process.pid, signal.SIGKILL)
-            self.process.wait(30)
+            self.process.wait(PATIENCE)
             self.process = None
 
     def _wait_until_ready(self, process: "subprocess.Popen[bytes]") -> None:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + PATIENCE
         while time.monotonic() < deadline:
             if process.poll() is not None:
                 raise RuntimeError(f"the server did not start:\n{self.log.read_text()}")
@@ -74,9 +75,7 @@ class Server:
 
     def manage(self, *arguments: str) -> str:
         """Run a management command against the server's database. Return what it prints."""
-        done = commands.run(*arguments, environment=self.environment)
-        assert done.returncode == 0, done.stderr
-        return done.stdout
+        return commands.output(*arguments, environment=self.environment)
 
 
 def collect_static_files() -> None:

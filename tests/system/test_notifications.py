@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.commands import run as run_command
+from tests.support import commands
 from tests.support.databases import migrated_database
 from tests.support.paths import ROOT
 from tests.support.receivers import HOST, MailServer, Receiver, running_mail_server, running_receiver
@@ -31,15 +31,12 @@ class Site:
 
     def run(self, code: str) -> Any:
         """Run code with the server's settings; return what it prints, as JSON."""
-        done = run_command("shell", "--verbosity", "0", "--command", code, environment=self.environment)
-        assert done.returncode == 0, done.stderr
-        return json.loads(done.stdout) if done.stdout else None
+        printed = commands.output("shell", "--verbosity", "0", "--command", code, environment=self.environment)
+        return json.loads(printed) if printed else None
 
     def sweep(self) -> str:
         """Run the sweeper once; return what it prints."""
-        done = run_command("expire_leases", environment=self.environment)
-        assert done.returncode == 0, done.stderr
-        return done.stdout
+        return commands.output("expire_leases", environment=self.environment)
 
     @contextmanager
     def sweeping(self, *arguments: str) -> Iterator["subprocess.Popen[bytes]"]:
