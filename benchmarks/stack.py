@@ -117,7 +117,9 @@ def prepare(database: str) -> None:
 def environment_of(database: str) -> dict[str, str]:
     """The variables of a server on this database, with all that would refuse the load off.
     It logs what a server logs, a line a request."""
-    environment = {name: value for name, value in os.environ.items() if name != "DATABASE_URL"}
+    # With compiled modules, as in the image.
+    unwanted = {"DATABASE_URL", "PYTHONDONTWRITEBYTECODE"}
+    environment = {name: value for name, value in os.environ.items() if name not in unwanted}
     where = "DATABASE_URL" if is_postgresql(database) else "LICENSE_DB_PATH"
     return environment | {
         where: database,
