@@ -1,8 +1,9 @@
-"""Let threads share one transaction, or one statement, for the requests that they have at the same time.
+"""Let calls share one transaction, or one statement, for the requests that they have at the same time.
 
-Nothing waits for a timer. A thread that finds no batch under way leads one with the
+A call has a thread of its own, or is one of the many of a worker's loop (``licenseserver.hub``).
+Nothing waits for a timer. A call that finds no batch under way leads one with the
 requests that have arrived. Requests that arrive during a batch form the next one, and one
-of their threads leads it. A single request is a batch of one. This is flat combining:
+of their calls leads it. A single request is a batch of one. This is flat combining:
 https://doi.org/10.1145/1810479.1810540 (Hendler and others, 2010).
 """
 

@@ -144,10 +144,11 @@ def _token_ends(notification: Notification, facts: Facts, names: Names) -> Writt
     ends, token = moment(facts["ends_at"]), f"API token {facts['name']} ({facts['hint']}...)"
     owner = "your" if notification.user else "the"
     text = f"{owner.capitalize()} {token} ends at {ends}. Programs that use it fail after that. "
+    login = " If it is of `license login`, run that command again." if notification.user else ""
     page = reverse("tokens") if notification.user else reverse("admin:licenses_apitoken_changelist")
     return (
         f"Replace {owner} {token}: it ends at {ends}",
-        f"{text}Create a new token, and replace it where it is used.",
+        f"{text}Create a new token, and replace it where it is used.{login}",
         page,
         {
             "Token": f"{facts['name']} ({facts['hint']}..., number {facts['token']})",
