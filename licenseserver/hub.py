@@ -39,7 +39,7 @@ def aside(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
 
 
 class Hub:
-    """The greenlets of a loop. Make it in the loop's thread, which alone may call ``start`` and ``go_on``.
+    """The greenlets of a loop. Make it in the loop's thread, the only one that may call ``start`` and ``go_on``.
 
     ``wake`` wakes the loop, from another thread. ``threads`` run what blocks, and ``leaders`` the
     batches: at most one of each lane at a time.
