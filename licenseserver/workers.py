@@ -123,11 +123,13 @@ class Worker(ThreadWorker):
         self.hub.go_on()
 
     def enqueue_req(self, conn: Any) -> None:
-        """Answer the request of a connection in the loop or in a thread. Wait for one that has not arrived."""
+        """Answer the request of a connection in the loop or in a thread. Wait for one that has not arrived.
+
+        In the loop, connections do not block.
+        """
         if not self.alive or self.cfg.is_ssl or (conn.initialized and conn.parser.unreader.buf.getvalue()):
             self._to_thread(conn)
             return
-        conn.sock.setblocking(False)
         try:
             data = conn.sock.recv(SHORT)
         except BlockingIOError:

@@ -14,7 +14,7 @@ from datetime import timedelta
 from typing import Any, TypeGuard
 
 from django.conf import settings
-from django.db import DatabaseError, InterfaceError, NotSupportedError, OperationalError, transaction
+from django.db import DatabaseError, InterfaceError, NotSupportedError, transaction
 
 from licenses.database import fault
 from licenses.errors import Busy, Overloaded, Refusal
@@ -33,8 +33,6 @@ logger = logging.getLogger("licenses.batch")
 # is there now; a team that was deleted since. https://www.postgresql.org/docs/current/errcodes-appendix.html
 TRY_AGAIN = {"40001", "40P01", "0A000", "26000", "23505", "23503"}
 LOCK_NOT_AVAILABLE = "55P03"
-# The database could not decide.
-UNDECIDED = (OperationalError, InterfaceError, NotSupportedError)
 TRIES = 3
 # The smallest step of time that both databases keep.
 TICK = timedelta(microseconds=1)
@@ -151,7 +149,9 @@ def _decide_together(batch: Sequence[Entry]) -> None:
 def _is_undecided(error: Exception) -> TypeGuard[DatabaseError | InterfaceError]:
     """Return whether the database could not decide. Its other errors are defects. The refusal is made in the thread
     of the connection, which may have to be closed (``database.refusal``)."""
-    return isinstance(error, UNDECIDED) or (isinstance(error, DatabaseError) and fault(error) is not None)
+    return isinstance(error, NotSupportedError) or (
+        isinstance(error, (DatabaseError, InterfaceError)) and fault(error) is not None
+    )
 
 
 def _state(error: Exception) -> str | None:

@@ -161,7 +161,7 @@ def _of_site(message: messages.Message, span: Span) -> Costs:
     # The costs come first: a phone shows few columns.
     tools = [
         [
-            row.tool.display_name or row.tool.name,
+            str(row.tool),
             amount(row.usage.cost if row.usage else None),
             amount(row.contract_cost),
             amount(row.idle_cost),
@@ -174,7 +174,7 @@ def _of_site(message: messages.Message, span: Span) -> Costs:
     ]
     contracts = [
         [
-            row.contract.tool.display_name or row.contract.tool.name,
+            str(row.contract.tool),
             amount(row.cost),
             amount(row.idle_cost),
             f"{row.contract.seats:,}",

@@ -56,8 +56,8 @@ class CodeExchange(OIDCAuthenticationBackend):
         (OpenID Connect Core 5.3.2)."""
         claims = payload
         if self.OIDC_OP_USER_ENDPOINT:
-            told = self.get_userinfo(access_token, id_token, payload)
-            if not isinstance(told, dict) or told.get("sub") != payload["sub"]:
+            userinfo = self.get_userinfo(access_token, id_token, payload)
+            if not isinstance(userinfo, dict) or userinfo.get("sub") != payload["sub"]:
                 raise InvalidJwt("the provider answered about another subject")
-            claims = told | payload
+            claims = userinfo | payload
         return account_of(claims, address=client_address(self.request.META))
