@@ -24,6 +24,7 @@ from benchmarks.ports import free_port
 from licenses.access.provider import _provider
 from licenses.leases import expiry
 from licenses.models import AuditRecord, Team, TeamMember, Tool
+from licenseserver import logs, workers
 from tests.support.api import Api, api_of
 from tests.support.databases import migrated_template, undone
 from tests.support.issuer import AUDIENCE, Issuer, running_issuer
@@ -100,6 +101,13 @@ def one_tls_context() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("httpx._transports.default.create_ssl_context", functools.cache(httpx.create_ssl_context))
         yield
+
+
+@pytest.fixture(autouse=True)
+def no_request_is_left() -> Iterator[None]:
+    """Fail a test that leaves what belongs to a request in its thread: the next tests would see it."""
+    yield
+    assert (workers.waited(), logs.current()) == (0, None)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -209,11 +209,12 @@ def test_no_call_of_the_loop_uses_the_database_in_it(
 
 
 @pytest.fixture
-def worker() -> Iterator[workers.Worker]:
+def worker(loop: Loop) -> Iterator[workers.Worker]:
     """Provide a worker that answers with 100,000 bytes."""
     config = Config()
     made = workers.Worker(0, os.getpid(), [], None, 30, config, Logger(config))
     made.poller, made.closing, made.since, made.nr_conns = selectors.DefaultSelector(), deque(), 0.0, 1
+    made.hub = loop.hub
 
     def application(environ: Any, start_response: Any) -> list[bytes]:
         start_response("200 OK", [("Content-Length", "100000")])
@@ -231,7 +232,7 @@ def test_a_client_that_does_not_read_its_answers_is_cut_off(worker: workers.Work
     connection = TConn(worker.cfg, served, ("127.0.0.1", 1), ("127.0.0.1", 2))
     connection.init()
     connection.parser.unreader.unread(WHOLE + b"\r\n{}")
-    worker._answer(connection)
+    worker.hub.start(worker._answer, connection)
     received = b""
     while part := client.recv(65536):
         received += part
