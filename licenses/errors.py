@@ -246,10 +246,10 @@ class NotAMember(BorrowRefusal):
 class QueueEnded(Refusal):
     """The wait ended without a seat."""
 
-    def __init__(self, *, tool: str) -> None:
-        super().__init__(self.why.format(tool=tool), tool=tool)
-
     why: ClassVar[str]
+
+    def __init__(self, *, tool: str, **values: str) -> None:
+        super().__init__(self.why.format(tool=tool, **values), tool=tool)
 
 
 class QueueTimeout(QueueEnded, BorrowRefusal):
@@ -259,7 +259,17 @@ class QueueTimeout(QueueEnded, BorrowRefusal):
     title = "Wait timed out"
     status = 410
     denial = True
-    why = "No seat of {tool} came free within the longest wait of this request. Wait longer, or try again later."
+    why = "No seat of {tool} came free within {wait}. Wait longer, or try again later."
+
+    def __init__(self, *, tool: str, wait: timedelta) -> None:
+        super().__init__(tool=tool, wait=_written(wait))
+
+
+def _written(wait: timedelta) -> str:
+    """Write a time in its largest unit that leaves no rest, such as ``90 s`` and ``30 min``."""
+    seconds = wait.total_seconds()
+    unit, length = next((unit for unit in (("h", 3600), ("min", 60)) if seconds % unit[1] == 0), ("s", 1))
+    return f"{seconds / length:,.0f} {unit}"
 
 
 class QueueDropped(QueueEnded):
