@@ -460,7 +460,13 @@ def test_a_public_address_is_accepted() -> None:
     assert webhooks.check_url("https://hooks.slack.com/services/T0/B0/x?y=z") == "hooks.slack.com"
     assert webhooks.check_url("https://8.8.8.8:8443/x") == "8.8.8.8"
     # A network without IPv4 reaches public IPv4 addresses so.
-    for host in ("2606:4700:4700::1111", "64:ff9b::8.8.8.8", "::ffff:8.8.8.8", "2002:808:808::1", "2606:4700:4700::5efe:808:808"):
+    for host in (
+        "2606:4700:4700::1111",
+        "64:ff9b::8.8.8.8",
+        "::ffff:8.8.8.8",
+        "2002:808:808::1",
+        "2606:4700:4700::5efe:808:808",
+    ):
         assert webhooks.check_url(f"https://[{host}]/x") == host
 
 
