@@ -7,10 +7,13 @@ import time
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar
+from functools import partial
 from typing import Any
 
 from django.conf import settings
-from gunicorn.workers.gthread import _DEFER, ThreadWorker
+from gunicorn.http.errors import NoMoreData, ParseException
+from gunicorn.http.parser import RequestParser
+from gunicorn.workers.gthread import ThreadWorker
 
 from .hub import Hub
 
@@ -22,8 +25,11 @@ AT_ONCE = 0.001
 CLOSING = 2.0
 # The loop starts this number of calls, which fill a batch, before it goes on with them.
 STARTED = 64
-# The loop answers requests up to this many bytes.
+# The loop answers requests up to this many bytes, and reads this many at once.
 SHORT = 8192
+# In seconds, and bytes: the loop waits this long for the next part of a request, up to this length.
+NEXT_PART = 30.0
+LONGEST = settings.API_BODY_LIMIT + SHORT
 # The calls that wait only in lanes. Their credential may only be a token of this server, because the keys
 # for a JWT may have to be fetched, and a password takes a lot of time.
 ROOT = rb"(?:%b)?/licenses" % re.escape(settings.SCRIPT_NAME or "").encode()
@@ -34,7 +40,9 @@ OF_LOOP = re.compile(
 OF_THREADS = re.compile(
     rb"\r\n(?:authorization:(?![ \t]*bearer lic_)|cookie|expect|upgrade|transfer-encoding)", re.IGNORECASE
 )
-LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d{1,5})[ \t]*(?=\r\n)", re.IGNORECASE)
+LENGTH = re.compile(rb"\r\ncontent-length:([^\r]*)", re.IGNORECASE)
+DIGITS = re.compile(rb"[ \t]*(\d{1,9})[ \t]*")
+EXPECTS = re.compile(rb"\r\nexpect:", re.IGNORECASE)
 END = b"\r\n\r\n"
 
 _waited: ContextVar[float] = ContextVar("waited", default=0.0)
@@ -51,9 +59,32 @@ def is_of_loop(data: bytes) -> bool:
     if end < 0 or not OF_LOOP.match(data):
         return False
     head = data[: end + 2]
+    return len(data) == end + len(END) + _body_length(head) and not OF_THREADS.search(head)
+
+
+def is_begun(data: bytes, config: Any) -> bool:
+    """Return whether these bytes are the beginning of a request whose rest the loop waits for. gunicorn reads in
+    a thread what its length does not tell, what waits for an answer first, and what it refuses."""
+    end = data.find(END)
+    if end >= 0:
+        head = data[: end + 2]
+        return len(data) < end + len(END) + _body_length(head) <= LONGEST and not EXPECTS.search(head)
+    try:
+        next(RequestParser(config, iter([data]), None))
+    except NoMoreData:
+        return len(data) < LONGEST
+    except ParseException:
+        pass
+    return False
+
+
+def _body_length(head: bytes) -> int:
+    """Return the length of a body; -1 if only gunicorn can tell."""
     lengths = LENGTH.findall(head)
-    length = int(lengths[0]) if len(lengths) == 1 else 0
-    return len(data) == end + len(END) + length and not OF_THREADS.search(head)
+    if not lengths:
+        return 0
+    digits = DIGITS.fullmatch(lengths[0])
+    return int(digits[1]) if digits and len(lengths) == 1 else -1
 
 
 class _Answered:
@@ -96,6 +127,7 @@ class Worker(ThreadWorker):
 
     def init_process(self) -> None:
         """Prepare the loop in the process of the worker."""
+        self.begun: deque[Any] = deque()
         self.closing: deque[tuple[float, socket.socket]] = deque()
         self.leaders = ThreadPoolExecutor(LEADERS, thread_name_prefix="leader")
         super().init_process()
@@ -123,29 +155,54 @@ class Worker(ThreadWorker):
         self.hub.go_on()
 
     def enqueue_req(self, conn: Any) -> None:
-        """Answer the request of a connection in the loop or in a thread. Wait for one that has not arrived.
+        """Answer the request of a connection in the loop or in a thread. Wait in the loop until it is whole:
+        clients that stall must not hold threads.
 
         In the loop, connections do not block.
         """
-        if not self.alive or self.cfg.is_ssl or (conn.initialized and conn.parser.unreader.buf.getvalue()):
+        if self.cfg.is_ssl:
             self._to_thread(conn)
             return
+        begun = conn.parser.unreader.take_buffered() if conn.initialized else b""
+        if begun:
+            conn.sock.setblocking(False)
+        is_over = False
         try:
             data = conn.sock.recv(SHORT)
+            is_over = not data
         except BlockingIOError:
-            self.finish_request(conn, _Answered(_DEFER))
-            return
-        except OSError:
             data = b""
+        except OSError:
+            data, is_over = b"", True
+        data = begun + data
+        if not data:
+            if is_over:
+                self._drop(conn.sock)
+            else:
+                self._wait_for_more(conn, self.pending_conns, self.cfg.keepalive)
+            return
         conn.init()
         conn.parser.unreader.unread(data)
         if is_of_loop(data):
             self.hub.start(self._answer, conn)
+        elif not is_over and is_begun(data, self.cfg):
+            self._wait_for_more(conn, self.begun, NEXT_PART)
         else:
             self._to_thread(conn)
 
+    def _wait_for_more(self, conn: Any, waiting: deque[Any], seconds: float) -> None:
+        conn.sock.setblocking(False)
+        conn.timeout = time.monotonic() + seconds
+        waiting.append(conn)
+        self.poller.register(conn.sock, selectors.EVENT_READ, partial(self._read_more, conn, waiting))
+
+    def _read_more(self, conn: Any, waiting: deque[Any], sock: Any) -> None:
+        self.poller.unregister(sock)
+        waiting.remove(conn)
+        conn.timeout = None
+        self.enqueue_req(conn)
+
     def _to_thread(self, conn: Any) -> None:
-        conn.data_ready = True
         conn.queued_at = time.monotonic()
         super().enqueue_req(conn)
 
@@ -188,9 +245,13 @@ class Worker(ThreadWorker):
         sock.close()
 
     def murder_pending(self) -> None:
-        """Close connections that wait for too long: for a request, or for the client to close them."""
+        """Close connections that wait for too long: for a request, its next part, or the client to close them."""
         super().murder_pending()
         now = time.monotonic()
+        while self.begun and self.begun[0].timeout < now:
+            sock = self.begun.popleft().sock
+            self.poller.unregister(sock)
+            self._drop(sock)
         while self.closing and (self.closing[0][0] < now or self.closing[0][1].fileno() < 0):
             _, sock = self.closing.popleft()
             if sock.fileno() >= 0:

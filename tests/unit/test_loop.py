@@ -213,7 +213,8 @@ def worker(loop: Loop) -> Iterator[workers.Worker]:
     """Provide a worker that answers with 100,000 bytes."""
     config = Config()
     made = workers.Worker(0, os.getpid(), [], None, 30, config, Logger(config))
-    made.poller, made.closing, made.since, made.nr_conns = selectors.DefaultSelector(), deque(), 0.0, 1
+    made.poller, made.since, made.nr_conns = selectors.DefaultSelector(), 0.0, 1
+    made.begun, made.closing = deque(), deque()
     made.hub = loop.hub
 
     def application(environ: Any, start_response: Any) -> list[bytes]:
@@ -243,6 +244,7 @@ def test_a_client_that_does_not_read_its_answers_is_cut_off(worker: workers.Work
 
 
 WHOLE = b"POST /licenses/borrow HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n"
+STATUS = b"GET /licenses/cad/status HTTP/1.1\r\nHost: a\r\n"
 
 
 @pytest.mark.any_database
@@ -263,6 +265,11 @@ WHOLE = b"POST /licenses/borrow HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n"
         (WHOLE + b"Transfer-Encoding: chunked\r\n\r\n{}", False),
         (WHOLE + b"Content-Length: 2\r\n\r\n{}", False),
         (WHOLE + b"content-length : 2\r\n\r\n{}", True),
+        # The loop would wait for these bodies.
+        (STATUS + b"Content-Length: 000000000005\r\n\r\n", False),
+        (STATUS + b"Content-Length: 123456\r\n\r\n", False),
+        (STATUS + b"Content-Length: 5 \t\r\n\r\n", False),
+        (STATUS + b"Content-Length: +5\r\n\r\n", False),
         # Not whole, or more than one.
         (WHOLE + b"\r\n{", False),
         (WHOLE, False),
@@ -272,3 +279,31 @@ WHOLE = b"POST /licenses/borrow HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n"
 )
 def test_the_loop_answers_whole_short_calls(request_: bytes, is_of_loop: bool) -> None:
     assert workers.is_of_loop(request_) is is_of_loop
+
+
+@pytest.mark.any_database
+@pytest.mark.parametrize(
+    ("request_", "is_begun"),
+    [
+        (b"G", True),
+        (b"GET / HTTP/1.1\r\nHost: a\r\n", True),
+        (WHOLE, True),
+        (WHOLE + b"\r\n{", True),
+        (WHOLE + b"\r\n{}", False),
+        (WHOLE + b"\r\n{}GET", False),
+        (WHOLE + b"Cookie: sessionid=a\r\n\r\n{", True),
+        # The client waits for an answer.
+        (WHOLE + b"Expect: 100-continue\r\n\r\n", False),
+        # Only gunicorn can tell the end.
+        (STATUS + b"Transfer-Encoding: chunked\r\n\r\n2\r\n", False),
+        (WHOLE + b"Content-Length: 2\r\n\r\n{", False),
+        # Too much to keep in memory.
+        (STATUS + b"Content-Length: 123456\r\n\r\n", False),
+        (STATUS + b"A: b\r\n" * 20_000, False),
+        # gunicorn refuses it now.
+        (b"GET / HTTP/1.1\n", False),
+        (b"G" * 5000, False),
+    ],
+)
+def test_the_loop_waits_for_the_rest_of_a_request(request_: bytes, is_begun: bool) -> None:
+    assert workers.is_begun(request_, Config()) is is_begun
