@@ -1,5 +1,6 @@
 """gunicorn's threaded worker, whose loop answers the calls that come most often itself."""
 
+import io
 import re
 import selectors
 import socket
@@ -10,9 +11,13 @@ from contextvars import ContextVar
 from typing import Any
 
 from django.conf import settings
+from django.core.signals import request_finished, request_started
+from django.db import close_old_connections, reset_queries
+from gunicorn import util
+from gunicorn.http import wsgi
 from gunicorn.workers.gthread import _DEFER, ThreadWorker
 
-from .hub import Hub
+from .hub import Hub, here
 
 # Lanes that can have a batch at the same time (``licenses.lanes``): seats, heartbeats, levels, tokens.
 LEADERS = 4
@@ -36,6 +41,8 @@ OF_THREADS = re.compile(
 )
 LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d{1,5})[ \t]*(?=\r\n)", re.IGNORECASE)
 END = b"\r\n\r\n"
+# Of each connection: a client borrows, renews, returns and asks for the status.
+HEADS = 4
 
 _waited: ContextVar[float] = ContextVar("waited", default=0.0)
 
@@ -54,6 +61,70 @@ def is_of_loop(data: bytes) -> bool:
     lengths = LENGTH.findall(head)
     length = int(lengths[0]) if len(lengths) == 1 else 0
     return len(data) == end + len(END) + length and not OF_THREADS.search(head)
+
+
+class Heads:
+    """The heads of the requests of one connection. A client sends the same few again and again: each is read once."""
+
+    def __init__(self) -> None:
+        self._known: dict[bytes, Any] = {}
+
+    def request(self, data: bytes, parser: Any) -> Any:
+        """Return the request of these bytes (``is_of_loop``), with the parser of the connection. Raises its errors."""
+        head, _, body = data.partition(END)
+        known = self._known.get(head)
+        if known is None:
+            parser.unreader.unread(data)
+            known = next(parser)
+            if len(self._known) == HEADS:
+                self._known.clear()
+            self._known[head] = known
+            return known
+        request = object.__new__(type(known))
+        request.__dict__ |= known.__dict__ | {"body": io.BytesIO(body)}
+        return request
+
+
+class Answer(wsgi.Response):  # type: ignore[misc]
+    """An answer whose head and body are sent together, if the body is one piece."""
+
+    _date = (0, "")
+
+    def write(self, arg: bytes) -> None:
+        """Send a piece of the body, after the head."""
+        if self.headers_sent or self.upgrade or self._omits_body or self.response_length != len(arg):
+            super().write(arg)
+            return
+        self.headers_sent, self.sent = True, len(arg)
+        lines = [
+            f"HTTP/{self.req.version[0]}.{self.req.version[1]} {self.status}",
+            f"Server: {self.version}",
+            f"Date: {self._now()}",
+            f"Connection: {'close' if self.should_close() else 'keep-alive'}",
+            *(f"{name}: {value}" for name, value in self.headers),
+            "\r\n",
+        ]
+        util.write(self.sock, "\r\n".join(lines).encode("latin-1") + arg)
+
+    @classmethod
+    def _now(cls) -> str:
+        """Return the time for the head: made once in a second."""
+        now = int(time.time())
+        if cls._date[0] != now:
+            cls._date = now, util.http_date(now)
+        return cls._date[1]
+
+
+# gunicorn makes its answers with the class of this name.
+wsgi.Response = Answer
+
+
+def close_connections(**signal: Any) -> None:
+    """Close old connections to the database at the start and the end of a request in a thread, as Django does. The
+    loop has none. Receives a signal."""
+    if here() is None:
+        reset_queries()
+        close_old_connections()
 
 
 class _Answered:
@@ -96,6 +167,10 @@ class Worker(ThreadWorker):
 
     def init_process(self) -> None:
         """Prepare the loop in the process of the worker."""
+        request_started.disconnect(reset_queries)
+        for signal in (request_started, request_finished):
+            signal.disconnect(close_old_connections)
+            signal.connect(close_connections)
         self.closing: deque[tuple[float, socket.socket]] = deque()
         self.leaders = ThreadPoolExecutor(LEADERS, thread_name_prefix="leader")
         super().init_process()
@@ -138,10 +213,10 @@ class Worker(ThreadWorker):
         except OSError:
             data = b""
         conn.init()
-        conn.parser.unreader.unread(data)
         if is_of_loop(data):
-            self.hub.start(self._answer, conn)
+            self.hub.start(self._answer, conn, data)
         else:
+            conn.parser.unreader.unread(data)
             self._to_thread(conn)
 
     def _to_thread(self, conn: Any) -> None:
@@ -197,7 +272,7 @@ class Worker(ThreadWorker):
                 self.poller.unregister(sock)
                 self._drop(sock)
 
-    def _answer(self, conn: Any) -> None:
+    def _answer(self, conn: Any, data: bytes) -> None:
         """Answer a request whose bytes are all there, in a greenlet of the loop."""
         # It came after the last answer: clients do not send the next request before.
         since = max(self.since, conn.timeout - self.cfg.keepalive) if conn.timeout else self.since
@@ -206,7 +281,9 @@ class Worker(ThreadWorker):
         conn.sock.setblocking(False)
         request, is_kept = None, False
         try:
-            request = next(conn.parser)
+            if not hasattr(conn, "heads"):
+                conn.heads = Heads()
+            request = conn.heads.request(data, conn.parser)
             is_kept = self._keepalive_after(conn, self.handle_request(request, conn))
         except (OSError, StopIteration) as error:
             self.log.debug("Closing connection. %s", error)
