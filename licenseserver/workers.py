@@ -8,6 +8,7 @@ import time
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar
+from datetime import datetime
 from typing import Any
 
 from django.conf import settings
@@ -61,28 +62,6 @@ def is_of_loop(data: bytes) -> bool:
     lengths = LENGTH.findall(head)
     length = int(lengths[0]) if len(lengths) == 1 else 0
     return len(data) == end + len(END) + length and not OF_THREADS.search(head)
-
-
-class Heads:
-    """The heads of the requests of one connection. A client sends the same few again and again: each is read once."""
-
-    def __init__(self) -> None:
-        self._known: dict[bytes, Any] = {}
-
-    def request(self, data: bytes, parser: Any) -> Any:
-        """Return the request of these bytes (``is_of_loop``), with the parser of the connection. Raises its errors."""
-        head, _, body = data.partition(END)
-        known = self._known.get(head)
-        if known is None:
-            parser.unreader.unread(data)
-            known = next(parser)
-            if len(self._known) == HEADS:
-                self._known.clear()
-            self._known[head] = known
-            return known
-        request = object.__new__(type(known))
-        request.__dict__ |= known.__dict__ | {"body": io.BytesIO(body)}
-        return request
 
 
 class Answer(wsgi.Response):  # type: ignore[misc]
@@ -273,7 +252,7 @@ class Worker(ThreadWorker):
                 self._drop(sock)
 
     def _answer(self, conn: Any, data: bytes) -> None:
-        """Answer a request whose bytes are all there, in a greenlet of the loop."""
+        """Answer the request of these bytes (``is_of_loop``), in a greenlet of the loop."""
         # It came after the last answer: clients do not send the next request before.
         since = max(self.since, conn.timeout - self.cfg.keepalive) if conn.timeout else self.since
         _waited.set(time.monotonic() - since)
@@ -281,15 +260,49 @@ class Worker(ThreadWorker):
         conn.sock.setblocking(False)
         request, is_kept = None, False
         try:
-            if not hasattr(conn, "heads"):
-                conn.heads = Heads()
-            request = conn.heads.request(data, conn.parser)
-            is_kept = self._keepalive_after(conn, self.handle_request(request, conn))
+            request, environ = self._read(conn, data)
+            is_kept = self._respond(conn, request, environ)
         except (OSError, StopIteration) as error:
             self.log.debug("Closing connection. %s", error)
         except Exception as error:  # noqa: BLE001 - as gunicorn's own threads do
             self.handle_error(request, conn.sock, conn.client, error)
         self.finish_request(conn, _Answered(is_kept))
+
+    def _read(self, conn: Any, data: bytes) -> tuple[Any, dict[str, Any]]:
+        """Return gunicorn's request for these bytes, and the environment of its call. A client sends the same few
+        heads again and again: each is read once for a connection."""
+        head, _, body = data.partition(END)
+        heads = vars(conn).setdefault("heads", {})
+        if head not in heads:
+            conn.parser.unreader.unread(data)
+            request = next(conn.parser)
+            _, environ = wsgi.create(request, conn.sock, conn.client, conn.server, self.cfg)
+            conn.parser.finish_body()
+            if len(heads) == HEADS:
+                heads.clear()
+            heads[head] = request, environ | {"wsgi.multithread": True}
+        request, environ = heads[head]
+        return request, environ | {"wsgi.input": io.BytesIO(body)}
+
+    def _respond(self, conn: Any, request: Any, environ: dict[str, Any]) -> bool:
+        """Answer a request, as ``handle_request`` does in threads; return whether the connection is kept."""
+        start = datetime.now()  # noqa: DTZ005 - gunicorn's log of accesses wants the difference
+        answer = Answer(request, conn.sock, self.cfg)
+        self.nr += 1
+        if self.nr >= self.max_requests and self.alive:
+            self.log.info("Autorestarting worker after current request.")
+            self.alive = False
+        if not self.alive or not self.cfg.keepalive or len(self.keepalived_conns) >= self.max_keepalived:
+            answer.force_close()
+        pieces = self.wsgi(environ, answer.start_response)
+        try:
+            for piece in pieces:
+                answer.write(piece)
+            answer.close()
+        finally:
+            self.log.access(answer, request, environ, datetime.now() - start)  # noqa: DTZ005
+            pieces.close()
+        return not answer.should_close()
 
     def handle(self, conn: Any) -> Any:
         """Answer the next request of a connection in one of the threads."""

@@ -231,8 +231,7 @@ def test_a_client_that_does_not_read_its_answers_is_cut_off(worker: workers.Work
     served.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
     connection = TConn(worker.cfg, served, ("127.0.0.1", 1), ("127.0.0.1", 2))
     connection.init()
-    connection.parser.unreader.unread(WHOLE + b"\r\n{}")
-    worker.hub.start(worker._answer, connection)
+    worker.hub.start(worker._answer, connection, WHOLE + b"\r\n{}")
     received = b""
     while part := client.recv(65536):
         received += part
