@@ -12,6 +12,7 @@ from datetime import datetime
 from typing import Any
 
 from django.conf import settings
+from django.core.cache import close_caches
 from django.core.signals import request_finished, request_started
 from django.db import close_old_connections, reset_queries
 from gunicorn import util
@@ -64,7 +65,7 @@ def is_of_loop(data: bytes) -> bool:
     return len(data) == end + len(END) + length and not OF_THREADS.search(head)
 
 
-class Answer(wsgi.Response):  # type: ignore[misc]
+class Answer(wsgi.Response):
     """An answer whose head and body are sent together, if the body is one piece."""
 
     _date = (0, "")
@@ -92,10 +93,6 @@ class Answer(wsgi.Response):  # type: ignore[misc]
         if cls._date[0] != now:
             cls._date = now, util.http_date(now)
         return cls._date[1]
-
-
-# gunicorn makes its answers with the class of this name.
-wsgi.Response = Answer
 
 
 def close_connections(**signal: Any) -> None:
@@ -147,6 +144,8 @@ class Worker(ThreadWorker):
     def init_process(self) -> None:
         """Prepare the loop in the process of the worker."""
         request_started.disconnect(reset_queries)
+        # The server uses no cache.
+        request_finished.disconnect(close_caches)
         for signal in (request_started, request_finished):
             signal.disconnect(close_old_connections)
             signal.connect(close_connections)
@@ -286,7 +285,7 @@ class Worker(ThreadWorker):
 
     def _respond(self, conn: Any, request: Any, environ: dict[str, Any]) -> bool:
         """Answer a request, as ``handle_request`` does in threads; return whether the connection is kept."""
-        start = datetime.now()  # noqa: DTZ005 - gunicorn's log of accesses wants the difference
+        start = datetime.now()
         answer = Answer(request, conn.sock, self.cfg)
         self.nr += 1
         if self.nr >= self.max_requests and self.alive:
@@ -294,14 +293,22 @@ class Worker(ThreadWorker):
             self.alive = False
         if not self.alive or not self.cfg.keepalive or len(self.keepalived_conns) >= self.max_keepalived:
             answer.force_close()
-        pieces = self.wsgi(environ, answer.start_response)
         try:
-            for piece in pieces:
-                answer.write(piece)
-            answer.close()
-        finally:
-            self.log.access(answer, request, environ, datetime.now() - start)  # noqa: DTZ005
-            pieces.close()
+            pieces = self.wsgi(environ, answer.start_response)
+            try:
+                for piece in pieces:
+                    answer.write(piece)
+                answer.close()
+                self.log.access(answer, request, environ, datetime.now() - start)
+            finally:
+                if hasattr(pieces, "close"):
+                    pieces.close()
+        except Exception as error:
+            if isinstance(error, OSError) or not answer.headers_sent:
+                raise
+            # No other answer can follow.
+            self.log.exception("Error after the answer has begun")
+            answer.force_close()
         return not answer.should_close()
 
     def handle(self, conn: Any) -> Any:
