@@ -68,6 +68,7 @@ def is_of_loop(data: bytes) -> bool:
 class Answer(wsgi.Response):
     """An answer whose head and body are sent together, if the body is one piece."""
 
+    headers_sent: bool
     _date = (0, "")
 
     def write(self, arg: bytes) -> None:
@@ -124,6 +125,8 @@ class Worker(ThreadWorker):
     answer, and a new server can't listen there. Without a master it serves open connections
     while clients use them.
     """
+
+    alive: bool
 
     def set_accept_enabled(self, enabled: bool) -> None:
         """Start or stop to accept connections. Give the addresses up when the worker stops."""
