@@ -1,5 +1,6 @@
 """gunicorn's threaded worker, whose loop answers the calls that come most often itself."""
 
+import io
 import re
 import selectors
 import socket
@@ -7,15 +8,21 @@ import time
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar
+from datetime import datetime
 from functools import partial
 from typing import Any
 
 from django.conf import settings
+from django.core.cache import close_caches
+from django.core.signals import request_finished, request_started
+from django.db import close_old_connections, reset_queries
+from gunicorn import util
+from gunicorn.http import wsgi
 from gunicorn.http.errors import NoMoreData, ParseException
 from gunicorn.http.parser import RequestParser
 from gunicorn.workers.gthread import ThreadWorker
 
-from .hub import Hub
+from .hub import Hub, here
 
 # Lanes that can have a batch at the same time (``licenses.lanes``): seats, heartbeats, levels, tokens.
 LEADERS = 4
@@ -44,6 +51,8 @@ LENGTH = re.compile(rb"\r\ncontent-length:([^\r]*)", re.IGNORECASE)
 DIGITS = re.compile(rb"[ \t]*(\d{1,9})[ \t]*")
 EXPECTS = re.compile(rb"\r\nexpect:", re.IGNORECASE)
 END = b"\r\n\r\n"
+# Of each connection: a client borrows, renews, returns and asks for the status.
+HEADS = 4
 
 _waited: ContextVar[float] = ContextVar("waited", default=0.0)
 
@@ -87,6 +96,45 @@ def _body_length(head: bytes) -> int:
     return int(digits[1]) if digits and len(lengths) == 1 else -1
 
 
+class Answer(wsgi.Response):
+    """An answer whose head and body are sent together, if the body is one piece."""
+
+    headers_sent: bool
+    _date = (0, "")
+
+    def write(self, arg: bytes) -> None:
+        """Send a piece of the body, after the head."""
+        if self.headers_sent or self.upgrade or self._omits_body or self.response_length != len(arg):
+            super().write(arg)
+            return
+        self.headers_sent, self.sent = True, len(arg)
+        lines = [
+            f"HTTP/{self.req.version[0]}.{self.req.version[1]} {self.status}",
+            f"Server: {self.version}",
+            f"Date: {self._now()}",
+            f"Connection: {'close' if self.should_close() else 'keep-alive'}",
+            *(f"{name}: {value}" for name, value in self.headers),
+            "\r\n",
+        ]
+        util.write(self.sock, "\r\n".join(lines).encode("latin-1") + arg)
+
+    @classmethod
+    def _now(cls) -> str:
+        """Return the time for the head: made once in a second."""
+        now = int(time.time())
+        if cls._date[0] != now:
+            cls._date = now, util.http_date(now)
+        return cls._date[1]
+
+
+def close_connections(**signal: Any) -> None:
+    """Close old connections to the database at the start and the end of a request in a thread, as Django does. The
+    loop has none. Receives a signal."""
+    if here() is None:
+        reset_queries()
+        close_old_connections()
+
+
 class _Answered:
     """What became of a connection, as gunicorn expects it from a thread."""
 
@@ -109,6 +157,8 @@ class Worker(ThreadWorker):
     while clients use them.
     """
 
+    alive: bool
+
     def set_accept_enabled(self, enabled: bool) -> None:
         """Start or stop to accept connections. Give the addresses up when the worker stops."""
         super().set_accept_enabled(enabled)
@@ -127,6 +177,12 @@ class Worker(ThreadWorker):
 
     def init_process(self) -> None:
         """Prepare the loop in the process of the worker."""
+        request_started.disconnect(reset_queries)
+        # The server uses no cache.
+        request_finished.disconnect(close_caches)
+        for signal in (request_started, request_finished):
+            signal.disconnect(close_old_connections)
+            signal.connect(close_connections)
         self.begun: deque[Any] = deque()
         self.closing: deque[tuple[float, socket.socket]] = deque()
         self.leaders = ThreadPoolExecutor(LEADERS, thread_name_prefix="leader")
@@ -182,10 +238,11 @@ class Worker(ThreadWorker):
                 self._wait_for_more(conn, self.pending_conns, self.cfg.keepalive)
             return
         conn.init()
-        conn.parser.unreader.unread(data)
         if is_of_loop(data):
-            self.hub.start(self._answer, conn)
-        elif not is_over and is_begun(data, self.cfg):
+            self.hub.start(self._answer, conn, data)
+            return
+        conn.parser.unreader.unread(data)
+        if not is_over and is_begun(data, self.cfg):
             self._wait_for_more(conn, self.begun, NEXT_PART)
         else:
             self._to_thread(conn)
@@ -258,8 +315,8 @@ class Worker(ThreadWorker):
                 self.poller.unregister(sock)
                 self._drop(sock)
 
-    def _answer(self, conn: Any) -> None:
-        """Answer a request whose bytes are all there, in a greenlet of the loop."""
+    def _answer(self, conn: Any, data: bytes) -> None:
+        """Answer the request of these bytes (``is_of_loop``), in a greenlet of the loop."""
         # It came after the last answer: clients do not send the next request before.
         since = max(self.since, conn.timeout - self.cfg.keepalive) if conn.timeout else self.since
         _waited.set(time.monotonic() - since)
@@ -267,13 +324,57 @@ class Worker(ThreadWorker):
         conn.sock.setblocking(False)
         request, is_kept = None, False
         try:
-            request = next(conn.parser)
-            is_kept = self._keepalive_after(conn, self.handle_request(request, conn))
+            request, environ = self._read(conn, data)
+            is_kept = self._respond(conn, request, environ)
         except (OSError, StopIteration) as error:
             self.log.debug("Closing connection. %s", error)
         except Exception as error:  # noqa: BLE001 - as gunicorn's own threads do
             self.handle_error(request, conn.sock, conn.client, error)
         self.finish_request(conn, _Answered(is_kept))
+
+    def _read(self, conn: Any, data: bytes) -> tuple[Any, dict[str, Any]]:
+        """Return gunicorn's request for these bytes, and the environment of its call. A client sends the same few
+        heads again and again: each is read once for a connection."""
+        head, _, body = data.partition(END)
+        heads = vars(conn).setdefault("heads", {})
+        if head not in heads:
+            conn.parser.unreader.unread(data)
+            request = next(conn.parser)
+            _, environ = wsgi.create(request, conn.sock, conn.client, conn.server, self.cfg)
+            conn.parser.finish_body()
+            if len(heads) == HEADS:
+                heads.clear()
+            heads[head] = request, environ | {"wsgi.multithread": True}
+        request, environ = heads[head]
+        return request, environ | {"wsgi.input": io.BytesIO(body)}
+
+    def _respond(self, conn: Any, request: Any, environ: dict[str, Any]) -> bool:
+        """Answer a request, as ``handle_request`` does in threads; return whether the connection is kept."""
+        start = datetime.now()
+        answer = Answer(request, conn.sock, self.cfg)
+        self.nr += 1
+        if self.nr >= self.max_requests and self.alive:
+            self.log.info("Autorestarting worker after current request.")
+            self.alive = False
+        if not self.alive or not self.cfg.keepalive or len(self.keepalived_conns) >= self.max_keepalived:
+            answer.force_close()
+        try:
+            pieces = self.wsgi(environ, answer.start_response)
+            try:
+                for piece in pieces:
+                    answer.write(piece)
+                answer.close()
+                self.log.access(answer, request, environ, datetime.now() - start)
+            finally:
+                if hasattr(pieces, "close"):
+                    pieces.close()
+        except Exception as error:
+            if isinstance(error, OSError) or not answer.headers_sent:
+                raise
+            # No other answer can follow.
+            self.log.exception("Error after the answer has begun")
+            answer.force_close()
+        return not answer.should_close()
 
     def handle(self, conn: Any) -> Any:
         """Answer the next request of a connection in one of the threads."""

@@ -25,6 +25,7 @@ from licenses.leases import services
 from licenses.models import EndReason, Lease
 from licenses.models.lease import NOTE_LENGTH
 from licenses.names import is_clean
+from licenses.tools import texts
 
 from . import names
 from .audited import actor_of
@@ -225,7 +226,7 @@ class LeaseAdmin(WithRowAction, ListedLookups):
             try:
                 together = services.force_return(lease_id=borrow.head.pk, note=note, by=actor_of(request))
             except Refusal as refusal:
-                self.message_user(request, f"{borrow.head}: {names.of_refusal(refusal)}", messages.ERROR)
+                self.message_user(request, f"{borrow.head}: {texts.of_refusal(refusal)}", messages.ERROR)
                 continue
             forced = [lease for lease in together if lease.end_reason == EndReason.FORCED and lease.end_note == note]
             if not forced:

@@ -248,7 +248,8 @@ def _follow(tool: Tool, now: datetime, by: Actor) -> None:
     schedule = capacity.schedules([tool]).get(tool.pk)
     if schedule is not None and schedule.most > MAX_CAPACITY:
         raise ValidationError(
-            f"The contracts of {tool.name} have {schedule.most:,} seats at once, more than {MAX_CAPACITY:,}."
+            f"The contracts of %(tool)s have {schedule.most:,} seats at once, more than {MAX_CAPACITY:,}.",
+            params={"tool": tool.name},
         )
     with auditing.changing(tool, by=by):
         if schedule is not None:
