@@ -64,6 +64,7 @@ def pytest_collection_modifyitems(items: list[pytest.Function]) -> None:
         return item.path.relative_to(ROOT / "tests").parts[0]
 
     for item in items:
+        # The Makefile names these folders too: the run on PostgreSQL need not load them.
         if folder_of(item) in {"client", "deploy", "faults"} or not uses_database(item):
             item.add_marker("any_database")
     items.sort(key=lambda item: (FOLDERS.index(folder_of(item)), item.path))
