@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any, ClassVar, Self, TypeVar
 
-# What stands before the name of a tool in a text.
-BEFORE_A_TOOL = ("called", "disabled", "for", "from", "of")
+# What stands before the name of a tool or a team in a text.
+BEFORE = {"tool": ("called", "disabled", "for", "from", "of"), "team": ("called", "team", "Team")}
 
 
 class Refusal(Exception):
@@ -46,12 +46,12 @@ class Refusal(Exception):
         return tool
 
     def with_names(self, names: Mapping[str, str]) -> str:
-        """Return the text for a page: with the tool's name for people, if ``names`` has one."""
-        tool = self.tool
-        if tool is None or tool not in names:
-            return self.detail
-        place = rf"\b({'|'.join(BEFORE_A_TOOL)}) {re.escape(tool)}(?![\w-]|\.\w)"
-        return re.sub(place, lambda found: f"{found[1]} {names[tool]}", self.detail)
+        """Return the text for a page: with the ``names`` for people of its ``tool`` and ``team``."""
+        text = self.detail
+        for kind, name in names.items():
+            place = rf"\b({'|'.join(BEFORE[kind])}) {re.escape(self.facts[kind])}(?![\w-]|\.\w)"
+            text = re.sub(place, lambda found, name=name: f"{found[1]} {name}", text)  # type: ignore[misc]
+        return text
 
     @classmethod
     def codes(cls) -> tuple[str, ...]:
@@ -246,10 +246,10 @@ class NotAMember(BorrowRefusal):
 class QueueEnded(Refusal):
     """The wait ended without a seat."""
 
-    def __init__(self, *, tool: str) -> None:
-        super().__init__(self.why.format(tool=tool), tool=tool)
-
     why: ClassVar[str]
+
+    def __init__(self, *, tool: str, **values: str) -> None:
+        super().__init__(self.why.format(tool=tool, **values), tool=tool)
 
 
 class QueueTimeout(QueueEnded, BorrowRefusal):
@@ -259,7 +259,17 @@ class QueueTimeout(QueueEnded, BorrowRefusal):
     title = "Wait timed out"
     status = 410
     denial = True
-    why = "No seat of {tool} came free within the longest wait of this request. Wait longer, or try again later."
+    why = "No seat of {tool} came free within {wait}. Wait longer, or try again later."
+
+    def __init__(self, *, tool: str, wait: timedelta) -> None:
+        super().__init__(tool=tool, wait=_written(wait))
+
+
+def _written(wait: timedelta) -> str:
+    """Write a time in its largest unit that leaves no rest, such as ``90 s`` and ``30 min``."""
+    seconds = wait.total_seconds()
+    unit, length = next((unit for unit in (("h", 3600), ("min", 60)) if seconds % unit[1] == 0), ("s", 1))
+    return f"{seconds / length:,.0f} {unit}"
 
 
 class QueueDropped(QueueEnded):

@@ -1,6 +1,8 @@
 """Define valid names of tools, users, hosts and reasons."""
 
 import unicodedata
+from collections import Counter
+from collections.abc import Mapping
 from typing import TypeGuard
 
 # Control, format (invisible, text direction), lone surrogates, private use, line and
@@ -45,6 +47,14 @@ def is_name(text: object) -> TypeGuard[str]:
         and is_clean(text)
         and text == unicodedata.normalize("NFC", text.strip())
     )
+
+
+def told_apart(shown: Mapping[str, str]) -> dict[str, str]:
+    """Return what is shown for each name, sorted as people read it. What several names have in common gets the name
+    behind it, such as ``CAD (cad_2)``."""
+    alike = Counter(text.casefold() for text in shown.values())
+    apart = {name: f"{text} ({name})" if alike[text.casefold()] > 1 else text for name, text in shown.items()}
+    return dict(sorted(apart.items(), key=lambda each: each[1].casefold()))
 
 
 def folded(name: str) -> str:

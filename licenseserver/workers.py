@@ -1,5 +1,6 @@
 """gunicorn's threaded worker, whose loop answers the calls that come most often itself."""
 
+import io
 import re
 import selectors
 import socket
@@ -7,12 +8,21 @@ import time
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar
+from datetime import datetime
+from functools import partial
 from typing import Any
 
 from django.conf import settings
-from gunicorn.workers.gthread import _DEFER, ThreadWorker
+from django.core.cache import close_caches
+from django.core.signals import request_finished, request_started
+from django.db import close_old_connections, reset_queries
+from gunicorn import util
+from gunicorn.http import wsgi
+from gunicorn.http.errors import NoMoreData, ParseException
+from gunicorn.http.parser import RequestParser
+from gunicorn.workers.gthread import ThreadWorker
 
-from .hub import Hub
+from .hub import Hub, here
 
 # Lanes that can have a batch at the same time (``licenses.lanes``): seats, heartbeats, levels, tokens.
 LEADERS = 4
@@ -22,8 +32,11 @@ AT_ONCE = 0.001
 CLOSING = 2.0
 # The loop starts this number of calls, which fill a batch, before it goes on with them.
 STARTED = 64
-# The loop answers requests up to this many bytes.
+# The loop answers requests up to this many bytes, and reads this many at once.
 SHORT = 8192
+# In seconds, and bytes: the loop waits this long for the next part of a request, up to this length.
+NEXT_PART = 30.0
+LONGEST = settings.API_BODY_LIMIT + SHORT
 # The calls that wait only in lanes. Their credential may only be a token of this server, because the keys
 # for a JWT may have to be fetched, and a password takes a lot of time.
 ROOT = rb"(?:%b)?/licenses" % re.escape(settings.SCRIPT_NAME or "").encode()
@@ -34,8 +47,12 @@ OF_LOOP = re.compile(
 OF_THREADS = re.compile(
     rb"\r\n(?:authorization:(?![ \t]*bearer lic_)|cookie|expect|upgrade|transfer-encoding)", re.IGNORECASE
 )
-LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d{1,5})[ \t]*(?=\r\n)", re.IGNORECASE)
+LENGTH = re.compile(rb"\r\ncontent-length:([^\r]*)", re.IGNORECASE)
+DIGITS = re.compile(rb"[ \t]*(\d{1,9})[ \t]*")
+EXPECTS = re.compile(rb"\r\nexpect:", re.IGNORECASE)
 END = b"\r\n\r\n"
+# Of each connection: a client borrows, renews, returns and asks for the status.
+HEADS = 4
 
 _waited: ContextVar[float] = ContextVar("waited", default=0.0)
 
@@ -51,9 +68,71 @@ def is_of_loop(data: bytes) -> bool:
     if end < 0 or not OF_LOOP.match(data):
         return False
     head = data[: end + 2]
+    return len(data) == end + len(END) + _body_length(head) and not OF_THREADS.search(head)
+
+
+def is_begun(data: bytes, config: Any) -> bool:
+    """Return whether these bytes are the beginning of a request whose rest the loop waits for. gunicorn reads in
+    a thread what its length does not tell, what waits for an answer first, and what it refuses."""
+    end = data.find(END)
+    if end >= 0:
+        head = data[: end + 2]
+        return len(data) < end + len(END) + _body_length(head) <= LONGEST and not EXPECTS.search(head)
+    try:
+        next(RequestParser(config, iter([data]), None))
+    except NoMoreData:
+        return len(data) < LONGEST
+    except ParseException:
+        pass
+    return False
+
+
+def _body_length(head: bytes) -> int:
+    """Return the length of a body; -1 if only gunicorn can tell."""
     lengths = LENGTH.findall(head)
-    length = int(lengths[0]) if len(lengths) == 1 else 0
-    return len(data) == end + len(END) + length and not OF_THREADS.search(head)
+    if not lengths:
+        return 0
+    digits = DIGITS.fullmatch(lengths[0])
+    return int(digits[1]) if digits and len(lengths) == 1 else -1
+
+
+class Answer(wsgi.Response):
+    """An answer whose head and body are sent together, if the body is one piece."""
+
+    headers_sent: bool
+    _date = (0, "")
+
+    def write(self, arg: bytes) -> None:
+        """Send a piece of the body, after the head."""
+        if self.headers_sent or self.upgrade or self._omits_body or self.response_length != len(arg):
+            super().write(arg)
+            return
+        self.headers_sent, self.sent = True, len(arg)
+        lines = [
+            f"HTTP/{self.req.version[0]}.{self.req.version[1]} {self.status}",
+            f"Server: {self.version}",
+            f"Date: {self._now()}",
+            f"Connection: {'close' if self.should_close() else 'keep-alive'}",
+            *(f"{name}: {value}" for name, value in self.headers),
+            "\r\n",
+        ]
+        util.write(self.sock, "\r\n".join(lines).encode("latin-1") + arg)
+
+    @classmethod
+    def _now(cls) -> str:
+        """Return the time for the head: made once in a second."""
+        now = int(time.time())
+        if cls._date[0] != now:
+            cls._date = now, util.http_date(now)
+        return cls._date[1]
+
+
+def close_connections(**signal: Any) -> None:
+    """Close old connections to the database at the start and the end of a request in a thread, as Django does. The
+    loop has none. Receives a signal."""
+    if here() is None:
+        reset_queries()
+        close_old_connections()
 
 
 class _Answered:
@@ -78,6 +157,8 @@ class Worker(ThreadWorker):
     while clients use them.
     """
 
+    alive: bool
+
     def set_accept_enabled(self, enabled: bool) -> None:
         """Start or stop to accept connections. Give the addresses up when the worker stops."""
         super().set_accept_enabled(enabled)
@@ -96,6 +177,13 @@ class Worker(ThreadWorker):
 
     def init_process(self) -> None:
         """Prepare the loop in the process of the worker."""
+        request_started.disconnect(reset_queries)
+        # The server uses no cache.
+        request_finished.disconnect(close_caches)
+        for signal in (request_started, request_finished):
+            signal.disconnect(close_old_connections)
+            signal.connect(close_connections)
+        self.begun: deque[Any] = deque()
         self.closing: deque[tuple[float, socket.socket]] = deque()
         self.leaders = ThreadPoolExecutor(LEADERS, thread_name_prefix="leader")
         super().init_process()
@@ -123,29 +211,55 @@ class Worker(ThreadWorker):
         self.hub.go_on()
 
     def enqueue_req(self, conn: Any) -> None:
-        """Answer the request of a connection in the loop or in a thread. Wait for one that has not arrived.
+        """Answer the request of a connection in the loop or in a thread. Wait in the loop until it is whole:
+        clients that stall must not hold threads.
 
         In the loop, connections do not block.
         """
-        if not self.alive or self.cfg.is_ssl or (conn.initialized and conn.parser.unreader.buf.getvalue()):
+        if self.cfg.is_ssl:
             self._to_thread(conn)
             return
+        begun = conn.parser.unreader.take_buffered() if conn.initialized else b""
+        if begun:
+            conn.sock.setblocking(False)
+        is_over = False
         try:
             data = conn.sock.recv(SHORT)
+            is_over = not data
         except BlockingIOError:
-            self.finish_request(conn, _Answered(_DEFER))
-            return
-        except OSError:
             data = b""
+        except OSError:
+            data, is_over = b"", True
+        data = begun + data
+        if not data:
+            if is_over:
+                self._drop(conn.sock)
+            else:
+                self._wait_for_more(conn, self.pending_conns, self.cfg.keepalive)
+            return
         conn.init()
-        conn.parser.unreader.unread(data)
         if is_of_loop(data):
-            self.hub.start(self._answer, conn)
+            self.hub.start(self._answer, conn, data)
+            return
+        conn.parser.unreader.unread(data)
+        if not is_over and is_begun(data, self.cfg):
+            self._wait_for_more(conn, self.begun, NEXT_PART)
         else:
             self._to_thread(conn)
 
+    def _wait_for_more(self, conn: Any, waiting: deque[Any], seconds: float) -> None:
+        conn.sock.setblocking(False)
+        conn.timeout = time.monotonic() + seconds
+        waiting.append(conn)
+        self.poller.register(conn.sock, selectors.EVENT_READ, partial(self._read_more, conn, waiting))
+
+    def _read_more(self, conn: Any, waiting: deque[Any], sock: Any) -> None:
+        self.poller.unregister(sock)
+        waiting.remove(conn)
+        conn.timeout = None
+        self.enqueue_req(conn)
+
     def _to_thread(self, conn: Any) -> None:
-        conn.data_ready = True
         conn.queued_at = time.monotonic()
         super().enqueue_req(conn)
 
@@ -188,17 +302,21 @@ class Worker(ThreadWorker):
         sock.close()
 
     def murder_pending(self) -> None:
-        """Close connections that wait for too long: for a request, or for the client to close them."""
+        """Close connections that wait for too long: for a request, its next part, or the client to close them."""
         super().murder_pending()
         now = time.monotonic()
+        while self.begun and self.begun[0].timeout < now:
+            sock = self.begun.popleft().sock
+            self.poller.unregister(sock)
+            self._drop(sock)
         while self.closing and (self.closing[0][0] < now or self.closing[0][1].fileno() < 0):
             _, sock = self.closing.popleft()
             if sock.fileno() >= 0:
                 self.poller.unregister(sock)
                 self._drop(sock)
 
-    def _answer(self, conn: Any) -> None:
-        """Answer a request whose bytes are all there, in a greenlet of the loop."""
+    def _answer(self, conn: Any, data: bytes) -> None:
+        """Answer the request of these bytes (``is_of_loop``), in a greenlet of the loop."""
         # It came after the last answer: clients do not send the next request before.
         since = max(self.since, conn.timeout - self.cfg.keepalive) if conn.timeout else self.since
         _waited.set(time.monotonic() - since)
@@ -206,13 +324,57 @@ class Worker(ThreadWorker):
         conn.sock.setblocking(False)
         request, is_kept = None, False
         try:
-            request = next(conn.parser)
-            is_kept = self._keepalive_after(conn, self.handle_request(request, conn))
+            request, environ = self._read(conn, data)
+            is_kept = self._respond(conn, request, environ)
         except (OSError, StopIteration) as error:
             self.log.debug("Closing connection. %s", error)
         except Exception as error:  # noqa: BLE001 - as gunicorn's own threads do
             self.handle_error(request, conn.sock, conn.client, error)
         self.finish_request(conn, _Answered(is_kept))
+
+    def _read(self, conn: Any, data: bytes) -> tuple[Any, dict[str, Any]]:
+        """Return gunicorn's request for these bytes, and the environment of its call. A client sends the same few
+        heads again and again: each is read once for a connection."""
+        head, _, body = data.partition(END)
+        heads = vars(conn).setdefault("heads", {})
+        if head not in heads:
+            conn.parser.unreader.unread(data)
+            request = next(conn.parser)
+            _, environ = wsgi.create(request, conn.sock, conn.client, conn.server, self.cfg)
+            conn.parser.finish_body()
+            if len(heads) == HEADS:
+                heads.clear()
+            heads[head] = request, environ | {"wsgi.multithread": True}
+        request, environ = heads[head]
+        return request, environ | {"wsgi.input": io.BytesIO(body)}
+
+    def _respond(self, conn: Any, request: Any, environ: dict[str, Any]) -> bool:
+        """Answer a request, as ``handle_request`` does in threads; return whether the connection is kept."""
+        start = datetime.now()
+        answer = Answer(request, conn.sock, self.cfg)
+        self.nr += 1
+        if self.nr >= self.max_requests and self.alive:
+            self.log.info("Autorestarting worker after current request.")
+            self.alive = False
+        if not self.alive or not self.cfg.keepalive or len(self.keepalived_conns) >= self.max_keepalived:
+            answer.force_close()
+        try:
+            pieces = self.wsgi(environ, answer.start_response)
+            try:
+                for piece in pieces:
+                    answer.write(piece)
+                answer.close()
+                self.log.access(answer, request, environ, datetime.now() - start)
+            finally:
+                if hasattr(pieces, "close"):
+                    pieces.close()
+        except Exception as error:
+            if isinstance(error, OSError) or not answer.headers_sent:
+                raise
+            # No other answer can follow.
+            self.log.exception("Error after the answer has begun")
+            answer.force_close()
+        return not answer.should_close()
 
     def handle(self, conn: Any) -> Any:
         """Answer the next request of a connection in one of the threads."""

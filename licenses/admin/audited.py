@@ -12,8 +12,8 @@ from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from licenses import auditing
 from licenses.auditing import Actor
 from licenses.errors import Refusal
+from licenses.tools import texts
 
-from . import names
 from .deletions import ShortDeletions
 from .lookups import ListedLookups
 from .widgets import LabeledInputs, SearchedSelect
@@ -51,17 +51,20 @@ class AuditedAdmin(LabeledInputs, ShortDeletions, ListedLookups, admin.ModelAdmi
     def changelist_view(self, request: HttpRequest, *args: Any, **options: Any) -> HttpResponse:
         return self._refused(request, super().changelist_view, *args, **options)
 
+    def delete_view(self, request: HttpRequest, *args: Any, **options: Any) -> HttpResponse:
+        return self._refused(request, super().delete_view, *args, **options)
+
     def _refused(self, request: HttpRequest, view: Callable[..., Any], *args: Any, **options: Any) -> HttpResponse:
         """Show what a service refuses although the form was valid: somebody changed the same rows meanwhile."""
         try:
             answer: HttpResponse = view(request, *args, **options)
         except ValidationError as error:
-            texts = error.messages
+            reasons = texts.of_error(error).messages
         except Refusal as refusal:
-            texts = [names.of_refusal(refusal)]
+            reasons = [texts.of_refusal(refusal)]
         else:
             return answer
-        for text in texts:
+        for text in reasons:
             self.message_user(request, text, messages.ERROR)
         return HttpResponseRedirect(request.get_full_path())
 

@@ -14,6 +14,8 @@ from django.http import HttpRequest
 from django.utils.safestring import mark_safe
 
 from licenses.clock import database_now
+from licenses.models import Team, Tool
+from licenses.names import told_apart
 
 
 class TypedFilter(admin.SimpleListFilter):
@@ -79,9 +81,14 @@ class NamedRelations(admin.RelatedFieldListFilter):
         super().__init__(*args, **options)
         self.empty_value_display = mark_safe("(none)")
 
-    def field_choices(self, *args: Any) -> Any:
-        """Return the related rows, each a key and a name."""
-        return sorted(super().field_choices(*args), key=lambda choice: choice[1].casefold())
+    def field_choices(self, field: Any, *args: Any) -> Any:
+        """Return the related rows, each a key and a name. Two tools or teams can have the same display name."""
+        shown = {key: str(text) for key, text in super().field_choices(field, *args)}
+        if field.related_model in {Tool, Team}:
+            names = dict(field.related_model.objects.filter(pk__in=shown).values_list("name", "pk"))
+            apart = told_apart({name: shown[key] for name, key in names.items()})
+            return [(names[name], text) for name, text in apart.items()]
+        return sorted(shown.items(), key=lambda choice: choice[1].casefold())
 
 
 class UsedRelations(NamedRelations, admin.RelatedOnlyFieldListFilter):

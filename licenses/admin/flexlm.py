@@ -20,8 +20,8 @@ from licenses.flexlm.files import UNSIGNED, Pairs, WrongRename, listed, parse, p
 from licenses.flexlm.plan import Plan
 from licenses.history.tables import counted
 from licenses.names import visible
+from licenses.tools import texts
 
-from . import names
 from .audited import actor_of
 
 # Both files together. The form that confirms sends them again, and must stay below ADMIN_BODY_LIMIT.
@@ -175,7 +175,7 @@ def _carry_out(request: HttpRequest, plan: Plan, *, for_real: bool, shown: Outco
     try:
         return bring_in(plan, by=actor_of(request), for_real=for_real, shown=shown)
     except Refusal as refusal:
-        raise ValidationError(names.of_refusal(refusal)) from None
+        raise ValidationError(texts.of_refusal(refusal)) from None
     except IntegrityError:
         raise ValidationError("Somebody else changed the same tools or teams at the same time. Try again.") from None
 

@@ -16,6 +16,8 @@ from django.template.response import TemplateResponse
 from django.urls import path, reverse
 from django.utils.html import format_html
 
+from licenses.tools import texts
+
 from .audited import AuditedAdmin
 from .widgets import SearchedSelect
 
@@ -114,7 +116,7 @@ class LinesAdmin(AuditedAdmin[Any]):
                 with transaction.atomic():
                     added, known = self.add_rows(request, parent, form.cleaned_data["rows"])
             except ValidationError as error:
-                form.add_error(None, error)
+                form.add_error(None, texts.of_error(error))
             else:
                 text = f"{added:,} added to {parent}." + (f" {known:,} existed already." if known else "")
                 self.message_user(request, text, messages.SUCCESS)

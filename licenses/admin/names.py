@@ -3,9 +3,10 @@
 from typing import Any
 
 from django.contrib import admin
+from django.db.models import Value
+from django.db.models.functions import Coalesce, Lower, NullIf
 from django.utils.html import format_html
 
-from licenses.errors import Refusal
 from licenses.models import Team, Tool
 
 
@@ -14,18 +15,18 @@ def named(row: Tool | Team) -> str:
     return format_html('{} <small class="quiet">{}</small>', row, row.name) if row.display_name else row.name
 
 
-@admin.display(ordering="tool__name")
+def shown(relation: str) -> Lower:
+    """Return what ``named`` shows first of a related tool or team, to sort a list by it."""
+    return Lower(Coalesce(NullIf(f"{relation}__display_name", Value("")), f"{relation}__name"))
+
+
+@admin.display(ordering=shown("tool"))
 def tool(row: Any) -> str:
     """Return the names of the row's tool."""
     return named(row.tool)
 
 
-@admin.display(ordering="team__name")
+@admin.display(ordering=shown("team"))
 def team(row: Any) -> str:
     """Return the names of the row's team; - if it has none."""
     return named(row.team) if row.team else "-"
-
-
-def of_refusal(refusal: Refusal) -> str:
-    """Return the text of a refusal with the tool's name for people."""
-    return refusal.with_names(Tool.objects.filter(name=refusal.tool).display_names())

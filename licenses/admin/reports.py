@@ -37,7 +37,7 @@ from licenses.history.reports import Period, Recent, Span, Utilization
 from licenses.history.tables import Table, amount, duration, percent
 from licenses.leases import capacity
 from licenses.models import Tool
-from licenses.names import TOOL_NAME_PATTERN
+from licenses.names import TOOL_NAME_PATTERN, told_apart
 from licenses.policy.rules import BORROW_REFUSALS
 
 from . import plots
@@ -113,10 +113,9 @@ def _field(asked: Parameter) -> forms.Field:
     match asked:
         case RowParameter():
             rows: Any = asked.model._default_manager
-            empty = None if asked.required else "all"
-            return forms.ModelChoiceField(
-                rows.order_by("name"), label=label, to_field_name="name", required=False, empty_label=empty
-            )
+            shown = told_apart({name: text or name for name, text in rows.values_list("name", "display_name")})
+            choices = [*([] if asked.required else [("", "all")]), *shown.items()]
+            return forms.ChoiceField(label=label, choices=choices, required=False)
         case Choice():
             return forms.ChoiceField(label=label, choices=[(word, word) for word in asked.among], required=False)
         case Words():
@@ -171,7 +170,7 @@ def overview(request: HttpRequest) -> HttpResponse:
     require_reader(request)
     form = SpanForm(request.GET)
     span = form.span()
-    tools = list(Tool.objects.order_by("name"))
+    tools = sorted(Tool.objects.all(), key=lambda tool: (str(tool).casefold(), tool.name))
     recent, now = Recent.read(), database_now()
     months: dict[str, list[Utilization]] = {}
     for row in reports.utilization(tools=tools, span=span, period=Period.MONTH, recent=recent):
@@ -188,7 +187,13 @@ def overview(request: HttpRequest) -> HttpResponse:
         )
         for tool in tools
     ]
-    context = {"title": "Reports", "summaries": summaries, "reports": REPORTS, "sees_people": sees_people(request)}
+    context = {
+        "title": "Reports",
+        "summaries": summaries,
+        "names": told_apart({tool.name: str(tool) for tool in tools}),
+        "reports": REPORTS,
+        "sees_people": sees_people(request),
+    }
     return page(request, "admin/licenses/reports.html", form, span, context)
 
 
@@ -322,13 +327,12 @@ def _text(column: Column, value: Any, names: Mapping[str, str]) -> str:
 
 
 def _question(report: Report, form: SpanForm) -> dict[str, Any]:
-    """Return what the form asks, with the names of rows; the first tool where one is required."""
+    """Return what the form asks; the first tool where one is required."""
     question = report.question({asked.name: form.cleaned_data.get(asked.name) for asked in report.asks})
     for asked in report.asks:
-        if isinstance(asked, RowParameter):
-            rows: Any = asked.model._default_manager
-            row = question[asked.name] or (rows.order_by("name").first() if asked.required else None)
-            question[asked.name] = row.name if row else None
+        if isinstance(asked, RowParameter) and asked.required and question[asked.name] is None:
+            choices: Any = form.fields[asked.name]
+            question[asked.name] = next((name for name, _ in choices.choices), None)
     return question
 
 

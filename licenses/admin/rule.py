@@ -13,7 +13,7 @@ from django.http import HttpRequest
 from licenses.errors import OverReserved
 from licenses.models import AccessRule, Allotment, Team, Tool, UserLimit
 from licenses.models.allotment import Effect, SubjectKind
-from licenses.tools import quotas
+from licenses.tools import quotas, texts
 from licenses.tools.locking import lock
 
 from . import names
@@ -36,7 +36,9 @@ class AllotmentForm(ModelForm[Allotment]):
         try:
             quotas.check_terms(tool=locked, terms={team: wanted})
         except OverReserved as refusal:
-            raise ValidationError(names.of_refusal(refusal)) from None
+            raise ValidationError(texts.of_refusal(refusal)) from None
+        except ValidationError as error:
+            raise texts.of_error(error) from None
         return cleaned
 
 

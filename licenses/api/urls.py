@@ -107,7 +107,11 @@ urlpatterns = [
     path("api/v1/site", site.SiteView.as_view(), name="site"),
     path("api/v1/site/apply", site.ApplyView.as_view(), name="site-apply"),
     path("api/schema/", SchemaView.as_view(), name="schema"),
-    path("api/docs/", SpectacularSwaggerView.as_view(url_name="schema"), name="docs"),
+    path(
+        "api/docs/",
+        SpectacularSwaggerView.as_view(url_name="schema", template_name="licenses/api_docs.html"),
+        name="docs",
+    ),
     path("version", probes.VersionView.as_view()),
     *probe_urls,
 ]

@@ -22,6 +22,7 @@ from licenses.access.callers import Caller
 from licenses.access.visibility import Names
 from licenses.leases import snapshot, sql
 from licenses.models import AccessRule, Allotment, Denial, Effect, Lease, Star, Team, Ticket, TicketClaim, Tool
+from licenses.names import told_apart
 
 R = TypeVar("R")
 
@@ -218,7 +219,7 @@ def teams_to_choose() -> list[tuple[str, str]]:
 
 def _choices(shown: dict[str, str]) -> list[tuple[str, str]]:
     """Return each name with its name for people, sorted by the latter."""
-    return sorted(((name, text or name) for name, text in shown.items()), key=lambda choice: choice[1].casefold())
+    return list(told_apart({name: text or name for name, text in shown.items()}).items())
 
 
 def tools_of_team(team: str) -> set[int]:

@@ -17,7 +17,8 @@ from licenses.clock import database_now
 from licenses.errors import AlreadyGranted, DatabaseRefusal, LeaseEnded, QueueEnded, Refusal
 from licenses.leases import services
 from licenses.leases.requests import Granted, Waiting
-from licenses.models import EndReason, Lease, Star, Ticket, Tool
+from licenses.models import EndReason, Lease, Star, Ticket
+from licenses.tools import texts
 
 from . import queries
 from .forms import SeatForm
@@ -65,7 +66,7 @@ def take(request: HttpRequest, caller: Caller, ticket_id: UUID) -> HttpResponse:
     try:
         outcome = services.poll(ticket_id=ticket_id)
     except QueueEnded as over:
-        messages.error(request, over.with_names(Tool.objects.filter(name=over.tool).display_names()))
+        messages.error(request, texts.of_refusal(over))
         return HttpResponseRedirect(back)
     if isinstance(outcome, Granted):
         messages.success(request, f"You have {what_of(outcome.head)}{until(outcome.head)}.")

@@ -31,6 +31,7 @@ from licenses.clock import database_now
 from licenses.errors import Refusal
 from licenses.models import Tool
 from licenses.names import TOOL_NAME_PATTERN, is_clean
+from licenses.tools import texts
 
 from . import queries
 from .commands import commands_for
@@ -255,7 +256,7 @@ def tool_page(
         "form": form,
         "here": request.get_full_path() if status == 200 else reverse("board_tool", args=[tool.name]),
         "refused": refusal,
-        "why": refusal.with_names({tool.name: str(tool)}) if refusal is not None else "",
+        "why": texts.of_refusal(refusal) if refusal is not None else "",
         "advice": ADVICE.get(refusal.code, "") if refusal is not None else "",
         "commands": commands_for(tool.name, request.build_absolute_uri(reverse("board")).rstrip("/")),
         "offer_window": timedelta(minutes=settings.LICENSE_OFFER_MINUTES),

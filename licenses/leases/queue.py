@@ -254,4 +254,6 @@ def ended(ticket: Ticket) -> QueueEnded:
     tool = first_item(ticket).tool
     if ticket.state == TicketState.DROPPED:
         return QueueDropped(tool=tool, offered=ticket.offered_at is not None)
-    return QueueTimeout(tool=tool) if ticket.state == TicketState.TIMED_OUT else QueueLeft(tool=tool)
+    if ticket.state == TicketState.TIMED_OUT:
+        return QueueTimeout(tool=tool, wait=ticket.deadline - ticket.created_at)
+    return QueueLeft(tool=tool)

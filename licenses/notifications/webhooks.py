@@ -56,6 +56,8 @@ ABOUT_THE_MESSAGE = {400, 413, 422}
 LONGEST_RETRY_AFTER = timedelta(hours=1)
 # Networks whose addresses end in an IPv4 address: NAT64 (RFC 6052) and IPv4-compatible addresses (RFC 4291, 2.5.5.1).
 ENDS_IN_IPV4 = (ipaddress.IPv6Network("64:ff9b::/96"), ipaddress.IPv6Network("::/96"))
+# The third quarter of an ISATAP address, before the IPv4 address at its end (RFC 5214, 6.1).
+ISATAP = (0x0000_5EFE, 0x0200_5EFE)
 # NAT64 inside a site (RFC 8215).
 LOCAL_NAT64 = ipaddress.IPv6Network("64:ff9b:1::/48")
 
@@ -112,7 +114,8 @@ def _is_public(address: str) -> bool:
 def _embedded_in(address: ipaddress.IPv6Address) -> list[str]:
     """Return the IPv4 addresses to which a gateway can pass on what is sent to this address."""
     found = [address.sixtofour, *(address.teredo or ())]
-    if any(address in network for network in ENDS_IN_IPV4):
+    is_isatap = int(address) >> 32 & 0xFFFFFFFF in ISATAP
+    if is_isatap or any(address in network for network in ENDS_IN_IPV4):
         found.append(ipaddress.IPv4Address(int(address) & 0xFFFFFFFF))
     return [str(ipv4) for ipv4 in found if ipv4 is not None]
 

@@ -1,5 +1,6 @@
 """Write amounts in reports."""
 
+from collections.abc import Mapping
 from datetime import datetime, timedelta
 from decimal import Decimal
 
@@ -8,6 +9,7 @@ from django import template
 from licenses.history import tables
 from licenses.history.reports import Usage
 from licenses.history.tables import duration, percent, since
+from licenses.models import Tool
 
 register = template.Library()
 
@@ -21,6 +23,12 @@ register.filter("since", since)
 def amount(value: Decimal | str | None, currency: str = "") -> str:
     """Write money with two decimals; a dash for an unknown amount, or for a row that the template does not find."""
     return tables.amount(None if isinstance(value, str) else value, currency)
+
+
+@register.filter
+def among(tool: Tool, names: Mapping[str, str]) -> str:
+    """Return the name of a tool for people, told apart from those of the others."""
+    return names[tool.name]
 
 
 @register.filter

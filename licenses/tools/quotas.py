@@ -191,8 +191,8 @@ def check_terms(*, tool: Tool, terms: Mapping[Team, AllotmentTerms | None], may_
     after = before | {team.pk: wanted.reservation if wanted else 0 for team, wanted in terms.items()}
     for team, wanted in terms.items():
         if wanted and wanted.quota is not None and wanted.reservation > wanted.quota:
-            text = f"{tool.name}: team {team.name} has {wanted.reservation} seats reserved"
-            raise ValidationError(f"{text}, more than its quota of {wanted.quota}")
+            text = f"has {wanted.reservation} seats reserved, more than its quota of {wanted.quota}."
+            raise ValidationError(f"%(tool)s: team %(team)s {text}", params={"tool": tool.name, "team": team.name})
     grows = any(seats > before.get(team, 0) for team, seats in after.items())
     if grows and not may_exceed and sum(after.values()) > tool.capacity:
         raise OverReserved(tool=tool.name, capacity=tool.capacity, reserved=sum(after.values()))

@@ -101,7 +101,7 @@ def delete(*, name: str, by: Actor, check: Check = accept) -> None:
     if tool is None:
         raise UnknownTool(tool=name)
     if tool.leases.exists():
-        raise InUse(f"{name} has leases. Disable it instead, so that its history stays.", tool=name)
+        raise InUse(f"There are leases of {name}. Disable it instead, so that its history stays.", tool=name)
     with auditing.deleting(tool, by=by):
         tool.delete()
 

@@ -16,9 +16,11 @@ import licenses.admin  # noqa: F401 - registers its pages
 from licenses import auditing
 from licenses.models import (
     AccessRule,
+    Allotment,
     AuditRecord,
     Contract,
     Denial,
+    Lease,
     Team,
     TeamMember,
     Ticket,
@@ -152,6 +154,44 @@ def test_a_choice_of_tools_tells_those_with_the_same_display_name_apart(
     query = {"app_label": "licenses", "model_name": "contract", "field_name": "tool", "term": "chief"}
     found = admin_client.get("/admin/autocomplete/", query).json()["results"]
     assert [row["text"] for row in found] == ["Chief Designer (cad_1)", "Chief Designer (cad_2)", "chief"]
+
+
+def test_filters_tell_tools_and_teams_with_the_same_display_name_apart(
+    admin_client: Client, api: Api, make_tool: MakeTool, make_team: Callable[..., Team]
+) -> None:
+    for number in (1, 2):
+        make_tool(f"cad_{number}", display_name="Chief Designer")
+        allot(f"cad_{number}", make_team(f"team_{number}"), quota=1)
+        api.borrow(f"cad_{number}")
+    make_tool("zz_tool", display_name="Body Builder")
+    Team.objects.update(display_name="Aero Group")
+    tools, teams = ["Chief Designer (cad_1)", "Chief Designer (cad_2)"], ["Aero Group (team_1)", "Aero Group (team_2)"]
+    for path, wanted in (
+        (address(Lease), ["Body Builder", *tools, *teams]),
+        (address(Allotment), [*tools, *teams]),
+        ("/admin/reports/", ["Body Builder", *tools]),
+        ("/admin/reports/money/", ["Body Builder", *tools]),
+        ("/admin/reports/tables/tool-costs/", ["Body Builder", *tools]),
+        ("/admin/reports/tables/usage/", ["Body Builder", *tools, *teams]),
+        ("/", teams),
+    ):
+        content = admin_client.get(path).content.decode()
+        shown = [text.strip() for text in re.findall(r">([^<>]+)<", content)]
+        assert set(wanted) <= set(shown), path
+
+
+@pytest.mark.any_database
+def test_a_list_is_sorted_by_the_name_that_it_shows(
+    admin_client: Client, make_tool: MakeTool, make_team: Callable[..., Team]
+) -> None:
+    for name, display_name in (("a", "Wind Tunnel"), ("b", ""), ("c", "aero")):
+        team = make_team(name)
+        Team.objects.filter(pk=team.pk).update(display_name=display_name)
+        allot(make_tool(name, display_name=display_name).name, team, quota=1)
+    for column, field in enumerate(("tool", "team"), 1):
+        for order, wanted in (("", ["aero", "b", "Wind Tunnel"]), ("-", ["Wind Tunnel", "b", "aero"])):
+            content = admin_client.get(address(Allotment), {"o": f"{order}{column}"}).content.decode()
+            assert re.findall(rf'class="field-{field}[^"]*"><a [^>]*>([\w ]*\w)', content) == wanted
 
 
 @pytest.mark.parametrize("model", MODELS, ids=lambda model: model._meta.label)

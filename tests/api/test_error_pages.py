@@ -312,12 +312,14 @@ def test_a_program_gets_a_document_all_the_same(settings: Any) -> None:
         "/api/docs/",
     ],
 )
-def test_every_page_has_the_icon(admin_client: Client, path: str) -> None:
+def test_every_page_has_the_icon_and_leads_to_the_board(admin_client: Client, path: str) -> None:
     answer = admin_client.get(path, headers={"Accept": "text/html"}, follow=True)
     assert answer.status_code == 200
     page = answer.content.decode()
     icons = re.findall(r'<link rel="(?:shortcut )?icon"[^>]*href="([^"]*)"', page)
     assert icons == ["/static/licenses/board.svg"]
+    assert re.search(r'<a [^>]*href="/">', page)
+    assert "django-rest-framework.org" not in page
 
 
 def test_a_browser_that_looks_for_an_icon_by_itself_finds_it(client: Client) -> None:

@@ -443,6 +443,8 @@ def test_neither_the_address_nor_the_secret_is_in_the_log_or_in_a_row(
         "http://[2002:a00:1::1]/x",
         "http://[2001:0:a00:1:8000:63bf:f7f7:f7f7]/x",
         "http://[2001:0:808:808:8000:63bf:f5ff:fffe]/x",
+        "http://[2606:4700:4700::5efe:10.0.0.1]/x",
+        "http://[2606:4700:4700::200:5efe:169.254.169.254]/x",
         "http://[fec0::1]/x",
         "http://0.0.0.0/x",
         "http://224.0.0.1/x",
@@ -458,7 +460,13 @@ def test_a_public_address_is_accepted() -> None:
     assert webhooks.check_url("https://hooks.slack.com/services/T0/B0/x?y=z") == "hooks.slack.com"
     assert webhooks.check_url("https://8.8.8.8:8443/x") == "8.8.8.8"
     # A network without IPv4 reaches public IPv4 addresses so.
-    for host in ("2606:4700:4700::1111", "64:ff9b::8.8.8.8", "::ffff:8.8.8.8", "2002:808:808::1"):
+    for host in (
+        "2606:4700:4700::1111",
+        "64:ff9b::8.8.8.8",
+        "::ffff:8.8.8.8",
+        "2002:808:808::1",
+        "2606:4700:4700::5efe:808:808",
+    ):
         assert webhooks.check_url(f"https://[{host}]/x") == host
 
 

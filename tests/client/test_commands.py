@@ -235,7 +235,7 @@ def test_a_wait_times_out(shell: Shell) -> None:
     shell("borrow", "analysis:2")
     done = shell("run", "--tool", "analysis", "--wait", "1s", "--", "true")
     assert done.returncode == 75
-    assert "came free within the longest wait of this request" in done.stderr
+    assert "No seat of analysis came free within 1 s." in done.stderr
 
 
 def test_a_refusal_names_the_command_that_helps_and_no_call_of_http(shell: Shell) -> None:

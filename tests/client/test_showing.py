@@ -63,6 +63,11 @@ def test_the_help_of_every_command_has_examples_that_parse(shell: Shell) -> None
             assert parser().parse_args(arguments), line
 
 
+def test_the_usage_has_a_command_with_its_arguments(shell: Shell) -> None:
+    usage = " ".join(shell("run", "--help").stdout.partition("\n\n")[0].split())
+    assert usage.endswith("[--on-lost {continue,kill}] -- CMD [ARG ...]")
+
+
 def test_the_readme_lists_every_command(shell: Shell) -> None:
     readme = (ROOT / "client" / "README.md").read_text()
     table = readme[readme.index("## Commands") : readme.index("## Completion")]

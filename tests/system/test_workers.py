@@ -87,3 +87,17 @@ def test_clients_that_do_not_close_their_connections_stop_nobody(tmp_path: Path)
         answers(connection, 1)
         assert connection.recv(1) == b""
         assert httpx.get(f"{server.url}/licenses/cad_tool/status", timeout=30).status_code == 200
+
+
+BORROW = b'POST /licenses/borrow HTTP/1.1\r\nHost: localhost\r\nContent-Length: 40\r\n\r\n{"tool":'
+
+
+@pytest.mark.parametrize("begun", [b"", b"G", CALL[:-2], BORROW, CALL + CALL[:-2], b"\x16\x03\x01"])
+def test_clients_that_stall_hold_no_thread(tmp_path: Path, begun: bytes) -> None:
+    with running_server(tmp_path, WEB_CONCURRENCY="1", GUNICORN_CMD_ARGS="--threads 1") as server, ExitStack() as open_:
+        url = httpx.URL(server.url)
+        for _ in range(3):
+            stalled = open_.enter_context(socket.create_connection((url.host, url.port), timeout=30))
+            stalled.sendall(begun)
+        assert httpx.get(f"{server.url}/version", timeout=30).status_code == 200
+        assert httpx.get(f"{server.url}/licenses/cad_tool/status", timeout=30).status_code == 200

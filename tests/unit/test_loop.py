@@ -16,6 +16,7 @@ from django.db import connection, connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 from gunicorn.config import Config
 from gunicorn.glogging import Logger
+from gunicorn.http import wsgi
 from gunicorn.workers.gthread import TConn
 
 from licenses import lanes
@@ -208,31 +209,44 @@ def test_no_call_of_the_loop_uses_the_database_in_it(
     assert used == []
 
 
+WHOLE = b"POST /licenses/borrow HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n"
+STATUS = b"GET /licenses/cad/status HTTP/1.1\r\nHost: a\r\n"
+
+
 @pytest.fixture
 def worker(loop: Loop) -> Iterator[workers.Worker]:
-    """Provide a worker that answers with 100,000 bytes."""
+    """Provide a worker without an application."""
     config = Config()
     made = workers.Worker(0, os.getpid(), [], None, 30, config, Logger(config))
-    made.poller, made.closing, made.since, made.nr_conns = selectors.DefaultSelector(), deque(), 0.0, 1
+    made.poller, made.since, made.nr_conns = selectors.DefaultSelector(), 0.0, 1
+    made.begun, made.closing = deque(), deque()
     made.hub = loop.hub
-
-    def application(environ: Any, start_response: Any) -> list[bytes]:
-        start_response("200 OK", [("Content-Length", "100000")])
-        return [b"x" * 100_000]
-
-    made.wsgi = application
     yield made
     made.poller.close()
 
 
-@pytest.mark.any_database
-def test_a_client_that_does_not_read_its_answers_is_cut_off(worker: workers.Worker) -> None:
+@pytest.fixture
+def connected(worker: workers.Worker) -> Iterator[tuple[socket.socket, TConn]]:
+    """Provide a client's end of a connection, and the worker's."""
     client, served = socket.socketpair()
-    served.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
     connection = TConn(worker.cfg, served, ("127.0.0.1", 1), ("127.0.0.1", 2))
     connection.init()
-    connection.parser.unreader.unread(WHOLE + b"\r\n{}")
-    worker.hub.start(worker._answer, connection)
+    with client, served:
+        yield client, connection
+
+
+@pytest.mark.any_database
+def test_a_client_that_does_not_read_its_answers_is_cut_off(
+    worker: workers.Worker, connected: tuple[socket.socket, TConn]
+) -> None:
+    def application(environ: Any, start_response: Any) -> list[bytes]:
+        start_response("200 OK", [("Content-Length", "100000")])
+        return [b"x" * 100_000]
+
+    worker.wsgi = application
+    client, connection = connected
+    connection.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    worker.hub.start(worker._answer, connection, WHOLE + b"\r\n{}")
     received = b""
     while part := client.recv(65536):
         received += part
@@ -242,7 +256,101 @@ def test_a_client_that_does_not_read_its_answers_is_cut_off(worker: workers.Work
     worker.murder_pending()
 
 
-WHOLE = b"POST /licenses/borrow HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n"
+@pytest.mark.any_database
+def test_the_loop_and_threads_give_the_application_the_same(
+    worker: workers.Worker, connected: tuple[socket.socket, TConn]
+) -> None:
+    """A head that comes again is not read again, and each request has its own body."""
+    called: list[dict[str, Any]] = []
+
+    def application(environ: Any, start_response: Any) -> list[bytes]:
+        of_threads = {"wsgi.errors", "wsgi.early_hints"}
+        told = {name: value for name, value in environ.items() if name not in of_threads}
+        called.append(told | {"wsgi.input": environ["wsgi.input"].read()})
+        # As a call under SCRIPT_NAME does.
+        environ["PATH_INFO"] = "/"
+        start_response("200 OK", [("Content-Length", "2")])
+        return [b"ok"]
+
+    worker.wsgi = application
+    _, connection = connected
+    heads = [
+        WHOLE + b"Authorization: Bearer lic_x\r\nX-A: \xe9\r\nX-B: 1\r\nX-B: 2\r\n",
+        WHOLE.replace(b"borrow", b"return"),
+        *(b"GET /licenses/cad%%20%d/status HTTP/1.1\r\nHost: a\r\n" % number for number in range(workers.HEADS)),
+    ]
+    for head in [*heads, *heads]:
+        for body in (b"{}", b"[]") if head.startswith(b"POST") else (b"",):
+            data = head + b"\r\n" + body
+            worker.hub.start(worker._answer, connection, data)
+            connection.parser.unreader.unread(data)
+            worker.handle_request(next(connection.parser), connection)
+            of_loop, of_thread = called[-2:]
+            assert of_loop == of_thread
+            assert of_loop["wsgi.input"] == body
+            worker.poller.unregister(connection.sock)
+
+
+@pytest.mark.any_database
+@pytest.mark.parametrize("head", [WHOLE, WHOLE.replace(b"1.1", b"1.0"), WHOLE + b"Connection: close\r\n"])
+@pytest.mark.parametrize(
+    ("status", "headers", "pieces"),
+    [
+        ("200 OK", [("Content-Length", "2"), ("X-A", "\xe9 "), ("Connection", "close")], [b"ok"]),
+        ("409 Conflict", [("Content-Length", "0")], [b""]),
+        ("200 OK", [("Content-Length", "4")], [b"no", b"pe"]),
+        ("200 OK", [], [b"ok"]),
+        ("204 No Content", [("Content-Length", "0")], []),
+    ],
+)
+def test_the_loop_and_threads_send_the_same_bytes(
+    worker: workers.Worker,
+    connected: tuple[socket.socket, TConn],
+    head: bytes,
+    status: str,
+    headers: list[tuple[str, str]],
+    pieces: list[bytes],
+) -> None:
+    def application(environ: Any, start_response: Any) -> list[bytes]:
+        start_response(status, headers)
+        return pieces
+
+    def received() -> list[bytes]:
+        client.setblocking(False)
+        lines = client.recv(65536).split(b"\r\n")
+        return [line for line in lines if not line.startswith(b"Date: ")]
+
+    worker.wsgi = application
+    client, connection = connected
+    connection.parser.unreader.unread(head + b"\r\n{}")
+    request = next(connection.parser)
+    is_kept = worker.handle_request(request, connection)
+    of_thread = received()
+    environ = wsgi.create(request, connection.sock, connection.client, connection.server, worker.cfg)[1]
+    assert worker._respond(connection, request, environ) is is_kept
+    assert received() == of_thread
+
+
+@pytest.mark.any_database
+def test_an_error_after_the_answer_ends_the_connection_and_sends_nothing_more(
+    worker: workers.Worker, connected: tuple[socket.socket, TConn]
+) -> None:
+    class Pieces(list[bytes]):
+        def close(self) -> None:
+            raise ValueError
+
+    def application(environ: Any, start_response: Any) -> list[bytes]:
+        start_response("200 OK", [("Content-Length", "2")])
+        return Pieces([b"ok"])
+
+    worker.wsgi = application
+    client, connection = connected
+    worker.hub.start(worker._answer, connection, WHOLE + b"\r\n{}")
+    received = b""
+    while part := client.recv(65536):
+        received += part
+    assert received.endswith(b"\r\n\r\nok")
+    assert received.count(b"HTTP/1.1") == 1
 
 
 @pytest.mark.any_database
@@ -263,6 +371,11 @@ WHOLE = b"POST /licenses/borrow HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n"
         (WHOLE + b"Transfer-Encoding: chunked\r\n\r\n{}", False),
         (WHOLE + b"Content-Length: 2\r\n\r\n{}", False),
         (WHOLE + b"content-length : 2\r\n\r\n{}", True),
+        # The loop would wait for these bodies.
+        (STATUS + b"Content-Length: 000000000005\r\n\r\n", False),
+        (STATUS + b"Content-Length: 123456\r\n\r\n", False),
+        (STATUS + b"Content-Length: 5 \t\r\n\r\n", False),
+        (STATUS + b"Content-Length: +5\r\n\r\n", False),
         # Not whole, or more than one.
         (WHOLE + b"\r\n{", False),
         (WHOLE, False),
@@ -272,3 +385,31 @@ WHOLE = b"POST /licenses/borrow HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n"
 )
 def test_the_loop_answers_whole_short_calls(request_: bytes, is_of_loop: bool) -> None:
     assert workers.is_of_loop(request_) is is_of_loop
+
+
+@pytest.mark.any_database
+@pytest.mark.parametrize(
+    ("request_", "is_begun"),
+    [
+        (b"G", True),
+        (b"GET / HTTP/1.1\r\nHost: a\r\n", True),
+        (WHOLE, True),
+        (WHOLE + b"\r\n{", True),
+        (WHOLE + b"\r\n{}", False),
+        (WHOLE + b"\r\n{}GET", False),
+        (WHOLE + b"Cookie: sessionid=a\r\n\r\n{", True),
+        # The client waits for an answer.
+        (WHOLE + b"Expect: 100-continue\r\n\r\n", False),
+        # Only gunicorn can tell the end.
+        (STATUS + b"Transfer-Encoding: chunked\r\n\r\n2\r\n", False),
+        (WHOLE + b"Content-Length: 2\r\n\r\n{", False),
+        # Too much to keep in memory.
+        (STATUS + b"Content-Length: 123456\r\n\r\n", False),
+        (STATUS + b"A: b\r\n" * 20_000, False),
+        # gunicorn refuses it now.
+        (b"GET / HTTP/1.1\n", False),
+        (b"G" * 5000, False),
+    ],
+)
+def test_the_loop_waits_for_the_rest_of_a_request(request_: bytes, is_begun: bool) -> None:
+    assert workers.is_begun(request_, Config()) is is_begun

@@ -169,22 +169,26 @@ def test_no_hint_says_to_wait_where_waiting_does_not_help(api: Api, make_tool: C
     assert "wait_seconds" in later["hint"]
 
 
-def test_a_page_finds_the_name_of_the_tool_in_every_text() -> None:
+@pytest.mark.parametrize("kind", ["tool", "team"])
+def test_a_page_finds_the_name_of_a_tool_and_a_team_in_every_text(kind: str) -> None:
     for module in (errors, rules):
-        before = re.findall(r"(\w+) \{tool\}", inspect.getsource(module))
+        before = re.findall(rf"([\w@]+) {{{kind}}}", inspect.getsource(module))
         assert before
-        assert set(before) <= set(errors.BEFORE_A_TOOL)
+        assert set(before) <= set(errors.BEFORE[kind])
 
 
-def test_a_page_has_the_name_of_the_tool_for_people() -> None:
+def test_a_page_has_the_names_for_people() -> None:
     refusal = errors.QueueFull(tool="seat", limit=3)
-    assert refusal.with_names({"seat": "Seat Designer", "tickets": "x"}) == (
+    assert refusal.with_names({"tool": "Seat Designer"}) == (
         "No seat of Seat Designer is free, and its queue is full: 3 tickets. Try again later."
     )
     assert refusal.with_names({}) == refusal.detail
     assert "cad, the most" in errors.TooManyTickets(tool="cad", user="cad", limit=2).detail
     assert (
         errors.TooManyTickets(tool="cad", user="cad", limit=2)
-        .with_names({"cad": r"CAD \1"})
+        .with_names({"tool": r"CAD \1"})
         .startswith(r"cad has 2 tickets in the queue for CAD \1, the most")
+    )
+    assert errors.NotAMember(user="crash", team="crash").with_names({"team": "Crash simulation"}) == (
+        "crash is not a member of team Crash simulation. Name another team, or ask the administrators to add the user."
     )

@@ -31,6 +31,15 @@ class Parser(argparse.ArgumentParser):
         self.exit(EX_USAGE, f"{self.prog}: {message}\n")
 
 
+class Help(argparse.RawDescriptionHelpFormatter):
+    """The help of a command, with the examples as they are written."""
+
+    def _format_args(self, action: argparse.Action, default_metavar: str) -> str:
+        # Older versions of argparse take no tuple of metavars for a positional argument.
+        usage: str | None = getattr(action, "usage", None)
+        return usage or super()._format_args(action, default_metavar)
+
+
 class Commands:
     """The commands of a parser. Each is a function that returns the exit code."""
 
@@ -87,7 +96,7 @@ class Commands:
             description=text,
             parents=parents,
             epilog="\n  ".join(["examples:", *examples]) if examples else None,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
+            formatter_class=Help,
         )
         return added
 

@@ -59,6 +59,7 @@ def register(commands: Commands) -> None:
         help="continue or kill the command if the lease is lost; default: continue",
     )
     argv = run.add_argument("argv", nargs="+", metavar="-- CMD", help="the command to run, with its arguments")
+    argv.usage = "-- CMD [ARG ...]"  # type: ignore[attr-defined]
     completed(argv, by="file")
     borrow = commands.add(
         "borrow",
