@@ -226,11 +226,12 @@ class LeaseAdmin(WithRowAction, ListedLookups):
             try:
                 together = services.force_return(lease_id=borrow.head.pk, note=note, by=actor_of(request))
             except Refusal as refusal:
-                self.message_user(request, f"{borrow.head}: {texts.of_refusal(refusal)}", messages.ERROR)
+                text = f"The lease of {borrow.head.user} goes on. {texts.of_refusal(refusal)}"
+                self.message_user(request, text, messages.ERROR)
                 continue
             forced = [lease for lease in together if lease.end_reason == EndReason.FORCED and lease.end_note == note]
             if not forced:
-                self.message_user(request, f"{borrow.head.user}: the lease had ended already.", messages.WARNING)
+                self.message_user(request, f"The lease of {borrow.head.user} had ended already.", messages.WARNING)
             seats += sum(lease.seats for lease in forced)
             for lease in forced:
                 LogEntry.objects.log_actions(
