@@ -53,14 +53,16 @@ def send(address: str, notifications: Sequence[Notification], *, message_id: str
 
 def reason(error: OSError | smtplib.SMTPException) -> str:
     """Return why a mail was not sent: the answer of the mail server, or what kept the connection."""
-    match error:
-        case smtplib.SMTPRecipientsRefused():
-            code, text = next(iter(error.recipients.values()))
-        case smtplib.SMTPResponseException():
-            code, text = error.smtp_code, error.smtp_error
-        case _:
-            return f"{settings.EMAIL_HOST}: {error}"
-    return f"{code} {text.decode(errors='replace') if isinstance(text, bytes) else text}"
+    if isinstance(error, smtplib.SMTPRecipientsRefused):
+        code, text = next(iter(error.recipients.values()))
+        return f"{code} {_readable(text)}"
+    if isinstance(error, smtplib.SMTPResponseException):
+        return f"{error.smtp_code} {_readable(error.smtp_error)}"
+    return f"{settings.EMAIL_HOST}: {error}"
+
+
+def _readable(text: bytes | str) -> str:
+    return text.decode(errors="replace") if isinstance(text, bytes) else text
 
 
 def preferences_page() -> str:
