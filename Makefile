@@ -85,8 +85,9 @@ test: test-sqlite test-postgres ## run the whole suite on SQLite, and on Postgre
 test-sqlite: $(VENV)/development $(BIN)/helm ## run the suite on SQLite
 	TEST_DATABASE=sqlite $(BIN)/python -m pytest $(PARALLEL)
 
-test-postgres: $(VENV)/development $(BIN)/helm ## run it on PostgreSQL: the one in DATABASE_URL, or one that it starts itself
-	TEST_DATABASE=postgres $(BIN)/python -m pytest $(PARALLEL) -m "not any_database"
+test-postgres: $(VENV)/development ## run it on PostgreSQL: the one in DATABASE_URL, or one that it starts itself
+	TEST_DATABASE=postgres $(BIN)/python -m pytest $(PARALLEL) -m "not any_database" \
+	  --ignore=tests/client --ignore=tests/deploy --ignore=tests/faults
 
 .PHONY: test-client
 test-client: $(VENV)/development ## run the client's tests, with CLIENT_PYTHON as its Python (3.9 or later)

@@ -23,7 +23,7 @@ from gunicorn.http.errors import NoMoreData, ParseException
 from gunicorn.http.parser import RequestParser
 from gunicorn.workers.gthread import ThreadWorker
 
-from .hub import Hub, here
+from .hub import Hub, here, start_leading
 
 # Lanes that can have a batch at the same time (``licenses.lanes``): seats, heartbeats, levels, tokens.
 LEADERS = 4
@@ -189,7 +189,7 @@ class Worker(ThreadWorker):
         self._make_room()
         self.begun: deque[Any] = deque()
         self.closing: deque[tuple[float, socket.socket]] = deque()
-        self.leaders = ThreadPoolExecutor(LEADERS, thread_name_prefix="leader")
+        self.leaders = ThreadPoolExecutor(LEADERS, "leader", initializer=start_leading)
         super().init_process()
 
     def _make_room(self) -> None:
@@ -351,15 +351,17 @@ class Worker(ThreadWorker):
         heads again and again: each is read once for a connection."""
         head, _, body = data.partition(END)
         heads = vars(conn).setdefault("heads", {})
-        if head not in heads:
+        known = heads.pop(head, None)
+        if known is None:
             conn.parser.unreader.unread(data)
             request = next(conn.parser)
             _, environ = wsgi.create(request, conn.sock, conn.client, conn.server, self.cfg)
             conn.parser.finish_body()
+            known = request, environ | {"wsgi.multithread": True}
             if len(heads) == HEADS:
-                heads.clear()
-            heads[head] = request, environ | {"wsgi.multithread": True}
-        request, environ = heads[head]
+                # The one that came last is the last one.
+                del heads[next(iter(heads))]
+        request, environ = heads[head] = known
         return request, environ | {"wsgi.input": io.BytesIO(body)}
 
     def _respond(self, conn: Any, request: Any, environ: dict[str, Any]) -> bool:

@@ -19,6 +19,7 @@ from django.db.backends.signals import connection_created
 from django.db.models import DateTimeField, F
 from django.test import Client, override_settings
 from pytest_django import DjangoDbBlocker
+from whitenoise.base import WhiteNoise
 
 from benchmarks.ports import free_port
 from licenses.access.provider import _provider
@@ -64,6 +65,7 @@ def pytest_collection_modifyitems(items: list[pytest.Function]) -> None:
         return item.path.relative_to(ROOT / "tests").parts[0]
 
     for item in items:
+        # The Makefile names these folders too: the run on PostgreSQL need not load them.
         if folder_of(item) in {"client", "deploy", "faults"} or not uses_database(item):
             item.add_marker("any_database")
     items.sort(key=lambda item: (FOLDERS.index(folder_of(item)), item.path))
@@ -100,6 +102,24 @@ def one_tls_context() -> Iterator[None]:
     """Read the authorities of TLS once: httpx reads them for each call, for 20 ms, and tests wait by calls."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("httpx._transports.default.create_ssl_context", functools.cache(httpx.create_ssl_context))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def static_files_found_once() -> Iterator[None]:
+    """Look for the files of pages once: WhiteNoise looks for them for each client, for 10 ms, and tests make thousands
+    of clients."""
+    look = WhiteNoise.update_files_dictionary
+    found: dict[tuple[str, str], dict[str, Any]] = {}
+
+    def look_once(self: WhiteNoise, root: str, prefix: str) -> None:
+        if (root, prefix) not in found:
+            look(self, root, prefix)
+            found[root, prefix] = dict(self.files)
+        self.files.update(found[root, prefix])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(WhiteNoise, "update_files_dictionary", look_once)
         yield
 
 

@@ -4,13 +4,13 @@ from collections.abc import Iterable
 from typing import Any
 
 from django.conf import settings
-from django.contrib import admin
+from django.contrib import admin, messages
 from django.db.models import QuerySet
 from django.http import HttpRequest
 
 from licenses.history.tables import amount
-from licenses.models import Contract
-from licenses.tools import contracts
+from licenses.models import Contract, Tool
+from licenses.tools import contracts, notes
 
 from . import names
 from .audited import AuditedAdmin, actor_of
@@ -41,11 +41,16 @@ class ContractAdmin(AuditedAdmin[Contract]):
         return ["tool", "source"] if obj else ["source"]
 
     def save_model(self, request: HttpRequest, obj: Contract, form: Any, change: bool) -> None:
-        contracts.save(contracts=[obj], by=actor_of(request))
+        self._note(request, contracts.save(contracts=[obj], by=actor_of(request)))
 
     def delete_model(self, request: HttpRequest, obj: Contract) -> None:
-        contracts.delete(contracts=[obj], by=actor_of(request))
+        self._note(request, contracts.delete(contracts=[obj], by=actor_of(request)))
 
     def delete_queryset(self, request: HttpRequest, queryset: QuerySet[Contract]) -> None:
         rows: Iterable[Contract] = queryset.select_related("tool")
-        contracts.delete(contracts=rows, by=actor_of(request))
+        self._note(request, contracts.delete(contracts=rows, by=actor_of(request)))
+
+    def _note(self, request: HttpRequest, changed: Iterable[Tool]) -> None:
+        """Warn of tools whose capacity changed, if more seats of them are borrowed."""
+        for note in notes.of_capacities(changed, for_people=True):
+            self.message_user(request, note, messages.WARNING)

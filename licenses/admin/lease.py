@@ -63,11 +63,17 @@ class Forced:
 
 
 class StateFilter(DefaultedFilter):
-    """Filter by the state. Active leases are the default, because the others are history."""
+    """Filter by the state. Active leases are the default, because the others are history; with a reason of the end,
+    those that have ended."""
 
     title = "state"
     parameter_name = "state"
     default = "active"
+
+    def __init__(self, request: HttpRequest, params: dict[str, Any], *args: Any) -> None:
+        if any(name.startswith("end_reason") for name in params):
+            self.default = "ended"
+        super().__init__(request, params, *args)
 
     def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
         return [("active", "Active"), ("overdue", "Expired, not closed"), ("ended", "Ended"), ("all", "All")]
@@ -226,11 +232,12 @@ class LeaseAdmin(WithRowAction, ListedLookups):
             try:
                 together = services.force_return(lease_id=borrow.head.pk, note=note, by=actor_of(request))
             except Refusal as refusal:
-                self.message_user(request, f"{borrow.head}: {texts.of_refusal(refusal)}", messages.ERROR)
+                text = f"The lease of {borrow.head.user} goes on. {texts.of_refusal(refusal)}"
+                self.message_user(request, text, messages.ERROR)
                 continue
             forced = [lease for lease in together if lease.end_reason == EndReason.FORCED and lease.end_note == note]
             if not forced:
-                self.message_user(request, f"{borrow.head.user}: the lease had ended already.", messages.WARNING)
+                self.message_user(request, f"The lease of {borrow.head.user} had ended already.", messages.WARNING)
             seats += sum(lease.seats for lease in forced)
             for lease in forced:
                 LogEntry.objects.log_actions(

@@ -96,7 +96,7 @@ class WebhookAdmin(SuperusersOnly, AuditedAdmin[Webhook]):
                 text = f"The sweeper sends a test to {webhook} in its next round. See Deliveries."
                 self.message_user(request, text, messages.SUCCESS)
             else:
-                self.message_user(request, f"{webhook} is disabled.", messages.WARNING)
+                self.message_user(request, f"The webhook {webhook} is disabled.", messages.WARNING)
 
     @admin.action(description="Make a new secret", permissions=["action"])
     def make_new_secret(self, request: HttpRequest, queryset: QuerySet[Webhook]) -> HttpResponse | None:

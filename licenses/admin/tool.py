@@ -14,6 +14,7 @@ from licenses.access.rules import SEE_PRICES
 from licenses.leases import snapshot
 from licenses.models import AccessRule, Allotment, Contract, TicketClaim, Tool, UserLimit
 from licenses.policy import Levels
+from licenses.tools import notes
 from licenses.tools import services as tools
 
 from .audited import AuditedAdmin, actor_of
@@ -208,6 +209,9 @@ class ToolAdmin(AuditedAdmin[Tool]):
                 "Only these teams can borrow.",
                 messages.WARNING,
             )
+        resized = [done.tool] if change and "capacity" in done.after else []
+        for note in notes.of_capacities(resized, for_people=True):
+            self.message_user(request, note, messages.WARNING)
 
     def delete_model(self, request: HttpRequest, obj: Tool) -> None:
         tools.delete(name=obj.name, by=actor_of(request))

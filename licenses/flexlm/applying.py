@@ -22,7 +22,7 @@ from licenses.models import (
     UserLimit,
 )
 from licenses.models.contract import FIRST_DAY, LAST_DAY
-from licenses.tools import quotas
+from licenses.tools import notes, quotas
 from licenses.tools import services as tools
 
 from .plan import Plan, ToolPlan
@@ -52,7 +52,7 @@ def bring_in(plan: Plan, *, by: Actor, for_real: bool, shown: Outcome | None = N
 
     If not ``for_real``, make the changes and roll them back, so that the outcome shows
     what would change. ``shown`` is the outcome that an administrator confirmed: raises
-    PlanChanged if it differs. Raises ValidationError, OverReserved, or IntegrityError if
+    PlanChanged if its changes differ. Raises ValidationError, OverReserved, or IntegrityError if
     another program creates the same teams. Then nothing has changed.
     """
     outcome = Outcome([], [])
@@ -67,10 +67,14 @@ def bring_in(plan: Plan, *, by: Actor, for_real: bool, shown: Outcome | None = N
             by_hand = _with_contracts(known.values(), ContractSource.MANUAL)
             imported = _with_contracts(known.values(), ContractSource.IMPORT)
             values = {name: _values(known.get(name), tool, name in by_hand, name in imported) for name, tool in wanted}
-            for change, (name, tool) in zip(tools.put(tools=values, by=by), wanted, strict=True):
+            done = tools.put(tools=values, by=by)
+            for change, (name, tool) in zip(done, wanted, strict=True):
                 outcome.changes.extend(_tool(change, tool, by))
                 outcome.notes.extend(_differences(change, tool, name in by_hand))
-            if shown is not None and outcome != shown:
+            resized = [change.tool for change in done if "capacity" in change.after and not change.is_new]
+            outcome.notes.extend(notes.of_capacities(resized))
+            # The notes count borrowed seats, which change all the time.
+            if shown is not None and outcome.changes != shown.changes:
                 raise PlanChanged(outcome)
             if not for_real:
                 raise _Undone

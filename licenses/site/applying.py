@@ -17,7 +17,7 @@ from licenses.auditing import Actor
 from licenses.clock import database_now
 from licenses.errors import OutOfDate
 from licenses.models import AccessRule, Allotment, AuditedKind, MemberSource, Team, TeamMember, Tool, UserLimit
-from licenses.tools import contracts, quotas
+from licenses.tools import contracts, notes, quotas
 from licenses.tools import services as tools
 from licenses.tools.locking import lock_known
 from licenses.tools.quotas import AllotmentTerms
@@ -94,7 +94,9 @@ def apply(
             wanted = plan(document, now, prune=prune, history=_history(), today=today)
             if permit is not None:
                 permit(wanted)
-            _Changes(document, now, wanted, by).make()
+            changes = _Changes(document, now, wanted, by)
+            changes.make()
+            wanted.warnings.extend(notes.of_capacities(changes.resized))
             done = Applied(wanted, version_of(present()))
             if dry_run:
                 raise _Undone
@@ -138,6 +140,8 @@ class _Changes:
     def __init__(self, document: Document, present: Site, plan: Plan, by: Actor) -> None:
         self.document, self.present, self.plan, self.by = document, present, plan, by
         self.target = plan.target
+        # The tools that have another capacity.
+        self.resized: list[Tool] = []
         about_contracts = (change.subject for change in plan.changes if change.kind == AuditedKind.CONTRACT)
         self.with_contracts = {subject.partition(": ")[0] for subject in about_contracts}
         # The members of each team whose source is no document.
@@ -183,12 +187,13 @@ class _Changes:
         target, known = self.target.tools[name], self.present.tools.get(name)
         if target.contracts is None and known is not None and known.contracts is not None:
             rows = Tool.objects.get(name=name).contracts.select_related("tool")
-            contracts.delete(contracts=rows, by=self.by)
+            self.resized += contracts.delete(contracts=rows, by=self.by)
         values: dict[str, Any] = _changed(target.values, known.values if known else {})
         if target.contracts is not None and name in self.with_contracts:
             values[tools.CONTRACTS] = target.contracts
         if known is None or values:
-            tools.put_tool(name=name, values=values, by=self.by)
+            done = tools.put_tool(name=name, values=values, by=self.by)
+            self.resized += [done.tool] if known is not None and "capacity" in done.after else []
         if known is None or _rules_of(target) != _rules_of(known):
             self._rules(name, target, known or SiteTool())
 

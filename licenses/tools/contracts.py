@@ -117,8 +117,9 @@ def _locked_contract(key: int) -> Contract:
 
 
 @transaction.atomic
-def save(*, contracts: Iterable[Contract], by: Actor) -> None:
-    """Save contracts of any tools, new or changed, all or none. The capacity of the tools follows.
+def save(*, contracts: Iterable[Contract], by: Actor) -> list[Tool]:
+    """Save contracts of any tools, new or changed, all or none. The capacity of the tools follows. Return those
+    whose capacity changed.
 
     Raises UnknownTool, or ValidationError for the first that is invalid.
     """
@@ -128,21 +129,19 @@ def save(*, contracts: Iterable[Contract], by: Actor) -> None:
         # The tool is a row that was read.
         contract.clean_fields(exclude=["tool"])
         _save(contract, by)
-    for tool in tools:
-        _follow(tool, now, by)
+    return [tool for tool in tools if _follow(tool, now, by)]
 
 
 @transaction.atomic
-def delete(*, contracts: Iterable[Contract], by: Actor) -> None:
+def delete(*, contracts: Iterable[Contract], by: Actor) -> list[Tool]:
     """Delete contracts of any tools. The capacity of the tools follows; a tool without contracts keeps its
-    capacity. Raises UnknownTool."""
+    capacity. Return those whose capacity changed. Raises UnknownTool."""
     chosen = list(contracts)
     tools, now = _locked(chosen)
     for contract in chosen:
         with auditing.deleting(contract, by=by):
             contract.delete()
-    for tool in tools:
-        _follow(tool, now, by)
+    return [tool for tool in tools if _follow(tool, now, by)]
 
 
 def read(tool: Tool, wanted: Iterable[Mapping[str, Any]]) -> list[Contract]:
@@ -243,8 +242,9 @@ def _locked(contracts: Iterable[Contract]) -> tuple[list[Tool], datetime]:
     return tools, database_now()
 
 
-def _follow(tool: Tool, now: datetime, by: Actor) -> None:
-    """Give a locked tool the capacity of its contracts, after they were changed."""
+def _follow(tool: Tool, now: datetime, by: Actor) -> bool:
+    """Give a locked tool the capacity of its contracts, after they were changed. Return whether it is another."""
+    before = tool.capacity
     schedule = capacity.schedules([tool]).get(tool.pk)
     if schedule is not None and schedule.most > MAX_CAPACITY:
         raise ValidationError(
@@ -256,3 +256,4 @@ def _follow(tool: Tool, now: datetime, by: Actor) -> None:
             tool.capacity = schedule.at(now)
         tool.capacity_changes_at = schedule.next_change(now) if schedule is not None else None
         tool.save(update_fields=["capacity", "capacity_changes_at"])
+    return tool.capacity != before

@@ -151,6 +151,40 @@ def test_a_team_with_an_allotment_or_leases_stays(
     assert Team.objects.count() == 2
 
 
+def test_a_capacity_below_the_borrowed_seats_is_shown(api: Api, admin_client: Client, make_tool: MakeTool) -> None:
+    tool = make_tool(capacity=5, display_name="Chief Designer")
+    api.borrow(seats=5)
+    text = (
+        "5 seats of Chief Designer are borrowed, 3 more than its capacity of 2. Nobody loses a seat. "
+        "New borrows are refused or wait until 4 are returned."
+    )
+    assert text in save(admin_client, tool, {}, capacity=2, display_name="Chief Designer").content.decode()
+    assert (api.status()["borrowed"], api.borrow(user="ben").json()["code"]) == (5, "exhausted")
+    again = save(admin_client, tool, {}, capacity=2, display_name="Chief Designer", vendor="Acme")
+    assert "borrowed, 3 more" not in again.content.decode()
+    more = save(admin_client, tool, {}, capacity=2, overdraft=4, display_name="Chief Designer")
+    assert " are borrowed" not in more.content.decode()
+    less = save(admin_client, tool, {}, capacity=1, overdraft=5, display_name="Chief Designer").content.decode()
+    assert "4 more than its capacity of 1. Nobody loses a seat. The overdraft allows 1 more." in less
+    assert "New borrows are refused." in save(admin_client, tool, {}, capacity=0, overdraft=0).content.decode()
+
+
+def test_contracts_below_the_borrowed_seats_are_shown(api: Api, admin_client: Client, make_tool: MakeTool) -> None:
+    tool = make_tool(capacity=5)
+    api.borrow(seats=5)
+    text = "5 seats of cad are borrowed, 2 more than its capacity of 3. Nobody loses a seat."
+    contract = {"tool": tool.pk, "seats": 3}
+    assert text in admin_client.post("/admin/licenses/contract/add/", contract, follow=True).content.decode()
+    change = f"/admin/licenses/contract/{Contract.objects.get().pk}/change/"
+    assert text not in admin_client.post(change, {**contract, "note": "x"}, follow=True).content.decode()
+    more = admin_client.post("/admin/licenses/contract/add/", {"tool": tool.pk, "seats": 2}, follow=True)
+    assert " are borrowed" not in more.content.decode()
+    selected = {"action": "delete_selected", "_selected_action": [Contract.objects.get(seats=2).pk], "post": "yes"}
+    assert text in admin_client.post("/admin/licenses/contract/", selected, follow=True).content.decode()
+    tool.refresh_from_db()
+    assert (tool.capacity, tool.borrowed) == (3, 5)
+
+
 def test_a_service_that_refuses_names_tools_and_teams_for_people_only_on_pages(
     admin_api: Api, admin_client: Client, make_tool: MakeTool, make_team: MakeTeam
 ) -> None:

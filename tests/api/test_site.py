@@ -318,6 +318,18 @@ def test_reservations_may_exceed_a_capacity_that_fell_with_a_warning(apply: Appl
     assert Allotment.objects.get().reservation == 3
 
 
+def test_a_capacity_below_the_borrowed_seats_gives_a_warning(apply: Apply, api: Api, make_tool: MakeTool) -> None:
+    for name in ("cad", "sim"):
+        make_tool(name, capacity=5)
+        api.borrow(name, seats=4)
+    text = "[tools.cad]\ncapacity = 2\n[[tools.sim.contracts]]\nseats = 3\n"
+    for arguments in (["--dry-run"], []):
+        said = apply(text, *arguments)
+        assert "Warning: 4 seats of cad are borrowed, 2 more than its capacity of 2. Nobody loses a seat." in said
+        assert "Warning: 4 seats of sim are borrowed, 1 more than its capacity of 3. Nobody loses a seat." in said
+    assert "Warning" not in apply(text)
+
+
 def test_the_changes_come_as_json_too(apply: Apply) -> None:
     apply(WHOLE)
     said = json.loads(apply(WHOLE.replace("capacity = 5", "capacity = 6"), "--json", "--dry-run"))

@@ -73,13 +73,13 @@ def pytest_load_initial_conftests() -> None:
 
 @pytest.hookimpl(optionalhook=True, tryfirst=True)
 def pytest_xdist_auto_num_workers() -> int:
-    """Return the number of processes: one more than processors, because tests often wait for other processes,
+    """Return the number of processes: two more than processors, because tests often wait for other processes,
     and at most one for 100 connections of PostgreSQL.
 
     The servers of one test use up to a hundred.
     """
     processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    processes = processors + 1
+    processes = processors + 2
     if url := os.environ.get("DATABASE_URL"):
         with psycopg.connect(url) as connection:
             found = connection.execute("SHOW max_connections").fetchone()

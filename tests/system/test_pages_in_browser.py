@@ -132,10 +132,10 @@ def test_a_page_is_accessible_and_within_the_screen(pages: dict[str, Page], show
     # Marks of Markdown are for the terminal.
     if (main := page.locator("main#main")).count() and "`" in main.inner_text():
         wrong.append(("has a backtick", main.inner_text()))
-    page.set_viewport_size({"width": 1440, "height": 900})
+    page.set_viewport_size({"width": 1280, "height": 800})
     for table in page.locator("#changelist .results").all():
         if hidden := table.evaluate("table => table.scrollWidth - table.clientWidth"):
-            wrong.append((1440, f"hides {hidden} px of the list"))
+            wrong.append((1280, f"hides {hidden} px of the list"))
     assert not wrong, "\n".join(map(str, wrong))
 
 

@@ -201,6 +201,15 @@ def test_a_capacity_below_the_reservations_is_reported(
 
 
 @pytest.mark.django_db
+def test_a_capacity_below_the_borrowed_seats_is_reported(tmp_path: Path, api: Api, make_tool: MakeTool) -> None:
+    make_tool("mesher", capacity=9)
+    api.borrow("mesher", seats=9)
+    for arguments in ([], ["--apply"]):
+        out, _ = run(tmp_path, *arguments, options="")
+        assert "note: 9 seats of mesher are borrowed, 1 more than its capacity of 8. Nobody loses a seat." in out
+
+
+@pytest.mark.django_db
 def test_leases_follow_a_license_that_ends_earlier(tmp_path: Path, api: Api, make_tool: MakeTool) -> None:
     make_tool("f", capacity=1, default_ttl=None)
     lease = api.borrow("f", "ana").json()

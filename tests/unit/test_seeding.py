@@ -41,6 +41,16 @@ def test_a_capacity_that_an_admin_changed_stays_unless_forced() -> None:
     assert Tool.objects.get(name="cad_tool").borrowed == 4
 
 
+def test_a_capacity_below_the_borrowed_seats_is_noted(api: Api) -> None:
+    seed("--tool", "cad=5")
+    api.borrow(seats=4)
+    assert seed("--tool", "cad=2", "--force").splitlines() == [
+        "cad: capacity 5 -> 2",
+        "note: 4 seats of cad are borrowed, 2 more than its capacity of 2. Nobody loses a seat. "
+        "New borrows are refused or wait until 3 are returned.",
+    ]
+
+
 def test_tools_are_named_on_the_command_line() -> None:
     seed("--tool", "a=1", "--tool", "b=2")
     assert capacities() == {"a": 1, "b": 2}

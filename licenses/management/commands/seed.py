@@ -14,6 +14,7 @@ from licenses.management.base import ServerCommand
 from licenses.models import ContractSource
 from licenses.site import parser
 from licenses.site.description import SiteTool
+from licenses.tools import notes
 from licenses.tools import services as tools
 from licenses.tools.locking import lock_known
 
@@ -84,7 +85,8 @@ def values_of(tool: SiteTool) -> dict[str, Any]:
 
 @transaction.atomic
 def put(wanted: dict[str, dict[str, Any]], *, force: bool) -> list[str]:
-    """Create tools and, with ``force``, change those that exist; all or none. Return a line for each."""
+    """Create tools and, with ``force``, change those that exist; all or none. Return a line for each,
+    and notes."""
     known = {} if force else lock_known(wanted)
     try:
         done = tools.put(
@@ -95,7 +97,8 @@ def put(wanted: dict[str, dict[str, Any]], *, force: bool) -> list[str]:
         raise CommandError("; ".join(error.messages)) from None
     lines = {name: f"{name}: exists with capacity {tool.capacity}, not changed" for name, tool in known.items()}
     lines |= {change.tool.name: line_of(change) for change in done}
-    return [lines[name] for name in wanted]
+    resized = [change.tool for change in done if "capacity" in change.after and not change.is_new]
+    return [*(lines[name] for name in wanted), *(f"note: {note}" for note in notes.of_capacities(resized))]
 
 
 def line_of(change: tools.ToolChange) -> str:
