@@ -161,6 +161,7 @@ class Worker(ThreadWorker):
     """
 
     alive: bool
+    worker_connections: int
 
     def set_accept_enabled(self, enabled: bool) -> None:
         """Start or stop to accept connections. Give the addresses up when the worker stops."""
