@@ -2,6 +2,7 @@
 
 import io
 import re
+import resource
 import selectors
 import socket
 import time
@@ -30,6 +31,8 @@ LEADERS = 4
 AT_ONCE = 0.001
 # In seconds: a connection that is closed waits this long for the client's end.
 CLOSING = 2.0
+# Files that a worker may have open, without those of connections: databases, metrics, pages.
+OTHER_FILES = 128
 # The loop starts this number of calls, which fill a batch, before it goes on with them.
 STARTED = 64
 # The loop answers requests up to this many bytes, and reads this many at once.
@@ -158,6 +161,7 @@ class Worker(ThreadWorker):
     """
 
     alive: bool
+    worker_connections: int
 
     def set_accept_enabled(self, enabled: bool) -> None:
         """Start or stop to accept connections. Give the addresses up when the worker stops."""
@@ -183,10 +187,21 @@ class Worker(ThreadWorker):
         for signal in (request_started, request_finished):
             signal.disconnect(close_old_connections)
             signal.connect(close_connections)
+        self._make_room()
         self.begun: deque[Any] = deque()
         self.closing: deque[tuple[float, socket.socket]] = deque()
         self.leaders = ThreadPoolExecutor(LEADERS, "leader", initializer=start_leading)
         super().init_process()
+
+    def _make_room(self) -> None:
+        """Let the process open a file for each connection, or else accept fewer: a worker that may open no more files
+        would end, and cut its calls."""
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        needed = self.worker_connections + OTHER_FILES
+        if resource.RLIM_INFINITY != soft < needed:
+            soft = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+            self.worker_connections = max(soft - OTHER_FILES, 1)
 
     def run(self) -> None:
         """Serve until the worker is stopped."""
