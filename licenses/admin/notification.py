@@ -158,7 +158,9 @@ class DeliveryAdmin(ReadOnlyAdmin):
     def get_queryset(self, request: HttpRequest) -> QuerySet[Delivery]:
         # A notification has the name of its tool, and no key.
         of_tool = Tool.objects.filter(name=OuterRef("notification__tool")).exclude(display_name="")
-        return super().get_queryset(request).annotate(tool_display_name=Subquery(of_tool.values("display_name")))
+        shown = Subquery(of_tool.values("display_name"))
+        rows: QuerySet[Delivery] = super().get_queryset(request).annotate(tool_display_name=shown)
+        return rows
 
     @admin.display(description="created", ordering="notification__created_at")
     def created(self, delivery: Delivery) -> str:
