@@ -5,6 +5,7 @@ import re
 import resource
 import selectors
 import socket
+import struct
 import time
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
@@ -38,8 +39,10 @@ STARTED = 64
 # The loop answers requests up to this many bytes, and reads this many at once.
 SHORT = 8192
 # In seconds, and bytes: the loop waits this long for the next part of a request, up to this length.
-NEXT_PART = 30.0
+NEXT_PART = 30
 LONGEST = settings.API_BODY_LIMIT + SHORT
+# A thread waits as long for a client: to read the rest, or to write.
+STALL = struct.pack("ll", NEXT_PART, 0)
 # The calls that wait only in lanes. Their credential may only be a token of this server, because the keys
 # for a JWT may have to be fetched, and a password takes a lot of time.
 ROOT = rb"(?:%b)?/licenses" % re.escape(settings.SCRIPT_NAME or "").encode()
@@ -396,6 +399,9 @@ class Worker(ThreadWorker):
     def handle(self, conn: Any) -> Any:
         """Answer the next request of a connection in one of the threads."""
         _waited.set(time.monotonic() - conn.queued_at)
+        # A client that is gone without a word would hold the thread until the server stops.
+        for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
+            conn.sock.setsockopt(socket.SOL_SOCKET, option, STALL)
         return super().handle(conn)
 
     def is_parent_alive(self) -> bool:
