@@ -49,7 +49,7 @@ def is_name(text: object) -> TypeGuard[str]:
     )
 
 
-def told_apart(shown: Mapping[str, str]) -> dict[str, str]:
+def distinguished(shown: Mapping[str, str]) -> dict[str, str]:
     """Return what is shown for each name, sorted as people read it. What several names have in common gets the name
     behind it, such as ``CAD (cad_2)``."""
     alike = Counter(text.casefold() for text in shown.values())

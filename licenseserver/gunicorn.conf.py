@@ -67,6 +67,10 @@ class ServerLog(Logger):
         super().error(msg, *args, **kwargs)
 
     def exception(self, msg: Any, *args: Any, **kwargs: Any) -> None:
+        if isinstance(sys.exc_info()[1], BlockingIOError):
+            # A client that stalls is no defect (licenseserver/workers.py).
+            self.debug(msg, *args, **kwargs)
+            return
         super().exception(msg, *(str(arg).partition("?")[0] for arg in args), **kwargs)
 
 
@@ -99,6 +103,8 @@ threads = 12
 timeout = 30
 graceful_timeout = 25
 keepalive = 5
+# It would wait without a limit for a client that does not read.
+sendfile = False
 # Keep the heartbeat file of a worker in memory, so that it does not wait for a disk.
 worker_tmp_dir = "/dev/shm" if pathlib.Path("/dev/shm").is_dir() else None  # noqa: S108
 # A read-only container has no home directory for gunicorn's control socket.

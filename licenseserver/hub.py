@@ -25,11 +25,23 @@ R = TypeVar("R")
 # waits for a tool that a stranger has locked, or for a database that does not answer.
 MOMENT = 0.02
 
+_thread = threading.local()
+
 
 def here() -> "Hub | None":
     """Return the hub whose greenlet runs this, or None in a thread of its own."""
     current = getcurrent()
     return current.hub if isinstance(current, _Call) else None
+
+
+def start_leading() -> None:
+    """Let this thread only decide batches for a loop: the first call of each of a hub's ``leaders``."""
+    _thread.is_leader = True
+
+
+def is_leader() -> bool:
+    """Return whether this thread only decides batches for a loop."""
+    return getattr(_thread, "is_leader", False)
 
 
 def aside(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:

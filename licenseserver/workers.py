@@ -2,8 +2,10 @@
 
 import io
 import re
+import resource
 import selectors
 import socket
+import struct
 import time
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
@@ -22,7 +24,7 @@ from gunicorn.http.errors import NoMoreData, ParseException
 from gunicorn.http.parser import RequestParser
 from gunicorn.workers.gthread import ThreadWorker
 
-from .hub import Hub, here
+from .hub import Hub, here, start_leading
 
 # Lanes that can have a batch at the same time (``licenses.lanes``): seats, heartbeats, levels, tokens.
 LEADERS = 4
@@ -30,13 +32,17 @@ LEADERS = 4
 AT_ONCE = 0.001
 # In seconds: a connection that is closed waits this long for the client's end.
 CLOSING = 2.0
+# Files that a worker may have open, without those of connections: databases, metrics, pages.
+OTHER_FILES = 128
 # The loop starts this number of calls, which fill a batch, before it goes on with them.
 STARTED = 64
 # The loop answers requests up to this many bytes, and reads this many at once.
 SHORT = 8192
 # In seconds, and bytes: the loop waits this long for the next part of a request, up to this length.
-NEXT_PART = 30.0
+NEXT_PART = 30
 LONGEST = settings.API_BODY_LIMIT + SHORT
+# A thread waits as long for a client: to read the rest, or to write.
+STALL = struct.pack("ll", NEXT_PART, 0)
 # The calls that wait only in lanes. Their credential may only be a token of this server, because the keys
 # for a JWT may have to be fetched, and a password takes a lot of time.
 ROOT = rb"(?:%b)?/licenses" % re.escape(settings.SCRIPT_NAME or "").encode()
@@ -158,6 +164,7 @@ class Worker(ThreadWorker):
     """
 
     alive: bool
+    worker_connections: int
 
     def set_accept_enabled(self, enabled: bool) -> None:
         """Start or stop to accept connections. Give the addresses up when the worker stops."""
@@ -183,10 +190,21 @@ class Worker(ThreadWorker):
         for signal in (request_started, request_finished):
             signal.disconnect(close_old_connections)
             signal.connect(close_connections)
+        self._make_room()
         self.begun: deque[Any] = deque()
         self.closing: deque[tuple[float, socket.socket]] = deque()
-        self.leaders = ThreadPoolExecutor(LEADERS, thread_name_prefix="leader")
+        self.leaders = ThreadPoolExecutor(LEADERS, "leader", initializer=start_leading)
         super().init_process()
+
+    def _make_room(self) -> None:
+        """Let the process open a file for each connection, or else accept fewer: a worker that may open no more files
+        would end, and cut its calls."""
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        needed = self.worker_connections + OTHER_FILES
+        if resource.RLIM_INFINITY != soft < needed:
+            soft = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+            self.worker_connections = max(soft - OTHER_FILES, 1)
 
     def run(self) -> None:
         """Serve until the worker is stopped."""
@@ -337,15 +355,17 @@ class Worker(ThreadWorker):
         heads again and again: each is read once for a connection."""
         head, _, body = data.partition(END)
         heads = vars(conn).setdefault("heads", {})
-        if head not in heads:
+        known = heads.pop(head, None)
+        if known is None:
             conn.parser.unreader.unread(data)
             request = next(conn.parser)
             _, environ = wsgi.create(request, conn.sock, conn.client, conn.server, self.cfg)
             conn.parser.finish_body()
+            known = request, environ | {"wsgi.multithread": True}
             if len(heads) == HEADS:
-                heads.clear()
-            heads[head] = request, environ | {"wsgi.multithread": True}
-        request, environ = heads[head]
+                # The one that came last is the last one.
+                del heads[next(iter(heads))]
+        request, environ = heads[head] = known
         return request, environ | {"wsgi.input": io.BytesIO(body)}
 
     def _respond(self, conn: Any, request: Any, environ: dict[str, Any]) -> bool:
@@ -379,6 +399,9 @@ class Worker(ThreadWorker):
     def handle(self, conn: Any) -> Any:
         """Answer the next request of a connection in one of the threads."""
         _waited.set(time.monotonic() - conn.queued_at)
+        # A client that is gone without a word would hold the thread until the server stops.
+        for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
+            conn.sock.setsockopt(socket.SOL_SOCKET, option, STALL)
         return super().handle(conn)
 
     def is_parent_alive(self) -> bool:

@@ -16,7 +16,7 @@ from licenses.tools import texts
 
 from .deletions import ShortDeletions
 from .lookups import ListedLookups
-from .widgets import LabeledInputs, SearchedSelect
+from .widgets import LabeledInputs, SearchedField, SearchedSelect
 
 M = TypeVar("M", bound=Model)
 
@@ -42,7 +42,7 @@ class AuditedAdmin(LabeledInputs, ShortDeletions, ListedLookups, admin.ModelAdmi
 
     def formfield_for_foreignkey(self, db_field: Any, request: HttpRequest, **options: Any) -> Any:
         if db_field.name in self.get_autocomplete_fields(request):
-            options["widget"] = SearchedSelect(db_field, self.admin_site)
+            options |= {"widget": SearchedSelect(db_field, self.admin_site), "form_class": SearchedField}
         return super().formfield_for_foreignkey(db_field, request, **options)
 
     def changeform_view(self, request: HttpRequest, *args: Any, **options: Any) -> HttpResponse:

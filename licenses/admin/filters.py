@@ -15,7 +15,7 @@ from django.utils.safestring import mark_safe
 
 from licenses.clock import database_now
 from licenses.models import Team, Tool
-from licenses.names import told_apart
+from licenses.names import distinguished
 
 
 class TypedFilter(admin.SimpleListFilter):
@@ -86,7 +86,7 @@ class NamedRelations(admin.RelatedFieldListFilter):
         shown = {key: str(text) for key, text in super().field_choices(field, *args)}
         if field.related_model in {Tool, Team}:
             names = dict(field.related_model.objects.filter(pk__in=shown).values_list("name", "pk"))
-            apart = told_apart({name: shown[key] for name, key in names.items()})
+            apart = distinguished({name: shown[key] for name, key in names.items()})
             return [(names[name], text) for name, text in apart.items()]
         return sorted(shown.items(), key=lambda choice: choice[1].casefold())
 

@@ -63,11 +63,17 @@ class Forced:
 
 
 class StateFilter(DefaultedFilter):
-    """Filter by the state. Active leases are the default, because the others are history."""
+    """Filter by the state. Active leases are the default, because the others are history; with a reason of the end,
+    those that have ended."""
 
     title = "state"
     parameter_name = "state"
     default = "active"
+
+    def __init__(self, request: HttpRequest, params: dict[str, Any], *args: Any) -> None:
+        if any(name.startswith("end_reason") for name in params):
+            self.default = "ended"
+        super().__init__(request, params, *args)
 
     def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
         return [("active", "Active"), ("overdue", "Expired, not closed"), ("ended", "Ended"), ("all", "All")]

@@ -19,7 +19,7 @@ from django.utils.html import format_html
 from licenses.tools import texts
 
 from .audited import AuditedAdmin
-from .widgets import SearchedSelect
+from .widgets import SearchedField, SearchedSelect
 
 MAX_LINES = 2000
 # The most wrong lines that the page lists.
@@ -36,7 +36,7 @@ class LinesForm(forms.Form):
         super().__init__(data, **options)
         field: Any = rows.model._meta.get_field(rows.parent)
         widget = SearchedSelect(field, rows.admin_site)
-        parents = forms.ModelChoiceField(field.related_model._default_manager.all(), widget=widget)
+        parents = SearchedField(field.related_model._default_manager.all(), widget=widget)
         self.fields = {rows.parent: parents, **self.fields}
         self.fields["lines"].help_text = f"{rows.line_help} At most {MAX_LINES:,} lines."
         self.rows = rows

@@ -13,7 +13,7 @@ from licenses.history.money import FEWER, MORE, TODAY, ToolCost, Total, of_site
 from licenses.history.reports import Period, Recent, Span, Usage, Utilization
 from licenses.history.working_hours import WorkingHours
 from licenses.models import Tool
-from licenses.names import told_apart
+from licenses.names import distinguished
 from licenses.notifications import outbox
 
 from . import plots
@@ -66,7 +66,7 @@ def money(request: HttpRequest) -> HttpResponse:
         "tables": [Table(key, f"By {key}", rows[:MOST], len(rows), Total.of(rows)) for key, rows in costs.by.items()],
         "tools": _with_plots(costs.tools[:MOST_TOOLS], span, recent),
         "number_of_tools": len(costs.tools),
-        "names": told_apart({cost.tool.name: str(cost.tool) for cost in costs.tools}),
+        "names": distinguished({cost.tool.name: str(cost.tool) for cost in costs.tools}),
         "replayed": any(row.outcomes for row in costs.tools) or not costs.tools,
         "max_demands": MAX_DEMANDS,
         "contracts": costs.contracts,

@@ -12,7 +12,12 @@ from licenses.models import Team, Tool
 
 def named(row: Tool | Team) -> str:
     """Return both names of a tool or a team; the one for people first, if it has one."""
-    return format_html('{} <small class="quiet">{}</small>', row, row.name) if row.display_name else row.name
+    return both(row.display_name, row.name)
+
+
+def both(display_name: str | None, name: str) -> str:
+    """Return both names; the one for people first, if there is one."""
+    return format_html('{} <small class="quiet">{}</small>', display_name, name) if display_name else name
 
 
 def shown(relation: str) -> Lower:

@@ -5,15 +5,17 @@ from typing import Any
 from django import forms
 from django.contrib import admin, messages
 from django.core.exceptions import ValidationError
-from django.db.models import QuerySet
+from django.db.models import OuterRef, QuerySet, Subquery
+from django.db.models.functions import Coalesce, Lower
 from django.http import HttpRequest, HttpResponse
 from django.utils.formats import localize
 from django.utils.html import format_html
 
-from licenses.models import Delivery, Event, NotificationPreference, Webhook
+from licenses.models import Delivery, Event, NotificationPreference, Tool, Webhook
 from licenses.notifications import messages as texts
 from licenses.notifications import outbox, webhooks
 
+from . import names
 from .audited import AuditedAdmin, actor_of
 from .read_only import ReadOnlyAdmin
 from .rights import SuperusersOnly
@@ -150,8 +152,15 @@ class DeliveryAdmin(ReadOnlyAdmin):
     ]
     list_filter = ["state", ChannelFilter, "notification__event", "webhook"]
     list_select_related = ["notification", "webhook"]
-    search_fields = ["address", "webhook__name", "notification__user", "notification__tool"]
+    search_fields = ["address", "webhook__name", "notification__user", "notification__tool", "tool_display_name"]
     actions = ["send_again"]
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Delivery]:
+        # A notification has the name of its tool, and no key.
+        of_tool = Tool.objects.filter(name=OuterRef("notification__tool")).exclude(display_name="")
+        shown = Subquery(of_tool.values("display_name"))
+        rows: QuerySet[Delivery] = super().get_queryset(request).annotate(tool_display_name=shown)
+        return rows
 
     @admin.display(description="created", ordering="notification__created_at")
     def created(self, delivery: Delivery) -> str:
@@ -165,9 +174,9 @@ class DeliveryAdmin(ReadOnlyAdmin):
     def user(self, delivery: Delivery) -> str:
         return delivery.notification.user or "(administrators)"
 
-    @admin.display(ordering="notification__tool")
-    def tool(self, delivery: Delivery) -> str:
-        return delivery.notification.tool or "-"
+    @admin.display(ordering=Lower(Coalesce("tool_display_name", "notification__tool")))
+    def tool(self, delivery: Any) -> str:
+        return names.both(delivery.tool_display_name, delivery.notification.tool) or "-"
 
     @admin.display(description="to")
     def to(self, delivery: Delivery) -> str:

@@ -37,7 +37,7 @@ from licenses.history.reports import Period, Recent, Span, Utilization
 from licenses.history.tables import Table, amount, duration, percent
 from licenses.leases import capacity
 from licenses.models import Tool
-from licenses.names import TOOL_NAME_PATTERN, told_apart
+from licenses.names import TOOL_NAME_PATTERN, distinguished
 from licenses.policy.rules import BORROW_REFUSALS
 
 from . import plots
@@ -113,7 +113,7 @@ def _field(asked: Parameter) -> forms.Field:
     match asked:
         case RowParameter():
             rows: Any = asked.model._default_manager
-            shown = told_apart({name: text or name for name, text in rows.values_list("name", "display_name")})
+            shown = distinguished({name: text or name for name, text in rows.values_list("name", "display_name")})
             choices = [*([] if asked.required else [("", "all")]), *shown.items()]
             return forms.ChoiceField(label=label, choices=choices, required=False)
         case Choice():
@@ -190,7 +190,7 @@ def overview(request: HttpRequest) -> HttpResponse:
     context = {
         "title": "Reports",
         "summaries": summaries,
-        "names": told_apart({tool.name: str(tool) for tool in tools}),
+        "names": distinguished({tool.name: str(tool) for tool in tools}),
         "reports": REPORTS,
         "sees_people": sees_people(request),
     }

@@ -5,6 +5,7 @@ from typing import Any
 from django.contrib import admin
 from django.contrib.admin.views.autocomplete import AutocompleteJsonView
 from django.contrib.admin.widgets import AdminSplitDateTime, AutocompleteSelect
+from django.forms import ModelChoiceField
 from django.http import HttpRequest
 
 
@@ -19,12 +20,24 @@ class SearchedSelect(AutocompleteSelect):
         return super().optgroups(name, [key for key in value if str(key).isdecimal() and len(str(key)) < 19], attr)
 
 
+def both_names(row: Any) -> str:
+    """Return both names of a tool or a team, because two can have the same display name; of another row its text."""
+    return f"{row} ({row.name})" if getattr(row, "display_name", "") else str(row)
+
+
+class SearchedField(ModelChoiceField[Any]):
+    """The field of a searched row. It shows the selected one with both names."""
+
+    def label_from_instance(self, obj: Any) -> str:
+        return both_names(obj)
+
+
 class BothNames(AutocompleteJsonView):
-    """Answer a search with both names of a tool or a team: two can have the same display name."""
+    """Answer a search with both names of a tool or a team."""
 
     def serialize_result(self, obj: Any, to_field_name: str) -> dict[str, str]:
         found: dict[str, str] = super().serialize_result(obj, to_field_name)
-        return found | ({"text": f"{obj} ({obj.name})"} if getattr(obj, "display_name", "") else {})
+        return found | {"text": both_names(obj)}
 
 
 class LabeledInputs(admin.ModelAdmin[Any]):

@@ -22,7 +22,7 @@ from licenses.access.callers import Caller
 from licenses.access.visibility import Names
 from licenses.leases import snapshot, sql
 from licenses.models import AccessRule, Allotment, Denial, Effect, Lease, Star, Team, Ticket, TicketClaim, Tool
-from licenses.names import told_apart
+from licenses.names import distinguished
 
 R = TypeVar("R")
 
@@ -219,7 +219,7 @@ def teams_to_choose() -> list[tuple[str, str]]:
 
 def _choices(shown: dict[str, str]) -> list[tuple[str, str]]:
     """Return each name with its name for people, sorted by the latter."""
-    return list(told_apart({name: text or name for name, text in shown.items()}).items())
+    return list(distinguished({name: text or name for name, text in shown.items()}).items())
 
 
 def tools_of_team(team: str) -> set[int]:

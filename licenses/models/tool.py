@@ -10,7 +10,7 @@ from django.db import models
 from django.db.models import Count, F, Min, OuterRef, Q, Subquery, Sum
 from django.db.models.functions import Coalesce, Now
 
-from licenses.names import CALLS, TOOL_NAME_PATTERN, UNKNOWN_TOOL_LABEL, told_apart
+from licenses.names import CALLS, TOOL_NAME_PATTERN, UNKNOWN_TOOL_LABEL, distinguished
 from licenses.policy import Levels, State
 
 MAX_CAPACITY = 1_000_000
@@ -36,8 +36,8 @@ class ToolQuerySet(models.QuerySet["Tool"]):
         return self.filter(name__in=list(names)).under_lock()
 
     def display_names(self) -> dict[str, str]:
-        """Return the names for people of those of these tools that have one, by name, and told apart."""
-        return told_apart(dict(self.exclude(display_name="").order_by().values_list("name", "display_name")))
+        """Return the names for people of those of these tools that have one, by name; no two are alike."""
+        return distinguished(dict(self.exclude(display_name="").order_by().values_list("name", "display_name")))
 
     def under_lock(self, *, skip_locked: bool = False) -> "ToolQuerySet":
         """Return these tools under a row lock, in the one order that every caller uses,

@@ -44,13 +44,21 @@ def send(address: str, notifications: Sequence[Notification], *, message_id: str
     try:
         mail.send()
     except smtplib.SMTPRecipientsRefused as refused:
-        code, text = next(iter(refused.recipients.values()))
-        return Attempt(False, f"{code} {_readable(text)}", is_final=code >= 500)
-    except smtplib.SMTPResponseException as error:
-        return Attempt(False, f"{error.smtp_code} {_readable(error.smtp_error)}", is_of_channel=True)
+        code, _ = next(iter(refused.recipients.values()))
+        return Attempt(False, reason(refused), is_final=code >= 500)
     except (OSError, smtplib.SMTPException) as error:
-        return Attempt(False, f"{settings.EMAIL_HOST}: {error}", is_of_channel=True)
+        return Attempt(False, reason(error), is_of_channel=True)
     return Attempt(True, f"Accepted by {settings.EMAIL_HOST}")
+
+
+def reason(error: OSError | smtplib.SMTPException) -> str:
+    """Return why a mail was not sent: the answer of the mail server, or what kept the connection."""
+    if isinstance(error, smtplib.SMTPRecipientsRefused):
+        code, text = next(iter(error.recipients.values()))
+        return f"{code} {_readable(text)}"
+    if isinstance(error, smtplib.SMTPResponseException):
+        return f"{error.smtp_code} {_readable(error.smtp_error)}"
+    return f"{settings.EMAIL_HOST}: {error}"
 
 
 def _readable(text: bytes | str) -> str:

@@ -27,7 +27,7 @@ def amount(value: Decimal | str | None, currency: str = "") -> str:
 
 @register.filter
 def among(tool: Tool, names: Mapping[str, str]) -> str:
-    """Return the name of a tool for people, told apart from those of the others."""
+    """Return the name of a tool for people, which no other of them has."""
     return names[tool.name]
 
 

@@ -3,13 +3,15 @@
 from datetime import UTC, datetime
 from typing import Any
 
+from django.conf import settings
 from django.db.backends.postgresql import base as django_base
 from django.db.backends.postgresql import operations
 from django_prometheus.db.backends.postgresql import base
 
 from licenseserver.counting import counted
+from licenseserver.hub import is_leader
 
-from .round_trip import Prepared, RoundTrip
+from .round_trip import WITH_INDEXES, Prepared, RoundTrip
 
 
 class DatabaseOperations(operations.DatabaseOperations):
@@ -28,11 +30,16 @@ class DatabaseWrapper(base.DatabaseWrapper):
         # The statements that ``RoundTrip`` has prepared on this connection, if it may.
         self.prepared: dict[Any, Prepared] = {}
         self.prepares: bool = self.settings_dict.get("PREPARE", False)
+        # Whether the connection plans everything ``WITH_INDEXES``.
+        self.prefers_indexes = False
 
     def get_connection_params(self) -> dict[str, Any]:
         """Return Django's parameters, with cursors that count what they execute."""
         parameters: dict[str, Any] = django_base.DatabaseWrapper.get_connection_params(self)
         parameters["cursor_factory"] = counted(parameters["cursor_factory"], self.alias, self.vendor)
+        self.prefers_indexes = is_leader() and not settings.LICENSE_DB_POOLER
+        if self.prefers_indexes:
+            parameters["options"] = f"{parameters.get('options', '')} -c {WITH_INDEXES}".lstrip()
         return parameters
 
     def get_new_connection(self, conn_params: dict[str, Any]) -> Any:

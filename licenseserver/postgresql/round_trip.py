@@ -30,6 +30,10 @@ PREPARED = 100
 # A prepared statement whose columns a migration changed since, or that somebody has deallocated.
 # https://www.postgresql.org/docs/current/errcodes-appendix.html
 STALE = ("0A000", "26000")
+# A prepared statement keeps its plan until PostgreSQL has looked at the table again (ANALYZE). One that was made while
+# the table was empty would read all of it, also when it has many rows.
+# https://www.postgresql.org/docs/current/runtime-config-query.html
+WITH_INDEXES = "enable_seqscan=off"
 FAILED = (pq.ExecStatus.FATAL_ERROR, pq.ExecStatus.PIPELINE_ABORTED, pq.ExecStatus.BAD_RESPONSE)
 
 
@@ -89,6 +93,8 @@ class RoundTrip:
         """Begin a transaction with the next statement."""
         level = self.wrapper.connection.isolation_level.name.replace("_", " ")
         self.add(f"BEGIN ISOLATION LEVEL {level}", prepare=False)
+        if not self.wrapper.prefers_indexes:
+            self.add(f"SET LOCAL {WITH_INDEXES}", prepare=False)
 
     def add(self, sql: str, values: Sequence[Any] = (), *, prepare: bool = True) -> int:
         """Add a statement with a ``%s`` for each value. Return its number in this round trip.

@@ -185,6 +185,8 @@ def test_the_list_of_leases_opens_on_those_that_are_active(
     assert listed("?state=overdue") == {expired}
     assert listed("?state=ended") == {ended, expired}
     assert listed("?state=all") == {active, ended, expired}
+    # What has a reason of its end has ended.
+    assert listed("?end_reason__exact=returned") == listed("?state=all&end_reason__exact=returned") == {ended}
 
 
 def test_leases_are_facts_that_nobody_edits(api: Api, admin_client: Client, make_tool: Callable[..., Tool]) -> None:

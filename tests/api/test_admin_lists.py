@@ -154,6 +154,10 @@ def test_a_choice_of_tools_tells_those_with_the_same_display_name_apart(
     query = {"app_label": "licenses", "model_name": "contract", "field_name": "tool", "term": "chief"}
     found = admin_client.get("/admin/autocomplete/", query).json()["results"]
     assert [row["text"] for row in found] == ["Chief Designer (cad_1)", "Chief Designer (cad_2)", "chief"]
+    chosen = {"tool": Tool.objects.get(name="cad_2").pk}
+    for path in ("contract/add/", "userlimit/add/", "userlimit/lines/"):
+        page = admin_client.get(f"/admin/licenses/{path}", chosen).content.decode()
+        assert re.findall(r"<option [^>]*selected[^>]*>(.+?)</option>", page) == ["Chief Designer (cad_2)"]
 
 
 def test_filters_tell_tools_and_teams_with_the_same_display_name_apart(

@@ -5,6 +5,7 @@ import socket
 import ssl
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
+from io import StringIO
 from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from django.contrib.auth.models import User
 from django.core.exceptions import ValidationError
+from django.core.management import CommandError, call_command
 from django.utils import timezone
 
 from licenses.models import AuditRecord, Delivery, Event, Notification, Webhook, WebhookKind
@@ -93,6 +95,25 @@ SENT, POSTPONED, GIVEN_UP = Delivered(sent=1), Delivered(postponed=1), Delivered
 
 
 # --- Mail -------------------------------------------------------------------
+
+
+def test_the_command_for_a_test_mail_says_what_became_of_it(mail_server: MailServer, settings: Any) -> None:
+    output = StringIO()
+    call_command("sendtestemail", "ben@example.com", stdout=output)
+    assert output.getvalue() == f"Accepted by {HOST}\n"
+    (mail,) = mail_server.mails
+    assert mail["To"] == "ben@example.com"
+    mail_server.refusals[:] = ["550 No such user"]
+    with pytest.raises(CommandError, match=r"^550 No such user$"):
+        call_command("sendtestemail", "ben@example.com")
+    with socket.socket() as nobody_listens:
+        nobody_listens.bind((HOST, 0))
+        settings.EMAIL_PORT = nobody_listens.getsockname()[1]
+        with pytest.raises(CommandError, match=f"^{HOST}: .*refused"):
+            call_command("sendtestemail", "ben@example.com")
+    settings.EMAIL_HOST = ""
+    with pytest.raises(CommandError, match=r"^LICENSE_EMAIL_HOST is not set"):
+        call_command("sendtestemail", "ben@example.com")
 
 
 def test_a_mail_says_what_happened_and_what_to_do(mail_server: MailServer) -> None:

@@ -1,6 +1,8 @@
 """The pages of notifications: what people choose, and what administrators set up and see."""
 
 import re
+from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -8,8 +10,8 @@ from django.contrib.auth.models import Permission, User
 from django.test import Client
 from django.utils import timezone
 
-from licenses.models import AuditRecord, Delivery, Event, Notification, NotificationPreference, Webhook
-from licenses.notifications import preferences, webhooks
+from licenses.models import AuditRecord, Delivery, Event, Notification, NotificationPreference, Tool, Webhook
+from licenses.notifications import outbox, preferences, webhooks
 from licenses.sealing import unseal
 from tests.support.quotas import SOMEBODY
 
@@ -238,6 +240,21 @@ def test_the_log_shows_each_message_and_the_answer_and_sends_again(admin_client:
     admin_client.post(log, again)
     row.refresh_from_db()
     assert row.state == "failed"
+
+
+@pytest.mark.any_database
+def test_the_log_shows_the_name_of_a_tool_for_people(admin_client: Client, make_tool: Callable[..., Tool]) -> None:
+    make_webhook(events=[Event.TOOL_EXHAUSTED])
+    now = timezone.now()
+    for name, display_name in (("zz_cad", "Body Builder"), ("aero", ""), ("gone", "")):
+        if name != "gone":
+            make_tool(name, display_name=display_name)
+        outbox.record(Event.TOOL_EXHAUSTED, key=name, tool=name, useful_until=now + timedelta(hours=1), facts={})
+    log = "/admin/licenses/delivery/"
+    content = admin_client.get(log, {"o": "10"}).content.decode()
+    shown = re.findall(r'class="field-tool">(.*?)</td>', content)
+    assert shown == ["aero", 'Body Builder <small class="quiet">zz_cad</small>', "gone"]
+    assert "gone" not in admin_client.get(log, {"q": "builder"}).content.decode().partition('id="changelist"')[2]
 
 
 def test_a_preference_that_an_administrator_enters_is_on_record(admin_client: Client, ana: User) -> None:

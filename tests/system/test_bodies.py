@@ -2,6 +2,7 @@
 
 import json
 import socket
+import struct
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -10,6 +11,7 @@ import httpx
 import pytest
 from django.conf import settings
 
+from tests.support import waiting
 from tests.support.servers import Server, running_server
 
 pytestmark = pytest.mark.any_database
@@ -66,3 +68,19 @@ def test_broken_chunks_are_refused_with_a_problem(server: Server) -> None:
         answer = b"".join(iter(lambda: line.recv(4096), b""))
     assert answer.startswith(b"HTTP/1.1 400 ")
     assert b"application/problem+json" in answer
+
+
+def test_a_body_that_breaks_off_is_no_defect(server: Server) -> None:
+    url = httpx.URL(server.url)
+    with socket.create_connection((url.host, url.port), timeout=30) as line:
+        line.sendall(
+            b"POST /licenses/explain HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+            b"X-Request-ID: breaks-off\r\nExpect: 100-continue\r\nContent-Length: 40\r\n\r\n"
+        )
+        # The server reads the body now.
+        assert line.recv(4096).startswith(b"HTTP/1.1 100 ")
+        # Close it with a reset.
+        line.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    waiting.until(lambda: "breaks-off" in server.log.read_text(), "the call is not in the log")
+    (told,) = (line for line in server.log.read_text().splitlines() if "breaks-off" in line)
+    assert '"status":400' in told.replace(" ", "")

@@ -1,12 +1,16 @@
-"""A version continues to serve while a migration of the next one alters a column."""
+"""Prepared statements outlive a change of their tables: a migration that alters a column, and rows that come."""
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from typing import Any
 
 import pytest
 from django.db import DataError, connection
 
 from licenses.leases import sql
 from licenses.models import Tool
+from licenseserver.hub import start_leading
 from tests.support.api import Api, make_token
 
 ENOUGH = 2
@@ -113,3 +117,42 @@ def test_a_text_that_the_database_cannot_keep_is_not_cut_short(make_tool: Callab
     with pytest.raises(DataError):
         sql.tools_with_current_counts(["cad\0"])
     assert [tool.name for tool in sql.tools_with_current_counts(["cad"])] == ["cad"]
+
+
+def plans() -> dict[str, str]:
+    """Return the plan of each statement that is prepared on this connection, by its text."""
+    found: dict[str, str] = {}
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT name, statement, cardinality(parameter_types) FROM pg_prepared_statements")
+        for name, text, number in cursor.fetchall():
+            given = f"({', '.join(['NULL'] * number)})" if number else ""
+            cursor.execute(f'EXPLAIN EXECUTE "{name}"{given}')
+            found[text] = "\n".join(line for (line,) in cursor.fetchall())
+    return found
+
+
+def test_a_batch_does_not_read_whole_tables_because_they_were_empty_once(
+    api: Api, make_tool: Callable[..., Tool]
+) -> None:
+    connection.close()
+    make_tool("cad", capacity=2)
+    lease = api.borrow(ttl_seconds=60).json()["id"]
+    assert api.renew(lease).status_code == 200
+    assert api.give_back(lease).status_code == 200
+    found = plans()
+    assert sum("licenses_lease" in text for text in found) > 3
+    assert [text for text, plan in found.items() if "Seq Scan" in plan] == []
+
+
+def test_threads_that_decide_batches_for_a_loop_plan_so_at_all_times(settings: Any) -> None:
+    def setting() -> str:
+        with closing(connection), connection.cursor() as cursor:
+            cursor.execute("SHOW enable_seqscan")
+            return str(cursor.fetchone()[0])
+
+    with ThreadPoolExecutor(1, initializer=start_leading) as leaders, ThreadPoolExecutor(1) as threads:
+        assert leaders.submit(setting).result() == "off"
+        assert threads.submit(setting).result() == "on"
+        # A pooler takes no such settings.
+        settings.LICENSE_DB_POOLER = True
+        assert leaders.submit(setting).result() == "on"

@@ -101,3 +101,18 @@ def test_clients_that_stall_hold_no_thread(tmp_path: Path, begun: bytes) -> None
             stalled.sendall(begun)
         assert httpx.get(f"{server.url}/version", timeout=30).status_code == 200
         assert httpx.get(f"{server.url}/licenses/cad_tool/status", timeout=30).status_code == 200
+
+
+def test_a_worker_accepts_no_more_connections_than_it_may_open_files(tmp_path: Path) -> None:
+    with running_server(tmp_path, WEB_CONCURRENCY="1", GUNICORN_CMD_ARGS="--keep-alive 1") as server:
+        server.stop()
+        limited = "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (180, 180)); "
+        server.command = ("-c", f"{limited}from licenseserver.__main__ import main; main()")
+        server.start()
+        url = httpx.URL(server.url)
+        with ExitStack() as idle:
+            for _ in range(180):
+                idle.enter_context(socket.create_connection((url.host, url.port), timeout=30))
+            # Its turn comes after theirs.
+            assert httpx.get(f"{server.url}/licenses/cad_tool/status", timeout=60).status_code == 200
+        assert "Too many open files" not in server.log.read_text()

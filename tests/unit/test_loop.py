@@ -4,10 +4,12 @@ import json
 import os
 import selectors
 import socket
+import struct
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from functools import partial
 from typing import Any
 
@@ -254,6 +256,28 @@ def test_a_client_that_does_not_read_its_answers_is_cut_off(
     assert len(received) < 100_000
     client.close()
     worker.murder_pending()
+
+
+@pytest.mark.any_database
+@pytest.mark.parametrize("reads", [True, False], ids=["its request", "its answer"])
+def test_a_client_that_stalls_gives_its_thread_back(
+    worker: workers.Worker,
+    connected: tuple[socket.socket, TConn],
+    monkeypatch: pytest.MonkeyPatch,
+    reads: bool,
+) -> None:
+    def application(environ: Any, start_response: Any) -> list[bytes]:
+        if reads:
+            environ["wsgi.input"].read()
+        start_response("200 OK", [("Content-Length", "10000000")])
+        return [b"x" * 10_000_000]
+
+    monkeypatch.setattr(workers, "STALL", struct.pack("ll", 0, 10_000))
+    worker.wsgi = application
+    _, connection = connected
+    connection.parser.unreader.unread(STATUS + b"Content-Length: 5\r\n\r\n")
+    connection.queued_at = 0.0
+    assert copy_context().run(worker.handle, connection) is False
 
 
 @pytest.mark.any_database

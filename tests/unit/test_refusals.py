@@ -169,6 +169,12 @@ def test_no_hint_says_to_wait_where_waiting_does_not_help(api: Api, make_tool: C
     assert "wait_seconds" in later["hint"]
 
 
+def test_a_limit_of_one_seat_is_written_as_one(api: Api, make_tool: Callable[..., Tool]) -> None:
+    make_tool(capacity=3, user_limit=1)
+    api.borrow()
+    assert api.borrow().json()["detail"].startswith("ana can have at most 1 seat of cad, ")
+
+
 @pytest.mark.parametrize("kind", ["tool", "team"])
 def test_a_page_finds_the_name_of_a_tool_and_a_team_in_every_text(kind: str) -> None:
     for module in (errors, rules):

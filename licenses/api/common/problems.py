@@ -10,7 +10,7 @@ from django.contrib.auth.views import redirect_to_login
 from django.core.exceptions import NON_FIELD_ERRORS, DisallowedHost, PermissionDenied
 from django.core.exceptions import ValidationError as InvalidValue
 from django.db import DatabaseError, InterfaceError
-from django.http import Http404, HttpRequest, HttpResponse
+from django.http import Http404, HttpRequest, HttpResponse, UnreadablePostError
 from django.shortcuts import render
 from django.views import defaults
 from rest_framework import exceptions
@@ -98,6 +98,8 @@ def handle_exception(error: Exception, context: dict[str, Any]) -> Response | Ht
         error = exceptions.PermissionDenied()
     elif isinstance(error, InvalidValue):
         error = _invalid(error)
+    elif isinstance(error, UnreadablePostError):
+        error = exceptions.ParseError("The body breaks off.")
     if not isinstance(error, exceptions.APIException):
         return None
     if isinstance(error, exceptions.NotAuthenticated) and _is_person(context["request"]):
