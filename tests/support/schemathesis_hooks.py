@@ -25,7 +25,7 @@ crash = {}
 """
 
 # By category: a filter would draw each character on its own, which takes most of the time of a run.
-clean = st.characters(codec="utf-8", exclude_categories=UNCLEAN_CATEGORIES)
+clean = st.characters(codec="utf-8", exclude_categories=UNCLEAN_CATEGORIES)  # type: ignore[arg-type]
 formats = {
     "text": st.text(clean, min_size=1, max_size=40).filter(str.strip),
     "tool-name": st.sampled_from(TOOLS),
