@@ -106,16 +106,16 @@ def base(model: type[Model]) -> str:
 
 
 def lists(client: Client, model: type[Model]) -> Iterator[str]:
-    """Yield the list in each form: searched, ordered, filtered and in pages."""
+    """Yield the list in each form: searched, ordered by all columns, filtered and in pages."""
     model_admin: Any = admin.site._registry[model]
     yield base(model)
     yield from (base(model) + query for query in ("?q=a", "?q=%00", "?q=1", "?p=1", "?p=99", "?p=x", "?all=", "?e=1"))
-    columns = len(model_admin.list_display) + 1
-    yield from (f"{base(model)}?o={sign}{number}" for number in range(1, columns + 1) for sign in ("", "-"))
+    columns = range(1, len(model_admin.list_display) + 2)
+    yield from (f"{base(model)}?o={'.'.join(f'{sign}{number}' for number in columns)}" for sign in ("", "-"))
     answer = client.get(base(model))
     if answer.status_code == 200:
-        links = re.findall(r'href="(\?[^"]+)"', answer.content.decode())
-        yield from sorted({base(model) + unescape(link) for link in links})
+        links = {unescape(link) for link in re.findall(r'href="(\?[^"]+)"', answer.content.decode())}
+        yield from sorted(base(model) + link for link in links if not re.fullmatch(r"\?o=[-.\d]*", link))
 
 
 def pages_of_rows(model: type[Model], rows: Iterable[Model]) -> Iterator[str]:

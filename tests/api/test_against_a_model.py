@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from django.core.management import call_command
-from django.db import transaction
+from django.db import connection, transaction
 from django.db.models import DateTimeField, F
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
@@ -240,7 +240,8 @@ def test_the_server_does_what_a_few_lists_do(api: Api, capsys: pytest.CaptureFix
     run_state_machine_as_test(
         Comparison,
         settings=settings(
-            max_examples=60,
+            # Another database has other statements, which the first sequences have all.
+            max_examples=60 if connection.vendor == "sqlite" else 20,
             stateful_step_count=40,
             derandomize=True,
             # Report a failure at once, because shrinking takes minutes.

@@ -9,7 +9,7 @@ from zoneinfo import available_timezones
 import schemathesis
 from hypothesis import strategies as st
 
-from licenses.names import is_clean
+from licenses.names import UNCLEAN_CATEGORIES
 
 TOOLS = ["cad_tool", "simulation", "analysis"]
 TEAM = "crash"
@@ -24,14 +24,15 @@ analysis = { capacity = 2 }
 crash = {}
 """
 
-clean = st.characters(codec="utf-8").filter(is_clean)
+# By category: a filter would draw each character on its own, which takes most of the time of a run.
+clean = st.characters(codec="utf-8", exclude_categories=UNCLEAN_CATEGORIES)  # type: ignore[arg-type]
 formats = {
     "text": st.text(clean, min_size=1, max_size=40).filter(str.strip),
     "tool-name": st.sampled_from(TOOLS),
     "team-name": st.just(TEAM),
     "site": st.just(SITE),
-    # Two dates of random years would rarely be a valid span.
-    "date": st.dates(date(2020, 1, 1), date(2029, 12, 31)).map(str),
+    # Two dates of random years would rarely be a valid span, and reports of many years take seconds.
+    "date": st.dates(date(2026, 1, 1), date(2029, 12, 31)).map(str),
     "time-zone": st.sampled_from(sorted(available_timezones())),
     "cursor": st.just(b64encode(urlencode({"p": "2026-01-01 00:00:00+00:00"}).encode()).decode()),
 }
