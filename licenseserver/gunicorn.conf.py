@@ -236,10 +236,13 @@ def worker_exit(server: Any, worker: Any) -> None:
 
 
 def child_exit(server: Any, worker: Any) -> None:
-    """Drop the live gauges of a worker that is gone."""
+    """Drop the live gauges and the connections of a worker that is gone."""
     from prometheus_client import multiprocess
 
+    from licenseserver import workers
+
     multiprocess.mark_process_dead(worker.pid)
+    workers.gone(worker.age)
 
 
 def on_exit(server: Any) -> None:

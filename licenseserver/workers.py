@@ -1,6 +1,7 @@
 """gunicorn's threaded worker, whose loop answers the calls that come most often itself."""
 
 import io
+import mmap
 import re
 import resource
 import selectors
@@ -60,12 +61,24 @@ END = b"\r\n\r\n"
 # Of each connection: a client borrows, renews, returns and asks for the status.
 HEADS = 4
 
+# A worker that has this number of connections more than another leaves new ones to that one, for a moment (in
+# seconds). Connections that are kept would stay where they are, and a worker uses one core only.
+AHEAD = 2
+MOMENT = 0.005
+# The connections of each worker that accepts some, and one more; 0 is no worker. Workers share this memory.
+_connections = memoryview(mmap.mmap(-1, 8 * settings.WEB_CONCURRENCY)).cast("i")
+
 _waited: ContextVar[float] = ContextVar("waited", default=0.0)
 
 
 def waited() -> float:
     """Return the seconds that this request waited for a thread, or for the loop; 0 outside gunicorn."""
     return _waited.get()
+
+
+def gone(age: int) -> None:
+    """Forget the connections of a worker that has ended or accepts no more."""
+    _connections[age % len(_connections)] = 0
 
 
 def is_of_loop(data: bytes) -> bool:
@@ -165,14 +178,37 @@ class Worker(ThreadWorker):
 
     alive: bool
     worker_connections: int
+    # Until when it leaves new connections to others, and whether it just did.
+    patient_until, was_patient = 0.0, False
 
     def set_accept_enabled(self, enabled: bool) -> None:
         """Start or stop to accept connections. Give the addresses up when the worker stops."""
+        self._listen()
         super().set_accept_enabled(enabled)
+        if not enabled:
+            gone(self.age)
         if not enabled and not self.alive:
             for listener in self.sockets:
                 self._accept_the_rest(listener)
                 listener.close()
+
+    def accept(self, listener: Any) -> None:
+        """Accept a connection, or leave it to a worker that has fewer; but not for long: that one may be busy."""
+        fewest = min(filter(None, _connections), default=0)
+        if self.alive and self.nr_conns + 1 >= fewest + AHEAD and not self.was_patient:
+            for each in self.sockets:
+                self.poller.unregister(each)
+            self.patient_until = time.monotonic() + MOMENT
+            return
+        self.was_patient = False
+        super().accept(listener)
+
+    def _listen(self) -> None:
+        """Look for new connections again."""
+        if self.patient_until:
+            self.patient_until, self.was_patient = 0.0, True
+            for listener in self.sockets:
+                self.poller.register(listener, selectors.EVENT_READ, self.accept)
 
     def _accept_the_rest(self, listener: Any) -> None:
         """Accept waiting connections, because closing the last listener would cut them."""
@@ -215,12 +251,18 @@ class Worker(ThreadWorker):
 
     def wait_for_and_dispatch_events(self, timeout: float) -> None:
         """Wait for requests, start them, and go on with those that wait no longer."""
+        if self.patient_until:
+            timeout = min(timeout, MOMENT)
+        elif self._accepting:
+            _connections[self.age % len(_connections)] = self.nr_conns + 1
         timeout = self.hub.sleeps(timeout)
         before = time.monotonic()
         events = self.poller.select(timeout)
         self.hub.awake()
         # What is there at once may wait since the loop looked last.
         woke = time.monotonic()
+        if woke > self.patient_until > 0:
+            self._listen()
         self.since, self.looked = (self.looked if woke - before < AT_ONCE else woke), woke
         for number, (key, _) in enumerate(events, 1):
             key.data(key.fileobj)

@@ -9,6 +9,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from contextvars import copy_context
 from functools import partial
 from typing import Any
@@ -220,7 +221,7 @@ def worker(loop: Loop) -> Iterator[workers.Worker]:
     """Provide a worker without an application."""
     config = Config()
     made = workers.Worker(0, os.getpid(), [], None, 30, config, Logger(config))
-    made.poller, made.since, made.nr_conns = selectors.DefaultSelector(), 0.0, 1
+    made.poller, made.since, made.looked, made.nr_conns = selectors.DefaultSelector(), 0.0, 0.0, 1
     made.begun, made.closing = deque(), deque()
     made.hub = loop.hub
     yield made
@@ -437,3 +438,36 @@ def test_the_loop_answers_whole_short_calls(request_: bytes, is_of_loop: bool) -
 )
 def test_the_loop_waits_for_the_rest_of_a_request(request_: bytes, is_begun: bool) -> None:
     assert workers.is_begun(request_, Config()) is is_begun
+
+
+@pytest.mark.any_database
+def test_a_worker_leaves_connections_to_one_that_has_fewer_but_not_for_long(
+    worker: workers.Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workers, "_connections", [0, 0, 0, 0])
+    monkeypatch.setattr(workers, "MOMENT", 0)
+    with socket.create_server(("127.0.0.1", 0)) as listener, ExitStack() as clients:
+        worker.sockets, worker.nr_conns = [listener], 0
+        worker.set_accept_enabled(True)
+
+        def accepted() -> int:
+            """Return the connections of the worker after a client has come, and the loop has gone round once."""
+            clients.enter_context(socket.create_connection(listener.getsockname()))
+            worker.wait_for_and_dispatch_events(PATIENCE)
+            return worker.nr_conns
+
+        assert [accepted() for _ in range(3)] == [1, 2, 3]
+        # Another worker begins, without a connection. This one waits, looks again, and takes one.
+        workers._connections[1] = 1
+        assert [accepted() for _ in range(4)] == [3, 3, 4, 4]
+        # The other one has as many, then fewer, and then it is gone.
+        workers._connections[1] = 5
+        assert [accepted() for _ in range(3)] == [4, 5, 6]
+        workers._connections[1] = 1
+        assert accepted() == 6
+        workers.gone(1)
+        assert [accepted() for _ in range(3)] == [6, 7, 8]
+        worker.set_accept_enabled(False)
+        assert list(workers._connections) == [0, 0, 0, 0]
+        for conn in worker.pending_conns:
+            conn.close()
