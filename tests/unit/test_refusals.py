@@ -173,6 +173,7 @@ def test_a_limit_of_one_seat_is_written_as_one(api: Api, make_tool: Callable[...
     make_tool(capacity=3, user_limit=1)
     api.borrow()
     assert api.borrow().json()["detail"].startswith("ana can have at most 1 seat of cad, ")
+    assert "full: 1 ticket." in errors.QueueFull(tool="cad", limit=1).detail
 
 
 @pytest.mark.parametrize("kind", ["tool", "team"])
