@@ -45,10 +45,12 @@ LONGEST = settings.API_BODY_LIMIT + SHORT
 # A thread waits as long for a client: to read the rest, or to write.
 STALL = struct.pack("ll", NEXT_PART, 0)
 # The calls that wait only in lanes. Their credential may only be a token of this server, because the keys
-# for a JWT may have to be fetched, and a password takes a lot of time.
-ROOT = rb"(?:%b)?/licenses" % re.escape(settings.SCRIPT_NAME or "").encode()
+# for a JWT may have to be fetched, and a password takes a lot of time. And the probe that restarts a server: it
+# must not wait for threads that wait for the database.
+ROOT = rb"(?:%b)?" % re.escape(settings.SCRIPT_NAME or "").encode()
 OF_LOOP = re.compile(
-    rb"(?:POST %b/(?:borrow|renew|return)|GET %b/(?:queue/[^/ ?]+|[^/ ?]+/status)) HTTP/1\.1\r\n" % (ROOT, ROOT)
+    rb"(?:POST %b/licenses/(?:borrow|renew|return)|GET %b/(?:livez|licenses/(?:queue/[^/ ?]+|[^/ ?]+/status)))"
+    rb" HTTP/1\.1\r\n" % (ROOT, ROOT)
 )
 # What else a thread must handle: other credentials, cookies, and bodies whose end a length does not tell.
 OF_THREADS = re.compile(

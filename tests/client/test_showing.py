@@ -13,6 +13,7 @@ from license_client.cli import parser
 
 from tests.support.gateway import Call, Gateway, Reply
 from tests.support.paths import ROOT
+from tests.support.servers import Server
 from tests.support.shell import CLIENT_PYTHON, Shell
 from tests.support.terminal import on_terminal
 from tests.support.waiting import PATIENCE
@@ -20,15 +21,20 @@ from tests.support.waiting import PATIENCE
 COLOR = re.compile("\x1b\\[[0-9;]*m")
 
 
-def commands(shell: Shell, *group: str) -> list[list[str]]:
-    """Return the words of all commands, as the helps list them."""
-    found = re.findall(r"^    (\w+)(?:  |$)", shell(*group, "--help").stdout, re.MULTILINE)
-    assert found
-    each = [[*group, name] for name in found]
-    groups = [words for words in each if re.search(r"^usage:.* COMMAND ", shell(*words, "--help").stdout)]
-    return [words for words in each if words not in groups] + [
-        words for group in groups for words in commands(shell, *group)
-    ]
+@pytest.fixture(scope="module")
+def helps(shared_server: Server, tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, ...], str]:
+    """Provide the help of each command, by its words, as the helps list them."""
+    shell, helps, left = Shell(shared_server, tmp_path_factory.mktemp("home")), dict[tuple[str, ...], str](), [()]
+    while left:
+        words: tuple[str, ...] = left.pop()
+        shown = shell(*words, "--help").stdout
+        if not words or re.search(r"^usage:.* COMMAND ", shown):
+            found = re.findall(r"^    (\w+)(?:  |$)", shown, re.MULTILINE)
+            assert found
+            left += [(*words, name) for name in found]
+        else:
+            helps[words] = shown
+    return helps
 
 
 # --- Help and version -----------------------------------------------------------
@@ -48,30 +54,29 @@ def test_the_help_lists_the_exit_codes_of_the_page(shell: Shell) -> None:
     assert set(", ".join(rows).split(", ")) == set(re.findall(r"[0-9]+", listed))
 
 
-def test_the_help_of_every_command_has_examples_that_parse(shell: Shell) -> None:
-    known = commands(shell)
-    assert {"status", "run", "who"} <= {words[0] for words in known}
-    for words in known:
-        examples = re.search(r"^examples:\n((?:  .+\n)+)", shell(*words, "--help").stdout, re.MULTILINE)
+def test_the_help_of_every_command_has_examples_that_parse(helps: dict[tuple[str, ...], str]) -> None:
+    assert {"status", "run", "who"} <= {words[0] for words in helps}
+    for words, shown in helps.items():
+        examples = re.search(r"^examples:\n((?:  .+\n)+)", shown, re.MULTILINE)
         assert examples, words
         for line in examples[1].splitlines():
             # Within $(...), before a pipe, a file or a comment.
             example = re.search(r"\blicense ([^)|>#]+)", line)
             assert example, line
             arguments = shlex.split(example[1])
-            assert arguments[: len(words)] == words
+            assert tuple(arguments[: len(words)]) == words
             assert parser().parse_args(arguments), line
 
 
-def test_the_usage_has_a_command_with_its_arguments(shell: Shell) -> None:
-    usage = " ".join(shell("run", "--help").stdout.partition("\n\n")[0].split())
+def test_the_usage_has_a_command_with_its_arguments(helps: dict[tuple[str, ...], str]) -> None:
+    usage = " ".join(helps["run",].partition("\n\n")[0].split())
     assert usage.endswith("[--on-lost {continue,kill}] -- CMD [ARG ...]")
 
 
-def test_the_readme_lists_every_command(shell: Shell) -> None:
+def test_the_readme_lists_every_command(helps: dict[tuple[str, ...], str]) -> None:
     readme = (ROOT / "client" / "README.md").read_text()
     table = readme[readme.index("## Commands") : readme.index("## Completion")]
-    for words in commands(shell):
+    for words in helps:
         assert f"`license {' '.join(words)}" in table
 
 

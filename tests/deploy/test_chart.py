@@ -26,6 +26,7 @@ from benchmarks.ports import free_port
 from licenses.management.commands import expire_leases, seed
 from licenses.names import TOOL_NAME_PATTERN
 from licenseserver import __version__
+from tests.support import commands
 from tests.support.paths import ROOT
 from tests.support.servers import Server, running_server
 
@@ -627,13 +628,7 @@ def test_the_server_takes_the_environment_that_it_gets(render: Render, values: s
     }
     # Files that exist only in a pod.
     environment = {name: value for name, value in environment.items() if "/etc/" not in value}
-    checked = subprocess.run(
-        [sys.executable, "manage.py", "check"],
-        cwd=ROOT,
-        env={"PATH": os.environ["PATH"]} | environment,
-        capture_output=True,
-        text=True,
-    )
+    checked = commands.run("check", environment={"PATH": os.environ["PATH"]} | environment)
     assert (checked.returncode, checked.stderr) == (0, "")
 
 

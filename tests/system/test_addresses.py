@@ -11,8 +11,10 @@ from pathlib import Path
 
 import httpx
 import pytest
+from gunicorn.util import parse_address
 
 from benchmarks.ports import free_port
+from licenseserver.environment import is_local
 from tests.support.databases import empty_database, migrated_database
 from tests.support.paths import ROOT
 from tests.support.servers import Server, running_server, server_environment
@@ -37,8 +39,12 @@ def start(folder: Path, **variables: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize("bind", ["0.0.0.0:0", "[::]:0", ":0", "192.0.2.1:0", "example.com:0"])
-def test_a_server_open_to_all_does_not_start_on_the_network(tmp_path: Path, bind: str) -> None:
-    result = start(tmp_path, LICENSE_AUTH="open", BIND=bind)
+def test_an_address_that_other_machines_reach_is_of_the_network(bind: str) -> None:
+    assert not is_local(parse_address(bind))
+
+
+def test_a_server_open_to_all_does_not_start_on_the_network(tmp_path: Path) -> None:
+    result = start(tmp_path, LICENSE_AUTH="open", BIND="0.0.0.0:0")
     assert result.returncode == 2
     lines = [line for line in result.stderr.splitlines() if line.startswith("licenseserver: ")]
     assert len(lines) == 1

@@ -21,7 +21,7 @@ def test_a_busy_connection_leaves_the_thread_to_others(tmp_path: Path) -> None:
         def go_on() -> None:
             with httpx.Client(base_url=server.url, timeout=30) as client:
                 while not done.is_set():
-                    answered.append(client.get("/livez").status_code)
+                    answered.append(client.get("/version").status_code)
 
         busy = [threading.Thread(target=go_on) for _ in range(2)]
         for thread in busy:
@@ -116,3 +116,14 @@ def test_a_worker_accepts_no_more_connections_than_it_may_open_files(tmp_path: P
             # Its turn comes after theirs.
             assert httpx.get(f"{server.url}/licenses/cad_tool/status", timeout=60).status_code == 200
         assert "Too many open files" not in server.log.read_text()
+
+
+def test_a_server_whose_threads_are_all_busy_is_alive(tmp_path: Path) -> None:
+    alone = {"WEB_CONCURRENCY": "1", "GUNICORN_CMD_ARGS": "--threads 1"}
+    with running_server(tmp_path, LICENSE_AUTH="open", **alone) as server:
+        url = httpx.URL(server.url)
+        with socket.create_connection((url.host, url.port), timeout=30) as busy:
+            busy.sendall(BORROW.replace(b"Host", b"Expect: 100-continue\r\nContent-Type: application/json\r\nHost"))
+            # The thread reads the body now.
+            assert busy.recv(4096).startswith(b"HTTP/1.1 100 ")
+            assert httpx.get(f"{server.url}/livez", timeout=20).status_code == 200

@@ -389,6 +389,8 @@ def test_an_error_after_the_answer_ends_the_connection_and_sends_nothing_more(
         (b"GET /licenses/cad/status?user=ana HTTP/1.1\r\nHost: a\r\n\r\n", False),
         (b"GET /licenses/status HTTP/1.1\r\nHost: a\r\n\r\n", False),
         (b"GET /admin/ HTTP/1.1\r\nHost: a\r\n\r\n", False),
+        (b"GET /livez HTTP/1.1\r\nHost: a\r\n\r\n", True),
+        (b"GET /licenses/livez HTTP/1.1\r\nHost: a\r\n\r\n", False),
         (WHOLE + b"Authorization: Basic YTpi\r\n\r\n{}", False),
         (WHOLE + b"Authorization: Bearer eyJ.x.y\r\n\r\n{}", False),
         (WHOLE + b"Cookie: sessionid=a\r\n\r\n{}", False),
