@@ -456,7 +456,7 @@ def test_a_worker_leaves_connections_to_one_that_has_fewer_but_not_for_long(
             """Return the connections of the worker after a client has come, and the loop has gone round once."""
             clients.enter_context(socket.create_connection(listener.getsockname()))
             worker.wait_for_and_dispatch_events(PATIENCE)
-            return worker.nr_conns
+            return int(worker.nr_conns)
 
         assert [accepted() for _ in range(3)] == [1, 2, 3]
         # Another worker begins, without a connection. This one waits, looks again, and takes one.
