@@ -4,7 +4,7 @@ numbers of seats would have done."""
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date, datetime, timedelta
+from datetime import date, timedelta
 from decimal import Decimal
 
 from licenses.leases import capacity
@@ -13,7 +13,7 @@ from licenses.models import Team, Tool
 from . import contracts, days, reports, whatif
 from .contracts import ContractCost
 from .reports import Period, Recent, Span, Usage
-from .timeline import HOUR, Steps
+from .timeline import HOUR
 from .whatif import Outcome
 from .working_hours import WorkingHours
 
@@ -180,13 +180,15 @@ def by_tool(*, span: Span, at_most: int | None, recent: Recent | None = None) ->
     owned = days.capacities_by_tool()
     end = min(span.end, now)
     # Cut to now, because nothing is known of later hours.
-    windows = hours.between(span.start, end).spans if span.start < end else []
+    windows = hours.between(span.start, end)
     found = [
         ToolCost(
             tool=tool,
             peak=peaks[tool.name],
-            share=_share(_seat_time(usage.get(tool.name)), owned[tool.pk], [(span.start, end)]),
-            working_share=_share(working.get(tool.pk, timedelta(0)), owned[tool.pk], windows),
+            share=_share(_seat_time(usage.get(tool.name)), owned[tool.pk].total(span.start, end)),
+            working_share=_share(
+                working.get(tool.pk, timedelta(0)), owned[tool.pk].total(span.start, end, windows.within)
+            ),
             working_time=working.get(tool.pk, timedelta(0)),
             usage=usage.get(tool.name),
             contract_cost=_total([cost.cost for cost in costs[tool.pk]]),
@@ -217,9 +219,8 @@ def _seat_time(usage: reports.Usage | None) -> timedelta:
     return usage.seat_time if usage else timedelta(0)
 
 
-def _share(used: timedelta, owned: Steps, spans: Iterable[tuple[datetime, datetime]]) -> float | None:
-    total = sum((owned.total(start, end) for start, end in spans if start < end), timedelta(0))
-    return used / total if total else None
+def _share(used: timedelta, owned: timedelta) -> float | None:
+    return used / owned if owned else None
 
 
 def _total(costs: Sequence[Decimal | None]) -> Decimal | None:

@@ -2,7 +2,7 @@
 
 from bisect import bisect_right
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from itertools import pairwise
@@ -23,6 +23,14 @@ class Use:
         return max(min(self.end, end) - max(self.start, start), timedelta(0))
 
 
+def _time(start: datetime, end: datetime) -> timedelta:
+    return end - start
+
+
+def _moment(change: tuple[datetime, int]) -> datetime:
+    return change[0]
+
+
 @dataclass(frozen=True, slots=True)
 class Steps:
     """A number that changed at ascending moments. It was ``before`` before the first."""
@@ -31,17 +39,26 @@ class Steps:
     changes: Sequence[tuple[datetime, int]] = ()
 
     def at(self, moment: datetime) -> int:
-        passed = bisect_right(self.changes, moment, key=lambda change: change[0])
+        passed = bisect_right(self.changes, moment, key=_moment)
         return self.changes[passed - 1][1] if passed else self.before
 
     def moments(self, start: datetime, end: datetime) -> Iterator[datetime]:
         """Yield the moments of changes after ``start`` and before ``end``."""
-        return (moment for moment, _ in self.changes if start < moment < end)
+        for moment, _ in self.changes[bisect_right(self.changes, start, key=_moment) :]:
+            if moment >= end:
+                return
+            yield moment
 
-    def total(self, start: datetime, end: datetime) -> timedelta:
-        """Return the time from ``start`` to ``end``, summed over the number."""
+    def total(
+        self, start: datetime, end: datetime, within: Callable[[datetime, datetime], timedelta] = _time
+    ) -> timedelta:
+        """Return the time from ``start`` to ``end``, summed over the number; 0 if ``start`` is not before ``end``.
+        ``within`` counts the time between two moments, such as that in working hours."""
+        if start >= end:
+            return timedelta(0)
         moments = [start, *self.moments(start, end), end]
-        return sum((self.at(moment) * (following - moment) for moment, following in pairwise(moments)), timedelta(0))
+        spans = pairwise(moments)
+        return sum((self.at(moment) * within(moment, following) for moment, following in spans), timedelta(0))
 
     def most(self, start: datetime, end: datetime) -> int:
         """Return its highest value from ``start``, included, to ``end``, excluded."""

@@ -107,7 +107,9 @@ def recorded(tools: Sequence[Tool], span: Span, at_most: int | None) -> dict[int
     ):
         going_on[tool].append(Demand(start, seats, (ended or expires or NEVER) - start, decided=False))
     granted: defaultdict[int, list[Demand]] = defaultdict(list)
-    number, start = 0, span.start
+    # Leases of earlier days may have been deleted.
+    borrowed = Lease.objects.filter(tool__in=tools, borrowed_at__gte=span.start)
+    number, start = 0, borrowed.aggregate(first=Min("borrowed_at"))["first"] or until
     while start < until:
         for tool, demand in _granted(tools, start, min(start + DAY, until), until):
             granted[tool].append(demand)
