@@ -60,8 +60,8 @@ LENGTH = re.compile(rb"\r\ncontent-length:([^\r]*)", re.IGNORECASE)
 DIGITS = re.compile(rb"[ \t]*(\d{1,9})[ \t]*")
 EXPECTS = re.compile(rb"\r\nexpect:", re.IGNORECASE)
 END = b"\r\n\r\n"
-# Of each connection: a client borrows, renews, returns and asks for the status.
-HEADS = 4
+# Of each connection: a client borrows and returns, or asks the same again and again.
+HEADS = 2
 
 # A worker that has this number of connections more than another leaves new ones to that one, for a moment (in
 # seconds). Connections that are kept would stay where they are, and a worker uses one core only.

@@ -383,9 +383,9 @@ def test_a_limit_of_tokens_holds_at_the_approval_and_at_the_end(
     for begun in (first, second):
         answer_on_page(browser, begun["user_code"])
     assert program.poll(first["device_code"]).status_code == 200
-    assert "You have 1 valid tokens" in assert_error(program.poll(second["device_code"]), "access_denied")
+    assert "You have 1 valid token," in assert_error(program.poll(second["device_code"]), "access_denied")
     third = program.begin().json()
-    assert "You have 1 valid tokens" in text_of(answer_on_page(browser, third["user_code"]))
+    assert "You have 1 valid token," in text_of(answer_on_page(browser, third["user_code"]))
     assert ApiToken.objects.count() == 1
 
 

@@ -226,7 +226,7 @@ def unfinished_request(server: Server) -> Iterator[None]:
     with socket.create_connection((url.host, url.port), timeout=30) as connection:
         connection.sendall(
             f"POST /licenses/borrow HTTP/1.1\r\nHost: {url.host}\r\nContent-Type: application/json\r\n"
-            'Content-Length: 100\r\n\r\n{"tool": '.encode()
+            'Transfer-Encoding: chunked\r\n\r\n64\r\n{"tool": '.encode()
         )
         yield
 

@@ -45,6 +45,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "token": ("list",),
     "usage_report": ("usage",),
 }
+WITHOUT_DATABASE = {"sendtestemail"}
 
 
 @pytest.fixture
@@ -97,7 +98,7 @@ def out_of_reach(folder: Path) -> dict[str, str]:
 
 
 def test_the_commands_tried_here_are_all_that_there_are() -> None:
-    assert {module.name for module in pkgutil.iter_modules(commands.__path__)} == COMMANDS.keys()
+    assert {module.name for module in pkgutil.iter_modules(commands.__path__)} == COMMANDS.keys() | WITHOUT_DATABASE
 
 
 def test_each_command_says_in_one_line_that_its_database_is_out_of_reach(tmp_path: Path) -> None:
