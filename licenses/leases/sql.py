@@ -364,18 +364,13 @@ def teams_of_users(users: list[str]) -> dict[str, list[Team]]:
 
 @cache
 def _keys() -> Query[BorrowKey]:
-    pairs = (
-        "SELECT kept.id FROM licenses_borrowkey kept JOIN unnest(%s::text[], %s::text[]) AS wanted (caller, key) "
-        "ON kept.caller = wanted.caller AND kept.key = wanted.key"
-        if is_postgresql()
-        else "SELECT kept.id FROM licenses_borrowkey kept JOIN json_each(%s) callers JOIN json_each(%s) keys "
-        "ON keys.key = callers.key WHERE kept.caller = callers.value AND kept.key = keys.value"
-    )
-    return Query(lambda: BorrowKey.objects.filter(pk__in=_ids(pairs, 0, 1)).order_by(), slots=0)
+    # Any of these keys of any of these callers: an index looks that up, however small the planner thinks the table is.
+    mine = f"licenses_borrowkey.caller {_in('text')} AND licenses_borrowkey.key {_in('text')}"
+    return Query(lambda: BorrowKey.objects.filter(_where(mine, 0, 1)).order_by())
 
 
 def send_keys(pairs: Sequence[tuple[str, str]]) -> Sent[BorrowKey]:
-    """Ask for these keys, by caller and key."""
+    """Ask for these keys, by caller and key; others of these callers with the same text may come with them."""
     return _keys().send([caller for caller, _ in pairs], [key for _, key in pairs])
 
 
