@@ -66,6 +66,8 @@ HEADS = 2
 # A worker that has this number of connections more than another leaves new ones to that one, for a moment (in
 # seconds). Connections that are kept would stay where they are, and a worker uses one core only.
 AHEAD = 2
+# With this number of connections it takes what comes: then luck is fair enough, and nobody may wait.
+MANY = 64
 MOMENT = 0.005
 # The connections of each worker that accepts some, and one more; 0 is no worker. Workers share this memory.
 _connections = memoryview(mmap.mmap(-1, 8 * settings.WEB_CONCURRENCY)).cast("i")
@@ -197,7 +199,8 @@ class Worker(ThreadWorker):
     def accept(self, listener: Any) -> None:
         """Accept a connection, or leave it to a worker that has fewer; but not for long: that one may be busy."""
         fewest = min(filter(None, _connections), default=0)
-        if self.alive and self.nr_conns + 1 >= fewest + AHEAD and not self.was_patient:
+        is_ahead = fewest + AHEAD <= self.nr_conns + 1 < MANY
+        if self.alive and is_ahead and not self.was_patient:
             for each in self.sockets:
                 self.poller.unregister(each)
             self.patient_until = time.monotonic() + MOMENT
