@@ -16,6 +16,11 @@ from typing import Any, ClassVar, Self, TypeVar
 BEFORE = {"tool": ("called", "disabled", "for", "from", "of"), "team": ("called", "team", "Team")}
 
 
+def counted(number: int, noun: str) -> str:
+    """Write a number of things, such as ``1 ticket``."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
 class Refusal(Exception):
     """A valid request that is refused.
 
@@ -218,7 +223,7 @@ class LeaseLimitReached(BorrowRefusal):
 
     def __init__(self, *, tool: str, user: str, limit: int, borrowed: int, waiting: int) -> None:
         super().__init__(
-            f"{user} can have at most {_counted(limit, 'lease')} of all tools together, has {borrowed}, and waits "
+            f"{user} can have at most {counted(limit, 'lease')} of all tools together, has {borrowed}, and waits "
             f"for {waiting}. Return one first.",
             tool=tool,
             user=user,
@@ -265,11 +270,6 @@ class QueueTimeout(QueueEnded, BorrowRefusal):
         super().__init__(tool=tool, wait=_written(wait))
 
 
-def _counted(number: int, noun: str) -> str:
-    """Write a number of things, such as ``1 ticket``."""
-    return f"{number} {noun}{'' if number == 1 else 's'}"
-
-
 def _written(wait: timedelta) -> str:
     """Write a time in its largest unit that leaves no rest, such as ``90 s`` and ``30 min``."""
     seconds = wait.total_seconds()
@@ -311,7 +311,7 @@ class QueueFull(BorrowRefusal):
 
     def __init__(self, *, tool: str, limit: int) -> None:
         super().__init__(
-            f"No seat of {tool} is free, and its queue is full: {_counted(limit, 'ticket')}. Try again later.",
+            f"No seat of {tool} is free, and its queue is full: {counted(limit, 'ticket')}. Try again later.",
             tool=tool,
             limit=limit,
         )
@@ -328,7 +328,7 @@ class TooManyTickets(BorrowRefusal):
 
     def __init__(self, *, tool: str, user: str, limit: int) -> None:
         super().__init__(
-            f"{user} has {_counted(limit, 'ticket')} in the queue for {tool}, the most that one user can have. Wait "
+            f"{user} has {counted(limit, 'ticket')} in the queue for {tool}, the most that one user can have. Wait "
             f"until one gets its seats, or leave the queue with one.",
             tool=tool,
             user=user,
@@ -411,7 +411,7 @@ class TooManyTokens(Refusal):
 
     def __init__(self, *, limit: int) -> None:
         super().__init__(
-            f"You have {_counted(limit, 'valid token')}, the most that one person can have. Revoke one first.",
+            f"You have {counted(limit, 'valid token')}, the most that one person can have. Revoke one first.",
             limit=limit,
         )
 

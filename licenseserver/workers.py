@@ -68,7 +68,7 @@ HEADS = 2
 AHEAD = 2
 # With this number of connections it takes what comes: then luck is fair enough, and nobody may wait.
 MANY = 64
-MOMENT = 0.005
+PAUSE = 0.005
 # The connections of each worker that accepts some, and one more; 0 is no worker. Workers share this memory.
 _connections = memoryview(mmap.mmap(-1, 8 * settings.WEB_CONCURRENCY)).cast("i")
 
@@ -189,9 +189,10 @@ class Worker(ThreadWorker):
         """Start or stop to accept connections. Give the addresses up when the worker stops."""
         self._listen()
         super().set_accept_enabled(enabled)
-        if not enabled:
-            gone(self.age)
-        if not enabled and not self.alive:
+        if enabled:
+            return
+        gone(self.age)
+        if not self.alive:
             for listener in self.sockets:
                 self._accept_the_rest(listener)
                 listener.close()
@@ -203,7 +204,7 @@ class Worker(ThreadWorker):
         if self.alive and is_ahead and not self.was_patient:
             for each in self.sockets:
                 self.poller.unregister(each)
-            self.patient_until = time.monotonic() + MOMENT
+            self.patient_until = time.monotonic() + PAUSE
             return
         self.was_patient = False
         super().accept(listener)
@@ -257,7 +258,7 @@ class Worker(ThreadWorker):
     def wait_for_and_dispatch_events(self, timeout: float) -> None:
         """Wait for requests, start them, and go on with those that wait no longer."""
         if self.patient_until:
-            timeout = min(timeout, MOMENT)
+            timeout = min(timeout, PAUSE)
         elif self._accepting:
             _connections[self.age % len(_connections)] = self.nr_conns + 1
         timeout = self.hub.sleeps(timeout)

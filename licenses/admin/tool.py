@@ -209,7 +209,7 @@ class ToolAdmin(AuditedAdmin[Tool]):
                 "Only these teams can borrow.",
                 messages.WARNING,
             )
-        resized = [done.tool] if change and "capacity" in done.after else []
+        resized = [done.tool] if done.is_resized else []
         for note in notes.of_capacities(resized, for_people=True):
             self.message_user(request, note, messages.WARNING)
 

@@ -71,7 +71,7 @@ def bring_in(plan: Plan, *, by: Actor, for_real: bool, shown: Outcome | None = N
             for change, (name, tool) in zip(done, wanted, strict=True):
                 outcome.changes.extend(_tool(change, tool, by))
                 outcome.notes.extend(_differences(change, tool, name in by_hand))
-            resized = [change.tool for change in done if "capacity" in change.after and not change.is_new]
+            resized = [change.tool for change in done if change.is_resized]
             outcome.notes.extend(notes.of_capacities(resized))
             # The notes count borrowed seats, which change all the time.
             if shown is not None and outcome.changes != shown.changes:

@@ -10,7 +10,7 @@ from datetime import timedelta
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Self
 
-from licenses.errors import BorrowRefusal, kinds
+from licenses.errors import BorrowRefusal, counted, kinds
 
 from .pool import NOBODY, Subject
 
@@ -213,10 +213,6 @@ class Shortage(Rule):
         self.out = out
 
 
-def _seats(number: int) -> str:
-    return "1 seat" if number == 1 else f"{number} seats"
-
-
 class UserLimitReached(Shortage, SubjectRule):
     """The user has reached the limit of seats of this tool."""
 
@@ -234,7 +230,8 @@ class UserLimitReached(Shortage, SubjectRule):
             return None
         tool, user = attempt.pool.tool, attempt.subject.user
         return cls(
-            f"{user} can have at most {_seats(limit)} of {tool}, and has or waits for {borrowed}. Return one first.",
+            f"{user} can have at most {counted(limit, 'seat')} of {tool}, and has or waits for {borrowed}. "
+            f"Return one first.",
             short_by=borrowed + seats - limit,
             out=borrowed,
             ever=seats <= limit,
@@ -264,7 +261,7 @@ class QuotaReached(Shortage, SubjectRule):
             return None
         tool = attempt.pool.tool
         return cls(
-            f"Team {team} can have at most {_seats(quota)} of {tool}, and it has or waits for {borrowed}. "
+            f"Team {team} can have at most {counted(quota, 'seat')} of {tool}, and it has or waits for {borrowed}. "
             f"Return a seat of the team first.",
             short_by=borrowed + seats - quota,
             out=borrowed,
@@ -289,7 +286,7 @@ def _too_few(attempt: Attempt, available: int) -> str:
     seats, tool = attempt.seats, attempt.pool.tool
     if available <= 0:
         return f"No seat of {tool} is free"
-    return f"You asked for {_seats(seats)} of {tool}, and {available} {'is' if available == 1 else 'are'} free"
+    return f"You asked for {counted(seats, 'seat')} of {tool}, and {available} {'is' if available == 1 else 'are'} free"
 
 
 def _of_shortage(attempt: Attempt, available: int) -> dict[str, Any]:

@@ -193,7 +193,7 @@ class _Changes:
             values[tools.CONTRACTS] = target.contracts
         if known is None or values:
             done = tools.put_tool(name=name, values=values, by=self.by)
-            self.resized += [done.tool] if known is not None and "capacity" in done.after else []
+            self.resized += [done.tool] if done.is_resized else []
         if known is None or _rules_of(target) != _rules_of(known):
             self._rules(name, target, known or SiteTool())
 

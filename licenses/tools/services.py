@@ -40,6 +40,11 @@ class ToolChange:
         """Return whether anything changed."""
         return self.is_new or bool(self.after) or bool(self.contracts)
 
+    @property
+    def is_resized(self) -> bool:
+        """Return whether a tool that existed has another capacity."""
+        return not self.is_new and "capacity" in self.after
+
 
 @transaction.atomic
 def put(*, tools: Mapping[str, Mapping[str, Any]], by: Actor) -> list[ToolChange]:

@@ -82,5 +82,5 @@ def test_a_body_that_breaks_off_is_no_defect(server: Server) -> None:
         # Close it with a reset.
         line.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     waiting.until(lambda: "breaks-off" in server.log.read_text(), "the call is not in the log")
-    (told,) = (line for line in server.log.read_text().splitlines() if "breaks-off" in line)
-    assert '"status":400' in told.replace(" ", "")
+    (event,) = (text for text in server.log.read_text().splitlines() if "breaks-off" in text)
+    assert '"status":400' in event.replace(" ", "")

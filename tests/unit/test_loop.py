@@ -290,8 +290,8 @@ def test_the_loop_and_threads_give_the_application_the_same(
 
     def application(environ: Any, start_response: Any) -> list[bytes]:
         of_threads = {"wsgi.errors", "wsgi.early_hints"}
-        told = {name: value for name, value in environ.items() if name not in of_threads}
-        called.append(told | {"wsgi.input": environ["wsgi.input"].read()})
+        given = {name: value for name, value in environ.items() if name not in of_threads}
+        called.append(given | {"wsgi.input": environ["wsgi.input"].read()})
         # As a call under SCRIPT_NAME does.
         environ["PATH_INFO"] = "/"
         start_response("200 OK", [("Content-Length", "2")])
@@ -447,7 +447,7 @@ def test_a_worker_leaves_connections_to_one_that_has_fewer_but_not_for_long(
     worker: workers.Worker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(workers, "_connections", [0, 0, 0, 0])
-    monkeypatch.setattr(workers, "MOMENT", 0)
+    monkeypatch.setattr(workers, "PAUSE", 0)
     with socket.create_server(("127.0.0.1", 0)) as listener, ExitStack() as clients:
         worker.sockets, worker.nr_conns = [listener], 0
         worker.set_accept_enabled(True)

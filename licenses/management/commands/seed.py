@@ -97,7 +97,7 @@ def put(wanted: dict[str, dict[str, Any]], *, force: bool) -> list[str]:
         raise CommandError("; ".join(error.messages)) from None
     lines = {name: f"{name}: exists with capacity {tool.capacity}, not changed" for name, tool in known.items()}
     lines |= {change.tool.name: line_of(change) for change in done}
-    resized = [change.tool for change in done if "capacity" in change.after and not change.is_new]
+    resized = [change.tool for change in done if change.is_resized]
     return [*(lines[name] for name in wanted), *(f"note: {note}" for note in notes.of_capacities(resized))]
 
 
